@@ -1,0 +1,136 @@
+"""All that convla knows about array libraries.
+
+Every numerical function is written against the Python array API standard; this module finds the namespace of its
+arguments and answers the few questions the standard leaves open. Nothing here imports an array library other than
+NumPy: a library can only be met through an array the caller already made with it.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import array_api_compat
+import numpy as np
+
+from convla.typing import Array, ArrayLike, Namespace
+
+__all__ = [
+    "accumulation_dtype",
+    "all_finite",
+    "as_array",
+    "as_float_array",
+    "cuda_is_available",
+    "describe",
+    "device_of",
+    "is_cupy",
+    "is_exact",
+    "is_numpy",
+    "namespace",
+    "on_device_of",
+    "to_numpy",
+]
+
+
+def namespace(*values: ArrayLike) -> Namespace:
+    """Return the one array-API namespace of `values`; NumPy's where no value is an array.
+
+    Raises
+    ------
+    TypeError
+        If the values belong to more than one array library.
+    """
+    arrays = [value for value in values if array_api_compat.is_array_api_obj(value)]
+    if not arrays:
+        return array_api_compat.array_namespace(np.empty(0))
+    libraries = {type(array).__module__.partition(".")[0] for array in arrays}
+    if len(libraries) > 1:
+        kinds = ", ".join(sorted({describe(array) for array in arrays}))
+        raise TypeError(f"all arrays of a call must come from one library, got {kinds}")
+    return array_api_compat.array_namespace(*arrays)
+
+
+def as_array(value: ArrayLike, xp: Namespace) -> Array:
+    """Return `value` as an array of `xp`, without a copy where it is one."""
+    return value if array_api_compat.is_array_api_obj(value) else xp.asarray(value)
+
+
+def as_float_array(value: ArrayLike, xp: Namespace) -> Array:
+    """Return `value` as a real floating-point array of `xp`: float32 and float64 stay, integers become float64."""
+    array = as_array(value, xp)
+    if is_exact(array):
+        return array if array.dtype == object else xp.astype(array, xp.float64)
+    return array
+
+
+def is_exact(array: Array) -> bool:
+    """Tell whether arithmetic on `array` is exact: integers, or NumPy object arrays of exact numbers."""
+    if is_numpy(array) and array.dtype == object:
+        return True
+    return bool(namespace(array).isdtype(array.dtype, "integral"))
+
+
+def accumulation_dtype(array: Array, xp: Namespace) -> Any:
+    """Return the dtype that sums over `array` are kept in: float64 for float32, else the array's own."""
+    return xp.float64 if array.dtype == xp.float32 else array.dtype
+
+
+def all_finite(array: Array, xp: Namespace) -> bool:
+    """Tell whether `array` holds no NaN and no infinity; exact arrays always do.
+
+    One reduction without a temporary settles the usual case; only a non-finite sum (which may be an overflow) needs
+    the element-wise pass.
+    """
+    if is_exact(array):
+        return True
+    with np.errstate(over="ignore", invalid="ignore"):
+        total = float(xp.sum(array))
+    return bool(np.isfinite(total)) or bool(xp.all(xp.isfinite(array)))
+
+
+def is_numpy(array: Array) -> bool:
+    """Tell whether `array` is a NumPy array."""
+    return bool(array_api_compat.is_numpy_array(array))
+
+
+def is_cupy(array: Array) -> bool:
+    """Tell whether `array` is a CuPy array."""
+    return bool(array_api_compat.is_cupy_array(array))
+
+
+def device_of(array: Array) -> Any:
+    """Return the device that holds `array`."""
+    return array_api_compat.device(array)
+
+
+def on_device_of(values: ArrayLike, like: Array, xp: Namespace, *, dtype: Any = None) -> Array:
+    """Return host `values` (index tables, coefficients) as an array of `xp` on the device of `like`."""
+    return xp.asarray(values, dtype=dtype, device=device_of(like))
+
+
+def to_numpy(array: Array) -> np.ndarray[Any, Any]:
+    """Copy `array` to host memory, for reports and plots; never called on the way of a computation."""
+    if is_cupy(array):
+        return np.asarray(array.get())
+    if array_api_compat.is_torch_array(array):
+        return np.asarray(array.detach().cpu())
+    return np.asarray(array)
+
+
+def describe(value: object) -> str:
+    """Name the type of `value` as a reader would: 'numpy.ndarray', 'torch.Tensor', 'str'."""
+    kind = type(value)
+    module = kind.__module__.partition(".")[0]
+    return kind.__name__ if module == "builtins" else f"{module}.{kind.__name__}"
+
+
+def cuda_is_available() -> bool:
+    """Tell whether CuPy is installed and finds a device, importing it on the first call only."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
+        return False
+    try:
+        import cupy
+    except ImportError:
+        return False
+    # With no driver the import succeeds and later calls raise; this one answers.
+    return bool(cupy.is_available())

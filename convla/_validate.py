@@ -1,0 +1,128 @@
+"""Checks of arguments, made before any work: each message names the argument, what it got and what it wants."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from convla._array import all_finite, as_array, describe, is_numpy
+from convla.errors import ShapeError
+from convla.typing import Array, ArrayLike, Namespace
+
+__all__ = ["check_array", "check_choice", "check_integer", "check_real", "check_same_shape"]
+
+
+def check_array(
+    name: str,
+    value: ArrayLike,
+    xp: Namespace,
+    *,
+    ndim: int | None = None,
+    min_ndim: int = 0,
+    axes: str = "",
+    finite: bool = True,
+) -> Array:
+    """Return `value` as a real array of `xp` with the wanted number of axes and no empty axis.
+
+    Parameters
+    ----------
+    name : str
+        The argument's name in the caller's signature.
+    value : array_like
+        What was passed.
+    xp : namespace
+        The array-API namespace to read it in.
+    ndim, min_ndim : int, optional
+        The exact, or the least, number of axes.
+    axes : str, optional
+        The wanted shape in words, such as ``"(c_out, c_in, *kernel)"``, for the message.
+    finite : bool, optional
+        Refuse NaN and infinity.
+
+    Raises
+    ------
+    TypeError
+        If the value is not an array of real numbers.
+    ShapeError
+        If it has the wrong number of axes, or an axis of length 0.
+    ValueError
+        If it holds NaN or infinity.
+    """
+    try:
+        array = as_array(value, xp)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name} must be an array of real numbers, got {describe(value)}") from error
+    shape = tuple(array.shape)
+    wanted = f" of shape {axes}" if axes else ""
+    exact_objects = is_numpy(array) and array.dtype == object
+    if is_numpy(array) and array.dtype.kind not in "iufO":
+        raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
+    if not exact_objects and not xp.isdtype(array.dtype, ("integral", "real floating")):
+        raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
+    if (ndim is not None and len(shape) != ndim) or len(shape) < min_ndim:
+        count = f"{ndim}" if ndim is not None else f"at least {min_ndim}"
+        raise ShapeError(f"{name} must have {count} axes{wanted and ','}{wanted}, got shape {shape}")
+    if 0 in shape:
+        raise ShapeError(f"{name} must have no empty axis{wanted and ','}{wanted}, got shape {shape}")
+    if finite and not all_finite(array, xp):
+        raise ValueError(f"{name} must be finite, got NaN or infinity in an array of shape {shape}")
+    return array
+
+
+def check_same_shape(first: str, a: Array, second: str, b: Array) -> None:
+    """Raise `ShapeError` unless `a` and `b` have equal shapes."""
+    if tuple(a.shape) != tuple(b.shape):
+        raise ShapeError(f"{first} and {second} must have the same shape, got {tuple(a.shape)} and {tuple(b.shape)}")
+
+
+def check_integer(name: str, value: object, *, minimum: int | None = None, maximum: int | None = None) -> int:
+    """Return `value` as an int in [minimum, maximum]; booleans and floats are refused."""
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {value!r}") from None
+    if (minimum is not None and number < minimum) or (maximum is not None and number > maximum):
+        raise ValueError(f"{name} must be {_range(minimum, maximum)}, got {number}")
+    return number
+
+
+def check_real(
+    name: str,
+    value: Any,
+    *,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    positive: bool = False,
+) -> float:
+    """Return `value` as a finite float in [minimum, maximum], or above 0 where `positive`."""
+    if isinstance(value, (bool, str)):
+        raise TypeError(f"{name} must be a real number, got {value!r}")
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name} must be a real number, got {value!r}") from None
+    if not math.isfinite(number):
+        raise ValueError(f"{name} must be finite, got {number}")
+    if positive and number <= 0:
+        raise ValueError(f"{name} must be positive, got {number}")
+    if (minimum is not None and number < minimum) or (maximum is not None and number > maximum):
+        raise ValueError(f"{name} must be {_range(minimum, maximum)}, got {number}")
+    return number
+
+
+def check_choice(name: str, value: object, choices: Sequence[str] | Collection[str]) -> str:
+    """Return `value` if it is one of `choices`."""
+    if not isinstance(value, str) or value not in choices:
+        wanted = ", ".join(repr(choice) for choice in choices)
+        raise ValueError(f"{name} must be one of {wanted}, got {value!r}")
+    return value
+
+
+def _range(minimum: float | None, maximum: float | None) -> str:
+    if minimum is not None and maximum is not None:
+        return f"between {minimum} and {maximum}"
+    return f"at least {minimum}" if minimum is not None else f"at most {maximum}"

@@ -1,0 +1,1 @@
+"""Faster kernels for named operations, reached only through `convla._dispatch`."""

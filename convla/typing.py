@@ -1,0 +1,27 @@
+"""Names for the types that cross module borders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, TypeAlias
+
+Array: TypeAlias = Any
+"""An array of any library that follows the Python array API standard (NumPy, CuPy, PyTorch, JAX, ...)."""
+
+ArrayLike: TypeAlias = Any
+"""An `Array`, or nested sequences of numbers, which are taken as a NumPy array."""
+
+Namespace: TypeAlias = Any
+"""An array-API namespace, as given by `array_api_compat.array_namespace`."""
+
+Engine: TypeAlias = Literal["auto", "reference", "numba", "cuda"]
+"""Which kernel runs an operation; see `convla._dispatch`."""
+
+Padding: TypeAlias = Literal["full", "same", "valid"] | int | Sequence[tuple[int, int]]
+"""A padding mode, one amount for both sides of every axis, or (low, high) for each axis."""
+
+Boundary: TypeAlias = Literal["zero", "circular", "reflect", "replicate"]
+"""What stands outside the image."""
+
+Seed: TypeAlias = Any
+"""Anything `numpy.random.default_rng` takes: None, an integer, a SeedSequence, a Generator."""

@@ -1,0 +1,41 @@
+"""What every test relies on: the Hypothesis profiles, and the rule that a required oracle may not be skipped."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+
+import hypothesis
+import pytest
+
+from convla._array import cuda_is_available
+
+# Deadlines are off: a first call may compile.
+hypothesis.settings.register_profile("default", deadline=None, max_examples=50)
+hypothesis.settings.register_profile("thorough", deadline=None, max_examples=5000)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--run-slow", action="store_true", help="run the tests marked slow")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    thorough = config.getoption("--run-slow") or os.environ.get("HYPOTHESIS_PROFILE") == "thorough"
+    absent = {
+        "torch": None if importlib.util.find_spec("torch") else "PyTorch is not installed",
+        "gpu": None if cuda_is_available() else "no CuPy with a CUDA device",
+        "slow": None if thorough else "slow: --run-slow or HYPOTHESIS_PROFILE=thorough",
+    }
+    for item in items:
+        for marker, reason in absent.items():
+            if reason and item.get_closest_marker(marker):
+                if os.environ.get(f"CONVLA_REQUIRE_{marker.upper()}") == "1":
+                    item.add_marker(pytest.mark.usefixtures("required_oracle_is_absent"))
+                else:
+                    item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture
+def required_oracle_is_absent() -> None:
+    pytest.fail("CONVLA_REQUIRE_TORCH or CONVLA_REQUIRE_GPU is 1, but what this test needs is not installed")
