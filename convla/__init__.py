@@ -1,8 +1,35 @@
 """convla: the numerical linear algebra of convolutional layers."""
 
-from convla.conv import convolve, cross_correlate
+from convla.conv import convolve, cross_correlate, image_adjoint, kernel_adjoint
 from convla.geometry import ConvGeometry
+from convla.operators import ConvOperator
+from convla.toeplitz import (
+    circulant_matrix,
+    convolution_matrix,
+    doubly_block_circulant,
+    doubly_block_toeplitz,
+    kernel_from_hwio,
+    toeplitz_matrix,
+    unvec,
+    vec,
+)
 
 __version__ = "0.1.0"
 
-__all__ = ["ConvGeometry", "__version__", "convolve", "cross_correlate"]
+__all__ = [
+    "ConvGeometry",
+    "ConvOperator",
+    "__version__",
+    "circulant_matrix",
+    "convolution_matrix",
+    "convolve",
+    "cross_correlate",
+    "doubly_block_circulant",
+    "doubly_block_toeplitz",
+    "image_adjoint",
+    "kernel_adjoint",
+    "kernel_from_hwio",
+    "toeplitz_matrix",
+    "unvec",
+    "vec",
+]
