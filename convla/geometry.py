@@ -1,0 +1,317 @@
+"""Where every entry of a convolution comes from: the one place that knows index arithmetic.
+
+Along each axis a convolution reads the extended image ``x[source[p]]``, p = 0 .. padded - 1, at the positions
+``p = output * stride + tap * dilation``. Everything else (output sizes, the rows and columns of the matrix, the sets
+Omega of the gradient formulas) follows from that one line and from the table ``source``, which the boundary defines.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+
+from convla._validate import check_choice, check_integer
+from convla.errors import ShapeError
+from convla.typing import Boundary, Padding
+
+__all__ = ["BOUNDARIES", "PADDINGS", "ConvGeometry"]
+
+PADDINGS = ("full", "same", "valid")
+BOUNDARIES = ("zero", "circular", "reflect", "replicate")
+
+IndexArray = np.ndarray[Any, np.dtype[np.intp]]
+
+
+@dataclass(frozen=True, init=False)
+class ConvGeometry:
+    """The shape of a convolution: everything about it but the numbers.
+
+    Parameters
+    ----------
+    kernel_shape : sequence of int
+        ``(c_out, c_in // groups, *kernel)`` with one, two or three kernel axes.
+    image_shape : sequence of int
+        The sizes of the image without its channels, one for each kernel axis.
+    padding : {"full", "same", "valid"}, int, or sequence of (int, int)
+        How far the image is extended before and after each axis. With ``k`` the extent of the dilated kernel, "full"
+        means ``k - 1`` on both sides, "same" ``(k - 1) // 2`` before and ``k // 2`` after, "valid" none. An integer
+        stands for both sides of every axis; pairs (low, high) give each axis its own.
+    stride, dilation : int or sequence of int
+        Steps between the positions of the kernel, and between its taps; one for all axes or one for each.
+    groups : int
+        The channels fall into this many groups; each output channel reads the input channels of its group only.
+    boundary : {"zero", "circular", "reflect", "replicate"}
+        What stands outside the image: zeros, its periodic extension, its mirror image about the edge sample (which is
+        not repeated), or its edge sample.
+
+    Attributes
+    ----------
+    kernel_shape, image_shape, stride, dilation : tuple of int
+    padding : tuple of (int, int)
+        The resolved (low, high) of each axis.
+    groups : int
+    boundary : str
+
+    Raises
+    ------
+    TypeError
+        If a size, stride, dilation or padding is not an integer.
+    ValueError
+        If one is out of range, or a name is unknown.
+    ShapeError
+        If the numbers of axes differ, the channels do not divide into the groups, or the dilated kernel is larger than
+        the padded image.
+
+    Notes
+    -----
+    "same" with unit stride and dilation is the layer of Guo and Ye, whose ``m = ceil(k / 2)`` is this ``(k - 1) // 2``
+    counted from one.
+
+    References
+    ----------
+    P.-C. Guo and Q. Ye, On Regularization of Convolutional Kernels in Neural Networks, Eqs. (1.1), (1.2).
+
+    Examples
+    --------
+    >>> from convla import ConvGeometry
+    >>> geometry = ConvGeometry((8, 3, 3, 3), (32, 32), padding="same", stride=2)
+    >>> geometry.range_shape, geometry.shape
+    ((8, 16, 16), (2048, 3072))
+    """
+
+    kernel_shape: tuple[int, ...]
+    image_shape: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int
+    boundary: Boundary
+
+    def __init__(
+        self,
+        kernel_shape: Sequence[int],
+        image_shape: Sequence[int],
+        *,
+        padding: Padding,
+        stride: int | Sequence[int] = 1,
+        dilation: int | Sequence[int] = 1,
+        groups: int = 1,
+        boundary: Boundary = "zero",
+    ) -> None:
+        kernel = _sizes("kernel_shape", kernel_shape)
+        if len(kernel) not in (3, 4, 5):
+            raise ShapeError(
+                f"kernel_shape must be (c_out, c_in // groups, *kernel) with 1 to 3 kernel axes, got {kernel}"
+            )
+        ndim = len(kernel) - 2
+        image = _sizes("image_shape", image_shape)
+        if len(image) != ndim:
+            raise ShapeError(f"image_shape must have {ndim} axes, as the kernel {kernel} has, got {image}")
+        groups = check_integer("groups", groups, minimum=1)
+        if kernel[0] % groups:
+            raise ShapeError(f"groups must divide the number of output channels {kernel[0]}, got {groups}")
+        strides = _per_axis("stride", stride, ndim)
+        dilations = _per_axis("dilation", dilation, ndim)
+        extents = tuple((k - 1) * d + 1 for k, d in zip(kernel[2:], dilations, strict=True))
+        pads = _resolve_padding(padding, extents)
+        check_choice("boundary", boundary, BOUNDARIES)
+        for extent, size, (low, high) in zip(extents, image, pads, strict=True):
+            if extent > size + low + high:
+                raise ShapeError(
+                    f"the kernel must fit in the padded image: kernel {kernel[2:]} with dilation {dilations} spans "
+                    f"{extents}, image {image} with padding {pads}"
+                )
+        fields = {
+            "kernel_shape": kernel,
+            "image_shape": image,
+            "padding": pads,
+            "stride": strides,
+            "dilation": dilations,
+            "groups": groups,
+            "boundary": boundary,
+        }
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
+
+    # Sizes. Each is cached: operators ask for them at every application.
+
+    @functools.cached_property
+    def ndim(self) -> int:
+        """The number of image axes: 1, 2 or 3."""
+        return len(self.image_shape)
+
+    @functools.cached_property
+    def in_channels(self) -> int:
+        """The number of channels of the image."""
+        return self.kernel_shape[1] * self.groups
+
+    @functools.cached_property
+    def out_channels(self) -> int:
+        """The number of channels of the features."""
+        return self.kernel_shape[0]
+
+    @functools.cached_property
+    def kernel_size(self) -> tuple[int, ...]:
+        """The sizes of the kernel without its channels."""
+        return self.kernel_shape[2:]
+
+    @functools.cached_property
+    def padded_shape(self) -> tuple[int, ...]:
+        """The sizes of the extended image without its channels."""
+        return tuple(n + low + high for n, (low, high) in zip(self.image_shape, self.padding, strict=True))
+
+    @functools.cached_property
+    def output_shape(self) -> tuple[int, ...]:
+        """The sizes of the features without their channels."""
+        return tuple(
+            (p - (k - 1) * d - 1) // s + 1
+            for p, k, d, s in zip(self.padded_shape, self.kernel_size, self.dilation, self.stride, strict=True)
+        )
+
+    @functools.cached_property
+    def domain_shape(self) -> tuple[int, ...]:
+        """The shape of one image: ``(c_in, *image)``."""
+        return (self.in_channels, *self.image_shape)
+
+    @functools.cached_property
+    def range_shape(self) -> tuple[int, ...]:
+        """The shape of one image's features: ``(c_out, *output)``."""
+        return (self.out_channels, *self.output_shape)
+
+    @functools.cached_property
+    def shape(self) -> tuple[int, int]:
+        """The shape of the matrix M: (number of feature entries, number of image entries)."""
+        return math.prod(self.range_shape), math.prod(self.domain_shape)
+
+    # Index maps.
+
+    def sources(self, axis: int) -> IndexArray:
+        """Return the image index behind every position of the extended axis; -1 where a zero stands.
+
+        Parameters
+        ----------
+        axis : int
+            An image axis, counted from 0.
+
+        Returns
+        -------
+        numpy.ndarray of shape (padded_shape[axis],)
+
+        Examples
+        --------
+        >>> from convla import ConvGeometry
+        >>> ConvGeometry((1, 1, 3), (4,), padding=2, boundary="reflect").sources(0)
+        array([2, 1, 0, 1, 2, 3, 2, 1])
+        """
+        size, (low, high) = self.image_shape[axis], self.padding[axis]
+        position = np.arange(-low, size + high)
+        if self.boundary == "zero":
+            return np.where((position >= 0) & (position < size), position, -1)
+        if self.boundary == "circular":
+            return position % size
+        if self.boundary == "replicate":
+            return np.clip(position, 0, size - 1)
+        period = max(2 * (size - 1), 1)  # mirrored about both edge samples; one lone sample is its own mirror image
+        position = position % period
+        return np.minimum(position, period - position) if size > 1 else position
+
+    def axis_map(self, axis: int) -> IndexArray:
+        """Return the image index that each output position reads through each tap, along one axis; -1 for a zero.
+
+        Parameters
+        ----------
+        axis : int
+            An image axis, counted from 0.
+
+        Returns
+        -------
+        numpy.ndarray of shape (output_shape[axis], kernel_size[axis])
+
+        Examples
+        --------
+        >>> from convla import ConvGeometry
+        >>> ConvGeometry((1, 1, 3), (4,), padding="same").axis_map(0)
+        array([[-1,  0,  1],
+               [ 0,  1,  2],
+               [ 1,  2,  3],
+               [ 2,  3, -1]])
+        """
+        output = np.arange(self.output_shape[axis])[:, None] * self.stride[axis]
+        tap = np.arange(self.kernel_size[axis])[None, :] * self.dilation[axis]
+        return cast(IndexArray, self.sources(axis)[output + tap])
+
+    def windows(self) -> Iterator[tuple[tuple[int, ...], tuple[slice, ...]]]:
+        """Yield every tap with the slices of the extended image that it multiplies.
+
+        Yields
+        ------
+        tap : tuple of int
+            The position in the kernel, without the channels; row-major order.
+        window : tuple of slice
+            One slice for each image axis; each window has the shape `output_shape`.
+
+        Examples
+        --------
+        >>> from convla import ConvGeometry
+        >>> for tap, window in ConvGeometry((1, 1, 2), (5,), padding="valid", stride=2).windows():
+        ...     print(tap, window)
+        (0,) (slice(0, 3, 2),)
+        (1,) (slice(1, 4, 2),)
+        """
+        for tap in itertools.product(*map(range, self.kernel_size)):
+            starts = [a * d for a, d in zip(tap, self.dilation, strict=True)]
+            yield (
+                tap,
+                tuple(
+                    slice(start, start + (n - 1) * s + 1, s)
+                    for start, n, s in zip(starts, self.output_shape, self.stride, strict=True)
+                ),
+            )
+
+
+def _sizes(name: str, value: Sequence[int]) -> tuple[int, ...]:
+    try:
+        sizes = tuple(value)
+    except TypeError:
+        raise TypeError(f"{name} must be a sequence of integers, got {value!r}") from None
+    return tuple(check_integer(f"{name}[{axis}]", size, minimum=1) for axis, size in enumerate(sizes))
+
+
+def _per_axis(name: str, value: int | Sequence[int], ndim: int) -> tuple[int, ...]:
+    if not isinstance(value, Sequence):
+        return (check_integer(name, value, minimum=1),) * ndim
+    if len(value) != ndim:
+        raise ShapeError(f"{name} must be an integer or {ndim} integers, one for each image axis, got {value!r}")
+    return tuple(check_integer(f"{name}[{axis}]", step, minimum=1) for axis, step in enumerate(value))
+
+
+def _resolve_padding(padding: Padding, extents: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    if isinstance(padding, str):
+        check_choice("padding", padding, PADDINGS)
+        if padding == "full":
+            return tuple((k - 1, k - 1) for k in extents)
+        if padding == "same":
+            return tuple(((k - 1) // 2, k // 2) for k in extents)
+        return ((0, 0),) * len(extents)
+    if not isinstance(padding, Sequence):
+        try:
+            amount = check_integer("padding", padding, minimum=0)
+        except TypeError:
+            raise TypeError(
+                "padding must be 'full', 'same', 'valid', an integer or a (low, high) pair for each axis, "
+                f"got {padding!r}"
+            ) from None
+        return ((amount, amount),) * len(extents)
+    if len(padding) != len(extents) or any(not isinstance(pair, Sequence) or len(pair) != 2 for pair in padding):
+        raise ShapeError(f"padding must have one (low, high) pair for each of {len(extents)} axes, got {padding!r}")
+    pairs = [
+        tuple(check_integer(f"padding[{axis}]", amount, minimum=0) for amount in pair)
+        for axis, pair in enumerate(padding)
+    ]
+    return cast(tuple[tuple[int, int], ...], tuple(pairs))
