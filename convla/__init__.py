@@ -2,7 +2,28 @@
 
 from convla.conv import convolve, cross_correlate
 from convla.geometry import ConvGeometry
+from convla.similarity import (
+    convolutional_similarity,
+    convolutional_similarity_gradient,
+    feature_map_gram,
+    feature_map_similarity,
+    feature_map_similarity_gradient,
+    kernel_similarity,
+    kernel_similarity_gradient,
+)
 
 __version__ = "0.1.0"
 
-__all__ = ["ConvGeometry", "__version__", "convolve", "cross_correlate"]
+__all__ = [
+    "ConvGeometry",
+    "__version__",
+    "convolutional_similarity",
+    "convolutional_similarity_gradient",
+    "convolve",
+    "cross_correlate",
+    "feature_map_gram",
+    "feature_map_similarity",
+    "feature_map_similarity_gradient",
+    "kernel_similarity",
+    "kernel_similarity_gradient",
+]
