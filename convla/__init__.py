@@ -3,6 +3,15 @@
 from convla.conv import convolve, cross_correlate, image_adjoint, kernel_adjoint
 from convla.geometry import ConvGeometry
 from convla.operators import ConvOperator
+from convla.similarity import (
+    convolutional_similarity,
+    convolutional_similarity_gradient,
+    feature_map_gram,
+    feature_map_similarity,
+    feature_map_similarity_gradient,
+    kernel_similarity,
+    kernel_similarity_gradient,
+)
 from convla.toeplitz import (
     circulant_matrix,
     convolution_matrix,
@@ -22,13 +31,20 @@ __all__ = [
     "__version__",
     "circulant_matrix",
     "convolution_matrix",
+    "convolutional_similarity",
+    "convolutional_similarity_gradient",
     "convolve",
     "cross_correlate",
     "doubly_block_circulant",
     "doubly_block_toeplitz",
+    "feature_map_gram",
+    "feature_map_similarity",
+    "feature_map_similarity_gradient",
     "image_adjoint",
     "kernel_adjoint",
     "kernel_from_hwio",
+    "kernel_similarity",
+    "kernel_similarity_gradient",
     "toeplitz_matrix",
     "unvec",
     "vec",

@@ -112,7 +112,7 @@ def rounding_bound(bilinear: Callable[[Any, Any], Any], a: Any, b: Any, *, dtype
     >>> from convla import cross_correlate
     >>> from convla.testing import rounding_bound
     >>> x, k = np.ones((1, 4), np.float32), np.ones((1, 1, 2), np.float32)
-    >>> rounding_bound(lambda x, k: cross_correlate(x, k, padding="valid"), x, k).max() < 4.01 * 2.0**-24
+    >>> bool(rounding_bound(lambda x, k: cross_correlate(x, k, padding="valid"), x, k).max() < 4.01 * 2.0**-24)
     True
     """
     dtype = np.asarray(a).dtype if dtype is None else dtype

@@ -376,11 +376,11 @@ def _csr(kernel: Array, geometry: ConvGeometry, order: Order) -> Any:
     counts = inner * np.count_nonzero(inside, axis=1)
     entries = out * int(counts.sum())
     index_dtype = np.int32 if max(entries, *geometry.shape) <= np.iinfo(np.int32).max else np.int64
-    columns: IndexArray = pixels * np.arange(inner, dtype=np.intp)[:, None] + positions[:, None, :]
+    columns: Any = np.arange(inner)[:, None] * pixels + positions[:, None, :]
     mask = np.broadcast_to(inside[:, None, :], columns.shape)
     entry = np.broadcast_to(np.arange(inner)[:, None] * taps + tap_order, columns.shape)[mask]
-    columns = columns[mask]
-    group = np.arange(out, dtype=index_dtype) // (out // geometry.groups)
+    columns = columns[mask].astype(index_dtype)
+    group = (np.arange(out) // (out // geometry.groups)).astype(index_dtype)
     indices = (columns + (group * inner * pixels)[:, None]).reshape(-1)
     starts = np.zeros(geometry.shape[0] + 1, dtype=index_dtype)
     np.cumsum(np.tile(counts, out), out=starts[1:])

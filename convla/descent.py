@@ -1,0 +1,88 @@
+"""First-order optimisers on arrays, written against the array API: gradient descent (SGD without noise) and Adam."""
+
+from __future__ import annotations
+
+import math
+from typing import Protocol
+
+from convla._array import namespace
+from convla._validate import check_real
+from convla.typing import Array
+
+__all__ = ["SGD", "Adam", "Optimizer"]
+
+
+class Optimizer(Protocol):
+    """What a descent asks of an optimiser: one object for each array it moves."""
+
+    def step(self, parameter: Array, gradient: Array) -> Array:
+        """Return `parameter` after one step along `gradient`."""
+
+
+class SGD:
+    """Plain gradient descent, ``parameter - learning_rate * gradient``.
+
+    Parameters
+    ----------
+    learning_rate : float
+        The step length, positive.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from convla.descent import SGD
+    >>> SGD(0.5).step(np.array([1.0, 2.0]), np.array([2.0, 0.0]))
+    array([0., 2.])
+    """
+
+    def __init__(self, learning_rate: float) -> None:
+        self.learning_rate = check_real("learning_rate", learning_rate, positive=True)
+
+    def step(self, parameter: Array, gradient: Array) -> Array:
+        """Return ``parameter - learning_rate * gradient``."""
+        return parameter - self.learning_rate * gradient
+
+
+class Adam:
+    """Adam (Kingma and Ba, 2015, Algorithm 1), with its bias corrections.
+
+    Parameters
+    ----------
+    learning_rate : float
+        The step length, positive.
+    betas : tuple of float, default (0.9, 0.999)
+        Decay rates of the first and the second moment, in [0, 1).
+    epsilon : float, default 1e-8
+        Added to the root of the second moment.
+
+    Examples
+    --------
+    The first step has the length of the learning rate, whatever the gradient's:
+
+    >>> import numpy as np
+    >>> from convla.descent import Adam
+    >>> Adam(0.1).step(np.array([1.0, 1.0]), np.array([1e-3, -1e3])).round(6)
+    array([0.900001, 1.1     ])
+    """
+
+    def __init__(self, learning_rate: float, betas: tuple[float, float] = (0.9, 0.999), epsilon: float = 1e-8) -> None:
+        self.learning_rate = check_real("learning_rate", learning_rate, positive=True)
+        self.betas = (
+            check_real("betas[0]", betas[0], minimum=0.0, maximum=math.nextafter(1.0, 0.0)),
+            check_real("betas[1]", betas[1], minimum=0.0, maximum=math.nextafter(1.0, 0.0)),
+        )
+        self.epsilon = check_real("epsilon", epsilon, minimum=0.0)
+        self.steps = 0
+        self._first: Array = 0.0
+        self._second: Array = 0.0
+
+    def step(self, parameter: Array, gradient: Array) -> Array:
+        """Return `parameter` after one step, and remember the moments of `gradient`."""
+        xp = namespace(parameter, gradient)
+        beta1, beta2 = self.betas
+        self.steps += 1
+        length = self.learning_rate / (1.0 - beta1**self.steps)
+        root = math.sqrt(1.0 - beta2**self.steps)
+        self._first = beta1 * self._first + (1.0 - beta1) * gradient
+        self._second = beta2 * self._second + (1.0 - beta2) * (gradient * gradient)
+        return parameter - length * (self._first / (xp.sqrt(self._second) / root + self.epsilon))

@@ -1,0 +1,286 @@
+"""The experiments' descent on pairs of kernels, compiled for the CPU.
+
+Repetitions are handled in blocks of `LANES`: every inner loop runs over one block and becomes a few vector
+instructions, and the blocks run in parallel. A lane does the operations of the reference in the reference's order,
+without fused multiply-add, so both give the same bits, for any number of threads.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numba
+import numpy as np
+
+from convla.typing import Array
+
+__all__ = ["descend_pairs"]
+
+# Long enough that the vectoriser's overlap checks are paid once for several vector instructions, short enough that a
+# block of the largest kernels (N = 16) stays in the second-level cache.
+LANES = 64
+
+_LOSS = {"kernel": 0, "convolutional": 1, "shrinkage": 2}
+_SIMILARITY = {"squared": 0, "absolute": 1, "signed": 2, "cosine": 3}
+_BETAS = (0.9, 0.999)
+_EPSILON = 1e-8
+
+
+def descend_pairs(
+    k1: Array,
+    k2: Array,
+    gram: Array,
+    *,
+    loss: str,
+    normalized: bool,
+    toeplitz: bool,
+    similarity: str,
+    optimizer: str,
+    learning_rate: float,
+    iterations: int,
+    both: bool,
+) -> tuple[Array, Array, Array, Array, Array]:
+    """Run the operation on blocks of repetitions; see `convla.experiments.pairs.descend_pairs`."""
+    repetitions, n = k1.shape
+    blocks = -(-repetitions // LANES)
+    k1, k2 = _to_lanes(k1, blocks), _to_lanes(k2, blocks)
+    trace = np.empty((blocks, 5, LANES))
+    steps = np.arange(1, iterations + 1)
+    # Python's own powers, as in the reference: a compiled power may differ in the last bit.
+    lengths = np.array([learning_rate / (1.0 - _BETAS[0] ** int(t)) for t in steps])
+    roots = np.array([math.sqrt(1.0 - _BETAS[1] ** int(t)) for t in steps])
+    if optimizer == "SGD":
+        lengths, roots = np.full(iterations, float(learning_rate)), np.zeros(0)
+    _descend_blocks(
+        k1,
+        k2,
+        _to_lanes(gram.reshape(repetitions, n * n), blocks),
+        lengths,
+        roots,
+        _LOSS[loss],
+        normalized,
+        toeplitz,
+        _SIMILARITY[similarity],
+        both,
+        trace,
+    )
+    correlation, *rest = _from_lanes(trace, repetitions).T
+    first_loss, last_loss, first_seen, last_seen = rest
+    return (
+        correlation,
+        np.stack([first_loss, last_loss], axis=1),
+        np.stack([first_seen, last_seen], axis=1),
+        _from_lanes(k1, repetitions),
+        _from_lanes(k2, repetitions),
+    )
+
+
+def _to_lanes(rows: Array, blocks: int) -> Array:
+    # (R, n) -> (blocks, n, LANES); the lanes beyond R are zeros, computed and dropped.
+    padded = np.zeros((blocks * LANES, rows.shape[1]))
+    padded[: rows.shape[0]] = rows
+    return np.ascontiguousarray(padded.reshape(blocks, LANES, -1).transpose(0, 2, 1))
+
+
+def _from_lanes(lanes: Array, repetitions: int) -> Array:
+    return np.ascontiguousarray(lanes.transpose(0, 2, 1)).reshape(-1, lanes.shape[1])[:repetitions]
+
+
+def _compiled(**options: bool) -> Any:
+    # error_model="numpy": a division by zero in one lane gives inf or nan there and stops nothing.
+    return numba.njit(cache=True, error_model="numpy", **options)
+
+
+@_compiled()
+def _multiply_add(total: Array, a: Array, b: Array) -> None:
+    for lane in range(LANES):
+        total[lane] += a[lane] * b[lane]
+
+
+@_compiled()
+def _dot(a: Array, b: Array, total: Array) -> None:
+    for lane in range(LANES):
+        total[lane] = a[0, lane] * b[0, lane]
+    for i in range(1, a.shape[0]):
+        _multiply_add(total, a[i], b[i])
+
+
+@_compiled()
+def _cross_correlation(k1: Array, k2: Array, r: Array) -> None:
+    n = k1.shape[0]
+    r[:] = 0.0
+    for a in range(n):
+        for b in range(n):
+            _multiply_add(r[n - 1 + b - a], k1[a], k2[b])
+
+
+@_compiled()
+def _quadratic_form(a: Array, gram: Array, b: Array, image: Array, total: Array) -> None:
+    n = a.shape[0]
+    for i in range(n):
+        for lane in range(LANES):
+            image[lane] = gram[i * n, lane] * b[0, lane]
+        for j in range(1, n):
+            _multiply_add(image, gram[i * n + j], b[j])
+        if i == 0:
+            for lane in range(LANES):
+                total[lane] = a[0, lane] * image[lane]
+        else:
+            _multiply_add(total, a[i], image)
+
+
+@_compiled()
+def _loss_and_gradient(
+    loss: int, k1: Array, k2: Array, r: Array, value: Array, g1: Array, g2: Array, work: Array
+) -> None:
+    n = k1.shape[0]
+    if loss == 0:
+        _dot(k1, k2, work[0])
+        for lane in range(LANES):
+            value[lane] = work[0, lane] * work[0, lane]
+        for i in range(n):
+            for lane in range(LANES):
+                g1[i, lane] = 2.0 * work[0, lane] * k2[i, lane]
+                g2[i, lane] = 2.0 * work[0, lane] * k1[i, lane]
+    elif loss == 1:
+        g1[:] = 0.0
+        g2[:] = 0.0
+        for a in range(n):
+            for b in range(n):
+                _multiply_add(g1[a], k2[b], r[n - 1 + b - a])
+                _multiply_add(g2[b], k1[a], r[n - 1 + b - a])
+        for i in range(n):
+            for lane in range(LANES):
+                g1[i, lane] = 2.0 * g1[i, lane]
+                g2[i, lane] = 2.0 * g2[i, lane]
+        _dot(r, r, value)
+    else:
+        _dot(k1, k1, work[0])
+        _dot(k2, k2, work[1])
+        for lane in range(LANES):
+            value[lane] = work[0, lane] + work[1, lane]
+        for i in range(n):
+            for lane in range(LANES):
+                g1[i, lane] = 2.0 * k1[i, lane]
+                g2[i, lane] = 2.0 * k2[i, lane]
+
+
+@_compiled()
+def _normalize(k1: Array, k2: Array, value: Array, g1: Array, g2: Array, work: Array) -> None:
+    _dot(k1, k1, work[0])
+    _dot(k2, k2, work[1])
+    for lane in range(LANES):
+        work[2, lane] = work[0, lane] * work[1, lane]
+    for i in range(k1.shape[0]):
+        for lane in range(LANES):
+            g1[i, lane] = (g1[i, lane] - (2.0 * value[lane] / work[0, lane]) * k1[i, lane]) / work[2, lane]
+            g2[i, lane] = (g2[i, lane] - (2.0 * value[lane] / work[1, lane]) * k2[i, lane]) / work[2, lane]
+    for lane in range(LANES):
+        value[lane] = value[lane] / work[2, lane]
+
+
+@_compiled()
+def _observe(
+    similarity: int, toeplitz: bool, k1: Array, k2: Array, gram: Array, r: Array, seen: Array, work: Array
+) -> None:
+    n = k1.shape[0]
+    if toeplitz:
+        seen[:] = 0.0
+        for lane in range(LANES):
+            seen[lane] = r[0, lane] * gram[n - 1, lane]
+        for t in range(1, 2 * n - 1):
+            _multiply_add(seen, r[t], gram[abs(t - n + 1)])
+    else:
+        _quadratic_form(k1, gram, k2, work[0], seen)
+    if similarity == 0:
+        for lane in range(LANES):
+            seen[lane] = seen[lane] * seen[lane]
+    elif similarity == 1:
+        for lane in range(LANES):
+            seen[lane] = abs(seen[lane])
+    elif similarity == 3:
+        _quadratic_form(k1, gram, k1, work[0], work[1])
+        _quadratic_form(k2, gram, k2, work[0], work[2])
+        for lane in range(LANES):
+            seen[lane] = seen[lane] / (math.sqrt(work[1, lane]) * math.sqrt(work[2, lane]))
+
+
+@_compiled()
+def _welford(count: int, x: Array, y: Array, moments: Array) -> None:
+    for lane in range(LANES):
+        dx = x[lane] - moments[0, lane]
+        dy = y[lane] - moments[1, lane]
+        moments[0, lane] += dx / count
+        moments[1, lane] += dy / count
+        rest = y[lane] - moments[1, lane]
+        moments[2, lane] += dx * (x[lane] - moments[0, lane])
+        moments[3, lane] += dy * rest
+        moments[4, lane] += dx * rest
+
+
+@_compiled()
+def _sgd_step(k: Array, g: Array, length: float) -> None:
+    for i in range(k.shape[0]):
+        for lane in range(LANES):
+            k[i, lane] -= length * g[i, lane]
+
+
+@_compiled()
+def _adam_step(k: Array, g: Array, first: Array, second: Array, length: float, root: float) -> None:
+    beta1, beta2 = _BETAS
+    for i in range(k.shape[0]):
+        for lane in range(LANES):
+            first[i, lane] = beta1 * first[i, lane] + (1.0 - beta1) * g[i, lane]
+            second[i, lane] = beta2 * second[i, lane] + (1.0 - beta2) * (g[i, lane] * g[i, lane])
+            k[i, lane] -= length * (first[i, lane] / (math.sqrt(second[i, lane]) / root + _EPSILON))
+
+
+@_compiled(parallel=True)
+def _descend_blocks(
+    k1s: Array,
+    k2s: Array,
+    grams: Array,
+    lengths: Array,
+    roots: Array,
+    loss: int,
+    normalized: bool,
+    toeplitz: bool,
+    similarity: int,
+    both: bool,
+    trace: Array,
+) -> None:
+    blocks, n, _ = k1s.shape
+    iterations = lengths.size
+    adam = roots.size > 0
+    for block in numba.prange(blocks):
+        k1, k2, gram = k1s[block], k2s[block], grams[block]
+        r = np.zeros((2 * n - 1, LANES))
+        g1, g2 = np.zeros((n, LANES)), np.zeros((n, LANES))
+        first, second = np.zeros((2, n, LANES)), np.zeros((2, n, LANES))
+        value, seen = np.zeros(LANES), np.zeros(LANES)
+        work, moments = np.zeros((3, LANES)), np.zeros((5, LANES))
+        for iteration in range(iterations + 1):
+            if toeplitz or loss == 1:
+                _cross_correlation(k1, k2, r)
+            _loss_and_gradient(loss, k1, k2, r, value, g1, g2, work)
+            if normalized:
+                _normalize(k1, k2, value, g1, g2, work)
+            _observe(similarity, toeplitz, k1, k2, gram, r, seen, work)
+            _welford(iteration + 1, value, seen, moments)
+            if iteration == 0:
+                trace[block, 1] = value
+                trace[block, 3] = seen
+            if iteration < iterations:
+                if adam:
+                    _adam_step(k1, g1, first[0], second[0], lengths[iteration], roots[iteration])
+                    if both:
+                        _adam_step(k2, g2, first[1], second[1], lengths[iteration], roots[iteration])
+                else:
+                    _sgd_step(k1, g1, lengths[iteration])
+                    if both:
+                        _sgd_step(k2, g2, lengths[iteration])
+        for lane in range(LANES):
+            trace[block, 0, lane] = moments[4, lane] / (math.sqrt(moments[2, lane]) * math.sqrt(moments[3, lane]))
+        trace[block, 2] = value
+        trace[block, 4] = seen

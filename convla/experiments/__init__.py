@@ -1,0 +1,1 @@
+"""Re-runs of the published experiments beside the printed numbers."""

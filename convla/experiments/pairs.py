@@ -1,0 +1,289 @@
+"""Gradient descent on many pairs of one-dimensional kernels at once, watching the similarity of their feature maps.
+
+One repetition of CSM's toy experiment is an input X, two kernels K1, K2 and a few hundred steps of an optimiser on a
+loss of the kernels alone. The feature maps enter only through <F1, F2> = K1^T T K2 with the small matrix T of
+`convla.similarity.feature_map_gram`, fixed by X; no feature map is formed. For full padding T is Toeplitz, and the
+product is <K1 (x) K2, lags of X> (CSM Eq. 6), whose first factor the convolutional losses need anyway.
+
+Every sum over taps runs in ascending order, one term at a time, so that the compiled engine, which does the same for
+each repetition, agrees with this reference to the last bit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from convla._array import namespace, on_device_of
+from convla._dispatch import accelerated
+from convla._validate import check_array, check_choice, check_integer, check_real, check_same_shape
+from convla.descent import SGD, Adam, Optimizer
+from convla.errors import ShapeError
+from convla.typing import Array, Namespace
+
+__all__ = ["LOSSES", "OPTIMIZERS", "SIMILARITIES", "PairDescent", "descend_pairs"]
+
+LOSSES = ("kernel", "convolutional", "shrinkage")
+"""Squared kernel similarity <K1, K2>^2 (CSM Eq. 5); convolutional similarity (CSM Eq. 24); |K1|^2 + |K2|^2."""
+
+SIMILARITIES = ("squared", "absolute", "signed", "cosine")
+"""Readings of "feature map similarity": <F1, F2>^2, |<F1, F2>|, <F1, F2>, and their cosine."""
+
+OPTIMIZERS = ("SGD", "Adam")
+
+
+class PairDescent(NamedTuple):
+    """What a descent leaves of each repetition; R repetitions of kernels with N taps."""
+
+    correlation: Array
+    """(R,) Pearson's correlation, over the iterates, of the loss and the feature-map similarity."""
+    loss: Array
+    """(R, 2) the loss at the first and the last iterate."""
+    similarity: Array
+    """(R, 2) the feature-map similarity at the first and the last iterate."""
+    k1: Array
+    """(R, N) the first kernel at the last iterate."""
+    k2: Array
+    """(R, N) the second kernel at the last iterate."""
+
+
+def descend_pairs(
+    k1: Array,
+    k2: Array,
+    gram: Array,
+    *,
+    loss: str,
+    normalized: bool = False,
+    toeplitz: bool,
+    similarity: str = "squared",
+    optimizer: str,
+    learning_rate: float,
+    iterations: int,
+    both: bool = True,
+    engine: str = "auto",
+) -> PairDescent:
+    """Descend on a loss of each pair of kernels and record how the feature-map similarity follows it.
+
+    Parameters
+    ----------
+    k1, k2 : array, shape (R, N)
+        The kernels at the start, float64.
+    gram : array, shape (R, N, N)
+        T of each repetition's input: <F1, F2> = K1^T T K2.
+    loss : {"kernel", "convolutional", "shrinkage"}
+        See `LOSSES`.
+    normalized : bool, default False
+        Divide the loss by |K1|^2 |K2|^2, which makes it invariant to the kernels' scale.
+    toeplitz : bool
+        T is Toeplitz (full padding), so <F1, F2> is computed from K1 (x) K2 and T's first row.
+    similarity : {"squared", "absolute", "signed", "cosine"}, default "squared"
+        See `SIMILARITIES`.
+    optimizer : {"SGD", "Adam"}
+        Adam with betas (0.9, 0.999) and epsilon 1e-8.
+    learning_rate : float
+        Of the optimiser.
+    iterations : int
+        How many steps; the trace has one value more, the start.
+    both : bool, default True
+        Train both kernels, else only K1.
+    engine : {"auto", "reference", "numba"}
+        Which kernel runs it; all give the same bits.
+
+    Returns
+    -------
+    PairDescent
+        Of a repetition that diverges the values are not finite.
+
+    Raises
+    ------
+    ShapeError, TypeError, ValueError
+        If an argument has the wrong shape, type or value.
+
+    Examples
+    --------
+    Two kernels made orthogonal, watched through a white input (T is the identity, so the feature maps' similarity is
+    the kernels'):
+
+    >>> import numpy as np
+    >>> k1, k2 = np.array([[1.0, 0.0]]), np.array([[0.6, 0.8]])
+    >>> run = descend_pairs(k1, k2, np.eye(2)[None], loss="kernel", toeplitz=True, optimizer="SGD",
+    ...                     learning_rate=0.1, iterations=100)
+    >>> run.loss.round(9), run.correlation.round(9)
+    (array([[0.36, 0.  ]]), array([1.]))
+    """
+    xp = namespace(k1, k2, gram)
+    k1 = check_array("k1", k1, xp, ndim=2, axes="(R, N)")
+    k2 = check_array("k2", k2, xp, ndim=2, axes="(R, N)")
+    gram = check_array("gram", gram, xp, ndim=3, axes="(R, N, N)")
+    check_same_shape("k1", k1, "k2", k2)
+    if tuple(gram.shape) != (*k1.shape, k1.shape[1]):
+        raise ShapeError(f"gram must have shape {(*k1.shape, k1.shape[1])} to go with k1, got {tuple(gram.shape)}")
+    check_choice("loss", loss, LOSSES)
+    check_choice("similarity", similarity, SIMILARITIES)
+    check_choice("optimizer", optimizer, OPTIMIZERS)
+    check_real("learning_rate", learning_rate, positive=True)
+    check_integer("iterations", iterations, minimum=1)
+    return PairDescent(
+        *_descend_pairs(
+            k1,
+            k2,
+            gram,
+            loss=loss,
+            normalized=normalized,
+            toeplitz=toeplitz,
+            similarity=similarity,
+            optimizer=optimizer,
+            learning_rate=learning_rate,
+            iterations=iterations,
+            both=both,
+            engine=engine,
+        )
+    )
+
+
+@accelerated("descend_pairs")
+def _descend_pairs(
+    k1: Array,
+    k2: Array,
+    gram: Array,
+    *,
+    loss: str,
+    normalized: bool,
+    toeplitz: bool,
+    similarity: str,
+    optimizer: str,
+    learning_rate: float,
+    iterations: int,
+    both: bool,
+) -> tuple[Array, Array, Array, Array, Array]:
+    xp = namespace(k1, k2, gram)
+    loss_and_gradient = _LOSSES[loss]
+    steppers: list[Optimizer] = [_make_optimizer(optimizer, learning_rate) for _ in range(2)]
+    # Taps first: each operation below is one pass over all repetitions.
+    k1, k2 = xp.permute_dims(k1, (1, 0)), xp.permute_dims(k2, (1, 0))
+    gram = xp.permute_dims(gram, (1, 2, 0))
+    n = k1.shape[0]
+    lags = gram[0, ...][on_device_of([abs(t) for t in range(1 - n, n)], gram, xp), ...]
+    trace = _Correlation(xp.zeros_like(k1[0, ...]))
+    values, observed = [], []
+    # A diverging repetition overflows; it is the caller's to count and drop.
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        for iteration in range(iterations + 1):
+            value, g1, g2 = loss_and_gradient(k1, k2, xp)
+            if normalized:
+                value, g1, g2 = _normalize(value, g1, g2, k1, k2)
+            seen = _observe(k1, k2, gram, lags, similarity, toeplitz, xp)
+            trace.add(value, seen)
+            if iteration in (0, iterations):
+                values.append(value)
+                observed.append(seen)
+            if iteration < iterations:
+                k1 = steppers[0].step(k1, g1)
+                k2 = steppers[1].step(k2, g2) if both else k2
+        correlation = trace.correlation(xp)
+    return (
+        correlation,
+        xp.stack(values, axis=1),
+        xp.stack(observed, axis=1),
+        xp.permute_dims(k1, (1, 0)),
+        xp.permute_dims(k2, (1, 0)),
+    )
+
+
+def _make_optimizer(name: str, learning_rate: float) -> Optimizer:
+    return SGD(learning_rate) if name == "SGD" else Adam(learning_rate)
+
+
+def _dot(a: Array, b: Array) -> Array:
+    total = a[0, ...] * b[0, ...]
+    for i in range(1, a.shape[0]):
+        total = total + a[i, ...] * b[i, ...]
+    return total
+
+
+def _cross_correlation(k1: Array, k2: Array, xp: Namespace) -> Array:
+    # (K1 (x) K2)[t] = sum over a of K1[a] K2[a + t], t = 1-N .. N-1, stored at t + N - 1.
+    n = k1.shape[0]
+    r = xp.zeros((2 * n - 1, k1.shape[1]), dtype=k1.dtype, device=k1.device)
+    for a in range(n):
+        r[n - 1 - a : 2 * n - 1 - a, ...] += k1[a, ...] * k2
+    return r
+
+
+def _kernel_loss(k1: Array, k2: Array, xp: Namespace) -> tuple[Array, Array, Array]:  # noqa: ARG001
+    product = _dot(k1, k2)
+    return product * product, 2.0 * product * k2, 2.0 * product * k1
+
+
+def _convolutional_loss(k1: Array, k2: Array, xp: Namespace) -> tuple[Array, Array, Array]:
+    # CS = sum over t of r[t]^2, so dCS/dK1[a] = 2 sum over b of r[b - a] K2[b]
+    # and dCS/dK2[b] = 2 sum over a of K1[a] r[b - a].
+    n = k1.shape[0]
+    r = _cross_correlation(k1, k2, xp)
+    backwards = xp.flip(r, axis=0)
+    g1, g2 = xp.zeros_like(k1), xp.zeros_like(k2)
+    for i in range(n):
+        g1 = g1 + k2[i, ...] * backwards[n - 1 - i : 2 * n - 1 - i, ...]
+        g2 = g2 + k1[i, ...] * r[n - 1 - i : 2 * n - 1 - i, ...]
+    return _dot(r, r), 2.0 * g1, 2.0 * g2
+
+
+def _shrinkage_loss(k1: Array, k2: Array, xp: Namespace) -> tuple[Array, Array, Array]:  # noqa: ARG001
+    return _dot(k1, k1) + _dot(k2, k2), 2.0 * k1, 2.0 * k2
+
+
+_LOSSES: dict[str, Callable[[Array, Array, Namespace], tuple[Array, Array, Array]]] = {
+    "kernel": _kernel_loss,
+    "convolutional": _convolutional_loss,
+    "shrinkage": _shrinkage_loss,
+}
+
+
+def _normalize(value: Array, g1: Array, g2: Array, k1: Array, k2: Array) -> tuple[Array, Array, Array]:
+    # J = L / (n1 n2) with n = |K|^2: dJ/dK1 = (dL/dK1 - (2 L / n1) K1) / (n1 n2).
+    n1, n2 = _dot(k1, k1), _dot(k2, k2)
+    scale = n1 * n2
+    g1 = (g1 - (2.0 * value / n1) * k1) / scale
+    g2 = (g2 - (2.0 * value / n2) * k2) / scale
+    return value / scale, g1, g2
+
+
+def _quadratic_form(a: Array, gram: Array, b: Array) -> Array:
+    image = gram[:, 0, ...] * b[0, ...]
+    for j in range(1, b.shape[0]):
+        image = image + gram[:, j, ...] * b[j, ...]
+    return _dot(a, image)
+
+
+def _observe(k1: Array, k2: Array, gram: Array, lags: Array, similarity: str, toeplitz: bool, xp: Namespace) -> Array:
+    product = _dot(_cross_correlation(k1, k2, xp), lags) if toeplitz else _quadratic_form(k1, gram, k2)
+    if similarity == "squared":
+        return product * product
+    if similarity == "absolute":
+        return xp.abs(product)
+    if similarity == "cosine":
+        return product / (xp.sqrt(_quadratic_form(k1, gram, k1)) * xp.sqrt(_quadratic_form(k2, gram, k2)))
+    return product
+
+
+class _Correlation:
+    """Pearson's correlation of a stream of pairs, by Welford's updates (no cancellation of large sums)."""
+
+    def __init__(self, zero: Array) -> None:
+        self.count = 0
+        self.mean_x = self.mean_y = self.xx = self.yy = self.xy = zero
+
+    def add(self, x: Array, y: Array) -> None:
+        self.count += 1
+        dx, dy = x - self.mean_x, y - self.mean_y
+        self.mean_x = self.mean_x + dx / self.count
+        self.mean_y = self.mean_y + dy / self.count
+        rest = y - self.mean_y
+        self.xx = self.xx + dx * (x - self.mean_x)
+        self.yy = self.yy + dy * rest
+        self.xy = self.xy + dx * rest
+
+    def correlation(self, xp: Namespace) -> Array:
+        return self.xy / (xp.sqrt(self.xx) * xp.sqrt(self.yy))
