@@ -88,13 +88,12 @@ def _draw_tables(tables: tuple[int, int], rows: Mapping[Setting, Outcome]) -> Fi
         with np.errstate(divide="ignore", invalid="ignore"):
             decades = np.log10(np.abs(end) / np.abs(start))
         decades = np.clip(decades, -12.0, 6.0)  # -inf where the kernels vanished
-        finite = np.isfinite(decades)
         up = end > start
-        _draw_density(right, decades[finite & ~up], height, (-12.0, 6.0), DECREASE, decades.size)
-        _draw_density(right, decades[finite & up], height, (-12.0, 6.0), INCREASE, decades.size)
+        _draw_density(right, decades[~up], height, (-12.0, 6.0), DECREASE, decades.size)
+        _draw_density(right, decades[up], height, (-12.0, 6.0), INCREASE, decades.size)
         share = 100.0 * (~up).mean()
-        label = f"{share:.1f} %  (printed {printed[*key, 'B_reduction_frequency_pct']:g} %)"
-        right.text(6.2, height + 0.12, label, va="bottom", ha="right", fontsize=8, color=INK)
+        label = f"{share:.1f} %\nprinted {printed[*key, 'B_reduction_frequency_pct']:g} %"
+        right.text(1.01, height, label, transform=right.get_yaxis_transform(), va="center", fontsize=8, color=INK)
     left.set_yticks(range(len(rows)), [f"N = {setting.n}, {setting.optimizer}" for setting in rows])
     left.set_ylim(len(rows) - 0.35, -0.85)
     left.set_xlim(-1.45, 1.45)
@@ -102,6 +101,7 @@ def _draw_tables(tables: tuple[int, int], rows: Mapping[Setting, Outcome]) -> Fi
     left.set_title(f"Table {tables[0]}: printed mean and std (diamonds), our mean (rings)", fontsize=10, color=INK)
     right.axvline(0.0, color=INK, linewidth=0.8)
     right.set_xlim(-12.3, 6.3)
+    right.set_xticks([-12, -9, -6, -3, 0, 3, 6], ["≤ -12", "-9", "-6", "-3", "0", "3", "≥ 6"])
     right.set_xlabel("last over first feature-map similarity, decades")
     right.set_title(f"Table {tables[1]}: decrease (blue), increase (red)", fontsize=10, color=INK)
     repetitions = next(iter(rows.values())).repetitions
@@ -150,6 +150,8 @@ def _draw_controls(outcomes: Mapping[Setting, Outcome]) -> Figure:
     axes[0].set_title("mean |cos| of the feature maps at the end (dotted: at the start)", fontsize=10, color=INK)
     axes[0].legend(frameon=False, fontsize=9)
     axes[1].set_yscale("log")
+    axes[1].set_ylim(0.4e-8, None)
+    axes[1].set_yticks([1e-8, 1e-6, 1e-4, 1e-2, 1.0], ["≤ 1e-8", "1e-6", "1e-4", "1e-2", "1"])
     axes[1].axhline(1.0, color=INK, linewidth=0.8, linestyle="dotted")
     axes[1].set_title("norm of the kernels, last over first (median, 10 % to 90 %)", fontsize=10, color=INK)
     figure.suptitle("What is minimised, what it does to angles, and what to lengths", fontsize=12, color=INK)
