@@ -54,14 +54,17 @@ class Outcome:
 
     @property
     def converged(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        """Which repetitions stayed finite; a diverged one is counted, and kept out of every statistic."""
+        """Which repetitions stayed finite and did not end with a larger loss than they began with.
+
+        The others diverged: they are counted, and kept out of every statistic.
+        """
         ends = np.concatenate([self.loss, self.similarity, self.norms], axis=1)
-        finite: np.ndarray[Any, np.dtype[np.bool_]] = np.isfinite(ends).all(axis=1)
-        return finite
+        descended: np.ndarray[Any, np.dtype[np.bool_]] = self.loss[:, 1] <= self.loss[:, 0]
+        return descended & np.isfinite(ends).all(axis=1)
 
     @property
     def diverged(self) -> int:
-        """How many repetitions did not stay finite."""
+        """How many repetitions diverged."""
         return int(self.repetitions - self.converged.sum())
 
 
