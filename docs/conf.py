@@ -18,6 +18,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.intersphinx",
     "sphinx.ext.mathjax",
+    "sphinx-mathjax-offline",  # the site needs no network
     "sphinx.ext.viewcode",
     "numpydoc",
     "sphinx_copybutton",
