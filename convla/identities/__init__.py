@@ -1,0 +1,33 @@
+"""Both sides, and the error terms, of the identities of the ledger, as functions of kernels and inputs."""
+
+from convla.identities.inner_products import (
+    autocorrelation,
+    correlation_inner_product,
+    feature_inner_product,
+    input_energy,
+    kernel_correlation,
+    off_centre_inner_product,
+    padding_error_terms,
+)
+from convla.identities.kernel_similarity import (
+    least_similar_pair,
+    ordered_pair_similarity,
+    same_channel_similarity,
+    similarity_lower_bound,
+    spectral_similarity,
+)
+
+__all__ = [
+    "autocorrelation",
+    "correlation_inner_product",
+    "feature_inner_product",
+    "input_energy",
+    "kernel_correlation",
+    "least_similar_pair",
+    "off_centre_inner_product",
+    "ordered_pair_similarity",
+    "padding_error_terms",
+    "same_channel_similarity",
+    "similarity_lower_bound",
+    "spectral_similarity",
+]

@@ -1,0 +1,1 @@
+"""The ledger: every statement of the source documents with a verdict, and evidence that runs the shipped functions."""

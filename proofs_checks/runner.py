@@ -1,0 +1,119 @@
+"""Run the evidence of statements and compare what it says with their verdicts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from proofs_checks.statement import Evidence, Statement, Unavailable
+
+__all__ = ["Outcome", "Report", "run_evidence", "verify"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one piece of evidence said.
+
+    Attributes
+    ----------
+    statement : Statement
+    evidence : Evidence
+    status : str
+        "confirmed", "contradicted" or "skipped".
+    finding : str
+        What was found, why it contradicts the verdict, or what was missing; one line.
+    seconds : float
+    """
+
+    statement: Statement
+    evidence: Evidence
+    status: str
+    finding: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """The outcomes of a run, in the order of the ledger."""
+
+    outcomes: tuple[Outcome, ...]
+    examples: int
+
+    @property
+    def contradicted(self) -> bool:
+        """Whether any verdict is contradicted by its evidence."""
+        return any(outcome.status == "contradicted" for outcome in self.outcomes)
+
+    def statements(self) -> dict[str, list[Outcome]]:
+        """Return the outcomes of every statement by its id."""
+        grouped: dict[str, list[Outcome]] = {}
+        for outcome in self.outcomes:
+            grouped.setdefault(outcome.statement.id, []).append(outcome)
+        return grouped
+
+    def as_data(self) -> dict[str, Any]:
+        """Return the report as plain data for JSON."""
+        rows = []
+        for outcomes in self.statements().values():
+            statement = outcomes[0].statement
+            rows.append(
+                {
+                    "id": statement.id,
+                    "source": statement.source,
+                    "number": statement.number,
+                    "ours": statement.ours,
+                    "title": statement.title,
+                    "claim": statement.claim,
+                    "verdict": statement.verdict.value,
+                    "correction": statement.correction,
+                    "counterexample": statement.counterexample,
+                    "note": statement.note,
+                    "evidence": [
+                        {
+                            "name": outcome.evidence.name,
+                            "kind": outcome.evidence.kind.value,
+                            "covers": outcome.evidence.covers,
+                            "status": outcome.status,
+                            "finding": outcome.finding,
+                            "seconds": round(outcome.seconds, 3),
+                        }
+                        for outcome in outcomes
+                    ],
+                }
+            )
+        return {"max_examples": self.examples, "contradicted": self.contradicted, "statements": rows}
+
+
+def run_evidence(statement: Statement, piece: Evidence, examples: int) -> Outcome:
+    """Run one piece of evidence; a failed assertion in it is an outcome, any other error is a defect and is raised."""
+    start = time.perf_counter()
+    try:
+        finding, status = piece.check(examples), "confirmed"
+    except Unavailable as error:
+        finding, status = str(error), "skipped"
+    except AssertionError as error:
+        finding, status = " ".join(str(error).split()) or "the check failed", "contradicted"
+    return Outcome(statement, piece, status, finding, time.perf_counter() - start)
+
+
+def verify(
+    statements: Iterable[Statement], *, examples: int, progress: Callable[[Outcome], None] = lambda _: None
+) -> Report:
+    """Run all evidence of `statements` with `examples` random examples for each property.
+
+    Parameters
+    ----------
+    statements : iterable of Statement
+    examples : int
+        The number of inputs that each property draws, at least 1.
+    progress : callable
+        Called with every outcome as it comes.
+    """
+    outcomes = []
+    for statement in statements:
+        for piece in statement.evidence:
+            outcomes.append(run_evidence(statement, piece, examples))
+            progress(outcomes[-1])
+    return Report(tuple(outcomes), examples)
