@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from proofs_checks.statement import Evidence, Statement, Unavailable
@@ -110,10 +110,16 @@ def verify(
         The number of inputs that each property draws, at least 1.
     progress : callable
         Called with every outcome as it comes.
+
+    Evidence that several statements share runs once.
     """
-    outcomes = []
+    outcomes: list[Outcome] = []
+    seen: dict[int, Outcome] = {}
     for statement in statements:
         for piece in statement.evidence:
-            outcomes.append(run_evidence(statement, piece, examples))
-            progress(outcomes[-1])
+            before = seen.get(id(piece))
+            outcome = replace(before, statement=statement) if before else run_evidence(statement, piece, examples)
+            seen[id(piece)] = outcome
+            outcomes.append(outcome)
+            progress(outcome)
     return Report(tuple(outcomes), examples)

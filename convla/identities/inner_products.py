@@ -334,9 +334,7 @@ def _lag_sum(k1: ArrayLike, k2: ArrayLike, x: ArrayLike, stacks: bool, *, skip_c
 
 def _kernels(k1: ArrayLike, k2: ArrayLike, stacks: bool, xp: Namespace) -> tuple[Array, Array]:
     axes = "(s, c_in, *kernel)" if stacks else "(*kernel)"
-    k1, k2 = (
-        check_array(name, k, xp, min_ndim=3 if stacks else 1, axes=axes) for name, k in (("k1", k1), ("k2", k2))
-    )
+    k1, k2 = (check_array(name, k, xp, min_ndim=3 if stacks else 1, axes=axes) for name, k in (("k1", k1), ("k2", k2)))
     skip = 1 if stacks else 0
     if k1.shape[skip:] != k2.shape[skip:]:
         raise ShapeError(

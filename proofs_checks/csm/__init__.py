@@ -1,0 +1,5 @@
+"""CSM: kernel orthogonality, feature-map similarity and the convolutional similarity."""
+
+from proofs_checks.csm import counts, full, padded, similarity
+
+STATEMENTS = (*full.STATEMENTS, *padded.STATEMENTS, *similarity.STATEMENTS, *counts.STATEMENTS)

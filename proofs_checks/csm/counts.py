@@ -1,0 +1,87 @@
+"""CSM Section 6: parameter counts, their ratios, steps, and how the printed layers have to be read."""
+
+from __future__ import annotations
+
+import math
+
+from convla.errors import ShapeError
+from proofs_checks import networks
+from proofs_checks.statement import Kind, Mutation, Statement, Verdict, evidence
+
+__all__ = ["STATEMENTS"]
+
+
+def _parameters(maps: int) -> int:
+    """Count CNN1's parameters for this many feature maps: four blocks and a dense layer of 9 inputs for each map."""
+    widths = [3, maps, maps, maps, maps]
+    blocks = sum(
+        networks.conv_parameters(a, b, 3) + networks.batch_norm_parameters(b)
+        for a, b in zip(widths, widths[1:], strict=False)
+    )
+    return blocks + networks.linear_parameters(9 * maps, 10)
+
+
+@evidence(Kind.PROOF, "the printed layers of CNN1, CNN2 and CNN2 with 512 maps")
+def parameter_counts(_: int) -> str:
+    counts = [_parameters(maps) for maps in (64, 128, 512)]
+    assert counts == [118_858, 458_890, 7_143_946], counts
+    ratios = [round(counts[1] / counts[0], 2), round(counts[2] / counts[0], 2)]
+    assert ratios == [3.86, 60.10], ratios
+    return f"{counts}, ratios {ratios}"
+
+
+@evidence(Kind.PROOF, "50,000 images in batches of 512, 100 epochs")
+def regularisation_steps(_: int) -> str:
+    epoch = math.ceil(50_000 / 512)
+    assert (epoch, 100 * epoch) == (98, 9800)
+    return f"{epoch} steps an epoch, {100 * epoch} in all"
+
+
+@evidence(Kind.PROOF, "a 32x32 image through the four printed blocks, the fourth number read in both ways")
+def printed_layers_are_padded_by_two(_: int) -> str:
+    def last_side(**convolution: int) -> int | None:
+        side = 32
+        try:
+            for _block in range(4):
+                side = networks.side_after(side, 3, **convolution)
+                side = networks.side_after(side, 2, stride=2)
+        except ShapeError:
+            return None
+        return side
+
+    padded, strided = last_side(padding=2), last_side(stride=2)
+    assert padded == 3, f"padding 2 leaves {padded}"
+    assert strided is None, f"stride 2 leaves {strided}"
+    return "padding 2 leaves 3x3 maps, 576 inputs for 64 maps; stride 2 runs out of image before the last block"
+
+
+STATEMENTS = (
+    Statement(
+        id="CSM-params",
+        number="Sections 6.2, 6.3",
+        title="parameter counts and steps",
+        claim="CNN1, CNN2 and CNN2 with 512 maps have 118,858, 458,890 and 7,143,946 parameters, ratios 3.86 and 60.10; "
+        "regularisation takes 98 steps an epoch, 9,800 in all.",
+        verdict=Verdict.HOLDS,
+        evidence=(parameter_counts, regularisation_steps),
+        mutations=(
+            Mutation("proofs_checks.networks:conv_parameters", "side * side + 1", "side * side"),
+            Mutation("proofs_checks.networks:batch_norm_parameters", "2 * channels", "channels"),
+        ),
+    ),
+    Statement(
+        id="CSM-conv2d",
+        number="Table 7",
+        title="what Conv2d(3, 64, 3, 2) means",
+        claim="The layers are Conv2d(channels in, channels out, kernel, 2), four of them with a pooling each, then "
+        "Linear(576, 10) on 32x32 images.",
+        verdict=Verdict.CORRECTED,
+        correction="Read as PyTorch reads it, the 2 is a stride, and the image runs out. As padding it gives the printed "
+        "576 inputs: these networks use full cross-correlation, P = N - 1 = 2, for which the theory is exact.",
+        evidence=(printed_layers_are_padded_by_two,),
+        mutations=(
+            Mutation("proofs_checks.networks:side_after", "padding=padding", "padding=1"),
+            Mutation("proofs_checks.networks:side_after", "stride=stride", "stride=1"),
+        ),
+    ),
+)

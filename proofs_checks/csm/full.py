@@ -1,0 +1,358 @@
+"""CSM Sections 3 to 4.2: definitions, the inner-product identity for full padding, and Lemmas 4.1 to 4.3."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+
+import convla
+from convla import identities
+from convla.testing import gamma
+from convla.typing import Array
+from proofs_checks.bases import agree_on_all_bases, unit_kernels, vector_sizes
+from proofs_checks.draws import floats, for_all, integers, pairs_and_inputs
+from proofs_checks.statement import Kind, Mutation, Statement, Verdict, evidence
+
+__all__ = ["STATEMENTS", "TABLE_SIZES", "inner_product_bound"]
+
+TABLE_SIZES = ((3, 64), (9, 64), (16, 64))
+"""The sizes (N, M) of CSM Tables 1-6."""
+
+PLANES = (((1, 2), (2, 2)), ((2, 2), (3, 3)), ((2, 3), (3, 3)), ((3, 3), (4, 4)), ((2, 2, 2), (2, 3, 2)))
+"""Sizes of kernels and inputs with two and three axes."""
+
+INNER_PRODUCTS = "convla.identities.inner_products"
+
+
+def _printed_sum(kernel: Array, x: Array, i: int, sign: int) -> int:
+    """Evaluate a sum over all integers as printed, with entries outside the vectors zero."""
+    return sum(int(k) * int(x[i + sign * n]) for n, k in enumerate(kernel) if 0 <= i + sign * n < x.size)
+
+
+@evidence(Kind.PROOF, "all unit K and X, every N <= 6, M <= 10; ranges full, valid and, for odd N, same")
+def definitions_on_the_bases(_: int) -> str:
+    count = 0
+    for n, m in vector_sizes(6, 10):
+        kernels, inputs = unit_kernels(1, (n,)), unit_kernels(1, (m,))
+        ranges = {"full": range(m + n - 1)}
+        if m >= n:
+            ranges["valid"] = range(n - 1, m)
+        if n % 2:
+            ranges["same"] = range((n - 1) // 2, m + (n - 1) // 2)
+        for padding, outputs in ranges.items():
+            crossed = convla.cross_correlate(inputs, kernels, padding=padding)
+            convolved = convla.convolve(inputs, kernels, padding=padding)
+            for (a, k), (b, x) in itertools.product(enumerate(kernels[:, 0]), enumerate(inputs[:, 0])):
+                assert [_printed_sum(k, x, i - n + 1, +1) for i in outputs] == crossed[b, a].tolist(), (padding, k, x)
+                assert [_printed_sum(k, x, i, -1) for i in outputs] == convolved[b, a].tolist(), (padding, k, x)
+                count += 2
+    return f"{count} feature maps equal"
+
+
+@evidence(Kind.COUNTEREXAMPLE, "N = 1, M = 1")
+def printed_upper_limit_reads_past_the_kernel(_: int) -> str:
+    kernel, x = np.array([1]), np.array([[1]])
+    terms = range(kernel.size + 1)  # 0 .. N as printed
+    assert max(terms) >= kernel.size, "the printed range stays inside the kernel"
+    assert convla.cross_correlate(x, kernel[None, None], padding="full").tolist() == [[1]]
+    return "the printed sum asks for K[1] of a kernel with one entry"
+
+
+@evidence(Kind.COUNTEREXAMPLE, "N = 2: K1 = (1, 0), K2 = (0, 1)")
+def operands_swap_between_equations(_: int) -> str:
+    k1, k2 = [1, 0], [0, 1]
+    used = identities.kernel_correlation(k1, k2).tolist()  # the sum of K1[n] K2[n + t] under Eq. (13)
+    defined = identities.kernel_correlation(k2, k1).tolist()  # Eq. (2) with X = K1, K = K2
+    assert used == [0, 0, 1], used
+    assert defined == [1, 0, 0], defined
+    return f"Eq. (13) uses {used}, Eq. (2) defines {defined}"
+
+
+@evidence(Kind.PROOF, "all unit K1, K2, every N <= 8 and 16; 2-D up to 3x3, 3-D 2x2x2")
+def swapping_kernels_reverses_lags(_: int) -> str:
+    count = 0
+    for size in [(n,) for n in (*range(1, 9), 16)] + [kernel for kernel, _ in PLANES]:
+        kernels = unit_kernels(1, size)
+        forward = identities.kernel_correlation(kernels, kernels, stacks=True)
+        back = identities.kernel_correlation(kernels, kernels, stacks=True).swapaxes(0, 1)
+        reversed_lags = back[(..., *(slice(None, None, -1),) * len(size))]
+        assert np.array_equal(forward, reversed_lags), size
+        count += forward[..., 0].size
+    return f"{count} values equal"
+
+
+@evidence(Kind.PROPERTY, "integer kernels, 1 to 3 axes")
+def similarity_is_symmetric(examples: int) -> str:
+    def check(k1: Array, k2: Array, _: Array) -> None:
+        one = identities.kernel_correlation(k1, k2, stacks=True)
+        other = identities.kernel_correlation(k2, k1, stacks=True)
+        assert (one**2).sum() == (other**2).sum(), (k1, k2)
+
+    return for_all(examples, pairs_and_inputs(integers), check)
+
+
+@evidence(Kind.PROOF, "all basis inputs, every N <= 6, M <= 10, and (N, M) = (3, 64), (9, 64), (16, 64)")
+def full_identity_on_vectors(_: int) -> str:
+    count = 0
+    for n, m in (*vector_sizes(6, 10), *TABLE_SIZES):
+        count += agree_on_all_bases(_features, _lags, 1, (n,), (m,))
+    return f"{count} integer equalities"
+
+
+@evidence(Kind.PROOF, "all basis inputs: 2-D up to 3x3 on 4x4, 3-D 2x2x2 on 2x3x2; C = 2 channels: N <= 3, M <= 5")
+def full_identity_on_planes_and_channels(_: int) -> str:
+    count = sum(agree_on_all_bases(_features, _lags, 1, kernel, image) for kernel, image in PLANES)
+    for n, m in vector_sizes(3, 5):
+        count += agree_on_all_bases(_features, _lags, 2, (n,), (m,))
+    return f"{count} integer equalities"
+
+
+@evidence(Kind.PROPERTY, "float64 within the rounding errors of both sides: ill-scaled, subnormal, size-1 axes, even N")
+def full_identity_in_floating_point(examples: int) -> str:
+    def check(k1: Array, k2: Array, x: Array) -> None:
+        error = np.abs(_features(k1, k2, x) - _lags(k1, k2, x))
+        bound = inner_product_bound(k1, k2, x)
+        assert (error <= bound).all(), f"off by {error.max()} beyond {bound.min()}: {k1}, {k2}, {x}"
+
+    return for_all(examples, pairs_and_inputs(floats), check)
+
+
+def inner_product_bound(k1: Array, k2: Array, x: Array) -> Array:
+    """Bound the difference of the two sides, each computed in float64, that are equal in exact arithmetic.
+
+    A value is a sum of products of four entries. Feature maps: dot products of C * taps terms, then one over the
+    outputs; lags: sums over inputs and over taps, then one over lags and channel pairs. Whatever the order, the error
+    of each is gamma of its number of operations times the same form in the moduli (Higham, Section 3.1). Products that
+    underflow lose at most the smallest subnormal each, then grow by the other factors.
+    """
+    channels, taps, positions = k1.shape[1], math.prod(k1.shape[2:]), math.prod(x.shape[2:])
+    lags = math.prod(2 * n - 1 for n in k1.shape[2:])
+    outputs = math.prod(n + m - 1 for n, m in zip(k1.shape[2:], x.shape[2:], strict=True))
+    operations = 2 * channels * taps + outputs + positions + taps + channels**2 * lags + 8
+    moduli = [np.abs(array) for array in (k1, k2, x)]
+    size = identities.feature_inner_product(*moduli, stacks=True)
+    largest = math.prod(1.0 + float(array.max()) for array in moduli) * (1.0 + float(moduli[2].max()))
+    products = (channels * taps) ** 2 * positions * outputs * lags
+    bound: Array = 2 * gamma(operations, np.float64) * size + 4 * products * largest * 5e-324
+    return bound
+
+
+def _features(k1: Array, k2: Array, x: Array) -> Array:
+    return identities.feature_inner_product(k1, k2, x, padding="full", stacks=True)
+
+
+def _lags(k1: Array, k2: Array, x: Array) -> Array:
+    return identities.correlation_inner_product(k1, k2, x, stacks=True)
+
+
+@evidence(Kind.PROOF, "the printed index sets, all unit K1, K2, every N <= 12")
+def out_of_range_terms_are_empty(_: int) -> str:
+    terms = 0
+    for n in range(1, 13):
+        inside = range(n)
+        a = [(n1, n2) for n1 in range(1, n) for n2 in range(n - n1, n)]
+        b = [(n1, n2) for n1 in range(n - 1) for n2 in range(1 - n, -n1)]
+        assert all(n1 + n2 not in inside for n1, n2 in a + b), n
+        # With A and B the double sum over all lags is Eq. (10)'s over the lags inside: together every (n1, n2) once.
+        eq10 = [(n1, n2) for n1 in inside for n2 in range(-n1, n - n1)]
+        full = set(itertools.product(inside, range(1 - n, n)))
+        assert sorted(a + b + eq10) == sorted(full), n
+        products = identities.kernel_correlation(unit_kernels(1, (n,)), unit_kernels(1, (n,)), stacks=True)
+        assert products.sum() == len(eq10), n
+        terms += len(a + b)
+    return f"{terms} terms, all outside the kernel"
+
+
+@evidence(Kind.COUNTEREXAMPLE, "N = 2, K2 = (1, 1)")
+def printed_proof_would_make_the_kernel_vanish(_: int) -> str:
+    k2 = np.array([1, 1])
+    assert not all(k2[i] == 0 for i in range(k2.size)), "K2 vanishes on [0, N-1]"
+    assert int(identities.correlation_inner_product([1, 0], k2, [1])) == 1, "and so does every inner product"
+    return "K2[i] = 0 for i in [0, N-1] contradicts K2 = (1, 1)"
+
+
+@evidence(Kind.PROOF, "all basis inputs, every N <= 6, M <= 10, and N = 3, 9, 16 with M = 64; 2-D and 3-D; one channel")
+def convolution_gives_the_same_inner_product(_: int) -> str:
+    def convolved(k1: Array, k2: Array, x: Array) -> Array:
+        return identities.feature_inner_product(k1, k2, x, operation="convolution", stacks=True)
+
+    count = 0
+    for n, m in (*vector_sizes(6, 10), *TABLE_SIZES):
+        count += agree_on_all_bases(_features, convolved, 1, (n,), (m,))
+    count += sum(agree_on_all_bases(_features, convolved, 1, kernel, image) for kernel, image in PLANES)
+    return f"{count} integer equalities"
+
+
+@evidence(Kind.COUNTEREXAMPLE, "C = 2, N = 2, M = 2: exhaustive over unit kernels and 0/1 inputs")
+def convolution_differs_with_two_channels(_: int) -> str:
+    kernels = unit_kernels(2, (2,))
+    for entries in sorted(itertools.product((0, 1), repeat=4), key=sum):
+        x = np.array(entries).reshape(1, 2, 2)
+        crossed = _features(kernels, kernels, x)[0]
+        convolved = identities.feature_inner_product(kernels, kernels, x, operation="convolution", stacks=True)[0]
+        assert np.array_equal(crossed, _lags(kernels, kernels, x)[0]), "Eq. (6) for cross-correlation"
+        if not np.array_equal(crossed, convolved):
+            a, b = np.argwhere(crossed != convolved)[0]
+            return (
+                f"K1 = {kernels[a].tolist()}, K2 = {kernels[b].tolist()}, X = {x[0].tolist()}: cross-correlation "
+                f"{crossed[a, b]}, convolution {convolved[a, b]}"
+            )
+    raise AssertionError("full convolution and cross-correlation agree on every 0/1 input with two channels")
+
+
+@evidence(Kind.PROOF, "all basis inputs, C = 2, N <= 3, M <= 4: transposing the pairs of channels mends it")
+def convolution_transposes_the_channel_pairs(_: int) -> str:
+    def swapped(k1: Array, k2: Array, x: Array) -> Array:
+        # <K1[c] (x) K2[d], X[d] (x) X[c]>: the kernels' products against the input's with its channels exchanged.
+        products = identities.kernel_correlation(k1, k2, stacks=True)
+        lags = identities.autocorrelation(x, tuple(n - 1 for n in k1.shape[2:]), channels=True).swapaxes(1, 2)
+        return np.tensordot(lags, products, axes=(range(1, lags.ndim), range(2, products.ndim)))
+
+    def convolved(k1: Array, k2: Array, x: Array) -> Array:
+        return identities.feature_inner_product(k1, k2, x, operation="convolution", stacks=True)
+
+    return f"{sum(agree_on_all_bases(convolved, swapped, 2, (n,), (m,)) for n, m in vector_sizes(3, 4))} equalities"
+
+
+@evidence(Kind.PROOF, "all basis inputs, every N <= 6, M <= 10, and N = 16, M = 64; 2-D and 3-D")
+def centre_lag_is_the_kernel_similarity(_: int) -> str:
+    def split(k1: Array, k2: Array, x: Array) -> Array:
+        kernels = k1.reshape(k1.shape[0], -1)
+        energy = (x**2).sum(axis=tuple(range(1, x.ndim)))
+        return energy[:, None, None] * (kernels @ kernels.T) + identities.off_centre_inner_product(
+            k1, k2, x, stacks=True
+        )
+
+    count = 0
+    for n, m in (*vector_sizes(6, 10), (16, 64)):
+        count += agree_on_all_bases(_features, split, 1, (n,), (m,))
+    return f"{count + sum(agree_on_all_bases(_features, split, 1, k, i) for k, i in PLANES)} integer equalities"
+
+
+@evidence(Kind.COUNTEREXAMPLE, "N = 2, M = 2")
+def orthogonal_kernels_with_similar_feature_maps(_: int) -> str:
+    k1, k2, x = [1, 0], [0, 1], [1, 2]
+    assert int(convla.kernel_similarity(k1, k2)) == 0
+    value = int(identities.feature_inner_product(k1, k2, x))
+    assert value == 2 == int(identities.off_centre_inner_product(k1, k2, x)), value
+    return f"K1 = {k1}, K2 = {k2}, X = {x}: <K1, K2> = 0, <F1, F2> = {value}"
+
+
+STATEMENTS = (
+    Statement(
+        id="CSM-def",
+        number="Section 3",
+        title="ranges of full, valid and same cross-correlation and convolution",
+        claim=r"$(X \circledast K)[i] = \sum_{n=0}^{N-1} K[n]\,X[i+n-N+1]$ and $(X * K)[i] = \sum_{n=0}^{N-1} "
+        r"K[n]\,X[i-n]$, for $i \in [0, M+N-2]$ (full), $[N-1, M-1]$ (valid) and, for odd $N$, "
+        r"$[\frac{N-1}{2}, M-1+\frac{N-1}{2}]$ (same).",
+        verdict=Verdict.CORRECTED,
+        correction="The sums end at N - 1; N is printed. The same range is for odd N only.",
+        evidence=(definitions_on_the_bases, printed_upper_limit_reads_past_the_kernel),
+        mutations=(
+            Mutation("convla.conv:flip_kernel", "slice(None, None, -1)", "slice(None)"),
+            Mutation("convla.geometry:_resolve_padding", "(k - 1, k - 1) for", "(k - 1, k) for"),
+        ),
+    ),
+    Statement(
+        id="CSM-13",
+        number="Eqs. (2), (13)",
+        title="which operand of the kernels' cross-correlation moves",
+        claim=r"Under Eq. (13), $(K_1 \circledast K_2)[t] = \sum_n K_1[n]\,K_2[n+t]$, while Eq. (2) defines "
+        r"$(X \circledast K)[t] = \sum_n K[n]\,X[n+t]$.",
+        verdict=Verdict.CORRECTED,
+        correction="Under Eq. (13) read K2 (x) K1 in the sense of Eq. (2), or reverse the lags; squared norms over all "
+        "lags, and so the convolutional similarity, do not notice.",
+        evidence=(operands_swap_between_equations, swapping_kernels_reverses_lags),
+        mutations=(Mutation(f"{INNER_PRODUCTS}:kernel_correlation", "for k in (k2, k1)", "for k in (k1, k2)"),),
+    ),
+    Statement(
+        id="CSM-6",
+        number="Eqs. (6), (13), (14)",
+        title="the inner product of fully padded feature maps is one of correlations",
+        claim=r"$\langle F_1, F_2\rangle = \langle K_1 \circledast K_2, (X \circledast X)_{[1-N,\,N-1]}\rangle$ for "
+        r"full cross-correlation; with channels, $\sum_{c,d} \langle K_1[c] \circledast K_2[d], X[c] \circledast "
+        r"X[d]\rangle$; in any number of dimensions.",
+        verdict=Verdict.HOLDS,
+        evidence=(full_identity_on_vectors, full_identity_on_planes_and_channels, full_identity_in_floating_point),
+        mutations=(
+            Mutation(f"{INNER_PRODUCTS}:correlation_inner_product", "skip_centre=False", "skip_centre=True"),
+            Mutation(f"{INNER_PRODUCTS}:autocorrelation", "rows @ xp.matrix_transpose(other)", "-rows @ other.mT"),
+            Mutation(f"{INNER_PRODUCTS}:kernel_correlation", "for k in (k2, k1)", "for k in (k1, k2)"),
+        ),
+        note="The sum over all pairs of channels is why the convolutional similarity of a layer takes all pairs, where "
+        "the loss of orthogonal networks takes equal channels only.",
+    ),
+    Statement(
+        id="CSM-4.1",
+        number="Lemma 4.1, Eqs. (10) to (12)",
+        title="the terms added to make the sums rectangular vanish",
+        claim=r"$A = \sum_{n_1=1}^{N-1}\sum_{n_2=N-n_1}^{N-1} K_1[n_1]K_2[n_1+n_2](X \circledast X)[n_2] = 0$ and "
+        r"$B = \sum_{n_1=0}^{N-2}\sum_{n_2=1-N}^{-n_1-1} K_1[n_1]K_2[n_1+n_2](X \circledast X)[n_2] = 0$.",
+        verdict=Verdict.CORRECTED,
+        correction='In the proof, "for all i in [0, N-1], K2[i] = 0" must read "for all i not in [0, N-1]".',
+        evidence=(out_of_range_terms_are_empty, printed_proof_would_make_the_kernel_vanish),
+        mutations=(Mutation(f"{INNER_PRODUCTS}:kernel_correlation", 'padding="full"', 'padding="same"'),),
+    ),
+    Statement(
+        id="CSM-4.2",
+        number="Lemma 4.2, Eq. (18)",
+        title="convolutional similarity is symmetric",
+        claim=r"$\sum_t (K_1 \circledast K_2)^2[t] = \sum_t (K_2 \circledast K_1)^2[t]$; stronger, "
+        r"$(K_1 \circledast K_2)[t] = (K_2 \circledast K_1)[-t]$.",
+        verdict=Verdict.HOLDS,
+        evidence=(swapping_kernels_reverses_lags, similarity_is_symmetric),
+        mutations=(
+            Mutation(f"{INNER_PRODUCTS}:kernel_correlation", 'padding="full"', "padding=[(n, 0) for n in size]"),
+        ),
+        note="In its proof the substitution of -n2 for n2 is used twice without being named.",
+    ),
+    Statement(
+        id="CSM-4.3",
+        number="Lemma 4.3, Eqs. (21), (22)",
+        title="full convolution and full cross-correlation give the same inner product",
+        claim=r"$\langle X \circledast K_1, X \circledast K_2\rangle = \langle X * K_1, X * K_2\rangle$, full padding.",
+        verdict=Verdict.HOLDS,
+        evidence=(convolution_gives_the_same_inner_product,),
+        mutations=(
+            Mutation(
+                f"{INNER_PRODUCTS}:feature_inner_product",
+                "f1, f2 = (layer(x, k, padding=padding) for k in (k1, k2))",
+                "f1, f2 = layer(x, k1, padding=padding), cross_correlate(x, k2, padding=padding)",
+            ),
+        ),
+        note="For one input channel only; see CSM-4.3C.",
+    ),
+    Statement(
+        id="CSM-4.3C",
+        number="ours",
+        title="Lemma 4.3 for several input channels",
+        claim=r"With $F_j = \sum_c X[c] \circledast K_j[c]$, full convolution and full cross-correlation give the same "
+        r"$\langle F_1, F_2\rangle$ for any number of channels.",
+        verdict=Verdict.REFUTED,
+        counterexample="C = 2, N = 2: two unit kernels in different channels and an input with two entries 1; "
+        "convolution pairs $(K_1[c] \\circledast K_2[d])$ with $X[d] \\circledast X[c]$ instead of "
+        "$X[c] \\circledast X[d]$, which are mirror images of each other, equal only for c = d.",
+        evidence=(convolution_differs_with_two_channels, convolution_transposes_the_channel_pairs),
+        mutations=(
+            Mutation("convla.conv:flip_kernel", "slice(None, None, -1)", "slice(None)"),
+            Mutation(f"{INNER_PRODUCTS}:autocorrelation", "rows @ xp.matrix_transpose(other)", "other @ rows.mT"),
+        ),
+        note="A vanishing convolutional similarity still makes both inner products vanish.",
+    ),
+    Statement(
+        id="CSM-23",
+        number="Section 4.2.1, Eq. (23)",
+        title="what is left of the inner product when the kernels are orthogonal",
+        claim=r"$\langle F_1, F_2\rangle = \|X\|^2 \langle K_1, K_2\rangle + \sum_{n \ne 0} (X \circledast X)[n]\,"
+        r"(K_1 \circledast K_2)[n]$; so $\langle K_1, K_2\rangle = 0$ does not imply $\langle F_1, F_2\rangle = 0$.",
+        verdict=Verdict.HOLDS,
+        evidence=(centre_lag_is_the_kernel_similarity, orthogonal_kernels_with_similar_feature_maps),
+        mutations=(
+            Mutation(f"{INNER_PRODUCTS}:off_centre_inner_product", "skip_centre=True", "skip_centre=False"),
+            Mutation(f"{INNER_PRODUCTS}:_lag_sum", "range(taps // 2 + 1, taps)", "range(taps // 2 + 2, taps)"),
+        ),
+    ),
+)
