@@ -22,6 +22,7 @@ from convla.experiments.published import QUANTITIES, published_flags
 from convla.experiments.report import Report
 from convla.experiments.runner import DEFAULT_TARGETS, Request, Run, reproduce
 from convla.experiments.settings import TARGETS, Readings, Setting
+from convla.verification import verify_ledger
 
 __all__ = ["app", "main", "run"]
 
@@ -138,6 +139,22 @@ def _reproduce(
         json_file.write_text(json.dumps(result.report.as_data(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     _show(result, files)
     return 0
+
+
+@app.command("verify")
+def _verify(
+    ids: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[ID]...", help="Statements such as CSM-6, or sources such as RCK; by default all."),
+    ] = None,
+    max_examples: Annotated[int, typer.Option(help="Random inputs that each property draws.")] = 50,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the whole report there.")] = None,
+) -> int:
+    """Check every statement of the ledger: proofs at a size, properties, counterexamples, measurements.
+
+    The exit code is 1 if any verdict is contradicted by its evidence.
+    """
+    return verify_ledger(ids or [], max_examples=max_examples, json_file=json_file)
 
 
 class _ProgressBars:

@@ -46,7 +46,7 @@ def applied(mutation: Mutation) -> Iterator[None]:
 
 
 def _mutant(mutation: Mutation, original: Any, name: str, scope: dict[str, Any]) -> Any:
-    function = original.fget if isinstance(original, property) else original
+    function: Any = original.fget if isinstance(original, property) else original
     source = textwrap.dedent(inspect.getsource(inspect.unwrap(function)))
     count = source.count(mutation.old)
     if count != 1:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from convla.typing import Array
-from proofs_checks.statement import Unavailable
+from proofs_checks.statement import UnavailableError
 
 __all__ = ["derivative", "symbolic_kernels"]
 
@@ -19,13 +19,13 @@ def symbolic_kernels(shape: Sequence[int]) -> Array:
 
     Raises
     ------
-    Unavailable
+    UnavailableError
         If python-flint is not installed.
     """
     try:
         from flint import Ordering, fmpz_mpoly_ctx
     except ImportError:
-        raise Unavailable("identities of polynomials need python-flint: pip install python-flint") from None
+        raise UnavailableError("identities of polynomials need python-flint: pip install python-flint") from None
     names = [f"k{i}" for i in range(math.prod(shape))]
     array = np.empty(len(names), dtype=object)
     array[:] = fmpz_mpoly_ctx.get(names, Ordering.degrevlex).gens()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from proofs_checks.statement import Evidence, Statement, Unavailable
+from proofs_checks.statement import Evidence, Statement, UnavailableError
 
 __all__ = ["Outcome", "Report", "run_evidence", "verify"]
 
@@ -91,7 +91,7 @@ def run_evidence(statement: Statement, piece: Evidence, examples: int) -> Outcom
     start = time.perf_counter()
     try:
         finding, status = piece.check(examples), "confirmed"
-    except Unavailable as error:
+    except UnavailableError as error:
         finding, status = str(error), "skipped"
     except AssertionError as error:
         finding, status = " ".join(str(error).split()) or "the check failed", "contradicted"

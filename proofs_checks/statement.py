@@ -6,13 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
-__all__ = ["Evidence", "Kind", "Mutation", "Statement", "Unavailable", "Verdict", "evidence"]
+__all__ = ["Evidence", "Kind", "Mutation", "Statement", "UnavailableError", "Verdict", "evidence"]
 
 Check = Callable[[int], str]
 """Takes the number of random examples, returns a line on what was found, raises AssertionError if the claim fails."""
 
 
-class Unavailable(Exception):
+class UnavailableError(Exception):
     """Raised by a check that cannot run here; its message says what is missing."""
 
 

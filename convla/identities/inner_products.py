@@ -305,9 +305,8 @@ def _gram_outside(windows: Array, kept: list[range], side: str, xp: Namespace) -
     gram = xp.zeros((), dtype=windows.dtype)
     for axis, own in enumerate(kept):
         beyond = slice(0, max(own.start, 0)) if side == "low" else slice(own.stop, None)
-        block = (*(slice(max(r.start, 0), r.stop) for r in kept[:axis]), beyond)
-        block = (..., *block, *itertools.repeat(slice(None), len(kept) - axis - 1))
-        rows = windows[block]
+        before = (slice(max(r.start, 0), r.stop) for r in kept[:axis])
+        rows = windows[(..., *before, beyond, *itertools.repeat(slice(None), len(kept) - axis - 1))]
         rows = xp.reshape(rows, (*windows.shape[: windows.ndim - len(kept)], math.prod(rows.shape[-len(kept) :])))
         gram = gram + rows @ xp.matrix_transpose(rows)
     return gram

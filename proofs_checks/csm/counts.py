@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 from convla.errors import ShapeError
@@ -15,8 +16,7 @@ def _parameters(maps: int) -> int:
     """Count CNN1's parameters for this many feature maps: four blocks and a dense layer of 9 inputs for each map."""
     widths = [3, maps, maps, maps, maps]
     blocks = sum(
-        networks.conv_parameters(a, b, 3) + networks.batch_norm_parameters(b)
-        for a, b in zip(widths, widths[1:], strict=False)
+        networks.conv_parameters(a, b, 3) + networks.batch_norm_parameters(b) for a, b in itertools.pairwise(widths)
     )
     return blocks + networks.linear_parameters(9 * maps, 10)
 
@@ -72,16 +72,16 @@ STATEMENTS = (
     Statement(
         id="CSM-conv2d",
         number="Table 7",
-        title="what Conv2d(3, 64, 3, 2) means",
-        claim="The layers are Conv2d(channels in, channels out, kernel, 2), four of them with a pooling each, then "
-        "Linear(576, 10) on 32x32 images.",
-        verdict=Verdict.CORRECTED,
-        correction="Read as PyTorch reads it, the 2 is a stride, and the image runs out. As padding it gives the printed "
-        "576 inputs: these networks use full cross-correlation, P = N - 1 = 2, for which the theory is exact.",
+        title="the networks use full cross-correlation",
+        claim="The last number of Conv2d(3, 64, 3, 2) is a padding, as the caption says: four such layers with a pooling "
+        "each leave 3x3 maps of a 32x32 image, the inputs of Linear(576, 10).",
+        verdict=Verdict.HOLDS,
         evidence=(printed_layers_are_padded_by_two,),
         mutations=(
             Mutation("proofs_checks.networks:side_after", "padding=padding", "padding=1"),
             Mutation("proofs_checks.networks:side_after", "stride=stride", "stride=1"),
         ),
+        note="PyTorch would read it as a stride, and the image would run out before the last block. As a padding it is "
+        "P = N - 1 = 2: for CNN1 and CNN2 the theory of full cross-correlation is exact.",
     ),
 )

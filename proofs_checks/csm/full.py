@@ -10,7 +10,7 @@ import numpy as np
 import convla
 from convla import identities
 from convla.testing import gamma
-from convla.typing import Array
+from convla.typing import Array, Padding
 from proofs_checks.bases import agree_on_all_bases, unit_kernels, vector_sizes
 from proofs_checks.draws import floats, for_all, integers, pairs_and_inputs
 from proofs_checks.statement import Kind, Mutation, Statement, Verdict, evidence
@@ -36,7 +36,7 @@ def definitions_on_the_bases(_: int) -> str:
     count = 0
     for n, m in vector_sizes(6, 10):
         kernels, inputs = unit_kernels(1, (n,)), unit_kernels(1, (m,))
-        ranges = {"full": range(m + n - 1)}
+        ranges: dict[Padding, range] = {"full": range(m + n - 1)}
         if m >= n:
             ranges["valid"] = range(n - 1, m)
         if n % 2:

@@ -13,7 +13,7 @@ from convla.typing import Array
 from proofs_checks.bases import agree_on_all_bases, quadratic_basis, unit_kernels, vector_sizes
 from proofs_checks.csm.full import INNER_PRODUCTS, PLANES, TABLE_SIZES, inner_product_bound
 from proofs_checks.draws import floats, for_all, pairs_and_inputs
-from proofs_checks.statement import Kind, Mutation, Statement, Unavailable, Verdict, evidence
+from proofs_checks.statement import Kind, Mutation, Statement, UnavailableError, Verdict, evidence
 
 __all__ = ["STATEMENTS"]
 
@@ -146,11 +146,11 @@ def _photograph_rows(rng: np.random.Generator, count: int, length: int) -> Array
     try:
         from sklearn.datasets import load_sample_images
     except ImportError:
-        raise Unavailable("rows of photographs need scikit-learn: pip install scikit-learn Pillow") from None
+        raise UnavailableError("rows of photographs need scikit-learn: pip install scikit-learn Pillow") from None
     try:
         images = [image.mean(axis=2) / 255.0 for image in load_sample_images().images]
     except ImportError:
-        raise Unavailable("scikit-learn reads its photographs with Pillow: pip install Pillow") from None
+        raise UnavailableError("scikit-learn reads its photographs with Pillow: pip install Pillow") from None
     rows = np.concatenate([image[:, start : start + length] for image in images for start in range(0, 500, length)])
     return np.asarray(rows[rng.integers(0, len(rows), count)])
 

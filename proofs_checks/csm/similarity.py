@@ -250,7 +250,7 @@ def least_similarity_by_taps(_: int) -> str:
     for taps in range(1, 17):
         pair = identities.least_similar_pair(taps, starts=8, sweeps=60)
         # Integers near the pair give a rational value: exact, so a true upper bound of the minimum.
-        k1, k2 = (np.array([int(round(v * 2**40)) for v in k], dtype=object) for k in pair)
+        k1, k2 = (np.array([round(v * 2**40) for v in k], dtype=object) for k in pair)
         products = identities.kernel_correlation(k1, k2)
         value = Fraction(int((products * products).sum()), int((k1 * k1).sum()) * int((k2 * k2).sum()))
         lower = identities.similarity_lower_bound(taps)
