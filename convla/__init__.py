@@ -2,6 +2,8 @@
 
 from convla.conv import convolve, cross_correlate, image_adjoint, kernel_adjoint
 from convla.geometry import ConvGeometry
+from convla.gradients import laplacian_smoothing, normalized_gradient, reweighted_gradient, sobolev_gradient
+from convla.initializers import delta_orthogonal_kernel, orthogonal_kernel
 from convla.operators import ConvOperator
 from convla.similarity import (
     convolutional_similarity,
@@ -35,6 +37,7 @@ __all__ = [
     "convolutional_similarity_gradient",
     "convolve",
     "cross_correlate",
+    "delta_orthogonal_kernel",
     "doubly_block_circulant",
     "doubly_block_toeplitz",
     "feature_map_gram",
@@ -45,6 +48,11 @@ __all__ = [
     "kernel_from_hwio",
     "kernel_similarity",
     "kernel_similarity_gradient",
+    "laplacian_smoothing",
+    "normalized_gradient",
+    "orthogonal_kernel",
+    "reweighted_gradient",
+    "sobolev_gradient",
     "toeplitz_matrix",
     "unvec",
     "vec",

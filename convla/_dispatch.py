@@ -24,6 +24,9 @@ ENGINES = ("auto", "reference", "numba", "cuda")
 
 KERNELS: dict[tuple[str, str], str] = {
     ("descend_pairs", "numba"): "convla.engines.numba_cpu:descend_pairs",
+    ("laplacian_smoothing", "numba"): "convla.engines.numba_gradients:laplacian_smoothing",
+    ("reweighted_gradient", "numba"): "convla.engines.numba_gradients:reweighted_gradient",
+    ("sobolev_gradient", "numba"): "convla.engines.numba_gradients:sobolev_gradient",
 }
 """Where each faster kernel lives, as "module:function"; its signature is its reference's, without `engine`."""
 
