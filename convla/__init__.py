@@ -3,6 +3,7 @@
 from convla.conv import convolve, cross_correlate, image_adjoint, kernel_adjoint
 from convla.geometry import ConvGeometry
 from convla.operators import ConvOperator
+from convla.penalties import penalty, penalty_gradient
 from convla.similarity import (
     convolutional_similarity,
     convolutional_similarity_gradient,
@@ -45,6 +46,8 @@ __all__ = [
     "kernel_from_hwio",
     "kernel_similarity",
     "kernel_similarity_gradient",
+    "penalty",
+    "penalty_gradient",
     "toeplitz_matrix",
     "unvec",
     "vec",
