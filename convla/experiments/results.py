@@ -7,6 +7,7 @@ import csv
 import json
 import os
 import tempfile
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -93,13 +94,13 @@ class ResultsFolder:
     def load(self, setting: Setting) -> Outcome | None:
         """Return what a setting left when it was run in this folder with this identity, or None."""
         try:
-            with np.load(self.path / self._run_file(setting), allow_pickle=False) as data:
+            with open(self.path / self._run_file(setting), "rb") as file, np.load(file, allow_pickle=False) as data:
                 if str(data["setting"]) != self._stamp(setting):
                     return None
                 return Outcome(**{field.name: data[field.name] for field in fields(Outcome)})
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise ResultsError(f"{self.path / self._run_file(setting)} is damaged ({error}): delete it") from error
 
     def write_csv(self, name: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:

@@ -134,7 +134,7 @@ def reproduce(request: Request, watcher: Watcher | None = None) -> Run:
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     run = reproduce(Request(targets=("table1",), repetitions=50, output=folder))
     >>> run.files, run.report.within(3.0)[1]
-    (['table1.csv'], 12)
+    (['table1.csv', 'conclusions.csv'], 12)
     """
     watcher = watcher or _Silence()
     folder = ResultsFolder(request.output, request.identity)
