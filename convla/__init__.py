@@ -4,6 +4,7 @@ from convla.conv import convolve, cross_correlate, image_adjoint, kernel_adjoint
 from convla.geometry import ConvGeometry
 from convla.operators import ConvOperator
 from convla.penalties import penalty, penalty_gradient
+from convla.penalty_descent import PenaltyDescent, Trace, minimize_penalty
 from convla.similarity import (
     convolutional_similarity,
     convolutional_similarity_gradient,
@@ -29,6 +30,8 @@ __version__ = "0.1.0"
 __all__ = [
     "ConvGeometry",
     "ConvOperator",
+    "PenaltyDescent",
+    "Trace",
     "__version__",
     "circulant_matrix",
     "convolution_matrix",
@@ -46,6 +49,7 @@ __all__ = [
     "kernel_from_hwio",
     "kernel_similarity",
     "kernel_similarity_gradient",
+    "minimize_penalty",
     "penalty",
     "penalty_gradient",
     "toeplitz_matrix",

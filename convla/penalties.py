@@ -17,12 +17,13 @@ from convla._validate import check_array, check_choice, check_real
 from convla.operators import ConvOperator, LinearMap
 from convla.toeplitz import unvec, vec
 from convla.tracking import DENSE_ENTRIES, extreme_triplets
-from convla.typing import Array, ArrayLike, Namespace
+from convla.typing import Array, ArrayLike
 
 __all__ = [
     "GRAMS",
     "ActivePairs",
     "active_pairs",
+    "cluster",
     "gram_map",
     "pair_gradient",
     "penalty",
@@ -238,7 +239,7 @@ def active_pairs(factor: LinearMap, alpha: float, *, cluster_rtol: float | None 
             ends.append(extreme_triplets(factor, min(4, columns // 2), "smallest"))
         squares = xp.concat([end.singular_values**2 for end in ends])
         right = xp.concat([vec(end.vectors, len(factor.domain_shape) - 1, order=factor.order) for end in ends])
-    value, signs, chosen, nulls = _cluster(squares, alpha, nulls, cluster_rtol, xp)
+    value, signs, chosen, nulls = cluster(squares, alpha, nulls, cluster_rtol)
     if not chosen.shape[0]:  # only null vectors are active
         empty = [xp.reshape(right[:0, 0], (0, *shape)) for shape in (factor.domain_shape, factor.range_shape)]
         return ActivePairs(value, signs, empty[0], empty[1], nulls)
@@ -260,10 +261,9 @@ def pair_gradient(operator: ConvOperator, gram: str, pairs: ActivePairs) -> Arra
     return operator.kernel_adjoint(pairs.vectors, scaled)
 
 
-def _cluster(
-    squares: Array, alpha: float, nulls: int, rtol: float | None, xp: Namespace
-) -> tuple[float, Array, Array, int]:
+def cluster(squares: Array, alpha: float, nulls: int, rtol: float | None) -> tuple[float, Array, Array, int]:
     """Return the penalty, the signs and places of the active squared singular values, and the active null vectors."""
+    xp = namespace(squares)
     if rtol is None:
         rtol = float(xp.finfo(squares.dtype).eps) ** 0.5
     distances = xp.abs(squares - alpha)
