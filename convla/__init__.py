@@ -5,6 +5,8 @@ from convla.geometry import ConvGeometry
 from convla.gradients import laplacian_smoothing, normalized_gradient, reweighted_gradient, sobolev_gradient
 from convla.initializers import delta_orthogonal_kernel, orthogonal_kernel
 from convla.operators import ConvOperator
+from convla.penalties import penalty, penalty_gradient
+from convla.penalty_descent import PenaltyDescent, Trace, minimize_penalty
 from convla.similarity import (
     convolutional_similarity,
     convolutional_similarity_gradient,
@@ -30,6 +32,8 @@ __version__ = "0.1.0"
 __all__ = [
     "ConvGeometry",
     "ConvOperator",
+    "PenaltyDescent",
+    "Trace",
     "__version__",
     "circulant_matrix",
     "convolution_matrix",
@@ -49,8 +53,11 @@ __all__ = [
     "kernel_similarity",
     "kernel_similarity_gradient",
     "laplacian_smoothing",
+    "minimize_penalty",
     "normalized_gradient",
     "orthogonal_kernel",
+    "penalty",
+    "penalty_gradient",
     "reweighted_gradient",
     "sobolev_gradient",
     "toeplitz_matrix",
