@@ -1,5 +1,6 @@
 """convla: the numerical linear algebra of convolutional layers."""
 
+from convla.bounds import SingularValueBounds, singular_value_bounds
 from convla.conv import convolve, cross_correlate, image_adjoint, kernel_adjoint
 from convla.geometry import ConvGeometry
 from convla.operators import ConvOperator
@@ -12,6 +13,7 @@ from convla.similarity import (
     kernel_similarity,
     kernel_similarity_gradient,
 )
+from convla.spectra import largest_singular_value, singular_values
 from convla.toeplitz import (
     circulant_matrix,
     convolution_matrix,
@@ -22,12 +24,15 @@ from convla.toeplitz import (
     unvec,
     vec,
 )
+from convla.triplets import SingularValues
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ConvGeometry",
     "ConvOperator",
+    "SingularValueBounds",
+    "SingularValues",
     "__version__",
     "circulant_matrix",
     "convolution_matrix",
@@ -45,6 +50,9 @@ __all__ = [
     "kernel_from_hwio",
     "kernel_similarity",
     "kernel_similarity_gradient",
+    "largest_singular_value",
+    "singular_value_bounds",
+    "singular_values",
     "toeplitz_matrix",
     "unvec",
     "vec",
