@@ -13,7 +13,7 @@ from convla.similarity import (
     kernel_similarity,
     kernel_similarity_gradient,
 )
-from convla.spectra import largest_singular_value, singular_values
+from convla.spectra import condition_number, largest_singular_value, singular_values, smallest_singular_value
 from convla.toeplitz import (
     circulant_matrix,
     convolution_matrix,
@@ -35,6 +35,7 @@ __all__ = [
     "SingularValues",
     "__version__",
     "circulant_matrix",
+    "condition_number",
     "convolution_matrix",
     "convolutional_similarity",
     "convolutional_similarity_gradient",
@@ -53,6 +54,7 @@ __all__ = [
     "largest_singular_value",
     "singular_value_bounds",
     "singular_values",
+    "smallest_singular_value",
     "toeplitz_matrix",
     "unvec",
     "vec",

@@ -21,6 +21,8 @@ __all__ = ["LanczosResult", "golub_kahan_lanczos"]
 
 FloatArray = np.ndarray[Any, np.dtype[np.float64]]
 
+_LARGEST_CLUSTER = 8  # of leading singular values that one quadratic error bound takes together
+
 
 @dataclass(frozen=True)
 class LanczosResult:
@@ -59,11 +61,12 @@ def golub_kahan_lanczos(
     rows: int,
     rtol: float,
     criterion: Literal["residual", "value"] = "residual",
+    which: Literal["largest", "smallest"] = "largest",
     basis_size: int,
     max_matvecs: int,
     rng: np.random.Generator,
 ) -> LanczosResult:
-    """Find the k largest singular triplets of M.
+    """Find the k largest, or smallest, singular triplets of M.
 
     Parameters
     ----------
@@ -75,9 +78,11 @@ def golub_kahan_lanczos(
     rows : int
         m.
     rtol : float
-        The tolerance, relative to the largest singular value.
+        The tolerance, relative to the largest of the k singular values, and at least a rounding error of the norm.
     criterion : {"residual", "value"}
         What has to be below the tolerance: the residual of every triplet, or the error bound of every value.
+    which : {"largest", "smallest"}
+        "smallest" takes M with no more columns than rows, and converges slowly unless they are well separated.
     basis_size : int
         How many vectors of either side are kept at most, at least k + 3 unless M is smaller.
     max_matvecs : int
@@ -110,7 +115,7 @@ def golub_kahan_lanczos(
     R. Mathias, Quadratic residual bounds for the Hermitian eigenvalue problem, SIAM J. Matrix Anal. Appl. 19 (1998)
     541-550.
     """
-    process = _Bidiagonalisation(matvec, rmatvec, start, rows, k, basis_size, rng)
+    process = _Bidiagonalisation(matvec, rmatvec, start, rows, k, basis_size, which, rng)
     limit = max(1, min(start.shape[0], rows))
     before: FloatArray | None = None  # the k largest before the last start from a fresh random vector
     since_restart = 0
@@ -127,7 +132,7 @@ def golub_kahan_lanczos(
         done = exhausted or (size >= k and ritz.converged(k, rtol, criterion))
         if done and k > 1 and not exhausted and (before is None or ritz.raised(before, rtol)):
             before = ritz.values[:k]
-            process.restart(ritz, keep=int(np.argmin(np.append(ritz.residuals <= rtol * ritz.values[0], False))))
+            process.restart(ritz, keep=int(np.argmin(np.append(ritz.residuals <= ritz.tolerance(rtol), False))))
             since_restart = 0
             continue
         if done or process.matvecs >= max_matvecs:
@@ -149,40 +154,46 @@ def golub_kahan_lanczos(
 
 @dataclass(frozen=True)
 class _Ritz:
-    """The singular value decomposition ``B = X diag(values) Y^T`` with the residuals that follow."""
+    """The decomposition ``B = X diag(values) Y^T``, the wanted end first, with the residuals that follow."""
 
     values: FloatArray
     x: FloatArray
     y: FloatArray
     residuals: FloatArray
+    rounding: float  # of the norm of B
+
+    def tolerance(self, rtol: float) -> float:
+        return max(rtol * float(self.values[0]), self.rounding)
 
     def errors(self) -> FloatArray:
         """Bound the error of every value, by its residual or by the quadratic bound of a leading cluster."""
-        squares = self.values**2
+        values = self.values
+        downwards = bool(values[0] >= values[-1])
         together = np.cumsum(self.residuals**2)
         bounds = self.residuals.copy()
-        for cluster in range(1, min(6, len(self.values))):
-            rest = (self.values[cluster] + self.residuals[cluster]) ** 2
-            gaps = squares[:cluster] - rest
-            inside = gaps > 0
-            quadratic = squares[0] * together[cluster - 1] / (2 * self.values[:cluster][inside] * gaps[inside])
+        for cluster in range(1, min(_LARGEST_CLUSTER + 1, len(values))):
+            rest = values[cluster] + (self.residuals[cluster] if downwards else -self.residuals[cluster])
+            gaps = (values[:cluster] ** 2 - rest**2) if downwards else (max(rest, 0.0) ** 2 - values[:cluster] ** 2)
+            inside = (gaps > 0) & (values[:cluster] > 0)
+            steepest = max(values[0], values[cluster - 1]) ** 2
+            quadratic = steepest * together[cluster - 1] / (2 * values[:cluster][inside] * gaps[inside])
             bounds[:cluster][inside] = np.minimum(bounds[:cluster][inside], quadratic)
         return bounds
 
     def converged(self, k: int, rtol: float, criterion: str) -> bool:
-        tolerance = rtol * self.values[0]
+        tolerance = self.tolerance(rtol)
         quantity = self.residuals if criterion == "residual" else self.errors()
         if not (quantity[:k] <= tolerance).all():
             return False
         if k == 1:
             return True
-        # No value that is still on its way up may be able to overtake the k-th.
-        overtaking = (self.values[k:] + self.residuals[k:] > self.values[k - 1]) & (quantity[k:] > tolerance)
-        return not overtaking.any()
+        # No value that is still on its way may be able to overtake the k-th.
+        distance = np.abs(self.values[k:] - self.values[k - 1])
+        return not ((self.residuals[k:] > distance) & (quantity[k:] > tolerance)).any()
 
     def raised(self, before: FloatArray, rtol: float) -> bool:
-        """Tell whether one of the leading values has grown since `before` by more than the tolerance."""
-        return bool((self.values[: len(before)] > before + rtol * self.values[0]).any())
+        """Tell whether one of the wanted values has moved on since `before` by more than the tolerance."""
+        return bool((np.abs(self.values[: len(before)] - before) > self.tolerance(rtol)).any())
 
 
 class _Bidiagonalisation:
@@ -196,8 +207,10 @@ class _Bidiagonalisation:
         rows: int,
         k: int,
         basis_size: int,
+        which: str,
         rng: np.random.Generator,
     ) -> None:
+        self._which = which
         self._matvec, self._rmatvec = matvec, rmatvec
         self._rng = rng
         xp = self._xp = namespace(start)
@@ -244,10 +257,12 @@ class _Bidiagonalisation:
         self._set_v(j + 1, back)
 
     def ritz(self) -> _Ritz:
-        """Return the singular value decomposition of B, values decreasing."""
+        """Return the singular value decomposition of B, the wanted end first."""
         size = self.size
         x, values, yt = np.linalg.svd(self._B[:size, :size])
-        return _Ritz(values, x, yt.T, self._beta * np.abs(x[-1, :]))
+        rounding = self._tiny * float(values[0])
+        end = slice(None, None, 1 if self._which == "largest" else -1)
+        return _Ritz(values[end], x[:, end], yt.T[:, end], self._beta * np.abs(x[-1, end]), rounding)
 
     def vectors(self, ritz: _Ritz, k: int) -> tuple[Array, Array]:
         """Return the first k Ritz vectors of either side, in rows."""

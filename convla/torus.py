@@ -105,8 +105,10 @@ def circular_singular_values(kernel: Array, geometry: ConvGeometry) -> FloatArra
     return np.sort(spectrum)[::-1][:rank_bound]
 
 
-def circular_triplets(kernel: Array, geometry: ConvGeometry, k: int) -> tuple[Array, FloatArray, Array]:
-    """Return the k largest singular triplets of a convolution on an exact circular lattice.
+def circular_triplets(
+    kernel: Array, geometry: ConvGeometry, k: int, *, smallest: bool = False
+) -> tuple[Array, FloatArray, Array]:
+    """Return the k largest, or smallest, singular triplets of a convolution on an exact circular lattice.
 
     Parameters
     ----------
@@ -115,12 +117,19 @@ def circular_triplets(kernel: Array, geometry: ConvGeometry, k: int) -> tuple[Ar
         With boundary "circular" and an exact `circular_lattice`.
     k : int
         At most the number of singular values that come from the symbol, ``prod(sizes) * groups * min(rows, columns)``.
+    smallest : bool
+        Of those that come from the symbol.
 
     Returns
     -------
     left : array of shape (k, *range_shape)
     values : numpy.ndarray of float64, shape (k,)
     right : array of shape (k, *domain_shape)
+
+    Raises
+    ------
+    ValueError
+        If k is larger than that.
     """
     lattice = circular_lattice(geometry)
     symbol = Symbol(kernel, geometry, stride=lattice.stride)
@@ -133,6 +142,9 @@ def circular_triplets(kernel: Array, geometry: ConvGeometry, k: int) -> tuple[Ar
         ],
         axis=1,
     )
+    available = int((values.shape[0] * values.shape[2] * weights).sum())
+    if k > available:
+        raise ValueError(f"k must be at most {available}, the singular values that come from the symbol, got {k}")
     inputs = [np.divmod(np.arange(n), g) for n, g in zip(geometry.image_shape, lattice.stride, strict=True)]
     masks = [[(rest == r) * 1.0 for (_, rest), r in zip(inputs, phase, strict=True)] for phase in symbol.phases]
     outputs = [
@@ -144,7 +156,7 @@ def circular_triplets(kernel: Array, geometry: ConvGeometry, k: int) -> tuple[Ar
     found: list[float] = []
     left: list[Array] = []
     right: list[Array] = []
-    order = np.argsort(values, axis=None)[::-1]
+    order = np.argsort(values, axis=None)[:: 1 if smallest else -1]
     for group, index, rank in zip(*np.unravel_index(order[:k], values.shape), strict=True):
         matrix = symbol.at(frequencies[index : index + 1])[int(group), 0, :, :]
         single = weights[index] == 1

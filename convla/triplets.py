@@ -22,7 +22,7 @@ from convla.typing import Array
 
 __all__ = ["SingularValues", "Status", "dense_triplets", "fourier_triplets", "lanczos_triplets", "structured_start"]
 
-Status = Literal["converged", "not converged"]
+Status = Literal["converged", "not converged", "rank deficient"]
 
 _BASIS_BYTES = 1 << 29  # both Lanczos bases together
 
@@ -43,9 +43,13 @@ class SingularValues:
         Estimates of the errors of the values; see Notes of `largest_singular_value`.
     matvecs : int
         Applications of the operator and of its transpose together; 0 for direct methods.
-    status : {"converged", "not converged"}
-    method : {"dense", "fourier", "lanczos", ...}
+    status : {"converged", "not converged", "rank deficient"}
+        "rank deficient" is said of a smallest singular value that cannot be told from 0 in float64 arithmetic.
+    method : {"dense", "fourier", "inverse", "lanczos"}
         What was run.
+    nullity : int
+        The least dimension of the null space of the operator that is known: the number of columns beyond the number of
+        rows of a wide one, and one more where the status is "rank deficient".
     """
 
     values: Array
@@ -56,6 +60,7 @@ class SingularValues:
     matvecs: int
     status: Status
     method: str
+    nullity: int = 0
 
     @property
     def value(self) -> float:
@@ -68,6 +73,8 @@ class SingularValues:
     @property
     def transposed(self) -> SingularValues:
         """The same for the transposed operator: left and right vectors change places."""
+        if self.right is None or self.left is None:
+            return self
         return replace(self, left=self.right, right=self.left)
 
 
@@ -94,13 +101,13 @@ def dense_triplets(operator: ConvOperator, k: int | None) -> SingularValues:
     return _direct_result(values[:k], left, right, residuals, operator, "dense")
 
 
-def fourier_triplets(operator: ConvOperator, k: int | None) -> SingularValues:
-    """Decompose the symbol at the torus's frequencies: all values, or the k largest triplets.
+def fourier_triplets(operator: ConvOperator, k: int | None, *, smallest: bool = False) -> SingularValues:
+    """Decompose the symbol at the torus's frequencies: all values, or the k largest, or smallest, triplets.
 
     Raises
     ------
     ValueError
-        Unless the boundary is circular and the outputs visit the torus evenly.
+        Unless the boundary is circular and the outputs visit the torus evenly, or if the symbol has not k values.
     """
     geometry = operator.geometry
     if geometry.boundary != "circular" or not circular_lattice(geometry).exact:
@@ -111,11 +118,11 @@ def fourier_triplets(operator: ConvOperator, k: int | None) -> SingularValues:
         )
     kernel = operator.kernel
     xp = namespace(kernel)
-    spectrum = circular_singular_values(kernel, geometry)
     if k is None:
+        spectrum = circular_singular_values(kernel, geometry)
         values = on_device_of(spectrum, kernel, xp, dtype=kernel.dtype)
         return _direct_result(values, None, None, None, operator, "fourier")
-    left, found, right = circular_triplets(kernel, geometry, k)
+    left, found, right = circular_triplets(kernel, geometry, k, smallest=smallest)
     values = on_device_of(found, kernel, xp, dtype=kernel.dtype)
     difference = operator.adjoint(left) - right * xp.reshape(values, (-1, *(1,) * (right.ndim - 1)))
     residuals = xp.linalg.vector_norm(difference, axis=tuple(range(1, right.ndim)))
@@ -149,6 +156,8 @@ def lanczos_triplets(
     start: Array,
     max_matvecs: int,
     rng: np.random.Generator,
+    *,
+    which: Literal["largest", "smallest"] = "largest",
 ) -> SingularValues:
     """Run `golub_kahan_lanczos` on an operator from an image; the arguments are the same."""
     xp = namespace(operator.kernel)
@@ -169,6 +178,7 @@ def lanczos_triplets(
         rows=max(rows, columns),
         rtol=rtol,
         criterion=criterion,
+        which=which,
         basis_size=min(max(3 * k, 60), max(2 * k + 4, 20, _BASIS_BYTES // (itemsize * (rows + columns)))),
         max_matvecs=max_matvecs,
         rng=rng,
