@@ -133,7 +133,7 @@ def singular_value_bounds(
             upper, above = min((upper, above), _entries_upper(scaled))
         if result is None:
             own = envelope.geometry is scaled.geometry and envelope.stride == scaled.geometry.stride
-            start = structured_start(scaled, generator, peaks[0] if own else None)
+            start = structured_start(scaled, generator, peaks if own else None)
             found = lanczos_triplets(scaled, 1, 1e-4, "value", start, max_matvecs, generator)
         else:
             found = result

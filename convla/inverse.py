@@ -10,6 +10,7 @@ import math
 from typing import Any
 
 import numpy as np
+from scipy.sparse.csgraph import structural_rank
 
 from convla._array import device_of, is_cupy, is_numpy, namespace, on_device_of, sparse_library
 from convla.lanczos import golub_kahan_lanczos
@@ -61,7 +62,7 @@ def smallest_by_inverse(
         An estimate of the error of the value, rounding included.
     matvecs : int
     converged : bool
-        Or None for all, where the factorisation meets a pivot that is exactly zero.
+        Or None for all, where the matrix is structurally singular, or a pivot is exactly zero.
 
     Notes
     -----
@@ -79,6 +80,9 @@ def smallest_by_inverse(
     wide = matrix.shape[0] < matrix.shape[1]
     tall = (matrix.T if wide else matrix).tocsc()
     rows, columns = tall.shape
+    # SuperLU does not notice every structural singularity, and then calls the BLAS with sizes out of range.
+    if is_numpy(operator.kernel) and structural_rank(matrix) < columns:
+        return None
     try:
         solve, solve_transposed = _solvers(tall, sparse, xp)
     except RuntimeError:  # SuperLU: "Factor is exactly singular"

@@ -100,8 +100,8 @@ def golub_kahan_lanczos(
     left singular vector of B. Some singular value lies within the residual of each Ritz value. Where the c leading
     Ritz values are separated from the rest of the spectrum, of which s bounds the largest, a quadratic bound is
     sharper: with ``rho`` the norm of their residuals together, ``sigma_i <= theta_i + theta_1^2 rho^2 / (2 theta_i
-    (theta_i^2 - s^2))``. As s the (c+1)-st Ritz value plus its own residual is taken, so this is an estimate where a
-    singular value hides from the whole Krylov space.
+    (theta_i^2 - s^2))``. As s the (c+1)-st Ritz value is taken, raised by its own residual or by 0.8 of the gap. So
+    this is an estimate: it fails where a singular value hides from the whole Krylov space.
 
     For k > 1, copies of a multiple singular value do hide from one Krylov space. So after convergence the search goes
     on from a random vector orthogonal to what was found, until that adds nothing to the k largest.
@@ -172,7 +172,9 @@ class _Ritz:
         together = np.cumsum(self.residuals**2)
         bounds = self.residuals.copy()
         for cluster in range(1, min(_LARGEST_CLUSTER + 1, len(values))):
-            rest = values[cluster] + (self.residuals[cluster] if downwards else -self.residuals[cluster])
+            # The next value is still on its way towards the cluster: by its residual, or by most of the gap.
+            way = min(self.residuals[cluster], 0.8 * abs(values[cluster - 1] - values[cluster]))
+            rest = values[cluster] + (way if downwards else -way)
             gaps = (values[:cluster] ** 2 - rest**2) if downwards else (max(rest, 0.0) ** 2 - values[:cluster] ** 2)
             inside = (gaps > 0) & (values[:cluster] > 0)
             steepest = max(values[0], values[cluster - 1]) ** 2

@@ -40,7 +40,7 @@ class SymbolPeak:
 
 
 def symbol_peaks(
-    symbol: Symbol, *, rng: np.random.Generator, candidates: int = 3, refinements: int = 6
+    symbol: Symbol, *, rng: np.random.Generator, candidates: int = 6, refinements: int = 4
 ) -> list[SymbolPeak]:
     """Find the largest of the symbol's maxima that a coarse grid shows, the best first.
 
@@ -59,7 +59,7 @@ def symbol_peaks(
     Returns
     -------
     list of SymbolPeak
-        Candidates that climbed to one maximum all stand for it.
+        Of candidates that climbed to one maximum only the best is kept.
 
     Notes
     -----
@@ -70,7 +70,7 @@ def symbol_peaks(
     frequencies, _ = torus_frequencies([4 * degree if degree else 1 for degree in symbol.degrees])
     matrices = symbol.at(frequencies)
     vectors = random_complex((*matrices.shape[:2], symbol.columns), symbol.kernel, rng)
-    values, vectors = power_steps(matrices, vectors, steps=5)
+    values, vectors = power_steps(matrices, vectors, steps=8)
     order = np.argsort(values, axis=None)[::-1][:candidates]
     peaks = []
     for group, index in zip(*np.unravel_index(order, values.shape), strict=True):
@@ -78,7 +78,19 @@ def symbol_peaks(
             float(values[group, index]), frequencies[index], vectors[int(group), int(index), :], int(group)
         )
         peaks.append(_refined(symbol, start, refinements))
-    return sorted(peaks, key=lambda peak: -peak.value)
+    peaks.sort(key=lambda peak: -peak.value)
+    distinct: list[SymbolPeak] = []
+    for peak in peaks:
+        if not any(_same_maximum(peak, other, symbol) for other in distinct):
+            distinct.append(peak)
+    return distinct
+
+
+def _same_maximum(a: SymbolPeak, b: SymbolPeak, symbol: Symbol) -> bool:
+    """Tell whether two frequencies, or one and the other's conjugate, are closer than a quarter of a period of f* f."""
+    reach = 0.5 * np.pi / np.maximum(symbol.degrees, 1)
+    distances = [np.abs((a.frequency - sign * b.frequency + np.pi) % (2 * np.pi) - np.pi) for sign in (1, -1)]
+    return a.group == b.group and any(bool((distance < reach).all()) for distance in distances)
 
 
 def power_steps(matrices: Array, vectors: Array, *, steps: int) -> tuple[FloatArray, Array]:

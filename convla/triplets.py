@@ -6,6 +6,7 @@ What each takes has its kernel scaled to entries of moderate size (`convla._scal
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -25,6 +26,11 @@ __all__ = ["SingularValues", "Status", "dense_triplets", "fourier_triplets", "la
 Status = Literal["converged", "not converged", "rank deficient"]
 
 _BASIS_BYTES = 1 << 29  # both Lanczos bases together
+
+# Of the parts of a start vector, next to the even plane wave of the symbol's best maximum.
+_ODD_WEIGHT = 0.3
+_LESSER_WEIGHT = 0.3
+_NOISE_WEIGHT = 0.05
 
 
 @dataclass(frozen=True)
@@ -196,19 +202,26 @@ def lanczos_triplets(
     return result if tall is operator else result.transposed
 
 
-def structured_start(operator: ConvOperator, rng: np.random.Generator, peak: SymbolPeak | None = None) -> Array:
+def structured_start(
+    operator: ConvOperator, rng: np.random.Generator, peaks: Sequence[SymbolPeak] | None = None
+) -> Array:
     """Return a start vector of the symbol's plane waves with a random part, which no symmetry of the kernel hides.
 
     Parameters
     ----------
     operator : ConvOperator
     rng : numpy.random.Generator
-    peak : SymbolPeak, optional
-        A maximum of the symbol's norm, if already known.
+    peaks : sequence of SymbolPeak, optional
+        Maxima of the symbol's norm, the best first, if already known.
 
     Returns
     -------
     array of shape (c_in, *image)
+
+    Notes
+    -----
+    The lesser maxima take part because the largest singular value may belong to any that is nearly as high: from the
+    best one alone the iteration can settle, with a small residual, on the second singular value.
     """
     geometry, kernel = operator.geometry, operator.kernel
     xp = namespace(kernel)
@@ -217,10 +230,12 @@ def structured_start(operator: ConvOperator, rng: np.random.Generator, peak: Sym
     # On few positions the search costs more than the convolutions it saves, and the edges, which it ignores, rule.
     if math.prod(4 * degree + 1 for degree in symbol.degrees) > math.prod(geometry.output_shape) / 2:
         return noise
-    if peak is None:
-        peak = symbol_peaks(symbol, rng=rng)[0]
-    even, odd = start_vectors(symbol, peak, geometry.image_shape, windowed=geometry.boundary != "circular")
-    return _unit(even) + 0.2 * _unit(odd) + 0.02 * noise
+    start = _NOISE_WEIGHT * noise
+    for rank, peak in enumerate(symbol_peaks(symbol, rng=rng) if peaks is None else peaks):
+        even, odd = start_vectors(symbol, peak, geometry.image_shape, windowed=geometry.boundary != "circular")
+        weight = 1.0 if rank == 0 else _LESSER_WEIGHT
+        start = start + weight * (_unit(even) + _ODD_WEIGHT * _unit(odd))
+    return start
 
 
 def _unit(array: Array) -> Array:
