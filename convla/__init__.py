@@ -1,5 +1,6 @@
 """convla: the numerical linear algebra of convolutional layers."""
 
+from convla.bounds import SingularValueBounds, singular_value_bounds
 from convla.conv import convolve, cross_correlate, image_adjoint, kernel_adjoint
 from convla.geometry import ConvGeometry
 from convla.gradients import laplacian_smoothing, normalized_gradient, reweighted_gradient, sobolev_gradient
@@ -16,6 +17,7 @@ from convla.similarity import (
     kernel_similarity,
     kernel_similarity_gradient,
 )
+from convla.spectra import condition_number, largest_singular_value, singular_values, smallest_singular_value
 from convla.toeplitz import (
     circulant_matrix,
     convolution_matrix,
@@ -26,6 +28,7 @@ from convla.toeplitz import (
     unvec,
     vec,
 )
+from convla.triplets import SingularValues
 
 __version__ = "0.1.0"
 
@@ -33,9 +36,12 @@ __all__ = [
     "ConvGeometry",
     "ConvOperator",
     "PenaltyDescent",
+    "SingularValueBounds",
+    "SingularValues",
     "Trace",
     "__version__",
     "circulant_matrix",
+    "condition_number",
     "convolution_matrix",
     "convolutional_similarity",
     "convolutional_similarity_gradient",
@@ -53,12 +59,16 @@ __all__ = [
     "kernel_similarity",
     "kernel_similarity_gradient",
     "laplacian_smoothing",
+    "largest_singular_value",
     "minimize_penalty",
     "normalized_gradient",
     "orthogonal_kernel",
     "penalty",
     "penalty_gradient",
     "reweighted_gradient",
+    "singular_value_bounds",
+    "singular_values",
+    "smallest_singular_value",
     "sobolev_gradient",
     "toeplitz_matrix",
     "unvec",
