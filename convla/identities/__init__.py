@@ -16,18 +16,34 @@ from convla.identities.kernel_similarity import (
     similarity_lower_bound,
     spectral_similarity,
 )
+from convla.identities.matrices import (
+    adjoint_kernel,
+    gram_kernel,
+    penalty_matrix_gradient,
+    penalty_of_singular_values,
+    scaled_penalty_minimum,
+    singular_value_enclosure,
+    singular_value_gradient,
+)
 
 __all__ = [
+    "adjoint_kernel",
     "autocorrelation",
     "correlation_inner_product",
     "feature_inner_product",
+    "gram_kernel",
     "input_energy",
     "kernel_correlation",
     "least_similar_pair",
     "off_centre_inner_product",
     "ordered_pair_similarity",
     "padding_error_terms",
+    "penalty_matrix_gradient",
+    "penalty_of_singular_values",
     "same_channel_similarity",
+    "scaled_penalty_minimum",
     "similarity_lower_bound",
+    "singular_value_enclosure",
+    "singular_value_gradient",
     "spectral_similarity",
 ]
