@@ -1,5 +1,5 @@
-"""Statements of this source."""
+"""RCK: the matrix of a convolution, and the penalty that steers its singular values."""
 
-from proofs_checks.statement import Statement
+from proofs_checks.rck import barrier, matrix, penalty
 
-STATEMENTS: tuple[Statement, ...] = ()
+STATEMENTS = (*matrix.STATEMENTS, *penalty.STATEMENTS, *barrier.STATEMENTS)

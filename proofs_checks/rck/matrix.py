@@ -1,0 +1,249 @@
+"""RCK Sections 1 and 2: the convolution, its matrix, and counting equations."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+
+import convla
+from convla import identities
+from convla.testing import gamma
+from convla.typing import Array
+from proofs_checks.bases import unit_kernels
+from proofs_checks.statement import Kind, Mutation, Statement, Verdict, evidence
+
+__all__ = ["STATEMENTS"]
+
+TOEPLITZ = "convla.toeplitz"
+MATRICES = "convla.identities.matrices"
+
+
+@evidence(Kind.PROOF, "all unit K and X: k <= 5, even k included, N <= 4; channels g, h <= 2 for k <= 3, N <= 3")
+def printed_convolution_on_the_bases(_: int) -> str:
+    sizes = [(k, n, 1, 1) for k in range(1, 6) for n in range(1, 5)]
+    sizes += [(k, n, g, h) for k in (1, 2, 3) for n in (2, 3) for g, h in ((2, 1), (1, 2), (2, 2))]
+    for k, n, g, h in sizes:
+        m = -(-k // 2)
+        inputs = unit_kernels(g, (n, n))
+        for p, q, d, c in itertools.product(range(1, k + 1), range(1, k + 1), range(g), range(h)):
+            printed = np.zeros((k, k, g, h), np.int64)
+            printed[p - 1, q - 1, d, c] = 1
+            features = convla.cross_correlate(inputs, convla.kernel_from_hwio(printed), padding="same")
+            # y[r, s, c] = x[r - m + p, s - m + q, d]: the image shifted, zeros moving in.
+            wanted = np.zeros((len(inputs), h, n, n), np.int64)
+            for r, s in itertools.product(range(n), range(n)):
+                i, j = r - m + p, s - m + q
+                if 0 <= i < n and 0 <= j < n:
+                    wanted[:, c, r, s] = inputs[:, d, i, j]
+            assert np.array_equal(features, wanted), f"k = {k}, N = {n}, g = {g}, h = {h}, entry {(p, q, d, c)}"
+    return f"{len(sizes)} sizes"
+
+
+def _printed_matrix(kernel: Array, n: int) -> Array:
+    """Lay out Eq. (2.1) and its blocks as printed: block A_{-1} right of the diagonal holds the kernel's third row."""
+    blocks = {}
+    for offset, row in ((1, 0), (0, 1), (-1, 2)):
+        blocks[offset] = sum(np.eye(n, k=q - 1, dtype=kernel.dtype) * kernel[row, q] for q in range(3))
+    zero = np.zeros((n, n), kernel.dtype)
+    return np.block([[blocks.get(i - j, zero) for j in range(n)] for i in range(n)])
+
+
+@evidence(Kind.PROOF, "all unit 3x3 kernels, every N <= 6: rows stacked")
+def printed_blocks_stack_rows(_: int) -> str:
+    for n in range(1, 7):
+        for kernel in unit_kernels(1, (3, 3))[:, 0]:
+            shipped = convla.doubly_block_toeplitz(kernel, (n, n), "same", order="C")
+            assert np.array_equal(shipped, _printed_matrix(kernel, n)), f"N = {n}, K = {kernel.tolist()}"
+    return "6 sizes, 9 unit kernels each"
+
+
+@evidence(Kind.PROOF, "all unit 3x3 kernels, every N <= 6: columns stacked needs K transposed; the two are permutations")
+def stacking_columns_transposes_the_kernel(_: int) -> str:
+    for n in range(1, 7):
+        swap = np.arange(n * n).reshape(n, n).T.ravel()
+        for kernel in unit_kernels(1, (3, 3))[:, 0]:
+            columns = convla.doubly_block_toeplitz(kernel, (n, n), "same", order="F")
+            assert np.array_equal(columns, _printed_matrix(kernel.T, n)), f"N = {n}, K = {kernel.tolist()}"
+            rows = convla.doubly_block_toeplitz(kernel, (n, n), "same", order="C")
+            assert np.array_equal(columns, rows[np.ix_(swap, swap)]), "a symmetric permutation: same singular values"
+    return "6 sizes, 9 unit kernels each"
+
+
+@evidence(Kind.COUNTEREXAMPLE, "N = 2: the unit kernel with k_12 = 1")
+def printed_blocks_do_not_stack_columns(_: int) -> str:
+    kernel = np.zeros((3, 3), np.int64)
+    kernel[0, 1] = 1
+    x = np.array([[1, 2], [3, 4]])
+    y = convla.cross_correlate(x[None], kernel[None, None], padding="same")[0]
+    product = _printed_matrix(kernel, 2) @ x.ravel(order="F")
+    assert y.ravel(order="F").tolist() == [0, 1, 0, 2]
+    assert product.tolist() == [0, 0, 1, 3]
+    return "M vec(X) = (0, 0, 1, 3) where vec(Y) = (0, 1, 0, 2)"
+
+
+@evidence(Kind.PROOF, "all unit kernels and inputs, g, h <= 3, k <= 3, N <= 3, with vec() as printed")
+def block_matrix_on_the_bases(_: int) -> str:
+    for g, h, k, n in itertools.product((1, 2, 3), (1, 2, 3), (1, 2, 3), (1, 3)):
+        for kernel in unit_kernels(g * h, (k, k)).reshape(-1, h, g, k, k):
+            operator = convla.ConvOperator(kernel, (n, n), padding="same", order="F")
+            blocks = [[convla.doubly_block_toeplitz(kernel[c, d], (n, n), "same", order="F") for d in range(g)] for c in range(h)]
+            assert np.array_equal(operator.to_dense(), np.block(blocks)), f"g = {g}, h = {h}, k = {k}, N = {n}"
+        inputs = unit_kernels(g, (n, n))
+        printed = np.stack([np.concatenate([plane.T.ravel() for plane in x]) for x in inputs], axis=1)
+        features = operator.apply(inputs)
+        stacked = np.stack([np.concatenate([plane.T.ravel() for plane in y]) for y in features], axis=1)
+        assert np.array_equal(operator.to_dense() @ printed, stacked), f"vec: g = {g}, h = {h}, k = {k}, N = {n}"
+    return "54 sizes"
+
+
+@evidence(Kind.PROOF, "g <= 4, h <= 4, k <= 3, N <= 4: entries of M^T M on and above its diagonal; entries of K")
+def equations_and_unknowns(_: int) -> str:
+    for g, h, k, n in itertools.product(range(1, 5), range(1, 5), (1, 2, 3), range(1, 5)):
+        operator = convla.ConvOperator(np.ones((h, g, k, k), np.int64), (n, n))
+        columns = operator.shape[1]
+        assert np.triu_indices(columns)[0].size == g * n**2 * (g * n**2 + 1) // 2
+        assert operator.kernel.size == k**2 * g * h
+    return "192 sizes"
+
+
+@evidence(Kind.COUNTEREXAMPLE, "h >= g, every N <= 8: an orthonormal matrix of channels at the centre tap")
+def delta_kernels_are_orthogonal(_: int) -> str:
+    centre = np.zeros((3, 3), np.int64)
+    centre[1, 1] = 1
+    for n in range(1, 9):
+        operator = convla.ConvOperator(centre[None, None], (n, n))
+        assert np.array_equal(operator.T @ (operator @ np.eye(n * n, dtype=np.int64)), np.eye(n * n)), n
+    for h, g, n in ((2, 2, 4), (6, 3, 5), (3, 1, 6)):
+        matrix = convla.ConvOperator(convla.delta_orthogonal_kernel((h, g, 3, 3), rng=0), (n, n)).to_dense()
+        error = np.abs(matrix.T @ matrix - np.eye(g * n * n)).max()
+        assert error <= gamma(40 * h * g, np.float64), f"h = {h}, g = {g}, N = {n}: off by {error}"
+    return "K = (0 0 0; 0 1 0; 0 0 0) gives M^T M = I at every N: 1 parameter against N^2 (N^2 + 1) / 2 equations"
+
+
+@evidence(Kind.PROPERTY, "one channel, periodic, k = N <= 7: kernels whose DFT has moduli 1, and one that has not")
+def periodic_full_size_kernels(examples: int) -> str:
+    rng = np.random.default_rng(0)
+    for n, _draw in itertools.product(range(1, 8), range(max(1, examples // 10))):
+        spectrum = np.fft.fft2(rng.standard_normal((n, n)))
+        kernel = np.real(np.fft.ifft2(spectrum / np.abs(spectrum)))
+        matrix = convla.doubly_block_circulant(kernel, (n, n))
+        error = np.abs(matrix.T @ matrix - np.eye(n * n)).max()
+        assert error <= gamma(100 * n * n + 200, np.float64), f"N = {n}: off by {error}"
+        values = np.linalg.svd(convla.doubly_block_circulant(np.real(np.fft.ifft2(spectrum)), (n, n)), compute_uv=False)
+        moduli = np.sort(np.abs(spectrum).ravel())[::-1]
+        assert np.abs(values - moduli).max() <= gamma(100 * n * n + 200, np.float64) * n * moduli[0], f"N = {n}"
+    return "singular values are the moduli of the kernel's DFT"
+
+
+@evidence(Kind.PROOF, "all unit kernels, odd k <= 5, channels (3, 1) and (2, 2), N <= 4; and (low, high) exchanged for even k")
+def swapped_and_flipped_is_the_transpose(_: int) -> str:
+    for (h, g), k, n in itertools.product(((3, 1), (2, 2)), (1, 2, 3, 4, 5), (2, 4)):
+        low, high = (k - 1) // 2, k // 2
+        for kernel in unit_kernels(h * g, (k, k)).reshape(-1, h, g, k, k):
+            matrix = convla.ConvOperator(kernel, (n, n)).to_dense()
+            padding = [(k - 1 - low, k - 1 - high)] * 2
+            other = convla.ConvOperator(identities.adjoint_kernel(kernel), (n, n), padding=padding).to_dense()
+            assert np.array_equal(other, matrix.T), f"h = {h}, g = {g}, k = {k}, N = {n}"
+    return "20 sizes"
+
+
+STATEMENTS = (
+    Statement(
+        id="RCK-1.1",
+        number="Eqs. (1.1), (1.2)",
+        title="same-size convolution",
+        claim=r"$y_{r,s,c} = \sum_d\sum_{p,q} x_{r-m+p,\,s-m+q,\,d}\,k_{p,q,d,c}$ with $m = \lceil k/2\rceil$ and zeros "
+        r"outside the image is cross-correlation with same padding, for even $k$ too.",
+        verdict=Verdict.HOLDS,
+        evidence=(printed_convolution_on_the_bases,),
+        mutations=(
+            Mutation("convla.geometry:_resolve_padding", "((k - 1) // 2, k // 2)", "(k // 2, (k - 1) // 2)"),
+            Mutation("convla.geometry:_resolve_padding", "((k - 1) // 2, k // 2)", "(k // 2 + 1, k // 2)"),
+        ),
+        note="It pads m - 1 before and k - m after each axis.",
+    ),
+    Statement(
+        id="RCK-2.1",
+        number="Eq. (2.1)",
+        title="the doubly block Toeplitz matrix",
+        claim=r"$\mathrm{vec}(Y) = M\,\mathrm{vec}(X)$, vec stacking columns, with $M$ block Toeplitz of blocks $A_1$, "
+        r"$A_0$, $A_{-1}$, the Toeplitz matrices of the first, second and third row of $K$.",
+        verdict=Verdict.CORRECTED,
+        correction="The printed blocks are those of row stacking. For vec() that stacks columns read K transposed, or make "
+        "the blocks of K's columns. Singular values are the same.",
+        evidence=(
+            printed_blocks_stack_rows,
+            stacking_columns_transposes_the_kernel,
+            printed_blocks_do_not_stack_columns,
+        ),
+        mutations=(
+            Mutation(f"{TOEPLITZ}:doubly_block_toeplitz", '_plane_matrix(kernel, image_shape, padding, "zero"', '_plane_matrix(kernel, image_shape, padding, "circular"'),
+            Mutation(f"{TOEPLITZ}:doubly_block_toeplitz", '"zero", order, format', '"zero", "C", format'),
+        ),
+    ),
+    Statement(
+        id="RCK-2.4",
+        number="Eq. (2.4)",
+        title="the matrix of several channels",
+        claim=r"$\mathbb{M} = [M_{(c)(d)}]$ with $M_{(c)(d)}$ the matrix of $K_{:,:,d,c}$, and vec stacking channel after "
+        r"channel.",
+        verdict=Verdict.HOLDS,
+        evidence=(block_matrix_on_the_bases,),
+        mutations=(
+            Mutation(f"{TOEPLITZ}:doubly_block_toeplitz", '"zero", order, format', '"zero", "C", format'),
+        ),
+        note="With M of each plane as corrected in RCK-2.1.",
+    ),
+    Statement(
+        id="RCK-count",
+        number="Section 1",
+        title="equations and unknowns of an orthogonal convolution",
+        claim=r"$M^T M = I$ is $gN^2(gN^2+1)/2$ equations for $k^2gh$ parameters.",
+        verdict=Verdict.HOLDS,
+        evidence=(equations_and_unknowns,),
+        mutations=(Mutation("convla.operators:LinearMap.shape", "math.prod(self.domain_shape)", "math.prod(self.domain_shape) + 1"),),
+    ),
+    Statement(
+        id="RCK-delta",
+        number="Section 1",
+        title="whether small kernels can be orthogonal",
+        claim=r"With $k \ll N$, $M^T M = I$ is impossible in general; an orthogonal $M$ is known for periodic one-channel "
+        r"convolution with $k = N$.",
+        verdict=Verdict.REFUTED,
+        counterexample="The kernel that is 1 at its centre and 0 elsewhere gives M = I at every N; with h >= g any matrix of "
+        "channels with orthonormal columns at the centre tap gives M^T M = I.",
+        evidence=(delta_kernels_are_orthogonal,),
+        mutations=(
+            Mutation("convla.geometry:_resolve_padding", "((k - 1) // 2, k // 2)", "(k // 2 + 1, k // 2 - 1)"),
+        ),
+        note="Counting does not decide: the equations are far from independent. For h < g it is impossible, because M^T M "
+        "is singular (RCK-barrier).",
+    ),
+    Statement(
+        id="RCK-periodic",
+        number="Section 1",
+        title="orthogonal periodic convolutions",
+        claim=r"For one-channel periodic convolution with $k = N$, $M$ is diagonal after discrete Fourier transforms, so it "
+        r"is orthogonal exactly if the transform of $K$ has moduli 1.",
+        verdict=Verdict.HOLDS,
+        evidence=(periodic_full_size_kernels,),
+        mutations=(
+            Mutation(f"{TOEPLITZ}:doubly_block_circulant", '"circular"', '"zero"'),
+        ),
+    ),
+    Statement(
+        id="RCK-dual",
+        number="Example 1, Figure 3.1",
+        title="kernels 3x3x3x1 and 3x3x1x3",
+        claim="A kernel with its channels swapped and its taps flipped has the transposed matrix, for same padding and odd "
+        "k: the same singular values, but another penalty, because M^T M becomes M M^T.",
+        verdict=Verdict.HOLDS,
+        evidence=(swapped_and_flipped_is_the_transpose,),
+        mutations=(
+            Mutation(f"{MATRICES}:adjoint_kernel", "return flip_kernel(xp", "return (xp"),
+            Mutation(f"{MATRICES}:adjoint_kernel", "(1, 0, *range", "(0, 1, *range"),
+        ),
+        note="For even k the padding before and after each axis change places.",
+    ),
+)
