@@ -1,5 +1,6 @@
 """Both sides, and the error terms, of the identities of the ledger, as functions of kernels and inputs."""
 
+from convla.identities.asymptotics import norm_from_symbol
 from convla.identities.inner_products import (
     autocorrelation,
     correlation_inner_product,
@@ -35,6 +36,7 @@ __all__ = [
     "input_energy",
     "kernel_correlation",
     "least_similar_pair",
+    "norm_from_symbol",
     "off_centre_inner_product",
     "ordered_pair_similarity",
     "padding_error_terms",

@@ -84,8 +84,7 @@ def gram_kernel(kernel: ArrayLike) -> Array:
     xp = namespace(kernel)
     kernel = check_kernel(kernel, xp)
     own = [kernel_correlation(filter_[None, ...], filter_[None, ...], stacks=True)[0, 0, ...] for filter_ in kernel]
-    # Row c of M^T M reads image channel d at distance t where both meet one output: taps n + t of c and n of d.
-    return xp.permute_dims(sum(own[1:], start=own[0]), (1, 0, *range(2, kernel.ndim)))
+    return sum(own[1:], start=own[0])
 
 
 def penalty_of_singular_values(values: ArrayLike, alpha: float, columns: int) -> float:

@@ -38,7 +38,9 @@ def penalty_is_at_least_alpha(examples: int) -> str:
     return f"{floor} of {examples} on the floor"
 
 
-@evidence(Kind.COUNTEREXAMPLE, "3x3x3x1 kernel, 15x15 image, alpha = 5 and 10: Algorithm 2.1 as printed, true values beside")
+@evidence(
+    Kind.COUNTEREXAMPLE, "3x3x3x1 kernel, 15x15 image, alpha = 5 and 10: Algorithm 2.1 as printed, true values beside"
+)
 def tracked_value_dips_below_the_true_one(_: int) -> str:
     found = []
     for alpha in (5.0, 10.0):

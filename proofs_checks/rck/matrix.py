@@ -58,7 +58,9 @@ def printed_blocks_stack_rows(_: int) -> str:
     return "6 sizes, 9 unit kernels each"
 
 
-@evidence(Kind.PROOF, "all unit 3x3 kernels, every N <= 6: columns stacked needs K transposed; the two are permutations")
+@evidence(
+    Kind.PROOF, "all unit 3x3 kernels, every N <= 6: columns stacked needs K transposed; the two are permutations"
+)
 def stacking_columns_transposes_the_kernel(_: int) -> str:
     for n in range(1, 7):
         swap = np.arange(n * n).reshape(n, n).T.ravel()
@@ -87,7 +89,10 @@ def block_matrix_on_the_bases(_: int) -> str:
     for g, h, k, n in itertools.product((1, 2, 3), (1, 2, 3), (1, 2, 3), (1, 3)):
         for kernel in unit_kernels(g * h, (k, k)).reshape(-1, h, g, k, k):
             operator = convla.ConvOperator(kernel, (n, n), padding="same", order="F")
-            blocks = [[convla.doubly_block_toeplitz(kernel[c, d], (n, n), "same", order="F") for d in range(g)] for c in range(h)]
+            blocks = [
+                [convla.doubly_block_toeplitz(kernel[c, d], (n, n), "same", order="F") for d in range(g)]
+                for c in range(h)
+            ]
             assert np.array_equal(operator.to_dense(), np.block(blocks)), f"g = {g}, h = {h}, k = {k}, N = {n}"
         inputs = unit_kernels(g, (n, n))
         printed = np.stack([np.concatenate([plane.T.ravel() for plane in x]) for x in inputs], axis=1)
@@ -136,7 +141,9 @@ def periodic_full_size_kernels(examples: int) -> str:
     return "singular values are the moduli of the kernel's DFT"
 
 
-@evidence(Kind.PROOF, "all unit kernels, odd k <= 5, channels (3, 1) and (2, 2), N <= 4; and (low, high) exchanged for even k")
+@evidence(
+    Kind.PROOF, "all unit kernels, odd k <= 5, channels (3, 1) and (2, 2), N <= 4; and (low, high) exchanged for even k"
+)
 def swapped_and_flipped_is_the_transpose(_: int) -> str:
     for (h, g), k, n in itertools.product(((3, 1), (2, 2)), (1, 2, 3, 4, 5), (2, 4)):
         low, high = (k - 1) // 2, k // 2
@@ -178,7 +185,11 @@ STATEMENTS = (
             printed_blocks_do_not_stack_columns,
         ),
         mutations=(
-            Mutation(f"{TOEPLITZ}:doubly_block_toeplitz", '_plane_matrix(kernel, image_shape, padding, "zero"', '_plane_matrix(kernel, image_shape, padding, "circular"'),
+            Mutation(
+                f"{TOEPLITZ}:doubly_block_toeplitz",
+                '_plane_matrix(kernel, image_shape, padding, "zero"',
+                '_plane_matrix(kernel, image_shape, padding, "circular"',
+            ),
             Mutation(f"{TOEPLITZ}:doubly_block_toeplitz", '"zero", order, format', '"zero", "C", format'),
         ),
     ),
@@ -190,9 +201,7 @@ STATEMENTS = (
         r"channel.",
         verdict=Verdict.HOLDS,
         evidence=(block_matrix_on_the_bases,),
-        mutations=(
-            Mutation(f"{TOEPLITZ}:doubly_block_toeplitz", '"zero", order, format', '"zero", "C", format'),
-        ),
+        mutations=(Mutation(f"{TOEPLITZ}:doubly_block_toeplitz", '"zero", order, format', '"zero", "C", format'),),
         note="With M of each plane as corrected in RCK-2.1.",
     ),
     Statement(
@@ -202,7 +211,11 @@ STATEMENTS = (
         claim=r"$M^T M = I$ is $gN^2(gN^2+1)/2$ equations for $k^2gh$ parameters.",
         verdict=Verdict.HOLDS,
         evidence=(equations_and_unknowns,),
-        mutations=(Mutation("convla.operators:LinearMap.shape", "math.prod(self.domain_shape)", "math.prod(self.domain_shape) + 1"),),
+        mutations=(
+            Mutation(
+                "convla.operators:LinearMap.shape", "math.prod(self.domain_shape)", "math.prod(self.domain_shape) + 1"
+            ),
+        ),
     ),
     Statement(
         id="RCK-delta",
@@ -214,9 +227,7 @@ STATEMENTS = (
         counterexample="The kernel that is 1 at its centre and 0 elsewhere gives M = I at every N; with h >= g any matrix of "
         "channels with orthonormal columns at the centre tap gives M^T M = I.",
         evidence=(delta_kernels_are_orthogonal,),
-        mutations=(
-            Mutation("convla.geometry:_resolve_padding", "((k - 1) // 2, k // 2)", "(k // 2 + 1, k // 2 - 1)"),
-        ),
+        mutations=(Mutation("convla.geometry:_resolve_padding", "((k - 1) // 2, k // 2)", "(k // 2 + 1, k // 2 - 1)"),),
         note="Counting does not decide: the equations are far from independent. For h < g it is impossible, because M^T M "
         "is singular (RCK-barrier).",
     ),
@@ -228,9 +239,7 @@ STATEMENTS = (
         r"is orthogonal exactly if the transform of $K$ has moduli 1.",
         verdict=Verdict.HOLDS,
         evidence=(periodic_full_size_kernels,),
-        mutations=(
-            Mutation(f"{TOEPLITZ}:doubly_block_circulant", '"circular"', '"zero"'),
-        ),
+        mutations=(Mutation(f"{TOEPLITZ}:doubly_block_circulant", '"circular"', '"zero"'),),
     ),
     Statement(
         id="RCK-dual",

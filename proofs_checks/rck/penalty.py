@@ -74,7 +74,9 @@ def edges_of_the_enclosure(_: int) -> str:
     assert float(convla.penalty(two, 3.2)) == 0.7999999999999998 == 4 - 3.2
     assert math.isclose(upper, 2.0, rel_tol=1e-15), "at R = t alpha the bound is attained: the premise must be strict"
     assert lower < 2.0
-    assert identities.singular_value_enclosure(3.0, 1.0) == (0.0, math.sqrt(6.0), math.inf), "t = 1: nothing of sigma_min"
+    assert identities.singular_value_enclosure(3.0, 1.0) == (0.0, math.sqrt(6.0), math.inf), (
+        "t = 1: nothing of sigma_min"
+    )
     wide = convla.ConvOperator(np.array([[[1.0], [0.5]]]), (3,))
     assert float(convla.penalty(wide, 1.0)) >= 1.0, "for a wide M no t <= 1 meets the premise"
     return "the bounds are sharp; t = 1 bounds no condition number; a wide M never meets the premise"
@@ -261,8 +263,14 @@ STATEMENTS = (
         evidence=(penalty_encloses_singular_values, penalty_is_the_larger_end, edges_of_the_enclosure),
         mutations=(
             Mutation(f"{MATRICES}:singular_value_enclosure", "math.sqrt((1 + t) * alpha)", "math.sqrt(alpha)"),
-            Mutation(f"{MATRICES}:penalty_of_singular_values", "columns > values.shape[0]", "columns < values.shape[0]"),
-            Mutation(f"{MATRICES}:singular_value_enclosure", "return math.sqrt((1 - t) * alpha)", "return math.sqrt((1 + t) * alpha)"),
+            Mutation(
+                f"{MATRICES}:penalty_of_singular_values", "columns > values.shape[0]", "columns < values.shape[0]"
+            ),
+            Mutation(
+                f"{MATRICES}:singular_value_enclosure",
+                "return math.sqrt((1 - t) * alpha)",
+                "return math.sqrt((1 + t) * alpha)",
+            ),
         ),
         note="Sharp, and void at t = 1 for the condition number, and for wide M, which never meets the premise "
         "(RCK-barrier). The proof's eigenvalues are n, of an n x n matrix, where m is printed.",
@@ -275,9 +283,7 @@ STATEMENTS = (
         r"condition number $\kappa$ of $M$, at the $c$ where both ends are equally far from $\alpha$.",
         verdict=Verdict.HOLDS,
         evidence=(scaling_turns_the_penalty_into_the_condition_number,),
-        mutations=(
-            Mutation(f"{MATRICES}:scaled_penalty_minimum", "(square + 1)", "square"),
-        ),
+        mutations=(Mutation(f"{MATRICES}:scaled_penalty_minimum", "(square + 1)", "square"),),
         note="The source says that reducing the penalty is equivalent, up to a scaling, to reducing the condition number; "
         "this is the formula behind it, for at least as many rows as columns.",
     ),
@@ -291,7 +297,9 @@ STATEMENTS = (
         correction='A is printed as m x m with "n >= p"; it is m x n. The value has to be positive as well as simple.',
         evidence=(singular_value_derivative, no_derivative_where_not_simple),
         mutations=(
-            Mutation(f"{MATRICES}:singular_value_gradient", "left[:, index], right[index]", "left[:, index], -right[index]"),
+            Mutation(
+                f"{MATRICES}:singular_value_gradient", "left[:, index], right[index]", "left[:, index], -right[index]"
+            ),
             Mutation(f"{MATRICES}:singular_value_gradient", "left[:, index], right[index]", "left[:, 0], right[0]"),
         ),
     ),
@@ -334,8 +342,6 @@ STATEMENTS = (
         correction="Only where the singular value is simple: where both ends are equally far from alpha, which is where the "
         "descent settles (SPEC-balance), u and v may be orthogonal.",
         evidence=(left_vector_is_plus_or_minus_the_right, balanced_ends_have_other_vectors),
-        mutations=(
-            Mutation(f"{PENALTIES}:pair_gradient", "2.0 * pairs.signs", "2.0 * abs(pairs.signs)"),
-        ),
+        mutations=(Mutation(f"{PENALTIES}:pair_gradient", "2.0 * pairs.signs", "2.0 * abs(pairs.signs)"),),
     ),
 )

@@ -1,5 +1,5 @@
-"""Statements of this source."""
+"""SPEC: singular values of zero-padded convolutions."""
 
-from proofs_checks.statement import Statement
+from proofs_checks.spec import limits, submatrices
 
-STATEMENTS: tuple[Statement, ...] = ()
+STATEMENTS = (*submatrices.STATEMENTS, *limits.STATEMENTS)
