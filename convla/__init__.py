@@ -5,6 +5,7 @@ from convla.geometry import ConvGeometry
 from convla.gradients import laplacian_smoothing, normalized_gradient, reweighted_gradient, sobolev_gradient
 from convla.initializers import delta_orthogonal_kernel, orthogonal_kernel
 from convla.operators import ConvOperator
+from convla.orthonormal import orthonormalize, orthonormalize_operator
 from convla.similarity import (
     convolutional_similarity,
     convolutional_similarity_gradient,
@@ -51,6 +52,8 @@ __all__ = [
     "laplacian_smoothing",
     "normalized_gradient",
     "orthogonal_kernel",
+    "orthonormalize",
+    "orthonormalize_operator",
     "reweighted_gradient",
     "sobolev_gradient",
     "toeplitz_matrix",
