@@ -6,6 +6,7 @@ from convla.geometry import ConvGeometry
 from convla.gradients import laplacian_smoothing, normalized_gradient, reweighted_gradient, sobolev_gradient
 from convla.initializers import delta_orthogonal_kernel, orthogonal_kernel
 from convla.operators import ConvOperator
+from convla.orthonormal import orthonormalize, orthonormalize_operator
 from convla.penalties import penalty, penalty_gradient
 from convla.penalty_descent import PenaltyDescent, Trace, minimize_penalty
 from convla.similarity import (
@@ -63,6 +64,8 @@ __all__ = [
     "minimize_penalty",
     "normalized_gradient",
     "orthogonal_kernel",
+    "orthonormalize",
+    "orthonormalize_operator",
     "penalty",
     "penalty_gradient",
     "reweighted_gradient",

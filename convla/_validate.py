@@ -71,7 +71,9 @@ def check_array(
     return array
 
 
-def check_floating(name: str, value: ArrayLike, xp: Namespace, *, min_ndim: int = 0, axes: str = "") -> Array:
+def check_floating(
+    name: str, value: ArrayLike, xp: Namespace, *, min_ndim: int = 0, axes: str = "", finite: bool = True
+) -> Array:
     """Return `value` as a float32 or float64 array, checked as by `check_array`; integers become float64.
 
     Half precision is refused, not promoted in silence: its sums would need a result of another dtype.
@@ -83,7 +85,7 @@ def check_floating(name: str, value: ArrayLike, xp: Namespace, *, min_ndim: int 
     ShapeError, ValueError
         As for `check_array`.
     """
-    array = as_float_array(check_array(name, value, xp, min_ndim=min_ndim, axes=axes), xp)
+    array = as_float_array(check_array(name, value, xp, min_ndim=min_ndim, axes=axes, finite=finite), xp)
     if array.dtype not in (xp.float32, xp.float64):
         raise TypeError(f"{name} must hold float32, float64 or integers, got dtype {array.dtype}")
     return array

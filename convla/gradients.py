@@ -11,7 +11,9 @@ from fractions import Fraction
 from numbers import Rational
 from typing import Any
 
-from convla._array import accumulation_dtype, is_exact, namespace, on_device_of
+import numpy as np
+
+from convla._array import accumulation_dtype, all_finite, is_exact, namespace, on_device_of
 from convla._dispatch import accelerated
 from convla._validate import check_array, check_choice, check_floating, check_integer, check_real
 from convla.errors import ShapeError
@@ -74,7 +76,9 @@ def reweighted_gradient(
     xp = namespace(gradient)
     gradient, blocks = _check_gradient(gradient, axis, xp, exact=True)
     weight = _check_lam(lam, gradient)
-    return xp.reshape(_reweight(blocks, weight, engine=engine), tuple(gradient.shape))
+    with np.errstate(invalid="ignore"):
+        result = _reweight(blocks, weight, engine=engine)
+    return _finite(result, gradient, xp)
 
 
 def sobolev_gradient(
@@ -151,7 +155,9 @@ def sobolev_gradient(
     if share < 0:
         raise ValueError(f"blend must be at least 0, got {blend}")
     solve = _sobolev if discretization == "circulant" else _sobolev_riemann
-    return xp.reshape(solve(blocks, weight, share, engine=engine), tuple(gradient.shape))
+    with np.errstate(invalid="ignore"):
+        result = solve(blocks, weight, share, engine=engine)
+    return _finite(result, gradient, xp)
 
 
 def laplacian_smoothing(
@@ -210,6 +216,7 @@ def laplacian_smoothing(
     """
     xp = namespace(gradient)
     gradient, blocks = _check_gradient(gradient, axis, xp, exact=False)
+    check_array("gradient", gradient, xp)
     sigma = check_real("sigma", sigma, minimum=0.0)
     check_choice("method", method, ("auto", "sweeps", "fft"))
     if method == "auto":
@@ -340,10 +347,13 @@ def _smooth_by_fft(blocks: Array, sigma: float, xp: Namespace) -> Array:
 
 
 def _check_gradient(value: ArrayLike, axis: int | None, xp: Namespace, *, exact: bool) -> tuple[Array, Array]:
-    """Return the gradient, and its view (outer, n, inner) whose middle axis is `axis`, or holds all entries."""
-    gradient = check_array("gradient", value, xp, min_ndim=1, axes="(c_out, c_in, *kernel)")
+    """Return the gradient, and its view (outer, n, inner) whose middle axis is `axis`, or holds all entries.
+
+    Its entries may be NaN or infinite.
+    """
+    gradient = check_array("gradient", value, xp, min_ndim=1, axes="(c_out, c_in, *kernel)", finite=False)
     if not (exact and gradient.dtype == object):
-        gradient = check_floating("gradient", gradient, xp)
+        gradient = check_floating("gradient", gradient, xp, finite=False)
     shape = tuple(gradient.shape)
     if axis is None:
         return gradient, xp.reshape(gradient, (1, -1, 1))
@@ -352,6 +362,17 @@ def _check_gradient(value: ArrayLike, axis: int | None, xp: Namespace, *, exact:
         raise ShapeError(f"axis must be between {-len(shape)} and {len(shape) - 1} for shape {shape}, got {axis}")
     axis %= len(shape)
     return gradient, xp.reshape(gradient, (math.prod(shape[:axis]), shape[axis], math.prod(shape[axis + 1 :])))
+
+
+def _finite(result: Array, gradient: Array, xp: Namespace) -> Array:
+    """Return a result (outer, n, inner) in the gradient's shape, unless the gradient holds NaN or infinity.
+
+    This saves a pass over the data: the mean of a line is in each of its entries, so one NaN or infinity in a line makes
+    its first entry one.
+    """
+    if not all_finite(result[:, 0, :], xp):
+        check_array("gradient", gradient, xp)
+    return xp.reshape(result, tuple(gradient.shape))
 
 
 def _keeps(weight: object, gradient: Array) -> bool:

@@ -87,9 +87,10 @@ def orthogonal_kernel(
     check_choice("method", method, ("haar", "svd"))
     rows, columns = size[0], math.prod(size[1:])
     short, long = sorted((rows, columns))
+    kind = _check_dtype(dtype)
     gaussian = np.random.default_rng(rng).standard_normal((short, long))
-    frame = _haar_rows(gaussian) if method == "haar" else np.linalg.svd(gaussian, full_matrices=False)[2]
-    return _as_kernel(gain * (frame if rows <= columns else frame.T), size, dtype, like)
+    frame = _haar_rows(gaussian, kind) if method == "haar" else np.linalg.svd(gaussian, full_matrices=False)[2]
+    return _as_kernel(gain * (frame if rows <= columns else frame.T), size, kind, like)
 
 
 def delta_orthogonal_kernel(
@@ -148,10 +149,10 @@ def delta_orthogonal_kernel(
     # The tap that same padding lays on the output's own position.
     centre: tuple[Any, ...] = (..., *((k - 1) // 2 for k in size[2:]))
     kernel[centre] = orthogonal_kernel(size[:2], gain=gain, rng=rng)
-    return _as_kernel(kernel, size, dtype, like)
+    return _as_kernel(kernel, size, _check_dtype(dtype), like)
 
 
-def _haar_rows(gaussian: FloatArray) -> FloatArray:
+def _haar_rows(gaussian: FloatArray, kind: Any) -> FloatArray:
     """Return the Q of the factorisation gaussian = L Q with L lower triangular, its diagonal positive.
 
     That Q is unique, and uniform because the Gaussian's distribution is invariant under rotations from the right; the
@@ -159,8 +160,12 @@ def _haar_rows(gaussian: FloatArray) -> FloatArray:
     """
     short, long = gaussian.shape
     if short >= CHOLESKY_ROWS and long >= CHOLESKY_RATIO * short:
-        factor = np.linalg.cholesky(gaussian @ gaussian.T)
-        return np.asarray(scipy.linalg.solve_triangular(factor, gaussian, lower=True, check_finite=False))
+        factor = np.linalg.cholesky(gaussian @ gaussian.T).astype(kind, copy=False)
+        # At such a condition number, dividing in the kernel's own dtype costs little more than rounding to it.
+        divided = scipy.linalg.solve_triangular(
+            factor, gaussian.astype(kind, copy=False), lower=True, check_finite=False
+        )
+        return np.asarray(divided)
     q, r = np.linalg.qr(gaussian.T)
     return np.ascontiguousarray((q * np.where(np.diagonal(r) < 0, -1.0, 1.0)).T)
 
@@ -175,13 +180,17 @@ def _check_shape(shape: Sequence[int], least: int, wanted: str) -> tuple[int, ..
     return size
 
 
-def _as_kernel(values: FloatArray, shape: tuple[int, ...], dtype: Any, like: Array | None) -> Array:
+def _check_dtype(dtype: Any) -> np.dtype[Any]:
     try:
-        kind = np.dtype(dtype)
+        kind: np.dtype[Any] = np.dtype(dtype)
     except TypeError:
         raise TypeError(f"dtype must be float32 or float64, got {dtype!r}") from None
     if kind not in (np.float32, np.float64):
         raise TypeError(f"dtype must be float32 or float64, got {kind}")
+    return kind
+
+
+def _as_kernel(values: FloatArray, shape: tuple[int, ...], kind: np.dtype[Any], like: Array | None) -> Array:
     kernel = values.reshape(shape).astype(kind, copy=False)
     if like is None:
         return kernel

@@ -311,6 +311,24 @@ def test_auto_smooths_by_fft_where_nothing_is_compiled() -> None:
     assert bool(array_api_strict.all(gradients.laplacian_smoothing(f, 2.0) == expected))
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("engine", ["reference", "numba"])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_one_bad_entry_anywhere_is_found(bad: float, engine: Any, dtype: Any) -> None:
+    for index in np.ndindex(6, 3):
+        f = _draw((6, 3), dtype)
+        f[index] = bad
+        for call in (
+            lambda x: convla.reweighted_gradient(x, 2.0, engine=engine),
+            lambda x: convla.reweighted_gradient(x, 1.0, axis=1, engine=engine),
+            lambda x: convla.sobolev_gradient(x, 2.0, axis=None, engine=engine),
+            lambda x: convla.sobolev_gradient(x, 2.0, discretization="riemann"),
+            lambda x: convla.laplacian_smoothing(x, 0.0, method="sweeps", engine=engine),
+        ):
+            with pytest.raises(ValueError, match="gradient must be finite"):
+                call(f)
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
