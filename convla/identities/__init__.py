@@ -1,6 +1,11 @@
 """Both sides, and the error terms, of the identities of the ledger, as functions of kernels and inputs."""
 
 from convla.identities.asymptotics import norm_from_symbol
+from convla.identities.channel_metrics import (
+    reweighted_inner_product,
+    sobolev_greens_function,
+    sobolev_inner_product,
+)
 from convla.identities.inner_products import (
     autocorrelation,
     correlation_inner_product,
@@ -42,10 +47,13 @@ __all__ = [
     "padding_error_terms",
     "penalty_matrix_gradient",
     "penalty_of_singular_values",
+    "reweighted_inner_product",
     "same_channel_similarity",
     "scaled_penalty_minimum",
     "similarity_lower_bound",
     "singular_value_enclosure",
     "singular_value_gradient",
+    "sobolev_greens_function",
+    "sobolev_inner_product",
     "spectral_similarity",
 ]

@@ -1,5 +1,5 @@
-"""Statements of this source."""
+"""CDG: channel-directed gradients."""
 
-from proofs_checks.statement import Statement
+from proofs_checks.cdg import greens, metrics
 
-STATEMENTS: tuple[Statement, ...] = ()
+STATEMENTS = (*metrics.STATEMENTS, *greens.STATEMENTS)

@@ -1,5 +1,147 @@
-"""Statements of this source."""
+"""OIC: orthogonal initialisation of convolutional layers."""
 
-from proofs_checks.statement import Statement
+from __future__ import annotations
 
-STATEMENTS: tuple[Statement, ...] = ()
+import itertools
+import math
+
+import numpy as np
+
+import convla
+from convla.testing import gamma
+from proofs_checks.statement import Kind, Mutation, Statement, Verdict, evidence
+
+__all__ = ["STATEMENTS"]
+
+INITIALIZERS = "convla.initializers"
+SHAPES = ((1, 1, 3), (2, 3, 3), (4, 2, 3), (2, 1, 3, 3), (4, 4, 3, 3), (3, 2, 2, 3), (6, 1, 2, 2), (64, 32, 3, 3))
+
+
+@evidence(Kind.PROPERTY, "both methods, eight shapes up to the source's 64x32x3x3, wide and tall: U U^T = I")
+def filters_are_orthonormal(examples: int) -> str:
+    count = 0
+    for shape, method in itertools.product(SHAPES, ("haar", "svd")):
+        for seed in range(max(1, examples // 25)):
+            rows = convla.orthogonal_kernel(shape, method=method, rng=seed).reshape(shape[0], -1)
+            if rows.shape[0] > rows.shape[1]:
+                rows = rows.T
+            error = np.abs(rows @ rows.T - np.eye(len(rows))).max()
+            assert error <= gamma(100 * rows.shape[1] + 1000, np.float64) * 10, (shape, method, seed, error)
+            count += 1
+    return f"{count} kernels"
+
+
+@evidence(Kind.PROPERTY, "square matrices of weights up to 6x6: norms of random vectors")
+def dense_layers_preserve_norms(examples: int) -> str:
+    rng = np.random.default_rng(0)
+    for seed in range(examples):
+        side = 1 + seed % 6
+        weights, x = convla.orthogonal_kernel((side, side), rng=seed), rng.standard_normal(side)
+        assert math.isclose(np.linalg.norm(weights @ x), np.linalg.norm(x), rel_tol=1e-13), (weights, x)
+    return f"{examples} dense layers"
+
+
+@evidence(Kind.COUNTEREXAMPLE, "one filter (1, 1, 1) / sqrt 3 and (1, 1) / sqrt 2, X constant and alternating")
+def orthonormal_filters_stretch_and_shrink(_: int) -> str:
+    long = convla.ConvOperator(np.ones((1, 1, 3)) / math.sqrt(3), (64,))
+    stretched = np.linalg.norm(long @ np.ones(64)) / 8
+    assert stretched > 1.7, stretched
+    short = convla.ConvOperator(np.ones((1, 1, 2)) / math.sqrt(2), (63,), padding="valid")
+    shrunk = np.linalg.norm(short @ np.array([(-1.0) ** i for i in range(63)]))
+    assert shrunk == 0.0, shrunk
+    return f"norms grow by {stretched:.3f} and vanish"
+
+
+@evidence(
+    Kind.PROPERTY, "random orthonormal filters, 1-D and 2-D, stride 1, every padding: at most the root of the taps"
+)
+def norm_is_at_most_the_root_of_the_taps(examples: int) -> str:
+    largest = {}
+    for shape in SHAPES[:-1]:
+        taps = math.prod(shape[2:])
+        for seed, padding in itertools.product(range(max(1, examples // 10)), ("full", "same", "valid")):
+            kernel = convla.orthogonal_kernel(shape, rng=seed)
+            operator = convla.ConvOperator(kernel, (6,) * (len(shape) - 2), padding=padding)
+            norm = float(np.linalg.norm(operator.to_dense(), 2))
+            assert norm <= math.sqrt(taps) * (1 + 1e-12), (shape, seed, padding, norm)
+            largest[shape] = max(largest.get(shape, 0.0), norm / math.sqrt(taps))
+    return ", ".join(f"{'x'.join(map(str, shape))}: {share:.2f}" for shape, share in largest.items()) + " of the bound"
+
+
+@evidence(
+    Kind.COUNTEREXAMPLE,
+    "the kernel of k x k equal entries 1 / k on n x n images, n = 4 .. 32: the bound k is approached",
+)
+def bound_is_sharp(_: int) -> str:
+    found = []
+    for n in (4, 8, 16, 32):
+        operator = convla.ConvOperator(np.full((1, 1, 3, 3), 1 / 3), (n, n))
+        norm = float(convla.largest_singular_value(operator).value)
+        wanted = (1 + 2 * math.cos(math.pi / (n + 1))) ** 2 / 3
+        assert abs(norm - wanted) < 1e-8, (n, norm, wanted)
+        found.append(norm)
+    assert 2.98 < found[-1] < 3
+    return f"sigma_max = {', '.join(f'{value:.4f}' for value in found)}, towards k = 3"
+
+
+@evidence(
+    Kind.MEASUREMENT, "random orthonormal filters, same padding, 8x8 images: both ends; and delta-orthogonal kernels"
+)
+def singular_values_of_initial_layers(_: int) -> str:
+    found = []
+    for shape in ((2, 1, 3, 3), (4, 4, 3, 3), (9, 1, 3, 3)):
+        values = np.linalg.svd(
+            convla.ConvOperator(convla.orthogonal_kernel(shape, rng=0), (8, 8)).to_dense(), compute_uv=False
+        )
+        assert values[0] > 1.2, f"{shape}: sigma_max = {values[0]}"
+        assert values[0] / values[-1] > 1.5, f"{shape}: {values[0]}, {values[-1]}"
+        found.append(f"{'x'.join(map(str, shape))}: {values[0]:.2f}, {values[-1]:.2g}")
+        delta = convla.ConvOperator(convla.delta_orthogonal_kernel((4, 2, *shape[2:]), rng=0), (8, 8)).to_dense()
+        isometry = np.linalg.svd(delta, compute_uv=False)
+        assert np.abs(isometry - 1).max() < gamma(4000, np.float64), isometry
+    return "sigma_max, sigma_min: " + "; ".join(found) + "; delta-orthogonal: 1, 1"
+
+
+STATEMENTS = (
+    Statement(
+        id="OIC-rows",
+        number="Implementation",
+        title="orthonormal weight vectors from a singular value decomposition",
+        claim=r"The rows of $V^T$ in $X = U\Sigma V^T$, $X$ Gaussian of $m$ rows and $nk^2$ columns, are orthonormal weight "
+        r"vectors.",
+        verdict=Verdict.HOLDS,
+        evidence=(filters_are_orthonormal,),
+        mutations=(Mutation(f"{INITIALIZERS}:orthogonal_kernel", "gain * (frame", "1.01 * gain * (frame"),),
+        note="For at most as many filters as taps; with more, the columns are orthonormal.",
+    ),
+    Statement(
+        id="OIC-dense",
+        number="Introduction",
+        title="an orthogonal matrix preserves the norm",
+        claim=r"$\|Wx\| = \|x\|$ for the $m \times m$ orthogonal matrix of a dense layer.",
+        verdict=Verdict.HOLDS,
+        evidence=(dense_layers_preserve_norms,),
+        mutations=(Mutation(f"{INITIALIZERS}:orthogonal_kernel", "gain * (frame", "1.01 * gain * (frame"),),
+    ),
+    Statement(
+        id="OIC-norm",
+        number="Convolutional Layers",
+        title="orthonormal weight vectors and the norm of the convolutional layer",
+        claim="With orthonormal weight vectors the convolutional layer keeps the norm, as a dense layer does.",
+        verdict=Verdict.REFUTED,
+        counterexample="One filter (1, 1, 1) / sqrt 3 stretches a constant signal by almost sqrt 3; (1, 1) / sqrt 2 maps the "
+        r"alternating one to 0. What holds is $\sigma_{\max}(M) \le k$, the root of the number of taps, for stride 1 and "
+        "k x k filters, and no smaller bound does.",
+        evidence=(
+            orthonormal_filters_stretch_and_shrink,
+            norm_is_at_most_the_root_of_the_taps,
+            bound_is_sharp,
+            singular_values_of_initial_layers,
+        ),
+        mutations=(
+            Mutation(f"{INITIALIZERS}:delta_orthogonal_kernel", "gain=gain", "gain=2.0 * gain"),
+            Mutation(f"{INITIALIZERS}:delta_orthogonal_kernel", "(k - 1) // 2 for", "0 for"),
+        ),
+        note="The matrix of filters is an isometry, the layer is not. Delta-orthogonal kernels make the layer one.",
+    ),
+)

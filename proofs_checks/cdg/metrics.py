@@ -1,0 +1,206 @@
+"""CDG Section 2: the metrics, their gradients, the printed code, descent, and permutations of channels."""
+
+from __future__ import annotations
+
+import itertools
+from fractions import Fraction
+
+import numpy as np
+
+import convla
+from convla import identities
+from convla.typing import Array
+from proofs_checks.draws import for_all, integers, layers
+from proofs_checks.statement import Kind, Mutation, Statement, Verdict, evidence
+
+__all__ = ["STATEMENTS", "WEIGHTS", "fractions"]
+
+GRADIENTS = "convla.gradients"
+METRICS = "convla.identities.channel_metrics"
+
+WEIGHTS = (Fraction(1, 7), Fraction(1), Fraction(5, 2))
+"""Both sides are a + b lambda + c / lambda in the weight: three values of it decide."""
+
+
+def fractions(values: object) -> Array:
+    """Return integers as an object array of Fractions."""
+    array = np.asarray(values)
+    result = np.empty(array.shape, dtype=object)
+    result.ravel()[:] = [Fraction(int(v)) for v in array.ravel()]
+    return result
+
+
+@evidence(Kind.PROOF, "all unit f and k, O <= 8 output and 1 or 2 other channels, three lambdas: exact fractions")
+def reweighted_gradient_on_the_bases(_: int) -> str:
+    return _gradients_on_the_bases(convla.reweighted_gradient, identities.reweighted_inner_product)
+
+
+@evidence(Kind.PROOF, "all unit f and k, O <= 8 output and 1 or 2 other channels, three lambdas: exact fractions")
+def sobolev_gradient_on_the_bases(_: int) -> str:
+    return _gradients_on_the_bases(convla.sobolev_gradient, identities.sobolev_inner_product)
+
+
+def _gradients_on_the_bases(transform, metric) -> str:  # type: ignore[no-untyped-def]
+    """Assert <O transform(f), k> in the metric = sum of f k, for all unit f and k."""
+    count = 0
+    for outputs, others, lam in itertools.product(range(1, 9), (1, 2), WEIGHTS):
+        basis = fractions(np.eye(outputs * others, dtype=int)).reshape(-1, outputs, others)
+        for f in basis:
+            gradient = outputs * transform(f, lam)
+            for k in basis:
+                value = metric(gradient, k, lam)
+                assert isinstance(value, Fraction), "not exact"
+                assert value == (f * k).sum(), f"O = {outputs}, lambda = {lam}, f = {f.tolist()}, k = {k.tolist()}"
+                count += 1
+    return f"{count} equalities of fractions"
+
+
+@evidence(Kind.COUNTEREXAMPLE, "O = 2, f = k = (1, 1), any lambda")
+def equation_8_lacks_the_factor(_: int) -> str:
+    f = fractions([[1], [1]])
+    value = identities.reweighted_inner_product(convla.reweighted_gradient(f, Fraction(3)), f, Fraction(3))
+    assert (value, (f * f).sum()) == (1, 2)
+    return f"in metric (4) the inner product with Eq. (8) is {value}, the directional derivative 2"
+
+
+def _figure_3(gradient: Array, lam: Fraction) -> Array:
+    """Return what the printed line computes: the gradient plus lambda times its mean over output channels."""
+    return gradient + lam * (gradient.sum(axis=0, keepdims=True) / gradient.shape[0])
+
+
+@evidence(Kind.PROOF, "all unit f, O <= 8, three lambdas: exact fractions")
+def printed_code_is_a_reparametrisation(_: int) -> str:
+    for outputs, lam in itertools.product(range(1, 9), WEIGHTS):
+        for f in fractions(np.eye(outputs, dtype=int))[:, :, None]:
+            assert (_figure_3(f, lam) == (1 + lam) * convla.reweighted_gradient(f, 1 + lam)).all(), (outputs, lam)
+    return "24 pairs (O, lambda)"
+
+
+@evidence(Kind.COUNTEREXAMPLE, "O = 2, f = (1, 0), lambda = 1")
+def printed_code_at_the_same_weight(_: int) -> str:
+    f = fractions([[1], [0]])
+    code, equation = _figure_3(f, Fraction(1)).ravel(), convla.reweighted_gradient(f, Fraction(1)).ravel()
+    assert equation.tolist() == [1, 0]
+    assert code.tolist() == [Fraction(3, 2), Fraction(1, 2)]
+    assert code[0] * equation[1] != code[1] * equation[0], "not even proportional"
+    return "the code gives (3/2, 1/2), Eq. (8) gives f itself"
+
+
+@evidence(Kind.PROPERTY, "integer gradients of layers, exact fractions: the derivative along minus the gradient")
+def gradients_descend(examples: int) -> str:
+    pairs = (
+        (convla.reweighted_gradient, identities.reweighted_inner_product),
+        (convla.sobolev_gradient, identities.sobolev_inner_product),
+    )
+
+    def check(f: Array) -> None:
+        f = fractions(f)
+        for (transform, metric), lam in itertools.product(pairs, WEIGHTS):
+            gradient = f.shape[0] * transform(f, lam)
+            change = -(f * gradient).sum()
+            assert change == -metric(gradient, gradient, lam), (f.tolist(), lam)
+            assert change < 0 or not f.any(), (f.tolist(), lam)
+
+    return for_all(examples, layers(integers, axes=2), check)
+
+
+@evidence(Kind.PROOF, "all permutations of O <= 5 channels, a generic f: exact fractions")
+def reweighting_commutes_with_permutations(_: int) -> str:
+    count = 0
+    for outputs in range(1, 6):
+        f = fractions([[3**i, (-2) ** i] for i in range(outputs)])
+        for order in itertools.permutations(range(outputs)):
+            permuted = convla.reweighted_gradient(f[list(order)], Fraction(3))
+            assert (permuted == convla.reweighted_gradient(f, Fraction(3))[list(order)]).all(), order
+            count += 1
+    return f"{count} permutations"
+
+
+@evidence(Kind.COUNTEREXAMPLE, "O = 4, f = (1, 0, 0, 0), the last two channels of three exchanged")
+def sobolev_depends_on_the_order(_: int) -> str:
+    f, order = fractions([[1], [0], [0], [0]]), [0, 2, 1, 3]
+    first = convla.sobolev_gradient(f[order], Fraction(1, 16)).ravel().tolist()
+    second = convla.sobolev_gradient(f, Fraction(1, 16))[order].ravel().tolist()
+    assert first != second, "it commutes with this permutation"
+    for shift in range(4):
+        rolled = convla.sobolev_gradient(np.roll(f, shift, axis=0), Fraction(1, 16))
+        assert (rolled == np.roll(convla.sobolev_gradient(f, Fraction(1, 16)), shift, axis=0)).all(), "cyclic shifts"
+    return f"{[str(v) for v in first]} is not {[str(v) for v in second]}; cyclic shifts commute"
+
+
+STATEMENTS = (
+    Statement(
+        id="CDG-4",
+        number="Eqs. (3), (4), (8)",
+        title="the gradient in the re-weighted metric",
+        claim=r"The gradient for $\langle k_1, k_2\rangle = \langle \bar k_1, \bar k_2\rangle + \frac{\lambda}{O}\langle "
+        r"k_1-\bar k_1, k_2-\bar k_2\rangle$ is $\bar f + \frac1\lambda(f-\bar f)$.",
+        verdict=Verdict.CORRECTED,
+        correction="It is O times that, O the number of output channels: Eq. (4) divides by O, the Euclidean Eq. (3) does "
+        "not. The learning rate absorbs the factor, but it differs between layers.",
+        evidence=(reweighted_gradient_on_the_bases, equation_8_lacks_the_factor),
+        mutations=(
+            Mutation(f"{METRICS}:reweighted_inner_product", "/ k1.shape[0]", ""),
+            Mutation(f"{GRADIENTS}:_reweight", "(wide - mean) / lam", "wide / lam"),
+        ),
+    ),
+    Statement(
+        id="CDG-6",
+        number="Eqs. (6), (8)",
+        title="the gradient in the Sobolev metric",
+        claim=r"The gradient $g$ for $\langle \bar k_1, \bar k_2\rangle + \lambda O\langle \partial_o k_1, \partial_o "
+        r"k_2\rangle$ solves $f = \bar g - \lambda O^2 \partial_o^2 g$, periodic.",
+        verdict=Verdict.CORRECTED,
+        correction="Up to the same factor O. Shown for the difference of neighbouring channels in place of the derivative.",
+        evidence=(sobolev_gradient_on_the_bases,),
+        mutations=(
+            Mutation(f"{METRICS}:sobolev_inner_product", "lam * k1.shape[0]", "lam"),
+            Mutation(f"{GRADIENTS}:_sobolev", "(lam * n * n)", "(lam * n)"),
+            Mutation(f"{METRICS}:sobolev_inner_product", "np.roll(k, -1, axis=0) - k", "np.roll(k, -1, axis=0) + k"),
+        ),
+    ),
+    Statement(
+        id="CDG-fig3",
+        number="Figure 3",
+        title="the printed code for the re-weighted gradient",
+        claim=r"$f + \lambda\bar f$, the printed code, is Eq. (8).",
+        verdict=Verdict.CORRECTED,
+        correction="It is 1 + lambda times Eq. (8) with 1 + lambda for lambda. So lambda = 0 is plain gradient descent in the "
+        "code and in Figure 6, and lambda = 1 in Eq. (8).",
+        evidence=(printed_code_is_a_reparametrisation, printed_code_at_the_same_weight),
+        mutations=(
+            Mutation("proofs_checks.cdg.metrics:_figure_3", "+ lam *", "+ 2 * lam *"),
+            Mutation(f"{GRADIENTS}:_reweight", "(wide - mean) / lam", "(wide - mean) * lam"),
+        ),
+    ),
+    Statement(
+        id="CDG-descent",
+        number="Section 2.1",
+        title="every gradient is a direction of descent",
+        claim=r"$df\cdot(-\nabla f) = -\|\nabla f\|^2 < 0$ in the metric of the gradient.",
+        verdict=Verdict.HOLDS,
+        evidence=(gradients_descend,),
+        mutations=(
+            Mutation(f"{GRADIENTS}:_reweight", "mean + (wide", "mean - (wide"),
+            Mutation(f"{GRADIENTS}:_sobolev", "smooth = mean +", "smooth = mean -"),
+        ),
+        note="With the factor O of CDG-4; without it the change is the squared norm divided by O.",
+    ),
+    Statement(
+        id="CDG-perm",
+        number="ours",
+        title="the order of the channels",
+        claim=r"The re-weighted gradient commutes with every permutation of output channels, the Sobolev gradient does not.",
+        verdict=Verdict.HOLDS,
+        evidence=(reweighting_commutes_with_permutations, sobolev_depends_on_the_order),
+        mutations=(
+            Mutation(f"{GRADIENTS}:_reweight", "mean = _mean(wide, xp)", "mean = wide[:, :1, :]"),
+            Mutation(
+                f"{GRADIENTS}:_sobolev",
+                "smooth = mean + (values - _mean(values, xp)) / (lam * n * n)",
+                "smooth = mean + wide / lam",
+            ),
+        ),
+        note="The order of channels is arbitrary, as the source says; the Sobolev gradient imposes one, up to cyclic shifts.",
+    ),
+)
