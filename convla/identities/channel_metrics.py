@@ -75,7 +75,7 @@ def sobolev_inner_product(k1: ArrayLike, k2: ArrayLike, lam: float | Rational) -
     return (mean1 * mean2).sum() + lam * k1.shape[0] * (slopes1 * slopes2).sum()
 
 
-def sobolev_greens_function(place: ArrayLike, lam: float | Rational) -> Any:
+def sobolev_greens_function(place: ArrayLike, lam: Any) -> Any:
     """Return K(o), the periodic Green's function of ``g -> mean(g) - lambda g''`` on [0, 1].
 
     Parameters

@@ -126,12 +126,12 @@ def printed_lines_of_the_appendix_fail(_: int) -> str:
     one, third = Fraction(1), Fraction(1, 6)  # the double integral of o - s over 0 < s < o < 1 is 1/6
     g0 = _value(_three_integrals([one], one), Fraction(0))
     assert g0 == 1, "a constant is its own Sobolev gradient"
-    first = -one  # "-mean(f) + ...": the other terms hold f - mean(f) = 0
+    first = -g0  # "-mean(f) + ...": the other terms hold f - mean(f) = 0
     second = (
         one + Fraction(1, 2) * Fraction(1, 2) - Fraction(1, 4) + third + third
     )  # "+ mean(f)" times the double integral
     corrected = one + Fraction(1, 4) - Fraction(1, 4) + third - third
-    assert (first, second, corrected) == (-1, Fraction(4, 3), g0)
+    assert [first, second, corrected] == [Fraction(-1), Fraction(4, 3), g0]
     return "the lines give -1 and 4/3 for g(0) = 1; with both signs reversed, 1"
 
 

@@ -285,6 +285,8 @@ STATEMENTS = (
             ),
         ),
         note="The argument counts terms, but terms of both signs cancel in the fully padded value and not in A + B: the "
-        "ratio has a heavy tail, and for zero-mean inputs the two are often of one size.",
+        "ratio has a heavy tail. In 200 draws at M = 64, P = 0, |A + B| exceeds a tenth of the whole in 22 % (N = 3), 49 % "
+        "(N = 9) and 86 % (N = 16) of them for the paper's uniform inputs, 14 %, 60 % and 79 % for noise, 24 %, 51 % and 86 % "
+        "for rows of photographs; it exceeds the whole in 2 to 13 %. `--json` has all figures.",
     ),
 )

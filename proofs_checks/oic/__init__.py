@@ -9,6 +9,7 @@ import numpy as np
 
 import convla
 from convla.testing import gamma
+from convla.typing import Padding
 from proofs_checks.statement import Kind, Mutation, Statement, Verdict, evidence
 
 __all__ = ["STATEMENTS"]
@@ -56,10 +57,11 @@ def orthonormal_filters_stretch_and_shrink(_: int) -> str:
     Kind.PROPERTY, "random orthonormal filters, 1-D and 2-D, stride 1, every padding: at most the root of the taps"
 )
 def norm_is_at_most_the_root_of_the_taps(examples: int) -> str:
-    largest = {}
+    largest: dict[tuple[int, ...], float] = {}
+    paddings: tuple[Padding, ...] = ("full", "same", "valid")
     for shape in SHAPES[:-1]:
         taps = math.prod(shape[2:])
-        for seed, padding in itertools.product(range(max(1, examples // 10)), ("full", "same", "valid")):
+        for seed, padding in itertools.product(range(max(1, examples // 10)), paddings):
             kernel = convla.orthogonal_kernel(shape, rng=seed)
             operator = convla.ConvOperator(kernel, (6,) * (len(shape) - 2), padding=padding)
             norm = float(np.linalg.norm(operator.to_dense(), 2))

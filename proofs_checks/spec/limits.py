@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
 import convla
@@ -45,7 +47,7 @@ def differences_fall_as_the_square_of_the_size(_: int) -> str:
     for kernel in kernels:
         peak, curvature = _peak(kernel)
         gaps = [peak - _norm(kernel, n) for n in (32, 64, 128)]
-        ratios = [a / b for a, b in zip(gaps, gaps[1:], strict=False)]
+        ratios = [a / b for a, b in itertools.pairwise(gaps)]
         assert all(2.9 < ratio < 4.6 for ratio in ratios), f"{kernel.ravel()}: ratios {ratios} per doubling"
         constants.append(128**2 * gaps[-1] / peak)
         leading = identities.norm_from_symbol(peak, [min(curvature, 0.0)], [128])
@@ -64,7 +66,7 @@ def flat_maxima_have_no_leading_term(_: int) -> str:
     assert abs(peak - 5) < 1e-12, peak
     assert abs(curvature) < 1e-4, curvature
     gaps = [5 - _norm(flat, n) for n in (16, 32, 64)]
-    ratios = [a / b for a, b in zip(gaps, gaps[1:], strict=False)]
+    ratios = [a / b for a, b in itertools.pairwise(gaps)]
     assert all(11 < ratio < 18 for ratio in ratios), f"ratios {ratios} per doubling"
     assert _norm(np.array([[[0.0, 1.0, 0.0]]]), 16) == 1.0, "a constant symbol: no difference at all"
     return f"ratios {ratios[0]:.1f}, {ratios[1]:.1f} per doubling: the difference is O(1/n^4)"

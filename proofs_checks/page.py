@@ -1,0 +1,152 @@
+"""Write the documentation's pages on the ledger from the statements: ``python -m proofs_checks.page [--check]``."""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import sys
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from proofs_checks.ledger import SOURCES, ledger
+from proofs_checks.statement import Evidence, Statement, Verdict
+
+__all__ = ["main", "pages"]
+
+ROOT = Path(__file__).parent.parent
+HEADER = "<!-- Written by `python -m proofs_checks.page` from the statements in proofs_checks; change those. -->\n"
+
+
+def pages() -> dict[str, str]:
+    """Return the text of every page by its path under docs/."""
+    statements = ledger()
+    return {
+        "ledger.md": "\n".join(_ledger(statements)),
+        "errata.md": "\n".join(_errata(statements)),
+        "ledger-code.md": "\n".join(_code(statements)),
+    }
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Write the pages, or with --check return 1 if any of them is stale."""
+    parser = argparse.ArgumentParser(prog="python -m proofs_checks.page", description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a page is stale")
+    parser.add_argument("--docs", type=Path, default=ROOT / "docs", help="the folder of the pages")
+    options = parser.parse_args(arguments)
+    stale = 0
+    for name, text in pages().items():
+        path = options.docs / name
+        if options.check:
+            if not path.is_file() or path.read_text(encoding="utf-8") != text:
+                print(f"{path} is stale: run python -m proofs_checks.page", file=sys.stderr)
+                stale = 1
+        else:
+            path.write_text(text, encoding="utf-8")
+    return stale
+
+
+def _ledger(statements: tuple[Statement, ...]) -> Iterator[str]:
+    yield HEADER
+    yield "# The ledger\n"
+    verdicts = Counter(statement.verdict for statement in statements)
+    counts = ", ".join(f"{count} {verdict.value}" for verdict, count in verdicts.items())
+    yield (
+        f"{len(statements)} statements of the source documents, and of this project, each with a verdict and evidence that "
+        f"runs the shipped functions: {counts}. `convla verify` runs it all, `convla verify CSM-6` one statement.\n"
+    )
+    yield "Evidence is, strongest first,\n"
+    yield "- **proof at a size**: an identity of multilinear forms, or of polynomials, checked on all basis inputs, or on"
+    yield "  symbols, in exact arithmetic. It holds for every real input of the sizes named."
+    yield "- **counterexample**: a smallest input, found by search, for which what is printed fails; checked exactly."
+    yield "- **property**: random inputs, adversarial ones among them; floating-point values against rounding bounds that are"
+    yield "  derived, not chosen."
+    yield "- **measurement**: a distribution, with what is asserted of it.\n"
+    yield "What is misprinted or false is collected on [its own page](errata.md). Each name of a check leads to its code.\n"
+    for key, title in SOURCES.items():
+        own = [statement for statement in statements if statement.source == key]
+        yield f"## {key}\n"
+        yield f"*{title}*\n"
+        yield "| statement | where | verdict |"
+        yield "|---|---|---|"
+        for statement in own:
+            yield f"| [{statement.id}](#{_anchor(statement)}) {statement.title} | {statement.number} | {statement.verdict.value} |"
+        yield ""
+        for statement in own:
+            yield from _entry(statement)
+
+
+def _entry(statement: Statement) -> Iterator[str]:
+    yield f"({_anchor(statement)})="
+    yield f"### {statement.id}: {statement.title}\n"
+    where = "A result of this project." if statement.ours else f"{statement.source}, {statement.number}."
+    yield f"{where} **{statement.verdict.value.capitalize()}.**\n"
+    yield f"> {statement.claim}\n"
+    for label, text in (("Correction", statement.correction), ("Counterexample", statement.counterexample)):
+        if text:
+            yield f"{label}: {text}\n"
+    if statement.note:
+        yield f"{statement.note}\n"
+    for piece in statement.evidence:
+        yield f"- {piece.kind.value}: {piece.covers} ([{piece.name.replace('_', ' ')}](#{_code_anchor(piece)}))"
+    yield ""
+
+
+def _errata(statements: tuple[Statement, ...]) -> Iterator[str]:
+    yield HEADER
+    yield "# Errata of the sources\n"
+    yield "What the source documents print that does not hold as it stands. Each entry leads to its evidence in the ledger;"
+    yield "`convla verify ID` runs it.\n"
+    for key, title in SOURCES.items():
+        wrong = [s for s in statements if s.source == key and not s.ours and (s.correction or s.counterexample)]
+        if not wrong:
+            continue
+        yield f"## {title} ({key})\n"
+        for verdict, heading in ((Verdict.REFUTED, "False"), (Verdict.CORRECTED, "To be corrected")):
+            entries = [statement for statement in wrong if statement.verdict is verdict]
+            if entries:
+                yield f"### {heading}: {key}\n"
+            for statement in entries:
+                text = statement.correction or f"{statement.claim} *Counterexample:* {statement.counterexample}"
+                yield f"{statement.number}, {statement.title}"
+                yield f": {text} [{statement.id}](#{_anchor(statement)})\n"
+
+
+def _code(statements: tuple[Statement, ...]) -> Iterator[str]:
+    yield HEADER
+    yield "# The evidence, as code\n"
+    yield "Every check takes the number of random examples and returns a line on what it found; it raises `AssertionError` if"
+    yield "the claim fails.\n"
+    for key in SOURCES:
+        yield f"## Checks of {key}\n"
+        for piece in _unique(s for s in statements if s.source == key):
+            if piece.check.__module__.split(".")[1] != key.lower():
+                continue  # shared: it stands with its own source
+            path = Path(inspect.getfile(piece.check)).relative_to(ROOT).as_posix()
+            yield f"({_code_anchor(piece)})="
+            yield f"### {piece.name.replace('_', ' ')}\n"
+            yield f"`{path}`\n"
+            yield f"```{{literalinclude}} ../{path}"
+            yield f":pyobject: {piece.name}"
+            yield "```\n"
+
+
+def _unique(statements: Iterable[Statement]) -> Iterator[Evidence]:
+    seen = set()
+    for statement in statements:
+        for piece in statement.evidence:
+            if piece.name not in seen:
+                seen.add(piece.name)
+                yield piece
+
+
+def _anchor(statement: Statement) -> str:
+    return statement.id.lower()
+
+
+def _code_anchor(piece: Evidence) -> str:
+    return f"code-{piece.name.replace('_', '-')}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
