@@ -98,16 +98,25 @@ def _errata(statements: tuple[Statement, ...]) -> Iterator[str]:
     yield "What the source documents print that does not hold as it stands. Each entry leads to its evidence in the ledger;"
     yield "`convla verify ID` runs it.\n"
     for key, title in SOURCES.items():
-        wrong = [s for s in statements if s.source == key and not s.ours and (s.correction or s.counterexample)]
+        wrong = [s for s in statements if s.source == key and not s.ours and s.verdict is not Verdict.HOLDS]
         if not wrong:
             continue
         yield f"## {title} ({key})\n"
-        for verdict, heading in ((Verdict.REFUTED, "False"), (Verdict.CORRECTED, "To be corrected")):
+        headings = {
+            Verdict.REFUTED: "False",
+            Verdict.CORRECTED: "To be corrected",
+            Verdict.STATISTICAL: "Not as likely as stated",
+        }
+        for verdict, heading in headings.items():
             entries = [statement for statement in wrong if statement.verdict is verdict]
             if entries:
                 yield f"### {heading}: {key}\n"
             for statement in entries:
-                text = statement.correction or f"{statement.claim} *Counterexample:* {statement.counterexample}"
+                text = statement.correction
+                if verdict is Verdict.REFUTED:
+                    text = f"{statement.claim} *Counterexample:* {statement.counterexample}"
+                elif verdict is Verdict.STATISTICAL:
+                    text = f"{statement.claim} *Measured:* {statement.note}"
                 yield f"{statement.number}, {statement.title}"
                 yield f": {text} [{statement.id}](#{_anchor(statement)})\n"
 
