@@ -140,6 +140,13 @@ class ConvGeometry:
         for name, value in fields.items():
             object.__setattr__(self, name, value)
 
+    @functools.cached_property
+    def _hash(self) -> int:
+        return hash((self.kernel_shape, self.image_shape, self.padding, self.stride, self.dilation, self.boundary))
+
+    def __hash__(self) -> int:
+        return self._hash
+
     # Sizes. Each is cached: operators ask for them at every application.
 
     @functools.cached_property
