@@ -15,7 +15,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from convla.engines._tile import VECTOR_BYTES, WIDTHS, tile
+from convla.engines._tile import VECTOR_BYTES, WIDTHS, clear, copy, tile
 
 __all__ = ["SIZES", "SLACK_VECTORS", "correlate_parallel", "correlate_serial"]
 
@@ -120,7 +120,7 @@ def _extend(scratch: Any, at: int, first: int, image: Any, start: int, table: An
             if a >= 0 and b >= 0:
                 origin = start + (a * s.image_1 + b) * s.image_2
         if origin < 0:
-            scratch[at : at + count] = 0
+            clear(scratch, at, count)
         else:
             begin = min(max(run_begin, column), column + count)
             end = max(min(run_end, column + count), begin)
@@ -128,9 +128,7 @@ def _extend(scratch: Any, at: int, first: int, image: Any, start: int, table: An
                 index = sources[last + q]
                 scratch[at + q - column] = image[origin + index] if index >= 0 else 0
             if s.step == 1:
-                shift = origin + run_source - run_begin
-                for q in range(begin, end):
-                    scratch[at + q - column] = image[shift + q]
+                copy(scratch, at + begin - column, image, origin + run_source + begin - run_begin, end - begin)
             else:
                 for q in range(begin, end):
                     scratch[at + q - column] = image[origin + run_source + (q - run_begin) * s.step]
@@ -154,8 +152,7 @@ def _crop(sums: Any, at: int, first: int, count: int, out: Any, start: int, s: A
         line = row - plane * s.padded_1
         if plane < s.output_0 and line < s.output_1:
             origin = start + (plane * s.output_1 + line) * s.output_2
-            for q in range(column, min(column + here, s.output_2)):
-                out[origin + q] = sums[at + q - column]
+            copy(out, origin + column, sums, at, max(min(here, s.output_2 - column), 0))
         at += here
         row += 1
         column = 0

@@ -1,8 +1,9 @@
-"""One register tile of a product with shifted windows, as LLVM vector instructions inside numba code.
+"""The inner loops of the compiled convolutions, as LLVM instructions inside numba code: `tile`, `copy` and `clear`.
 
-The tile is the inner loop of every compiled convolution: a block of R rows by V vectors of sums
+The tile is one register block of a product with shifted windows: R rows by V vectors of sums
 ``sum_j weights[j, r] * source[start + offsets[j] + x]`` kept in registers over the whole loop on j. Left to itself, the
-compiler would keep the sums in memory, since it vectorises innermost loops only; that costs a factor of two and more.
+compiler would keep the sums in memory, since it vectorises innermost loops only; that costs a factor of two and more. Copies are
+spelled out because numba's treatment of negative indices keeps the compiler from turning loops into block moves.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-__all__ = ["VECTOR_BYTES", "WIDTHS", "tile"]
+__all__ = ["VECTOR_BYTES", "WIDTHS", "clear", "copy", "tile"]
 
 _WIDE = bool(llvmlite.binding.get_host_cpu_features().get("avx512f"))
 
@@ -118,3 +119,49 @@ def _emit(builder: Any, element: Any, itemsize: int, shape: tuple[int, int], at:
         for v, slot in enumerate(row):
             place = vector_at(at["target"], builder.add(start, constant(v * lanes)))
             builder.store(builder.load(slot), place, align=itemsize)
+
+
+@intrinsic
+def copy(
+    typing_context: Any,  # noqa: ARG001
+    target: Any,
+    target_start: Any,  # noqa: ARG001
+    source: Any,
+    source_start: Any,  # noqa: ARG001
+    count: Any,  # noqa: ARG001
+) -> Any:
+    """Set ``target[target_start + i] = source[source_start + i]``, 0 <= i < count; not checked, no overlap."""
+    signature = types.void(target, types.int64, source, types.int64, types.int64)
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        to, origin = (
+            builder.gep(context.make_array(signature.args[i])(context, builder, args[i]).data, [args[i + 1]])
+            for i in (0, 2)
+        )
+        cgutils.raw_memcpy(builder, to, origin, args[4], _itemsize(context, signature))
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+@intrinsic
+def clear(
+    typing_context: Any,  # noqa: ARG001
+    target: Any,
+    start: Any,  # noqa: ARG001
+    count: Any,  # noqa: ARG001
+) -> Any:
+    """Set ``target[start + i] = 0``, 0 <= i < count; not checked."""
+    signature = types.void(target, types.int64, types.int64)
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        to = builder.gep(context.make_array(signature.args[0])(context, builder, args[0]).data, [args[1]])
+        size = builder.mul(args[2], ir.Constant(ir.IntType(64), _itemsize(context, signature)))
+        cgutils.memset(builder, to, size, 0)
+        return context.get_dummy_value()
+
+    return signature, generate
+
+
+def _itemsize(context: Any, signature: Any) -> int:
+    return int(context.get_abi_sizeof(context.get_value_type(signature.args[0].dtype)))
