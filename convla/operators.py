@@ -11,6 +11,7 @@ import numpy as np
 
 from convla._array import all_finite, namespace, sparse_library
 from convla._checks import check_integer_range, check_kernel, check_signal, match_dtypes
+from convla._dispatch import KERNELS
 from convla._validate import check_array, check_choice
 from convla._windows import correlate, correlate_image_adjoint, correlate_kernel_adjoint
 from convla.errors import ShapeError
@@ -70,8 +71,8 @@ class LinearMap(ABC):
         return self.kernel.dtype
 
     def matvec(self, vector: ArrayLike) -> Array:
-        """Multiply a vector: (n,) to (m,) for shape (m, n)."""
-        return self._multiply(vector, 1)
+        """Multiply a vector: (n,) to (m,), or one column (n, 1) to (m, 1), for shape (m, n)."""
+        return self._multiply(vector, None)
 
     def matmat(self, vectors: ArrayLike) -> Array:
         """Multiply the columns of a matrix: (n, j) to (m, j) for shape (m, n)."""
@@ -127,7 +128,6 @@ class LinearMap(ABC):
         array = check_array(
             "the right operand of @", other, xp, ndim=ndim, min_ndim=1, axes=f"({columns},) or ({columns}, j)"
         )
-        # SciPy passes a vector as a column too; its result is then a column as well.
         if array.ndim > 2 or array.shape[0] != columns:
             raise ShapeError(
                 f"the right operand of @ must have shape ({columns},) or ({columns}, j) for an operator of shape "
@@ -221,11 +221,14 @@ class ConvOperator(LinearMap):
         plain = type(self.kernel) is np.ndarray and self.kernel.dtype.kind == "f"
         self._numpy_float = self.kernel.dtype if plain else None
         self._engine = engine
-        maps: list[Callable[..., Array]] = [
-            operation.resolve(self.kernel, self.kernel, self.geometry, engine=engine)
-            for operation in (correlate, correlate_image_adjoint, correlate_kernel_adjoint)
-        ]
-        self._correlate, self._image_adjoint, self._kernel_adjoint = maps
+        found = self.kernel, self.kernel, self.geometry
+        self._correlate: Callable[..., Array] = correlate.resolve(*found, engine=engine)
+        self._image_adjoint: Callable[..., Array] = correlate_image_adjoint.resolve(*found, engine=engine)
+        # No engine need have all three: the reference's BLAS is hard to beat here.
+        has_kernel = (correlate_kernel_adjoint.operation, engine) in KERNELS
+        self._kernel_adjoint: Callable[..., Array] = correlate_kernel_adjoint.resolve(
+            *found, engine=engine if has_kernel or engine == "reference" else "auto"
+        )
 
     def __repr__(self) -> str:
         rows, columns = self.shape

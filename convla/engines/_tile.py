@@ -2,8 +2,8 @@
 
 The tile is one register block of a product with shifted windows: R rows by V vectors of sums
 ``sum_j weights[j, r] * source[start + offsets[j] + x]`` kept in registers over the whole loop on j. Left to itself, the
-compiler would keep the sums in memory, since it vectorises innermost loops only; that costs a factor of two and more. Copies are
-spelled out because numba's treatment of negative indices keeps the compiler from turning loops into block moves.
+compiler would keep the sums in memory, since it vectorises innermost loops only; that costs a factor of two and more.
+Copies are spelled out because numba's care for negative indices keeps the compiler from turning loops into block moves.
 """
 
 from __future__ import annotations
