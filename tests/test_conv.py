@@ -112,7 +112,7 @@ def test_full_and_valid_agree_with_scipy_exactly(ndim, size):
 
 
 @pytest.mark.parametrize(
-    ("boundary", "scipy_mode"), [("circular", "wrap"), ("reflect", "mirror"), ("replicate", "nearest")]
+    ("boundary", "mode"), [("circular", "grid-wrap"), ("reflect", "mirror"), ("replicate", "nearest")]
 )
 @pytest.mark.parametrize("size", [3, 5])
 def test_boundaries_agree_with_scipy_ndimage_exactly(boundary, mode, size):

@@ -148,10 +148,10 @@ def test_a_dense_matrix_that_does_not_fit_is_refused(monkeypatch):
         convolution_matrix(kernel, geometry, format="dense")
     for word in ("(3211264, 3211264)", "38416.0 GiB", "'csr'", "ConvOperator"):
         assert word in str(caught.value)
-    monkeypatch.setattr("convla.toeplitz.available_memory", lambda array: 799)
+    monkeypatch.setattr("convla.toeplitz.available_memory", lambda _: 799)
     with pytest.raises(MemoryError):
         toeplitz_matrix(np.ones(3), 10)
-    monkeypatch.setattr("convla.toeplitz.available_memory", lambda array: None)
+    monkeypatch.setattr("convla.toeplitz.available_memory", lambda _: None)
     assert toeplitz_matrix(np.ones(3), 10).shape == (10, 10)
     assert convla._array.available_memory(kernel) > 0
 
