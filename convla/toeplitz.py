@@ -379,8 +379,8 @@ def _csr(kernel: Array, geometry: ConvGeometry, order: Order) -> Any:
     # One output channel's entries stand row by row as (position, input channel, tap), without those outside.
     shape = (len(positions), inner, taps)
     stored = np.broadcast_to(inside[:, None, :], shape)
-    first = pixels * np.arange(inner, dtype=index_dtype)[:, None]
-    columns: Any = (positions.astype(index_dtype, copy=False)[:, None, :] + first)[stored]
+    first: Any = pixels * np.arange(inner, dtype=index_dtype)[:, None]
+    columns = (first + positions.astype(index_dtype, copy=False)[:, None, :])[stored]
     group = np.arange(out) // (out // geometry.groups)
     indices = np.add.outer((group * inner * pixels).astype(index_dtype), columns)
     starts = np.zeros(geometry.shape[0] + 1, dtype=index_dtype)
