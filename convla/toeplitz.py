@@ -406,19 +406,22 @@ def _dense(kernel: Array, geometry: ConvGeometry, order: Order) -> Array:
         features = correlate(unvec(columns, geometry.domain_shape, order=order), kernel, geometry)
         return xp.matrix_transpose(vec(features, geometry.ndim, order=order))
     out, inner = geometry.kernel_shape[:2]
-    groups = geometry.groups
+    rows, columns = geometry.shape
     positions = geometry.position_map(order)
-    matrix = xp.zeros(geometry.shape, dtype=kernel.dtype)
-    blocks = xp.reshape(matrix, (groups, out // groups, len(positions), groups, inner, -1))
-    weights = xp.reshape(kernel, (groups, out // groups, inner, -1))
+    weights = xp.reshape(kernel, (out, 1, inner, -1))
+    matrix = xp.zeros(rows * columns, dtype=kernel.dtype)
+    # Flat places, by (output channel, output position, input channel): the order in which they lie in memory.
+    group = np.arange(out) // (out // geometry.groups)
+    channel = (group[:, None] * inner + np.arange(inner)) * math.prod(geometry.image_shape)
+    corner = (np.arange(out) * len(positions) * columns)[:, None, None] + channel[:, None, :]
     for tap in range(positions.shape[1]):
-        rows = np.flatnonzero(positions[:, tap] >= 0)
-        columns = positions[rows, tap]
-        for group in range(groups):
-            block = blocks[group, :, :, group]
-            # Each row is met once for each tap, so nothing is added twice to one place.
-            block[:, rows, :, columns] += weights[group, :, :, tap]
-    return matrix
+        outputs = np.flatnonzero(positions[:, tap] >= 0)
+        places = on_device_of(corner + (outputs * columns + positions[outputs, tap])[:, None], kernel, xp)
+        if geometry.boundary == "zero":
+            matrix[places] = weights[..., tap]
+        else:
+            matrix[places] += weights[..., tap]  # no place twice: each row is met once for each tap
+    return xp.reshape(matrix, geometry.shape)
 
 
 def _refuse_if_too_large(kernel: Array, geometry: ConvGeometry) -> None:
