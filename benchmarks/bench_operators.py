@@ -7,17 +7,22 @@ needs when nothing else runs. PyTorch is optional; its columns stay empty withou
 
 from __future__ import annotations
 
+import argparse
 import datetime
 import os
 import platform
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import numba
 import numpy as np
 import scipy.sparse
+import threadpoolctl
 
-from convla import ConvOperator
+from convla import ConvGeometry, ConvOperator, convolution_matrix
 
 try:
     import torch
@@ -64,7 +69,7 @@ def copy_bandwidth(rounds: int) -> float:
 
 
 def operator_rows(quick: bool) -> Iterator[str]:
-    rounds, seconds = (3, 0.05) if quick else (8, 0.15)
+    rounds, seconds = (5, 0.12) if quick else (10, 0.3)
     rng = np.random.default_rng(0)
     bandwidth = copy_bandwidth(rounds)
     yield f"Copying memory: {bandwidth / 1e9:.1f} GB/s, read and written.\n"
@@ -130,8 +135,87 @@ def by_blocks(kernel: Any, size: int) -> Any:
     shift = [scipy.sparse.eye_array(size, k=o, format="csr", dtype=kernel.dtype) for o in shifts]
 
     def block(c: int, d: int) -> Any:
-        machine = f"{processor()}, {options.threads} threads on {os.cpu_count()} cores"
+        lines = [
+            scipy.sparse.diags_array(
+                [np.full(size - abs(o), kernel[c, d, p, o + 1]) for o in shifts], offsets=shifts, dtype=kernel.dtype
+            )
+            for p in range(3)
+        ]
+        return sum(scipy.sparse.kron(shift[p], lines[p], format="csr") for p in range(3))
 
+    return scipy.sparse.block_array([[block(c, d) for d in range(inner)] for c in range(out)], format="csr")
+
+
+def peak_memory(work: Work) -> int:
+    tracemalloc.start()
+    try:
+        work()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def sparse_rows(quick: bool) -> Iterator[str]:
+    yield (
+        "| channels | image | stored entries | convla, ms | kron/diags blocks, ms | ratio | loop over entries, ms "
+        "| ratio | peak memory / result: convla | blocks |\n" + "|---" * 10 + "|"
+    )
+    rng = np.random.default_rng(0)
+    for channels, size in ((1, 32), (1, 224), (3, 32), (3, 224), (16, 16), (16, 32), (64, 16)):
+        kernel = rng.standard_normal((channels, channels, 3, 3)).astype(np.float32)
+        geometry = ConvGeometry(kernel.shape, (size, size), padding="same")
+        works: list[Work] = [lambda k=kernel, g=geometry: convolution_matrix(k, g)]
+        works += [lambda k=kernel, n=size, f=build: f(k, n) for build in (by_blocks, by_entries)]
+        if quick and channels * size > 256:
+            continue
+        ours, blocks, entries = least_times(*works, rounds=3, seconds=0.05)
+        matrix = works[0]()
+        if abs(matrix - works[1]()).max() or abs(matrix - works[2]()).max():
+            raise AssertionError("the constructions disagree")
+        size_of = matrix.data.nbytes + matrix.indices.nbytes + matrix.indptr.nbytes
+        peaks = [peak_memory(work) / size_of for work in works[:2]]
+        yield (
+            f"| {channels} | {size} x {size} | {matrix.nnz} | {1e3 * ours:.2f} | {1e3 * blocks:.1f} "
+            f"| {blocks / ours:.1f} | {1e3 * entries:.0f} | {entries / ours:.0f} | {peaks[0]:.1f} | {peaks[1]:.1f} |"
+        )
+
+
+def dense_rows(quick: bool) -> Iterator[str]:
+    yield "| channels | image | bytes | convla, ms | writing as many bytes, ms | ratio |\n" + "|---" * 6 + "|"
+    for channels, size in ((1, 32), (1, 64), (1, 100), (4, 16), (16, 16), (16, 24)):
+        kernel = np.ones((channels, channels, 3, 3), np.float32)
+        geometry = ConvGeometry(kernel.shape, (size, size), padding="same")
+        ours, write = least_times(
+            lambda k=kernel, g=geometry: convolution_matrix(k, g, format="dense"),
+            lambda g=geometry: np.full(g.shape, 1, np.float32),
+            rounds=3 if quick else 6,
+            seconds=0.1,
+        )
+        count = 4 * geometry.shape[0] * geometry.shape[1]
+        yield f"| {channels} | {size} x {size} | {count} | {1e3 * ours:.2f} | {1e3 * write:.2f} | {ours / write:.2f} |"
+
+
+def processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="fewer repetitions and no large sparse matrices")
+    parser.add_argument("--output", type=Path, help="also write the tables to this file")
+    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="for both libraries; default: every core")
+    options = parser.parse_args()
+    numba.set_num_threads(options.threads)
+    threadpoolctl.threadpool_limits(options.threads)
+    versions = [f"numpy {np.__version__}", f"scipy {scipy.__version__}", f"numba {numba.__version__}"]
+    if torch is not None:
+        torch.set_num_threads(options.threads)
+        versions.append(f"torch {torch.__version__}")
+    machine = f"{processor()}, {options.threads} threads on {os.cpu_count()} cores"
     lines = [f"{datetime.date.today()}, {machine}, Python {platform.python_version()}, {', '.join(versions)}."]
     print(lines[0], flush=True)
     sections = {

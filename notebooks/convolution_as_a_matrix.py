@@ -124,8 +124,8 @@ print(left)
 # %% [markdown]
 # ## Without the matrix
 #
-# On a 64 x 64 image with 16 channels M has four billion entries. `ConvOperator` only ever applies it, and SciPy's solvers
-# take it as it is.
+# On a 64 x 64 image with 16 channels M has four billion entries. `ConvOperator` only ever applies it, and SciPy's
+# solvers take it as it is.
 
 # %%
 big = ConvOperator(rng.standard_normal((16, 16, 3, 3)) / 12, (64, 64))
