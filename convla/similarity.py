@@ -127,9 +127,10 @@ def feature_map_similarity(
     xp = namespace(k1, k2, x)
     k1, k2 = _check_pair(k1, k2, xp)
     x = _check_input(x, k1, xp)
-    lead = (None,) if channels else (None, None)
-    features = [cross_correlate(x[lead[1:]], k[lead], padding=padding) for k in (k1, k2)]
-    return xp.sum(features[0] * features[1])
+    if not channels:
+        k1, k2, x = k1[None, ...], k2[None, ...], x[None, ...]
+    f1, f2 = (cross_correlate(x, k[None, ...], padding=padding) for k in (k1, k2))
+    return xp.sum(f1 * f2)
 
 
 def feature_map_similarity_gradient(

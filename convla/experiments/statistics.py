@@ -169,8 +169,8 @@ def _bootstrap(columns: dict[str, Floats], seed: int) -> dict[str, tuple[Estimat
         _, means, stds = _summary(resampled[:, 3 * index : 3 * index + 3])
         size = int(count[0])
         estimates[name] = (
-            Estimate(centres[name] + float(mean[0]) if size else 0.0, _spread(means), size),
-            Estimate(float(std[0]) if size > 1 else 0.0, _spread(stds), size),
+            Estimate(centres[name] + float(mean[0]) if size else 0.0, _spread(means, size), size),
+            Estimate(float(std[0]) if size > 1 else 0.0, _spread(stds, size), size),
         )
     return estimates
 
@@ -183,9 +183,9 @@ def _summary(sums: Floats) -> tuple[Floats, Floats, Floats]:
     return count, mean, np.where(count > 1.0, np.sqrt(np.maximum(variance, 0.0)), np.nan)
 
 
-def _spread(values: Floats) -> float:
-    finite = values[np.isfinite(values)]
-    return float(finite.std(ddof=1)) if finite.size > 1 else math.nan
+def _spread(resampled: Floats, size: int) -> float:
+    finite = resampled[np.isfinite(resampled)]
+    return float(finite.std(ddof=1)) if size > 1 and finite.size > 1 else math.nan
 
 
 def _weights(size: int, seed: int) -> Iterator[np.ndarray[Any, np.dtype[np.float64]]]:
