@@ -89,7 +89,8 @@ def all_finite(array: Array, xp: Namespace) -> bool:
         if array.dtype.kind != "f":
             return True
         flat = array.ravel(order="K")
-        return math.isfinite(np.dot(flat, flat)) or bool(np.isfinite(flat).all())
+        # Unlike dot, vdot does not warn of an overflow.
+        return math.isfinite(np.vdot(flat, flat)) or bool(np.isfinite(flat).all())
     if is_exact(array):
         return True
     return math.isfinite(float(xp.sum(array))) or bool(xp.all(xp.isfinite(array)))

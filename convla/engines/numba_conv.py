@@ -22,7 +22,7 @@ from convla.engines._tile import VECTOR_BYTES, WIDTHS
 from convla.errors import EngineError
 from convla.geometry import ConvGeometry
 
-__all__ = ["correlate", "correlate_image_adjoint"]
+__all__ = ["PhasePlan", "Plan", "correlate", "correlate_image_adjoint"]
 
 FloatArray = np.ndarray[Any, Any]
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
