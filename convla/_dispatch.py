@@ -23,6 +23,11 @@ __all__ = ["ENGINES", "KERNELS", "Accelerated", "accelerated", "load_kernel"]
 ENGINES = ("auto", "reference", "numba", "cuda")
 
 KERNELS: dict[tuple[str, str], str] = {
+    ("correlate", "numba"): "convla.engines.numba_conv:correlate",
+    ("correlate_image_adjoint", "numba"): "convla.engines.numba_conv:correlate_image_adjoint",
+    ("correlate", "cuda"): "convla.engines.cupy_gpu:correlate",
+    ("correlate_image_adjoint", "cuda"): "convla.engines.cupy_gpu:correlate_image_adjoint",
+    ("correlate_kernel_adjoint", "cuda"): "convla.engines.cupy_gpu:correlate_kernel_adjoint",
     ("descend_pairs", "numba"): "convla.engines.numba_cpu:descend_pairs",
 }
 """Where each faster kernel lives, as "module:function"; its signature is its reference's, without `engine`."""
