@@ -2,9 +2,13 @@
 
 from convla.conv import convolve, cross_correlate
 from convla.geometry import ConvGeometry
-from convla.similarity import (
+from convla.layer_similarity import (
     convolutional_similarity,
+    convolutional_similarity_and_gradient,
     convolutional_similarity_gradient,
+    convolutional_similarity_hessian_product,
+)
+from convla.similarity import (
     feature_map_gram,
     feature_map_similarity,
     feature_map_similarity_gradient,
@@ -18,7 +22,9 @@ __all__ = [
     "ConvGeometry",
     "__version__",
     "convolutional_similarity",
+    "convolutional_similarity_and_gradient",
     "convolutional_similarity_gradient",
+    "convolutional_similarity_hessian_product",
     "convolve",
     "cross_correlate",
     "feature_map_gram",

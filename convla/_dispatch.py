@@ -24,6 +24,10 @@ ENGINES = ("auto", "reference", "numba", "cuda")
 
 KERNELS: dict[tuple[str, str], str] = {
     ("descend_pairs", "numba"): "convla.engines.numba_cpu:descend_pairs",
+    ("summed_autocorrelations", "numba"): "convla.engines.numba_similarity:summed_autocorrelations",
+    ("summed_autocorrelations", "cuda"): "convla.engines.cupy_similarity:summed_autocorrelations",
+    ("correlate_lags", "numba"): "convla.engines.numba_similarity:correlate_lags",
+    ("correlate_lags", "cuda"): "convla.engines.cupy_similarity:correlate_lags",
 }
 """Where each faster kernel lives, as "module:function"; its signature is its reference's, without `engine`."""
 
