@@ -1,6 +1,6 @@
 """convla: the numerical linear algebra of convolutional layers."""
 
-from convla.conv import convolve, cross_correlate
+from convla.conv import convolve, cross_correlate, image_adjoint, kernel_adjoint
 from convla.geometry import ConvGeometry
 from convla.layer_similarity import (
     convolutional_similarity,
@@ -8,6 +8,8 @@ from convla.layer_similarity import (
     convolutional_similarity_gradient,
     convolutional_similarity_hessian_product,
 )
+from convla.network import Initialization, NetworkSimilarity, initialize_network, network_similarity
+from convla.operators import ConvOperator
 from convla.similarity import (
     feature_map_gram,
     feature_map_similarity,
@@ -15,21 +17,46 @@ from convla.similarity import (
     kernel_similarity,
     kernel_similarity_gradient,
 )
+from convla.toeplitz import (
+    circulant_matrix,
+    convolution_matrix,
+    doubly_block_circulant,
+    doubly_block_toeplitz,
+    kernel_from_hwio,
+    toeplitz_matrix,
+    unvec,
+    vec,
+)
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ConvGeometry",
+    "ConvOperator",
+    "Initialization",
+    "NetworkSimilarity",
     "__version__",
+    "circulant_matrix",
+    "convolution_matrix",
     "convolutional_similarity",
     "convolutional_similarity_and_gradient",
     "convolutional_similarity_gradient",
     "convolutional_similarity_hessian_product",
     "convolve",
     "cross_correlate",
+    "doubly_block_circulant",
+    "doubly_block_toeplitz",
     "feature_map_gram",
     "feature_map_similarity",
     "feature_map_similarity_gradient",
+    "image_adjoint",
+    "initialize_network",
+    "kernel_adjoint",
+    "kernel_from_hwio",
     "kernel_similarity",
     "kernel_similarity_gradient",
+    "network_similarity",
+    "toeplitz_matrix",
+    "unvec",
+    "vec",
 ]

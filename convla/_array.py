@@ -7,6 +7,7 @@ NumPy: a library can only be met through an array the caller already made with i
 
 from __future__ import annotations
 
+import importlib
 import os
 from typing import Any
 
@@ -20,6 +21,7 @@ __all__ = [
     "all_finite",
     "as_array",
     "as_float_array",
+    "available_memory",
     "cuda_is_available",
     "describe",
     "device_of",
@@ -28,6 +30,7 @@ __all__ = [
     "is_numpy",
     "namespace",
     "on_device_of",
+    "sparse_library",
     "to_numpy",
 ]
 
@@ -122,6 +125,31 @@ def describe(value: object) -> str:
     kind = type(value)
     module = kind.__module__.partition(".")[0]
     return kind.__name__ if module == "builtins" else f"{module}.{kind.__name__}"
+
+
+def available_memory(array: Array) -> int | None:
+    """Return the free bytes of the memory that holds `array`; None where the system does not say."""
+    if is_cupy(array):
+        return int(importlib.import_module("cupy").cuda.runtime.memGetInfo()[0])
+    try:
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # not POSIX, or a system without this figure
+        return None
+
+
+def sparse_library(array: Array) -> Any:
+    """Return `scipy.sparse` for NumPy arrays and `cupyx.scipy.sparse` for CuPy's, each with its `linalg`.
+
+    Raises
+    ------
+    TypeError
+        If no sparse matrices are known for the library of `array`.
+    """
+    if not is_numpy(array) and not is_cupy(array):
+        raise TypeError(f"sparse matrices and LinearOperators take NumPy or CuPy arrays, got {describe(array)}")
+    name = "scipy.sparse" if is_numpy(array) else "cupyx.scipy.sparse"
+    importlib.import_module(f"{name}.linalg")
+    return importlib.import_module(name)
 
 
 def cuda_is_available() -> bool:

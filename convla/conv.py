@@ -1,24 +1,19 @@
-"""Cross-correlation, convolution and their two adjoints, written once against the array API.
-
-Each of the three maps is a sum over the taps of the kernel of one matrix product with a shifted window of the extended
-image, so a BLAS does the work, and the same lines run on integers and on object arrays of exact polynomials.
-"""
+"""Cross-correlation, convolution, and the two adjoints: the layer as functions of its image and of its kernel."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
-
-from convla._array import device_of, is_exact, namespace, on_device_of
-from convla._dispatch import accelerated
-from convla._validate import check_array
+from convla._array import namespace
+from convla._checks import check_integer_range, check_kernel, check_signal, match_dtypes
+from convla._validate import check_array, check_integer
+from convla._windows import correlate, correlate_image_adjoint, correlate_kernel_adjoint
 from convla.errors import ShapeError
 from convla.geometry import ConvGeometry
-from convla.typing import Array, ArrayLike, Boundary, Engine, Namespace, Padding
+from convla.typing import Array, ArrayLike, Boundary, Engine, Padding
 
-__all__ = ["convolve", "cross_correlate", "flip_kernel"]
+__all__ = ["convolve", "cross_correlate", "flip_kernel", "image_adjoint", "kernel_adjoint"]
 
 
 def cross_correlate(
@@ -77,7 +72,7 @@ def cross_correlate(
     array([[2., 2.]])
     """
     image, kernel, geometry = _prepare(image, kernel, padding, stride, dilation, groups, boundary)
-    return correlate_windows(image, kernel, geometry, engine=engine)
+    return correlate(image, kernel, geometry, engine=engine)
 
 
 def convolve(
@@ -104,58 +99,155 @@ def convolve(
     array([[1, 2, 1]])
     """
     image, kernel, geometry = _prepare(image, kernel, padding, stride, dilation, groups, boundary)
-    return correlate_windows(image, flip_kernel(kernel), geometry, engine=engine)
+    return correlate(image, flip_kernel(kernel), geometry, engine=engine)
+
+
+def image_adjoint(
+    features: ArrayLike,
+    kernel: ArrayLike,
+    *,
+    image_shape: Sequence[int],
+    padding: Padding,
+    stride: int | Sequence[int] = 1,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+    boundary: Boundary = "zero",
+    engine: Engine = "auto",
+) -> Array:
+    """Apply the transpose of cross-correlation as a map of the image: back-propagation to a layer's input.
+
+    Parameters
+    ----------
+    features : array of shape (..., c_out, *output)
+    kernel : array of shape (c_out, c_in // groups, *kernel)
+    image_shape : sequence of int
+        The sizes of the image without its channels; with a stride, several images have features of one shape.
+    padding, stride, dilation, groups, boundary, engine
+        As for `cross_correlate`.
+
+    Returns
+    -------
+    array of shape (..., c_in, *image)
+        ``M^T vec(features)``, with ``<cross_correlate(x, kernel), y> = <x, image_adjoint(y, kernel)>`` for all x, y.
+
+    Raises
+    ------
+    TypeError, ShapeError, ValueError, OverflowError, EngineError
+        As `cross_correlate`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from convla import image_adjoint
+    >>> features, difference = np.array([[1.0, 0.0]]), np.array([[[-1.0, 0.0, 1.0]]])
+    >>> image_adjoint(features, difference, image_shape=(4,), padding="valid")
+    array([[-1.,  0.,  1.,  0.]])
+    """
+    xp = namespace(features, kernel)
+    kernel = check_kernel(kernel, xp)
+    features = check_array(
+        "features", features, xp, min_ndim=kernel.ndim - 1, axes=f"(..., c_out, *output), {kernel.ndim - 2} output axes"
+    )
+    geometry = ConvGeometry(
+        tuple(kernel.shape),
+        image_shape,
+        padding=padding,
+        stride=stride,
+        dilation=dilation,
+        groups=groups,
+        boundary=boundary,
+    )
+    check_signal("features", features, geometry.range_shape, geometry)
+    features, kernel = match_dtypes("features", features, "kernel", kernel, xp)
+    check_integer_range(features, kernel, geometry.largest_column_count)
+    return correlate_image_adjoint(features, kernel, geometry, engine=engine)
+
+
+def kernel_adjoint(
+    features: ArrayLike,
+    image: ArrayLike,
+    *,
+    kernel_size: Sequence[int],
+    padding: Padding,
+    stride: int | Sequence[int] = 1,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+    boundary: Boundary = "zero",
+    engine: Engine = "auto",
+) -> Array:
+    """Apply the transpose of cross-correlation as a map of the kernel: a layer's weight gradient.
+
+    Parameters
+    ----------
+    features : array of shape (..., c_out, *output)
+    image : array of shape (..., c_in, *image)
+        With the same leading axes, over which the result is summed.
+    kernel_size : sequence of int
+        The sizes of the kernel without its channels.
+    padding, stride, dilation, groups, boundary, engine
+        As for `cross_correlate`.
+
+    Returns
+    -------
+    array of shape (c_out, c_in // groups, *kernel)
+        With ``<cross_correlate(image, k), features> = <k, kernel_adjoint(features, image)>`` for every kernel k.
+
+    Raises
+    ------
+    TypeError, ShapeError, ValueError, OverflowError, EngineError
+        As `cross_correlate`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from convla import kernel_adjoint
+    >>> features, image = np.array([[1.0, 0.0]]), np.array([[5.0, 6.0, 7.0, 8.0]])
+    >>> kernel_adjoint(features, image, kernel_size=(3,), padding="valid")
+    array([[[5., 6., 7.]]])
+    """
+    xp = namespace(features, image)
+    try:
+        ndim = len(kernel_size)
+    except TypeError:
+        raise TypeError(f"kernel_size must be a sequence of integers, got {kernel_size!r}") from None
+    image = check_array("image", image, xp, min_ndim=ndim + 1, axes=f"(..., c_in, *image) with {ndim} image axes")
+    features = check_array(
+        "features", features, xp, min_ndim=ndim + 1, axes=f"(..., c_out, *output), {ndim} output axes"
+    )
+    in_channels, out_channels = image.shape[-ndim - 1], features.shape[-ndim - 1]
+    if in_channels % check_integer("groups", groups, minimum=1):
+        raise ShapeError(f"groups must divide the number of image channels {in_channels}, got {groups}")
+    geometry = ConvGeometry(
+        (out_channels, in_channels // groups, *kernel_size),
+        tuple(image.shape[-ndim:]),
+        padding=padding,
+        stride=stride,
+        dilation=dilation,
+        groups=groups,
+        boundary=boundary,
+    )
+    check_signal("features", features, geometry.range_shape, geometry)
+    batch = tuple(image.shape[: -ndim - 1])
+    if tuple(features.shape[: -ndim - 1]) != batch:
+        raise ShapeError(
+            f"features and image must have the same leading axes, got {tuple(features.shape)} and {tuple(image.shape)}"
+        )
+    features, image = match_dtypes("features", features, "image", image, xp)
+    check_integer_range(features, image, math.prod(batch) * math.prod(geometry.output_shape))
+    return correlate_kernel_adjoint(features, image, geometry, engine=engine)
 
 
 def flip_kernel(kernel: Array) -> Array:
-    """Return a kernel (c_out, c_in, *kernel) reversed along each of its kernel axes."""
+    """Return a kernel (c_out, c_in, *kernel) reversed along each of its kernel axes.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from convla.conv import flip_kernel
+    >>> flip_kernel(np.array([[[1, 2, 3]]]))
+    array([[[3, 2, 1]]])
+    """
     return kernel[(..., *(slice(None, None, -1),) * (kernel.ndim - 2))]
-
-
-@accelerated("cross_correlate")
-def correlate_windows(image: Array, kernel: Array, geometry: ConvGeometry) -> Array:
-    """Cross-correlate checked arrays: the reference of the operation "cross_correlate"."""
-    xp = namespace(image, kernel)
-    batch = tuple(image.shape[: -geometry.ndim - 1])
-    extended = extend(image, geometry, xp)
-    weights = _taps_first(kernel, geometry, xp)
-    features = None
-    for weight, (_, window) in zip(weights, geometry.windows(), strict=True):
-        term = xp.matmul(weight, _grouped(extended[(..., *window)], batch, geometry, xp))
-        features = term if features is None else features + term
-    return xp.reshape(features, (*batch, *geometry.range_shape))
-
-
-def extend(image: Array, geometry: ConvGeometry, xp: Namespace) -> Array:
-    """Extend images (..., c_in, *image) to (..., c_in, *padded) as the boundary says."""
-    for axis, (low, high) in enumerate(geometry.padding):
-        if (low, high) == (0, 0):
-            continue
-        along = axis - geometry.ndim
-        if geometry.boundary == "zero":
-            shape = list(image.shape)
-            parts = []
-            for amount in (low, high):
-                shape[along] = amount
-                parts.append(xp.zeros(tuple(shape), dtype=image.dtype, device=device_of(image)))
-            image = xp.concat((parts[0], image, parts[1]), axis=along)
-        else:
-            image = xp.take(image, on_device_of(geometry.sources(axis), image, xp), axis=along)
-    return image
-
-
-def _taps_first(kernel: Array, geometry: ConvGeometry, xp: Namespace) -> list[Array]:
-    """Return for every tap its matrices (groups, c_out // groups, c_in // groups), each contiguous for the BLAS."""
-    out, inner, *_ = geometry.kernel_shape
-    taps = xp.stack([kernel[(..., *tap)] for tap, _ in geometry.windows()])
-    taps = xp.reshape(taps, (-1, geometry.groups, out // geometry.groups, inner))
-    return [taps[t, ...] for t in range(taps.shape[0])]
-
-
-def _grouped(array: Array, batch: tuple[int, ...], geometry: ConvGeometry, xp: Namespace) -> Array:
-    """Return (..., channels, *positions) as (..., groups, channels // groups, positions)."""
-    channels = array.shape[len(batch)]
-    return xp.reshape(array, (*batch, geometry.groups, channels // geometry.groups, -1))
 
 
 def _prepare(
@@ -182,56 +274,7 @@ def _prepare(
         groups=groups,
         boundary=boundary,
     )
-    check_channels("image", image_shape, geometry)
+    check_signal("image", image, geometry.domain_shape, geometry)
     image, kernel = match_dtypes("image", image, "kernel", kernel, xp)
-    check_integer_range(image, kernel, geometry.kernel_shape[1] * int(np.prod(geometry.kernel_size)), xp)
+    check_integer_range(image, kernel, math.prod(geometry.kernel_shape[1:]))
     return image, kernel, geometry
-
-
-def check_kernel(kernel: ArrayLike, xp: Namespace) -> Array:
-    """Return `kernel` as an array (c_out, c_in // groups, *kernel) with one to three kernel axes."""
-    array = check_array("kernel", kernel, xp, min_ndim=3, axes="(c_out, c_in // groups, *kernel)")
-    if array.ndim > 5:
-        raise ShapeError(f"kernel must have 1 to 3 axes after its channels, got shape {tuple(array.shape)}")
-    return array
-
-
-def check_channels(name: str, shape: tuple[int, ...], geometry: ConvGeometry) -> None:
-    """Raise `ShapeError` unless an image of this shape has the channels that the kernel reads."""
-    got = shape[-geometry.ndim - 1]
-    if got != geometry.in_channels:
-        raise ShapeError(
-            f"{name} must have {geometry.in_channels} channels for a kernel of shape {geometry.kernel_shape} in "
-            f"{geometry.groups} group(s), got {got} in shape {shape}"
-        )
-
-
-def match_dtypes(first: str, a: Array, second: str, b: Array, xp: Namespace) -> tuple[Array, Array]:
-    """Return both arrays in one dtype: integers follow a floating partner; unequal dtypes of one kind are refused."""
-    if a.dtype == b.dtype:
-        return a, b
-    if object in (a.dtype, b.dtype):
-        return xp.astype(a, object), xp.astype(b, object)
-    if is_exact(a) and not is_exact(b):
-        return xp.astype(a, b.dtype), b
-    if is_exact(b) and not is_exact(a):
-        return a, xp.astype(b, a.dtype)
-    raise TypeError(f"{first} and {second} must have the same dtype, got {a.dtype} and {b.dtype}")
-
-
-def check_integer_range(a: Array, b: Array, terms: int, xp: Namespace) -> None:
-    """Raise `OverflowError` if a sum of `terms` products of entries of `a` and `b` could leave their integer dtype."""
-    if a.dtype == object or not is_exact(a):
-        return
-    limit: Any = xp.iinfo(a.dtype).max
-    largest = terms * _largest(a, xp) * _largest(b, xp)
-    if largest > limit:
-        raise OverflowError(
-            f"sums of {terms} products can reach {largest}, beyond the largest {a.dtype}, {limit}: pass floating-point "
-            "arrays, or object arrays of Python integers"
-        )
-
-
-def _largest(array: Array, xp: Namespace) -> int:
-    """Return the largest modulus of an integer array, as a Python integer (the modulus of the least int64 is none)."""
-    return max(int(xp.max(array)), -int(xp.min(array)))

@@ -20,10 +20,11 @@ from convla._validate import check_choice, check_integer
 from convla.errors import ShapeError
 from convla.typing import Boundary, Padding
 
-__all__ = ["BOUNDARIES", "PADDINGS", "ConvGeometry"]
+__all__ = ["BOUNDARIES", "ORDERS", "PADDINGS", "ConvGeometry"]
 
 PADDINGS = ("full", "same", "valid")
 BOUNDARIES = ("zero", "circular", "reflect", "replicate")
+ORDERS = ("C", "F")
 
 IndexArray = np.ndarray[Any, np.dtype[np.intp]]
 
@@ -189,6 +190,20 @@ class ConvGeometry:
         """The shape of the matrix M: (number of feature entries, number of image entries)."""
         return math.prod(self.range_shape), math.prod(self.domain_shape)
 
+    @functools.cached_property
+    def largest_row_count(self) -> int:
+        """The largest number of products in one entry of the features: the terms of its rounding error bound."""
+        return math.prod(self.kernel_shape[1:])
+
+    @functools.cached_property
+    def largest_column_count(self) -> int:
+        """The largest number of products in one entry of the image adjoint."""
+        readers = 1
+        for axis in range(self.ndim):
+            sources = self.axis_map(axis)
+            readers *= int(np.bincount(sources[sources >= 0]).max(initial=0))
+        return self.out_channels // self.groups * readers
+
     # Index maps.
 
     def sources(self, axis: int) -> IndexArray:
@@ -245,6 +260,86 @@ class ConvGeometry:
         output = np.arange(self.output_shape[axis])[:, None] * self.stride[axis]
         tap = np.arange(self.kernel_size[axis])[None, :] * self.dilation[axis]
         return cast(IndexArray, self.sources(axis)[output + tap])
+
+    def position_map(self, order: str = "C") -> IndexArray:
+        """Return the image position that each output position reads through each tap, both flattened; -1 for a zero.
+
+        Parameters
+        ----------
+        order : {"C", "F"}
+            Row-major or column-major vec() of the positions; the taps are row-major in both.
+
+        Returns
+        -------
+        numpy.ndarray of shape (prod(output_shape), prod(kernel_size))
+
+        Examples
+        --------
+        >>> from convla import ConvGeometry
+        >>> ConvGeometry((1, 1, 2, 1), (2, 2), padding="valid").position_map("F")
+        array([[0, 1],
+               [2, 3]])
+        """
+        check_choice("order", order, ORDERS)
+        n = self.ndim
+        size = self.image_shape
+        positions = np.zeros(self.output_shape + self.kernel_size, dtype=np.intp)
+        inside = np.ones(positions.shape, dtype=bool)
+        for axis in range(n):
+            stride = math.prod(size[axis + 1 :] if order == "C" else size[:axis])
+            here = [1] * (2 * n)
+            here[axis], here[n + axis] = self.output_shape[axis], self.kernel_size[axis]
+            sources = self.axis_map(axis).reshape(here)
+            positions += stride * sources
+            inside &= sources >= 0
+        positions[~inside] = -1
+        outputs = range(n) if order == "C" else reversed(range(n))
+        return cast(
+            IndexArray,
+            positions.transpose(*outputs, *range(n, 2 * n)).reshape(
+                math.prod(self.output_shape), math.prod(self.kernel_size)
+            ),
+        )
+
+    def omega(self, entry: Sequence[int], order: str = "C") -> tuple[IndexArray, IndexArray]:
+        """Return the rows and columns of M where one entry of the kernel stands.
+
+        Parameters
+        ----------
+        entry : sequence of int
+            The index ``(c_out, c_in, *tap)`` of the kernel entry; ``c_in`` counts within the group.
+        order : {"C", "F"}
+            Row-major or column-major vec().
+
+        Returns
+        -------
+        rows, columns : numpy.ndarray of shape (count,)
+
+        Notes
+        -----
+        This is the set Omega_{p,q,z,y} of the gradient formulas: tap (p, q), input channel z, output channel y. With
+        another boundary than "zero", several entries of the kernel may share a place in M, where they add up.
+
+        References
+        ----------
+        P.-C. Guo and Q. Ye, On Regularization of Convolutional Kernels in Neural Networks, Theorem 2.3.
+
+        Examples
+        --------
+        >>> from convla import ConvGeometry
+        >>> ConvGeometry((1, 1, 3), (4,), padding="same").omega((0, 0, 2))
+        (array([0, 1, 2]), array([1, 2, 3]))
+        """
+        if len(entry) != len(self.kernel_shape):
+            raise ShapeError(f"entry must have {len(self.kernel_shape)} indices (c_out, c_in, *tap), got {entry!r}")
+        out, inner, *tap = (
+            check_integer(f"entry[{axis}]", index, minimum=0, maximum=size - 1)
+            for axis, (index, size) in enumerate(zip(entry, self.kernel_shape, strict=True))
+        )
+        positions = self.position_map(order)[:, np.ravel_multi_index(tap, self.kernel_size)]
+        rows = np.flatnonzero(positions >= 0)
+        channel = out // (self.out_channels // self.groups) * self.kernel_shape[1] + inner
+        return out * positions.size + rows, channel * math.prod(self.image_shape) + positions[rows]
 
     def windows(self) -> Iterator[tuple[tuple[int, ...], tuple[slice, ...]]]:
         """Yield every tap with the slices of the extended image that it multiplies.

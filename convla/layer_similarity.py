@@ -8,8 +8,9 @@ that stands for a filter so is called its signature here; its power spectrum is 
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -29,6 +30,7 @@ __all__ = [
     "convolutional_similarity_and_gradient",
     "convolutional_similarity_gradient",
     "convolutional_similarity_hessian_product",
+    "similarities_of_equal_layers",
 ]
 
 Method = Literal["auto", "autocorrelation", "pairwise", "spectral"]
@@ -349,26 +351,59 @@ def _floating(
     return value, slope
 
 
+def similarities_of_equal_layers(
+    layers: Sequence[Array], *, pairs: Pairs = "unordered", normalized: bool = False, engine: Engine = "auto"
+) -> list[tuple[Array, Array]]:
+    """Return value and gradient of layers of one shape and dtype, with the launches of one layer.
+
+    Results and errors are those of `convolutional_similarity_and_gradient`, layer by layer. The layers are copied into
+    one array: worth it where a launch costs more than a copy, which is on a GPU.
+    """
+    xp = namespace(*layers)
+    layers = [_check_kernels("kernels", layer, xp) for layer in layers]
+    shape, dtype = tuple(layers[0].shape), layers[0].dtype
+    stack = xp.concat(layers, axis=0)
+    form = _form("autocorrelation", stack)
+    signatures = form.signatures(stack, engine)
+    energies = signatures @ form.unit
+    if is_exact(stack) or not _is_safe(energies, xp):
+        one = functools.partial(
+            convolutional_similarity_and_gradient, pairs=pairs, normalized=normalized, engine=engine
+        )
+        return [one(layer) for layer in layers]
+    factor = _factor(pairs)
+    signatures = xp.reshape(signatures, (len(layers), shape[0], -1))
+    if normalized:
+        values, weights = _normalized_pairs(signatures, xp.reshape(energies, (len(layers), -1)), form.unit, xp)
+    else:
+        before, weights = _prefixes(signatures, xp)
+        values = xp.sum(signatures * before, axis=(-2, -1))
+    slope = form.pull_back(stack, factor * xp.reshape(weights, (len(layers) * shape[0], -1)), engine)
+    values = xp.astype(factor * values, dtype)
+    return [(values[i], slope[i * shape[0] : (i + 1) * shape[0], ...]) for i in range(len(layers))]
+
+
 def _prefixes(signatures: Array, xp: Namespace) -> tuple[Array, Array]:
-    """Return for each filter the sum of the signatures before it, and of all others'.
+    """Return for each filter of (..., c_out, m) the sum of the signatures before it, and of all others'.
 
     The others' are added up, not subtracted from the total: a large signature must not swallow small ones.
     """
-    before = xp.cumulative_sum(signatures, axis=0, include_initial=True)[:-1, ...]
-    after = xp.flip(xp.cumulative_sum(xp.flip(signatures, axis=0), axis=0, include_initial=True)[:-1, ...], axis=0)
-    return before, before + after
+    axis = signatures.ndim - 2
+    before = xp.cumulative_sum(signatures, axis=axis, include_initial=True)[..., :-1, :]
+    reverse = xp.cumulative_sum(xp.flip(signatures, axis=axis), axis=axis, include_initial=True)[..., :-1, :]
+    return before, before + xp.flip(reverse, axis=axis)
 
 
 def _normalized_pairs(signatures: Array, energies: Array, unit: Array, xp: Namespace) -> tuple[Array, Array]:
     """Return the similarity of the filters scaled to norm 1, and the W whose pull-back is its gradient."""
     if bool(xp.any(energies == 0)):
         raise _zero_kernel(energies, xp)
-    energies = energies[:, None]
+    energies = energies[..., None]
     signatures = signatures / energies
     before, others = _prefixes(signatures, xp)
     # The derivative of 1 / energy takes off the component along the filter itself.
-    along = xp.sum(others * signatures, axis=1, keepdims=True)
-    return xp.sum(signatures * before), (others - along * unit) / energies
+    along = xp.sum(others * signatures, axis=-1, keepdims=True)
+    return xp.sum(signatures * before, axis=(-2, -1)), (others - along * unit) / energies
 
 
 def _scale_filters(kernels: Array, xp: Namespace) -> tuple[Array, Array]:

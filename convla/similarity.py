@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 from convla._array import namespace
 from convla._validate import check_array, check_same_shape
-from convla.conv import cross_correlate, extend
+from convla._windows import extend
+from convla.conv import cross_correlate
 from convla.errors import ShapeError
 from convla.geometry import ConvGeometry
 from convla.typing import Array, ArrayLike, Namespace, Padding
@@ -118,9 +119,10 @@ def feature_map_similarity(
     xp = namespace(k1, k2, x)
     k1, k2 = _check_pair(k1, k2, xp)
     x = _check_input(x, k1, xp)
-    lead = (None,) if channels else (None, None)
-    features = [cross_correlate(x[lead[1:]], k[lead], padding=padding) for k in (k1, k2)]
-    return xp.sum(features[0] * features[1])
+    if not channels:
+        k1, k2, x = k1[None, ...], k2[None, ...], x[None, ...]
+    f1, f2 = (cross_correlate(x, k[None, ...], padding=padding) for k in (k1, k2))
+    return xp.sum(f1 * f2)
 
 
 def feature_map_similarity_gradient(

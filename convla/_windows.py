@@ -1,0 +1,134 @@
+"""The three bilinear maps of a convolution on checked arrays: the references of the accelerated operations.
+
+With ``x~`` the extended image and ``W_t`` the matrix (c_out, c_in) of tap t, the features are
+``y = sum_t W_t x~[window t]``. The map is linear in the image and linear in the kernel; transposing it in the one and
+in the other gives the two adjoints, and all three are sums over the taps of one matrix product each.
+"""
+
+from __future__ import annotations
+
+import array_api_extra as xpx
+import numpy as np
+
+from convla._array import device_of, namespace, on_device_of
+from convla._dispatch import accelerated
+from convla.geometry import ConvGeometry
+from convla.typing import Array, Namespace
+
+__all__ = ["correlate", "correlate_image_adjoint", "correlate_kernel_adjoint", "extend", "fold"]
+
+
+@accelerated("correlate")
+def correlate(image: Array, kernel: Array, geometry: ConvGeometry) -> Array:
+    """Cross-correlate images (..., c_in, *image) with a kernel: (..., c_out, *output)."""
+    xp = namespace(image, kernel)
+    batch = tuple(image.shape[: -geometry.ndim - 1])
+    extended = extend(image, geometry, xp)
+    features = None
+    for weight, (_, window) in zip(_tap_matrices(kernel, geometry, xp), geometry.windows(), strict=True):
+        term = xp.matmul(weight, _grouped(extended[(..., *window)], batch, geometry, xp))
+        features = term if features is None else features + term
+    return xp.reshape(features, (*batch, *geometry.range_shape))
+
+
+@accelerated("correlate_image_adjoint")
+def correlate_image_adjoint(features: Array, kernel: Array, geometry: ConvGeometry) -> Array:
+    """Apply the transpose of ``image -> correlate(image, kernel)`` to features: (..., c_in, *image)."""
+    xp = namespace(features, kernel)
+    batch = tuple(features.shape[: -geometry.ndim - 1])
+    columns = _grouped(features, batch, geometry, xp)
+    extended = xp.zeros(
+        (*batch, geometry.in_channels, *geometry.padded_shape), dtype=features.dtype, device=device_of(features)
+    )
+    for weight, (_, window) in zip(_tap_matrices(kernel, geometry, xp), geometry.windows(), strict=True):
+        term = xp.matmul(xp.matrix_transpose(weight), columns)
+        term = xp.reshape(term, (*batch, geometry.in_channels, *geometry.output_shape))
+        extended = xpx.at(extended)[(..., *window)].add(term)
+    return fold(extended, geometry, xp)
+
+
+@accelerated("correlate_kernel_adjoint")
+def correlate_kernel_adjoint(features: Array, image: Array, geometry: ConvGeometry) -> Array:
+    """Apply the transpose of ``kernel -> correlate(image, kernel)`` to features, summed over the batch."""
+    xp = namespace(features, image)
+    batch = tuple(image.shape[: -geometry.ndim - 1])
+    columns = _grouped(features, batch, geometry, xp)
+    extended = extend(image, geometry, xp)
+    gradients = []
+    for _, window in geometry.windows():
+        rows = xp.matrix_transpose(_grouped(extended[(..., *window)], batch, geometry, xp))
+        products = xp.matmul(columns, rows)
+        if batch:
+            products = xp.sum(products, axis=tuple(range(len(batch))), dtype=products.dtype)
+        gradients.append(xp.reshape(products, geometry.kernel_shape[:2]))
+    return xp.reshape(xp.stack(gradients, axis=-1), geometry.kernel_shape)
+
+
+def extend(image: Array, geometry: ConvGeometry, xp: Namespace) -> Array:
+    """Extend images (..., c_in, *image) to (..., c_in, *padded) as the boundary says."""
+    for axis, (low, high) in enumerate(geometry.padding):
+        if (low, high) == (0, 0):
+            continue
+        along = axis - geometry.ndim
+        if geometry.boundary == "zero":
+            edges = [_zeros_along(image, along, amount, xp) for amount in (low, high)]
+            image = xp.concat((edges[0], image, edges[1]), axis=along)
+        else:
+            image = xp.take(image, on_device_of(geometry.sources(axis), image, xp), axis=along)
+    return image
+
+
+def fold(extended: Array, geometry: ConvGeometry, xp: Namespace) -> Array:
+    """Apply the transpose of `extend`: add each extended position to the image entry that it was read from."""
+    for axis, (low, high) in enumerate(geometry.padding):
+        if (low, high) == (0, 0):
+            continue
+        along = axis - geometry.ndim
+        if geometry.boundary == "zero":
+            core = slice(low, low + geometry.image_shape[axis])
+            extended = extended[(..., core, *(slice(None),) * (-along - 1))]
+        else:
+            # The transpose of a gather, as a sum of gathers: row r of the table names the r-th position that reads
+            # each image entry, or the appended zero.
+            extended = xp.concat((extended, _zeros_along(extended, along, 1, xp)), axis=along)
+            rows = [on_device_of(row, extended, xp) for row in _readers(geometry, axis)]
+            total = xp.take(extended, rows[0], axis=along)
+            for row in rows[1:]:
+                total = total + xp.take(extended, row, axis=along)
+            extended = total
+    return extended
+
+
+def _readers(geometry: ConvGeometry, axis: int) -> np.ndarray:
+    """Return a table (most readers, image) of the extended positions that read each image index.
+
+    Short columns are filled up with the first position beyond the extended axis.
+    """
+    sources = geometry.sources(axis)
+    order = np.argsort(sources, kind="stable")
+    counts = np.bincount(sources, minlength=geometry.image_shape[axis])
+    first = np.cumsum(counts) - counts
+    table = np.full((int(counts.max()), counts.size), sources.size)
+    rank = np.arange(sources.size) - np.repeat(first, counts)
+    table[rank, sources[order]] = order
+    return table
+
+
+def _tap_matrices(kernel: Array, geometry: ConvGeometry, xp: Namespace) -> list[Array]:
+    """Return for every tap its matrices (groups, c_out // groups, c_in // groups), each contiguous for the BLAS."""
+    out, inner, *_ = geometry.kernel_shape
+    taps = xp.stack([kernel[(..., *tap)] for tap, _ in geometry.windows()])
+    taps = xp.reshape(taps, (-1, geometry.groups, out // geometry.groups, inner))
+    return [taps[t, ...] for t in range(taps.shape[0])]
+
+
+def _grouped(array: Array, batch: tuple[int, ...], geometry: ConvGeometry, xp: Namespace) -> Array:
+    """Return (..., channels, *positions) as (..., groups, channels // groups, positions)."""
+    channels = array.shape[len(batch)]
+    return xp.reshape(array, (*batch, geometry.groups, channels // geometry.groups, -1))
+
+
+def _zeros_along(array: Array, axis: int, amount: int, xp: Namespace) -> Array:
+    shape = list(array.shape)
+    shape[axis] = amount
+    return xp.zeros(tuple(shape), dtype=array.dtype, device=device_of(array))

@@ -1,0 +1,118 @@
+"""Ways to run a list of settings: one after the other on this process's threads, or spread over processes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+from convla._validate import check_choice
+from convla.errors import EngineError
+from convla.experiments.outcome import Outcome, run_setting
+from convla.experiments.settings import Readings, Setting
+
+__all__ = ["EXECUTORS", "Job", "Watcher", "run_jobs"]
+
+EXECUTORS = ("local", "loky")
+
+
+class Watcher(Protocol):
+    """Who is told how a run goes: a progress display, or nobody."""
+
+    def start(self, setting: Setting, repetitions: int) -> None:
+        """Hear that a setting begins."""
+
+    def advance(self, setting: Setting, repetitions: int) -> None:
+        """Hear that so many more repetitions of a setting are done."""
+
+    def finish(self, setting: Setting) -> None:
+        """Hear that a setting is done, and saved."""
+
+
+class Job:
+    """How to run one setting; a picklable callable.
+
+    Parameters
+    ----------
+    readings : Readings
+    repetitions, seed : int
+    engine : str
+    """
+
+    def __init__(self, readings: Readings, repetitions: int, seed: int, engine: str) -> None:
+        self.readings = readings
+        self.repetitions = repetitions
+        self.seed = seed
+        self.engine = engine
+
+    def __call__(self, setting: Setting, advance: Callable[[int], None] = lambda _: None) -> Outcome:
+        """Run the setting."""
+        return run_setting(
+            setting,
+            self.readings,
+            repetitions=self.repetitions,
+            seed=self.seed,
+            engine=self.engine,
+            advance=advance,
+        )
+
+
+def run_jobs(
+    job: Job, settings: Sequence[Setting], *, executor: str, workers: int, watcher: Watcher
+) -> Iterator[tuple[Setting, Outcome]]:
+    """Yield each setting with its outcome as it ends, in any order.
+
+    Parameters
+    ----------
+    job : Job
+    settings : sequence of Setting
+    executor : {"local", "loky"}
+        "local" runs them in order, each on `workers` threads; "loky" (extra ``parallel``) runs one in each of `workers`
+        processes, which pays for the reference engine, a single thread otherwise.
+    workers : int
+        At least 1.
+    watcher : Watcher
+
+    Raises
+    ------
+    EngineError
+        If the executor needs a package that is not installed.
+    """
+    check_choice("executor", executor, EXECUTORS)
+    if executor == "local":
+        yield from _run_local(job, settings, workers, watcher)
+    else:
+        yield from _run_loky(job, settings, workers, watcher)
+
+
+def _run_local(
+    job: Job, settings: Sequence[Setting], workers: int, watcher: Watcher
+) -> Iterator[tuple[Setting, Outcome]]:
+    if job.engine in ("auto", "numba"):
+        import numba
+
+        numba.set_num_threads(min(workers, numba.config.NUMBA_NUM_THREADS))
+    for setting in settings:
+        watcher.start(setting, job.repetitions)
+        yield setting, job(setting, lambda done, setting=setting: watcher.advance(setting, done))  # type: ignore[misc]
+
+
+def _run_loky(
+    job: Job, settings: Sequence[Setting], workers: int, watcher: Watcher
+) -> Iterator[tuple[Setting, Outcome]]:
+    try:
+        from loky import as_completed, get_reusable_executor
+    except ImportError as error:
+        raise EngineError("executor 'loky' needs the package loky: pip install 'convla[parallel]'") from error
+    # One thread each: the processes are the parallelism.
+    one_thread = dict.fromkeys(("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+    pool = get_reusable_executor(max_workers=min(workers, os.cpu_count() or 1), env=one_thread)
+    futures = {pool.submit(job, setting): setting for setting in settings}
+    for setting in settings:
+        watcher.start(setting, job.repetitions)
+    try:
+        for future in as_completed(futures):
+            watcher.advance(futures[future], job.repetitions)
+            yield futures[future], future.result()
+    finally:
+        pool.shutdown(kill_workers=any(not future.done() for future in futures))

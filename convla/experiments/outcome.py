@@ -1,0 +1,163 @@
+"""One setting run in full: its random draws, its descents, and what is kept of every repetition."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from convla._array import cuda_is_available, namespace, to_numpy
+from convla.errors import EngineError
+from convla.experiments.pairs import descend_pairs
+from convla.experiments.settings import INPUT_LENGTH, Readings, Setting
+from convla.similarity import feature_map_gram
+from convla.typing import Array
+
+__all__ = ["CHUNK", "Outcome", "run_setting"]
+
+Floats = np.ndarray[Any, np.dtype[np.float64]]
+
+CHUNK = 1024
+"""Repetitions drawn and run together. The draws of a chunk depend on the seed, the setting and the chunk's number
+alone, so neither the number of workers nor the number of repetitions changes those of a repetition."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What is kept of each repetition of a setting; [:, 0] is the start of the descent and [:, 1] its end.
+
+    Attributes
+    ----------
+    correlation : numpy.ndarray of shape (R,)
+        Of the loss and the feature-map similarity over the iterates.
+    loss, similarity : numpy.ndarray of shape (R, 2)
+        The loss, and the feature-map similarity in the reading that was asked for.
+    norms : numpy.ndarray of shape (R, 2)
+        The geometric mean of |K1| and |K2|.
+    cosine : numpy.ndarray of shape (R, 2)
+        The modulus of the cosine of the feature maps.
+    """
+
+    correlation: Floats
+    loss: Floats
+    similarity: Floats
+    norms: Floats
+    cosine: Floats
+
+    @property
+    def repetitions(self) -> int:
+        """How many repetitions were run."""
+        return int(self.correlation.size)
+
+    @property
+    def converged(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
+        """Which repetitions stayed finite and did not end with a larger loss than they began with.
+
+        The others diverged: they are counted, and kept out of every statistic.
+        """
+        ends = np.concatenate([self.loss, self.similarity, self.norms], axis=1)
+        descended: np.ndarray[Any, np.dtype[np.bool_]] = self.loss[:, 1] <= self.loss[:, 0]
+        return descended & np.isfinite(ends).all(axis=1)
+
+    @property
+    def diverged(self) -> int:
+        """How many repetitions diverged."""
+        return int(self.repetitions - self.converged.sum())
+
+
+def run_setting(
+    setting: Setting,
+    readings: Readings,
+    *,
+    repetitions: int,
+    seed: int,
+    engine: str = "auto",
+    advance: Callable[[int], None] = lambda _: None,
+) -> Outcome:
+    """Run one setting.
+
+    Parameters
+    ----------
+    setting : Setting
+    readings : Readings
+    repetitions : int
+        At least 1.
+    seed : int
+        At least 0.
+    engine : {"auto", "reference", "numba", "cuda"}
+        "cuda" puts the draws on the GPU and runs the reference there; the others stay on the CPU.
+    advance : callable
+        Told, after every chunk, how many repetitions it had.
+
+    Returns
+    -------
+    Outcome
+
+    Raises
+    ------
+    EngineError
+        If the engine is not available.
+
+    Examples
+    --------
+    >>> from convla.experiments.settings import Readings, table_settings
+    >>> outcome = run_setting(table_settings()[0], Readings(), repetitions=100, seed=0)
+    >>> bool(outcome.loss[:, 1].max() < 1e-4), outcome.diverged
+    (True, 0)
+    """
+    if engine == "cuda" and not cuda_is_available():
+        raise EngineError("engine 'cuda' needs CuPy (extras cuda12, cuda13) and a CUDA device; none is available")
+    parts = []
+    for chunk, size in enumerate(_chunk_sizes(repetitions)):
+        x, k1, k2 = _draw(setting, seed, chunk, size)
+        if engine == "cuda":
+            import cupy
+
+            x, k1, k2 = cupy.asarray(x), cupy.asarray(k1), cupy.asarray(k2)
+        parts.append(_run_chunk(setting, readings, x, k1, k2, "reference" if engine == "cuda" else engine))
+        advance(size)
+    columns = {field.name: np.concatenate([part[field.name] for part in parts]) for field in fields(Outcome)}
+    return Outcome(**columns)
+
+
+def _chunk_sizes(repetitions: int) -> Iterator[int]:
+    for start in range(0, repetitions, CHUNK):
+        yield min(CHUNK, repetitions - start)
+
+
+def _draw(setting: Setting, seed: int, chunk: int, size: int) -> tuple[Floats, Floats, Floats]:
+    """Draw X ~ U(0, 1) and K1, K2 ~ U(-1, 1), one row for each repetition."""
+    key = (zlib.crc32(setting.draws.encode()), chunk)
+    generator = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
+    uniform = generator.random((size, INPUT_LENGTH + 2 * setting.n))
+    x, k1, k2 = np.split(uniform, [INPUT_LENGTH, INPUT_LENGTH + setting.n], axis=1)
+    return x, 2.0 * k1 - 1.0, 2.0 * k2 - 1.0
+
+
+def _run_chunk(setting: Setting, readings: Readings, x: Array, k1: Array, k2: Array, engine: str) -> dict[str, Floats]:
+    gram = feature_map_gram(x[:, None, :], (setting.n,), padding=setting.padding)  # type: ignore[arg-type]
+    run = descend_pairs(k1, k2, gram, **setting.descent(readings), engine=engine)
+    norms, cosines = zip(*(_describe_pair(a, b, gram) for a, b in ((k1, k2), (run.k1, run.k2))), strict=True)
+    return {
+        "correlation": to_numpy(run.correlation),
+        "loss": to_numpy(run.loss),
+        "similarity": to_numpy(run.similarity),
+        "norms": np.stack(norms, axis=1),
+        "cosine": np.stack(cosines, axis=1),
+    }
+
+
+def _describe_pair(k1: Array, k2: Array, gram: Array) -> tuple[Floats, Floats]:
+    """Return the geometric mean of the kernels' norms and |cos| of their feature maps, on the host."""
+    xp = namespace(k1, k2, gram)
+
+    def form(a: Array, b: Array) -> Array:
+        return xp.sum(a * (gram @ b[..., None])[..., 0], axis=1)
+
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        norm = xp.sqrt(xp.sqrt(xp.sum(k1 * k1, axis=1)) * xp.sqrt(xp.sum(k2 * k2, axis=1)))
+        cosine = xp.abs(form(k1, k2)) / (xp.sqrt(form(k1, k1)) * xp.sqrt(form(k2, k2)))
+    return to_numpy(norm), to_numpy(cosine)

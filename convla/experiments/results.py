@@ -1,0 +1,129 @@
+"""The results folder: what is saved of each setting, what makes two runs the same, and how a run is resumed."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from convla.errors import ConvlaError
+from convla.experiments.outcome import Outcome
+from convla.experiments.settings import Setting
+
+__all__ = ["ResultsError", "ResultsFolder"]
+
+MANIFEST = "manifest.json"
+
+
+class ResultsError(ConvlaError, ValueError):
+    """A results folder cannot be used: not writable, made with other settings, or damaged."""
+
+
+class ResultsFolder:
+    """A folder that holds one run: its manifest, and one file for each setting that has ended.
+
+    Every file is written beside its place and moved there, so that a kill at any moment leaves whole files only.
+
+    Parameters
+    ----------
+    path : str or path-like
+        Made if it does not exist.
+    identity : mapping
+        What makes two runs the same run: the seed, the repetitions, the readings.
+
+    Raises
+    ------
+    ResultsError
+        If the folder cannot be written, or holds a run with another identity.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], identity: Mapping[str, Any]) -> None:
+        self.path = Path(path)
+        self.identity = dict(identity)
+        try:
+            (self.path / "runs").mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.path / "runs"):
+                pass
+        except OSError as error:
+            raise ResultsError(f"the results folder {self.path} cannot be written: {error.strerror}") from error
+        self._check_identity()
+
+    def _check_identity(self) -> None:
+        if not (self.path / MANIFEST).exists():
+            return
+        found = self.read_manifest().get("identity", {})
+        differing = [key for key in self.identity if found.get(key) != self.identity[key]]
+        if differing:
+            made = ", ".join(f"{key} = {found.get(key)}" for key in differing)
+            asked = ", ".join(f"{key} = {self.identity[key]}" for key in differing)
+            raise ResultsError(
+                f"the results folder {self.path} was made with {made}, not {asked}: choose another --output"
+            )
+
+    def read_manifest(self) -> dict[str, Any]:
+        """Return the manifest, or an empty one."""
+        try:
+            manifest: dict[str, Any] = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError) as error:
+            raise ResultsError(f"{self.path / MANIFEST} cannot be read: {error}") from error
+        return manifest
+
+    def write_manifest(self, manifest: Mapping[str, Any]) -> None:
+        """Write the manifest, the identity with it."""
+        text = json.dumps({"identity": self.identity, **manifest}, indent=1, ensure_ascii=False) + "\n"
+        with self._writing(MANIFEST, "w") as file:
+            file.write(text)
+
+    def save(self, setting: Setting, outcome: Outcome) -> None:
+        """Save what a setting left."""
+        arrays = {field.name: getattr(outcome, field.name) for field in fields(Outcome)}
+        with self._writing(self._run_file(setting), "wb") as file:
+            np.savez(file, setting=np.array(self._stamp(setting)), **arrays)
+
+    def load(self, setting: Setting) -> Outcome | None:
+        """Return what a setting left when it was run in this folder with this identity, or None."""
+        try:
+            with open(self.path / self._run_file(setting), "rb") as file, np.load(file, allow_pickle=False) as data:
+                if str(data["setting"]) != self._stamp(setting):
+                    return None
+                return Outcome(**{field.name: data[field.name] for field in fields(Outcome)})
+        except FileNotFoundError:
+            return None
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            raise ResultsError(f"{self.path / self._run_file(setting)} is damaged ({error}): delete it") from error
+
+    def write_csv(self, name: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+        """Write a table; floats in full precision, NaN as an empty field."""
+        with self._writing(name, "w") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(header)
+            writer.writerows([["" if value != value else value for value in row] for row in rows])
+
+    def _stamp(self, setting: Setting) -> str:
+        return json.dumps({"setting": setting.describe(), "identity": self.identity}, sort_keys=True)
+
+    @staticmethod
+    def _run_file(setting: Setting) -> str:
+        return f"runs/{setting.name}.npz"
+
+    @contextlib.contextmanager
+    def _writing(self, name: str, mode: str) -> Iterator[IO[Any]]:
+        target = self.path / name
+        part = target.with_name(f".{target.name}.part")
+        try:
+            with open(part, mode, encoding=None if "b" in mode else "utf-8") as file:
+                yield file
+            os.replace(part, target)
+        except OSError as error:
+            raise ResultsError(f"{target} cannot be written: {error.strerror}") from error

@@ -1,0 +1,138 @@
+"""The settings of CSM Tables 1-6 and the readings of the text under which they are run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from convla._validate import check_choice
+from convla.experiments.pairs import SIMILARITIES
+from convla.experiments.published import published_tables
+
+__all__ = ["CONTROLS", "INPUT_LENGTH", "TARGETS", "Readings", "Setting", "control_settings", "table_settings"]
+
+INPUT_LENGTH = 64
+
+# (correlation table, decrease table): hyperparameter table, loss, padding. Table 11's caption is a copy of Table 9's;
+# the text of Section 5 and the captions of Tables 5-6 refer to it for the valid runs.
+_TABLE_PAIRS = {
+    (1, 2): ("table9", "kernel", "full"),
+    (3, 4): ("table10", "convolutional", "full"),
+    (5, 6): ("table11", "convolutional", "valid"),
+}
+
+CONTROLS = ("loss", "shrinkage", "scale-invariant")
+"""What a control run minimises: the table's own loss; |K1|^2 + |K2|^2; CS / (|K1|^2 |K2|^2)."""
+
+TARGETS = ("tables", "table1", "table2", "table3", "table4", "table5", "table6", "controls")
+
+
+@dataclass(frozen=True)
+class Readings:
+    """How the source's text is read where it leaves a choice; the defaults reproduce the tables.
+
+    Attributes
+    ----------
+    similarity : {"squared", "absolute", "signed", "cosine"}
+        What "feature map similarity" measures.
+    kernel_loss : {"inner", "cosine"}
+        What Tables 1-2 minimise: <K1, K2>^2 (Eq. 5), or the squared cosine (the captions of Tables 9 and 11).
+    train : {"both", "first"}
+        Which kernels are trained.
+    """
+
+    similarity: str = "squared"
+    kernel_loss: str = "inner"
+    train: str = "both"
+
+    def __post_init__(self) -> None:
+        check_choice("similarity", self.similarity, SIMILARITIES)
+        check_choice("kernel_loss", self.kernel_loss, ("inner", "cosine"))
+        check_choice("train", self.train, ("both", "first"))
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row of a pair of tables, or a control run at that row's hyperparameters.
+
+    Attributes
+    ----------
+    tables : tuple of int
+        The table of column A, and the table of columns B-D.
+    n : int
+        The kernels' length.
+    optimizer : {"Adam", "SGD"}
+    learning_rate : float
+    iterations : int
+    loss : {"kernel", "convolutional"}
+    padding : {"full", "valid"}
+    control : {"loss", "shrinkage", "scale-invariant"}
+        What is minimised; "loss" in the tables themselves.
+    """
+
+    tables: tuple[int, int]
+    n: int
+    optimizer: str
+    learning_rate: float
+    iterations: int
+    loss: str
+    padding: str
+    control: str = "loss"
+
+    @property
+    def name(self) -> str:
+        """The setting's name, and its file's: 'tables34-N9-SGD', with '-shrinkage' for a control."""
+        return self.draws if self.control == "loss" else f"{self.draws}-{self.control}"
+
+    @property
+    def draws(self) -> str:
+        """The name that fixes the random draws: a control gets the inputs and kernels of its table row."""
+        return f"tables{self.tables[0]}{self.tables[1]}-N{self.n}-{self.optimizer}"
+
+    def descent(self, readings: Readings) -> dict[str, Any]:
+        """Return the keyword arguments of `convla.experiments.pairs.descend_pairs`."""
+        cosine = self.loss == "kernel" and readings.kernel_loss == "cosine"
+        return {
+            "loss": "shrinkage" if self.control == "shrinkage" else self.loss,
+            "normalized": self.control == "scale-invariant" or (cosine and self.control == "loss"),
+            "toeplitz": self.padding == "full",
+            "similarity": readings.similarity,
+            "optimizer": self.optimizer,
+            "learning_rate": self.learning_rate,
+            "iterations": self.iterations,
+            "both": readings.train == "both",
+        }
+
+    def describe(self) -> dict[str, Any]:
+        """Return the setting as plain data, for the manifest."""
+        return asdict(self) | {"name": self.name}
+
+
+def table_settings(targets: Sequence[str] = ("tables",)) -> tuple[Setting, ...]:
+    """Return the settings that the targets need, in the order of the tables.
+
+    Examples
+    --------
+    >>> len(table_settings()), [setting.name for setting in table_settings(["table3"])][:2]
+    (18, ['tables34-N3-Adam', 'tables34-N3-SGD'])
+    """
+    for target in targets:
+        check_choice("target", target, TARGETS)
+    wanted = {target.removeprefix("table") for target in targets}
+    return tuple(
+        Setting(tables, row["N"], row["optimizer"], row["learning_rate"], row["iterations"], loss, padding)
+        for tables, (hyperparameters, loss, padding) in _TABLE_PAIRS.items()
+        if wanted & {"s", *map(str, tables)}
+        for row in published_tables()[hyperparameters]["rows"]
+    )
+
+
+def control_settings() -> tuple[Setting, ...]:
+    """Return the runs behind the controls: all rows of the tables, and both baselines at each row of Tables 3-6."""
+    rows = table_settings()
+    return tuple(
+        replace(row, control=control)
+        for row in rows
+        for control in (CONTROLS if row.loss == "convolutional" else CONTROLS[:1])
+    )

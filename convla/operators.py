@@ -1,0 +1,420 @@
+"""`ConvOperator`: the convolution as a linear map that is applied, transposed and solved with, but not written out."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, final
+
+from convla._array import namespace, sparse_library
+from convla._checks import check_integer_range, check_kernel, check_signal, match_dtypes
+from convla._validate import check_array, check_choice
+from convla._windows import correlate, correlate_image_adjoint, correlate_kernel_adjoint
+from convla.errors import ShapeError
+from convla.geometry import ORDERS, ConvGeometry
+from convla.toeplitz import Order, convolution_matrix, unvec, vec
+from convla.typing import Array, ArrayLike, Boundary, Engine, Padding
+
+__all__ = ["ConvOperator", "LinearMap"]
+
+
+class LinearMap(ABC):
+    """A real linear map between arrays of two shapes, seen as a matrix through vec().
+
+    A subclass supplies the two shapes, the two maps on batches, and its kernel's library; products with vectors and
+    matrices, the transpose and SciPy's LinearOperator follow.
+    """
+
+    order: Order
+    kernel: Array
+
+    @property
+    @abstractmethod
+    def domain_shape(self) -> tuple[int, ...]:
+        """The shape of one argument of `apply`: channels, then positions."""
+
+    @property
+    @abstractmethod
+    def range_shape(self) -> tuple[int, ...]:
+        """The shape of one value of `apply`: channels, then positions."""
+
+    @abstractmethod
+    def apply(self, image: Array) -> Array:
+        """Map arrays (..., *domain_shape) to (..., *range_shape)."""
+
+    @abstractmethod
+    def adjoint(self, features: Array) -> Array:
+        """Map arrays (..., *range_shape) to (..., *domain_shape) by the transpose."""
+
+    @property
+    @abstractmethod
+    def T(self) -> LinearMap:
+        """The transpose."""
+
+    @property
+    def H(self) -> LinearMap:
+        """The conjugate transpose: the transpose, as the kernel is real."""
+        return self.T
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The shape of the matrix: (entries of a value, entries of an argument)."""
+        return math.prod(self.range_shape), math.prod(self.domain_shape)
+
+    @property
+    def dtype(self) -> Any:
+        """The dtype of the kernel, of arguments and of values."""
+        return self.kernel.dtype
+
+    def matvec(self, vector: ArrayLike) -> Array:
+        """Multiply a vector: (n,) to (m,) for shape (m, n)."""
+        return self._multiply(vector, 1)
+
+    def matmat(self, vectors: ArrayLike) -> Array:
+        """Multiply the columns of a matrix: (n, j) to (m, j) for shape (m, n)."""
+        return self._multiply(vectors, 2)
+
+    def rmatvec(self, vector: ArrayLike) -> Array:
+        """Multiply a vector by the transpose: (m,) to (n,) for shape (m, n)."""
+        return self.T.matvec(vector)
+
+    def rmatmat(self, vectors: ArrayLike) -> Array:
+        """Multiply the columns of a matrix by the transpose: (m, j) to (n, j) for shape (m, n)."""
+        return self.T.matmat(vectors)
+
+    __array_ufunc__ = None  # NumPy leaves array @ operator to __rmatmul__
+
+    def __matmul__(self, other: ArrayLike) -> Array:
+        return self._multiply(other, None)
+
+    def __rmatmul__(self, other: ArrayLike) -> Array:
+        xp = namespace(other)
+        array = check_array("the left operand of @", other, xp, min_ndim=1, axes="(m,) or (j, m)")
+        return self.T @ array if array.ndim == 1 else xp.matrix_transpose(self.T @ xp.matrix_transpose(array))
+
+    def as_linear_operator(self) -> Any:
+        """Return the map as a SciPy LinearOperator (CuPy's for CuPy arrays), for `scipy.sparse.linalg`.
+
+        Raises
+        ------
+        TypeError
+            If the kernel is neither a NumPy nor a CuPy array.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from scipy.sparse.linalg import svds
+        >>> from convla import ConvOperator
+        >>> identity = ConvOperator(np.array([[[0.0, 1.0, 0.0]]]), (8,))
+        >>> bool(np.isclose(svds(identity.as_linear_operator(), k=1, return_singular_vectors=False)[0], 1.0))
+        True
+        """
+        return sparse_library(self.kernel).linalg.LinearOperator(
+            self.shape,
+            matvec=self.matvec,
+            rmatvec=self.rmatvec,
+            matmat=self.matmat,
+            rmatmat=self.rmatmat,
+            dtype=self.dtype,
+        )
+
+    def _multiply(self, other: ArrayLike, ndim: int | None) -> Array:
+        xp = namespace(other, self.kernel)
+        columns = self.shape[1]
+        array = check_array(
+            "the right operand of @", other, xp, ndim=ndim, min_ndim=1, axes=f"({columns},) or ({columns}, j)"
+        )
+        # SciPy passes a vector as a column too; its result is then a column as well.
+        if array.ndim > 2 or array.shape[0] != columns:
+            raise ShapeError(
+                f"the right operand of @ must have shape ({columns},) or ({columns}, j) for an operator of shape "
+                f"{self.shape}, got {tuple(array.shape)}"
+            )
+        rows = array if array.ndim == 1 else xp.matrix_transpose(array)
+        values = self.apply(unvec(rows, self.domain_shape, order=self.order))
+        result = vec(values, len(self.range_shape) - 1, order=self.order)
+        return result if array.ndim == 1 else xp.matrix_transpose(result)
+
+
+@final
+class ConvOperator(LinearMap):
+    """The linear map of a convolutional layer, matrix-free.
+
+    Parameters
+    ----------
+    kernel : array of shape (c_out, c_in // groups, *kernel)
+        float32, float64, integers, or a NumPy object array of exact numbers; one to three kernel axes.
+    image_shape : sequence of int
+        The sizes of the image without its channels.
+    padding, stride, dilation, groups, boundary
+        See `ConvGeometry`.
+    order : {"C", "F"}
+        The vec() that products with vectors, `to_dense` and `to_sparse` use: row-major, or column-major as in the
+        paper of Guo and Ye. Channels vary slowest in both.
+    engine : {"auto", "reference", "numba", "cuda"}
+        Which kernels run the maps; resolved here, once.
+
+    Attributes
+    ----------
+    kernel : array
+    geometry : ConvGeometry
+    order : str
+
+    Raises
+    ------
+    TypeError, ShapeError, ValueError
+        If an argument is not of the kind above, or the arguments do not fit each other.
+    EngineError
+        If the engine does not take this kernel.
+
+    References
+    ----------
+    P.-C. Guo and Q. Ye, On Regularization of Convolutional Kernels in Neural Networks, Eqs. (1.2), (2.4).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from convla import ConvOperator
+    >>> operator = ConvOperator(np.array([[[1.0, 2.0, 3.0]]]), (4,))
+    >>> operator.shape
+    (4, 4)
+    >>> operator @ np.array([1.0, 0.0, 0.0, 0.0])
+    array([2., 1., 0., 0.])
+    >>> operator.T @ np.array([1.0, 0.0, 0.0, 0.0])
+    array([2., 3., 0., 0.])
+    >>> operator.to_dense()
+    array([[2., 3., 0., 0.],
+           [1., 2., 3., 0.],
+           [0., 1., 2., 3.],
+           [0., 0., 1., 2.]])
+    """
+
+    def __init__(
+        self,
+        kernel: ArrayLike,
+        image_shape: Sequence[int],
+        *,
+        padding: Padding = "same",
+        stride: int | Sequence[int] = 1,
+        dilation: int | Sequence[int] = 1,
+        groups: int = 1,
+        boundary: Boundary = "zero",
+        order: Order = "C",
+        engine: Engine = "auto",
+    ) -> None:
+        self.kernel = check_kernel(kernel, namespace(kernel))
+        match_dtypes("kernel", self.kernel, "kernel", self.kernel, namespace(self.kernel))
+        self.geometry = ConvGeometry(
+            tuple(self.kernel.shape),
+            image_shape,
+            padding=padding,
+            stride=stride,
+            dilation=dilation,
+            groups=groups,
+            boundary=boundary,
+        )
+        check_choice("order", order, ORDERS)
+        self.order = order
+        self._engine = engine
+        maps: list[Callable[..., Array]] = [
+            operation.resolve(self.kernel, self.kernel, self.geometry, engine=engine)
+            for operation in (correlate, correlate_image_adjoint, correlate_kernel_adjoint)
+        ]
+        self._correlate, self._image_adjoint, self._kernel_adjoint = maps
+
+    def __repr__(self) -> str:
+        rows, columns = self.shape
+        return f"<{rows}x{columns} ConvOperator of {self.dtype}, {self.geometry}>"
+
+    def __abs__(self) -> ConvOperator:
+        """Return the operator of the kernel's moduli, which bounds the entries of M: the factor of rounding bounds."""
+        xp = namespace(self.kernel)
+        return self._with_kernel(abs(self.kernel) if self.dtype == object else xp.abs(self.kernel))
+
+    def _with_kernel(self, kernel: Array) -> ConvOperator:
+        geometry = self.geometry
+        return ConvOperator(
+            kernel,
+            geometry.image_shape,
+            padding=geometry.padding,
+            stride=geometry.stride,
+            dilation=geometry.dilation,
+            groups=geometry.groups,
+            boundary=geometry.boundary,
+            order=self.order,
+            engine=self._engine,
+        )
+
+    @property
+    def domain_shape(self) -> tuple[int, ...]:
+        """The shape of one image: (c_in, *image)."""
+        return self.geometry.domain_shape
+
+    @property
+    def range_shape(self) -> tuple[int, ...]:
+        """The shape of one image's features: (c_out, *output)."""
+        return self.geometry.range_shape
+
+    @property
+    def T(self) -> LinearMap:
+        """The transpose of M, whose `apply` is this operator's `adjoint`."""
+        return _Transpose(self)
+
+    def apply(self, image: ArrayLike) -> Array:
+        """Cross-correlate one image or a batch with the kernel.
+
+        Parameters
+        ----------
+        image : array of shape (..., c_in, *image)
+            Of the kernel's library and dtype.
+
+        Returns
+        -------
+        array of shape (..., c_out, *output)
+
+        Raises
+        ------
+        TypeError, ShapeError, ValueError, OverflowError
+            As `cross_correlate`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from convla import ConvOperator
+        >>> ConvOperator(np.array([[[1.0, 1.0]]]), (3,), padding="valid").apply(np.array([[1.0, 2.0, 4.0]]))
+        array([[3., 6.]])
+        """
+        image = self._checked("image", image, self.geometry.domain_shape)
+        check_integer_range(image, self.kernel, self.geometry.largest_row_count)
+        return self._correlate(image, self.kernel, self.geometry)
+
+    def adjoint(self, features: ArrayLike) -> Array:
+        """Apply the transpose of `apply` to one array of features or a batch.
+
+        Parameters
+        ----------
+        features : array of shape (..., c_out, *output)
+            Of the kernel's library and dtype.
+
+        Returns
+        -------
+        array of shape (..., c_in, *image)
+
+        Raises
+        ------
+        TypeError, ShapeError, ValueError, OverflowError
+            As `image_adjoint`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from convla import ConvOperator
+        >>> ConvOperator(np.array([[[1.0, 1.0]]]), (3,), padding="valid").adjoint(np.array([[3.0, 6.0]]))
+        array([[3., 9., 6.]])
+        """
+        features = self._checked("features", features, self.geometry.range_shape)
+        check_integer_range(features, self.kernel, self.geometry.largest_column_count)
+        return self._image_adjoint(features, self.kernel, self.geometry)
+
+    def kernel_adjoint(self, features: ArrayLike, image: ArrayLike) -> Array:
+        """Apply the transpose of ``kernel -> apply(image)`` to features, summed over a batch.
+
+        Parameters
+        ----------
+        features : array of shape (..., c_out, *output)
+        image : array of shape (..., c_in, *image)
+            With the same leading axes.
+
+        Returns
+        -------
+        array of shape (c_out, c_in // groups, *kernel)
+
+        Raises
+        ------
+        TypeError, ShapeError, ValueError, OverflowError
+            As `convla.kernel_adjoint`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from convla import ConvOperator
+        >>> operator = ConvOperator(np.array([[[1.0, 1.0]]]), (3,), padding="valid")
+        >>> operator.kernel_adjoint(np.array([[1.0, 0.0]]), np.array([[5.0, 6.0, 7.0]]))
+        array([[[5., 6.]]])
+        """
+        geometry = self.geometry
+        features = self._checked("features", features, geometry.range_shape)
+        image = self._checked("image", image, geometry.domain_shape)
+        batch = tuple(image.shape[: -geometry.ndim - 1])
+        if tuple(features.shape[: -geometry.ndim - 1]) != batch:
+            raise ShapeError(
+                "features and image must have the same leading axes, got shapes "
+                f"{tuple(features.shape)} and {tuple(image.shape)}"
+            )
+        check_integer_range(features, image, math.prod(batch) * math.prod(geometry.output_shape))
+        return self._kernel_adjoint(features, image, geometry)
+
+    def to_dense(self) -> Array:
+        """Return M as an array of the kernel's library; see `convolution_matrix`."""
+        return convolution_matrix(self.kernel, self.geometry, order=self.order, format="dense")
+
+    def to_sparse(self, format: str = "csr") -> Any:  # noqa: A002
+        """Return M as a SciPy (CuPy) sparse array in format "csr", "csc" or "coo"; see `convolution_matrix`."""
+        check_choice("format", format, ("csr", "csc", "coo"))
+        return convolution_matrix(self.kernel, self.geometry, order=self.order, format=format)  # type: ignore[arg-type]
+
+    def _checked(self, name: str, value: ArrayLike, shape: tuple[int, ...]) -> Array:
+        xp = namespace(value, self.kernel)
+        array = check_array(name, value, xp, min_ndim=len(shape), axes=f"(..., {', '.join(map(str, shape))})")
+        check_signal(name, array, shape, self.geometry)
+        if array.dtype != self.kernel.dtype:
+            array, kernel = match_dtypes(name, array, "kernel", self.kernel, xp)
+            if kernel is not self.kernel and kernel.dtype != self.kernel.dtype:
+                raise TypeError(f"{name} must have the kernel's dtype {self.kernel.dtype}, got {array.dtype}")
+        return array
+
+
+@final
+class _Transpose(LinearMap):
+    """The transpose of a `LinearMap`."""
+
+    def __init__(self, operator: ConvOperator) -> None:
+        self._operator = operator
+        self.order = operator.order
+        self.kernel = operator.kernel
+
+    def __repr__(self) -> str:
+        return f"<transpose of {self._operator!r}>"
+
+    @property
+    def geometry(self) -> ConvGeometry:
+        """The geometry of the map that this is the transpose of."""
+        return self._operator.geometry
+
+    @property
+    def domain_shape(self) -> tuple[int, ...]:
+        return self._operator.range_shape
+
+    @property
+    def range_shape(self) -> tuple[int, ...]:
+        return self._operator.domain_shape
+
+    @property
+    def T(self) -> ConvOperator:
+        return self._operator
+
+    def apply(self, image: ArrayLike) -> Array:
+        return self._operator.adjoint(image)
+
+    def adjoint(self, features: ArrayLike) -> Array:
+        return self._operator.apply(features)
+
+    def __abs__(self) -> LinearMap:
+        return abs(self._operator).T
+
+    def to_dense(self) -> Array:
+        return namespace(self.kernel).matrix_transpose(self._operator.to_dense())
+
+    def to_sparse(self, format: str = "csr") -> Any:  # noqa: A002
+        return self._operator.to_sparse("csr").T.asformat(check_choice("format", format, ("csr", "csc", "coo")))
