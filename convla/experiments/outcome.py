@@ -16,13 +16,18 @@ from convla.experiments.settings import INPUT_LENGTH, Readings, Setting
 from convla.similarity import feature_map_gram
 from convla.typing import Array
 
-__all__ = ["CHUNK", "Outcome", "run_setting"]
+__all__ = ["CHUNK", "GROWTH", "Outcome", "run_setting"]
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 CHUNK = 1024
 """Repetitions drawn and run together. The draws of a chunk depend on the seed, the setting and the chunk's number
 alone, so neither the number of workers nor the number of repetitions changes those of a repetition."""
+
+
+GROWTH = 1e3
+"""Kernels that grew by more than this diverged, though perhaps not yet to infinity: no minimised loss rewards growth,
+and steps that are merely too long for a while stay far below it."""
 
 
 @dataclass(frozen=True)
@@ -54,13 +59,14 @@ class Outcome:
 
     @property
     def converged(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        """Which repetitions stayed finite and did not end with a larger loss than they began with.
+        """Which repetitions stayed finite, their kernels no more than `GROWTH` times as long as at the start.
 
         The others diverged: they are counted, and kept out of every statistic.
         """
         ends = np.concatenate([self.loss, self.similarity, self.norms], axis=1)
-        descended: np.ndarray[Any, np.dtype[np.bool_]] = self.loss[:, 1] <= self.loss[:, 0]
-        return descended & np.isfinite(ends).all(axis=1)
+        bounded: np.ndarray[Any, np.dtype[np.bool_]] = self.norms[:, 1] <= GROWTH * self.norms[:, 0]
+        bounded &= np.isfinite(ends).all(axis=1)
+        return bounded
 
     @property
     def diverged(self) -> int:
