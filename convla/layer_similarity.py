@@ -10,17 +10,25 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
-from convla._array import accumulation_dtype, all_finite, device_of, is_exact, namespace, on_device_of
+from convla._array import all_finite, is_exact, namespace
+from convla._pairwise import similarity_by_definition
+from convla._signatures import (
+    Form,
+    energies_are_safe,
+    normalized_pairs,
+    scale_filters,
+    scaled_pairs,
+    signature_form,
+    sums_of_others,
+    times_power_of_two,
+)
 from convla._validate import check_array, check_choice, check_same_shape
-from convla.autocorrelation import correlate_lags, summed_autocorrelations, summed_cross_correlations
-from convla.conv import convolve, cross_correlate
 from convla.errors import ShapeError
-from convla.power_spectrum import filter_by_spectrum, spectrum_weights, summed_cross_spectra, summed_power_spectra
 from convla.typing import Array, ArrayLike, Engine, Namespace
 
 __all__ = [
@@ -39,13 +47,6 @@ Pairs = Literal["unordered", "ordered"]
 # Above this many taps, by the number of kernel axes, a transform costs less than a product for every pair of taps: see
 # "Convolutional similarity at network scale" in the documentation for the measurement.
 SPECTRAL_TAPS = {1: 200, 2: 1000, 3: 1000}
-
-# The definition handles about this many products at a time: 32 MiB in float64.
-PAIRWISE_NUMBERS = 2**22
-
-# Signatures are squares of the kernels and are multiplied in pairs: with energies in this range nothing can leave
-# float64 on the way.
-_SAFE_ENERGY = (2.0**-250, 2.0**250)
 
 
 def convolutional_similarity(
@@ -226,10 +227,10 @@ def convolutional_similarity_hessian_product(
     check_same_shape("kernels", kernels, "direction", direction)
     if kernels.dtype != direction.dtype:
         raise TypeError(f"kernels and direction must have one dtype, got {kernels.dtype} and {direction.dtype}")
-    form = _form("autocorrelation", kernels)
+    form = signature_form("autocorrelation", kernels)
     with np.errstate(over="ignore", invalid="ignore"):
-        others = _prefixes(form.signatures(kernels, engine), xp)[1]
-        moved = _prefixes(form.derivative(kernels, direction), xp)[1]
+        others = sums_of_others(form.signatures(kernels, engine), xp)[1]
+        moved = sums_of_others(form.derivative(kernels, direction), xp)[1]
         if is_exact(kernels):
             for weights, array in ((others, direction), (moved, kernels)):
                 _check_int64(2 * factor * _row_bound(weights, array, xp), array)
@@ -239,42 +240,6 @@ def convolutional_similarity_hessian_product(
             check_array(name, array, xp)
         raise OverflowError(f"the Hessian product leaves the range of {product.dtype}: scale kernels or direction down")
     return product
-
-
-class _Form(NamedTuple):
-    """A choice of signatures S_i of the filters, with <S_i, S_j> the similarity of filters i and j."""
-
-    signatures: Callable[[Array, Engine], Array]
-    derivative: Callable[[Array, Array], Array]
-    pull_back: Callable[[Array, Array, Engine], Array]
-    """The gradient, with respect to the kernels, of the sum over i of <W_i, S_i>, for even W."""
-    unit: Array
-    """The vector e with <e, S_i> = norm(K_i)^2."""
-
-
-def _form(method: str, kernels: Array) -> _Form:
-    xp = namespace(kernels)
-    size = tuple(kernels.shape[2:])
-    if method == "spectral":
-        return _Form(
-            signatures=lambda k, _: summed_power_spectra(k),
-            derivative=lambda k, v: 2.0 * summed_cross_spectra(k, v),
-            pull_back=lambda k, w, _: filter_by_spectrum(k, 2.0 * w),
-            unit=on_device_of(spectrum_weights(size), kernels, xp),
-        )
-    lags = math.prod(2 * k - 1 for k in size)
-    return _Form(
-        signatures=lambda k, engine: summed_autocorrelations(k, engine=engine),
-        derivative=_autocorrelation_derivative,
-        pull_back=lambda k, w, engine: correlate_lags(k, 2 * w, engine=engine),
-        unit=on_device_of(np.arange(lags) == lags // 2, kernels, xp, dtype=accumulation_dtype(kernels, xp)),
-    )
-
-
-def _autocorrelation_derivative(kernels: Array, direction: Array) -> Array:
-    # Exchanging the two arrays of a cross-correlation reverses the lags.
-    cross = summed_cross_correlations(kernels, direction)
-    return cross + namespace(cross).flip(cross, axis=1)
 
 
 def _evaluate(
@@ -297,21 +262,21 @@ def _evaluate(
     # Overflow in the first attempt is what the second, scaled one is for; in the result it is infinity.
     with np.errstate(over="ignore", under="ignore", invalid="ignore", divide="ignore"):
         if method == "pairwise":
-            value, slope = _pairwise(kernels, normalized, gradient, xp)
+            value, slope = similarity_by_definition(kernels, normalized, gradient, xp)
         elif is_exact(kernels):
-            value, slope = _exact(kernels, _form(method, kernels), factor, gradient, engine, xp)
+            value, slope = _exact(kernels, signature_form(method, kernels), factor, gradient, engine, xp)
         else:
-            value, slope = _floating(kernels, _form(method, kernels), normalized, gradient, engine, xp)
+            value, slope = _floating(kernels, signature_form(method, kernels), normalized, gradient, engine, xp)
         if factor != 1:
             value, slope = factor * value, factor * slope
         return (value if is_exact(kernels) else xp.astype(value, kernels.dtype)), slope
 
 
 def _exact(
-    kernels: Array, form: _Form, factor: int, gradient: bool, engine: Engine, xp: Namespace
+    kernels: Array, form: Form, factor: int, gradient: bool, engine: Engine, xp: Namespace
 ) -> tuple[Array, Array]:
     signatures = form.signatures(kernels, engine)
-    before, others = _prefixes(signatures, xp)
+    before, others = sums_of_others(signatures, xp)
     if kernels.dtype != object:
         # Every partial sum of the value is at most the sum of the moduli, in float64 to 1e-12 or so.
         moduli = [xp.abs(xp.astype(array, xp.float64)) for array in (signatures, before)]
@@ -323,31 +288,31 @@ def _exact(
 
 
 def _floating(
-    kernels: Array, form: _Form, normalized: bool, gradient: bool, engine: Engine, xp: Namespace
+    kernels: Array, form: Form, normalized: bool, gradient: bool, engine: Engine, xp: Namespace
 ) -> tuple[Array, Array]:
     signatures = form.signatures(kernels, engine)
     energies = signatures @ form.unit
     exponents = None
-    if not _is_safe(energies, xp):
+    if not energies_are_safe(energies, xp):
         check_array("kernels", kernels, xp)
         # The signatures of float32 kernels cannot leave float64; those of float64 kernels are taken again, scaled.
         if kernels.dtype == xp.float64:
-            kernels, exponents = _scale_filters(kernels, xp)
+            kernels, exponents = scale_filters(kernels, xp)
             signatures = form.signatures(kernels, engine)
             energies = signatures @ form.unit
     if normalized:
-        value, weights = _normalized_pairs(signatures, energies, form.unit, xp)
+        value, weights = normalized_pairs(signatures, energies, form.unit, xp)
     elif exponents is None:
-        before, weights = _prefixes(signatures, xp)
+        before, weights = sums_of_others(signatures, xp)
         value = xp.sum(signatures * before)
     else:
-        value, weights, powers = _scaled_pairs(signatures, exponents, xp)
+        value, weights, powers = scaled_pairs(signatures, exponents, xp)
     if not gradient:
         return value, value
     slope = form.pull_back(kernels, weights, engine)
     if exponents is not None:
         powers = -exponents if normalized else powers
-        slope = _times_power_of_two(slope, xp.reshape(powers, (-1, *(1,) * (slope.ndim - 1))), xp)
+        slope = times_power_of_two(slope, xp.reshape(powers, (-1, *(1,) * (slope.ndim - 1))), xp)
     return value, slope
 
 
@@ -363,10 +328,10 @@ def similarities_of_equal_layers(
     layers = [_check_kernels("kernels", layer, xp) for layer in layers]
     shape, dtype = tuple(layers[0].shape), layers[0].dtype
     stack = xp.concat(layers, axis=0)
-    form = _form("autocorrelation", stack)
+    form = signature_form("autocorrelation", stack)
     signatures = form.signatures(stack, engine)
     energies = signatures @ form.unit
-    if is_exact(stack) or not _is_safe(energies, xp):
+    if is_exact(stack) or not energies_are_safe(energies, xp):
         one = functools.partial(
             convolutional_similarity_and_gradient, pairs=pairs, normalized=normalized, engine=engine
         )
@@ -374,137 +339,13 @@ def similarities_of_equal_layers(
     factor = _factor(pairs)
     signatures = xp.reshape(signatures, (len(layers), shape[0], -1))
     if normalized:
-        values, weights = _normalized_pairs(signatures, xp.reshape(energies, (len(layers), -1)), form.unit, xp)
+        values, weights = normalized_pairs(signatures, xp.reshape(energies, (len(layers), -1)), form.unit, xp)
     else:
-        before, weights = _prefixes(signatures, xp)
+        before, weights = sums_of_others(signatures, xp)
         values = xp.sum(signatures * before, axis=(-2, -1))
     slope = form.pull_back(stack, factor * xp.reshape(weights, (len(layers) * shape[0], -1)), engine)
     values = xp.astype(factor * values, dtype)
     return [(values[i], slope[i * shape[0] : (i + 1) * shape[0], ...]) for i in range(len(layers))]
-
-
-def _prefixes(signatures: Array, xp: Namespace) -> tuple[Array, Array]:
-    """Return for each filter of (..., c_out, m) the sum of the signatures before it, and of all others'.
-
-    The others' are added up, not subtracted from the total: a large signature must not swallow small ones.
-    """
-    axis = signatures.ndim - 2
-    before = xp.cumulative_sum(signatures, axis=axis, include_initial=True)[..., :-1, :]
-    reverse = xp.cumulative_sum(xp.flip(signatures, axis=axis), axis=axis, include_initial=True)[..., :-1, :]
-    return before, before + xp.flip(reverse, axis=axis)
-
-
-def _normalized_pairs(signatures: Array, energies: Array, unit: Array, xp: Namespace) -> tuple[Array, Array]:
-    """Return the similarity of the filters scaled to norm 1, and the W whose pull-back is its gradient."""
-    if bool(xp.any(energies == 0)):
-        raise _zero_kernel(energies, xp)
-    energies = energies[..., None]
-    signatures = signatures / energies
-    before, others = _prefixes(signatures, xp)
-    # The derivative of 1 / energy takes off the component along the filter itself.
-    along = xp.sum(others * signatures, axis=-1, keepdims=True)
-    return xp.sum(signatures * before, axis=(-2, -1)), (others - along * unit) / energies
-
-
-def _scale_filters(kernels: Array, xp: Namespace) -> tuple[Array, Array]:
-    """Return the kernels with each filter's largest modulus brought to [1, 2), and the exponents taken out."""
-    largest = xp.max(xp.abs(xp.reshape(kernels, (kernels.shape[0], -1))), axis=1)
-    largest = xp.where(largest > 0, largest, xp.max(largest))
-    exponents = xp.floor(xp.log2(xp.where(largest > 0, largest, xp.ones_like(largest))))
-    return _times_power_of_two(kernels, xp.reshape(-exponents, (-1, *(1,) * (kernels.ndim - 1))), xp), exponents
-
-
-def _scaled_pairs(signatures: Array, exponents: Array, xp: Namespace) -> tuple[Array, Array, Array]:
-    """Return value, weights and the gradient's exponents for the filters 2^exponents[i] times those of the signatures.
-
-    The largest filter stands apart, with an exponent of its own; all terms of the others with each other then have the
-    one factor `ratio`, and what underflows is negligible beside the largest term of the same sum.
-    """
-    is_top = xp.arange(signatures.shape[0], device=device_of(signatures)) == xp.argmax(exponents)
-    first = xp.max(exponents)
-    second = xp.max(xp.where(is_top, xp.min(exponents) + 0 * exponents, exponents))
-    top = xp.sum(xp.where(is_top[:, None], signatures, 0 * signatures), axis=0)
-    shares = _times_power_of_two(signatures, 2 * (exponents - second)[:, None], xp)
-    rest = xp.where(is_top[:, None], 0 * signatures, shares)
-    ratio = _times_power_of_two(xp.ones_like(first), 2 * (second - first), xp)
-    before, others = _prefixes(rest, xp)
-    value = xp.sum(top * xp.sum(rest, axis=0)) + ratio * xp.sum(rest * before)
-    weights = xp.where(is_top[:, None], others, top + ratio * others)
-    powers = exponents + 2 * xp.where(is_top, second + 0 * exponents, first + 0 * exponents)
-    return _times_power_of_two(value, 2 * (first + second), xp), weights, powers
-
-
-def _times_power_of_two(array: Array, exponent: Array, xp: Namespace) -> Array:
-    """Return array * 2^exponent, also where the power alone is out of range: in six steps of one direction."""
-    step = xp.where(exponent < 0, xp.ceil(exponent / 6), xp.floor(exponent / 6))
-    power = 2.0**step
-    for _ in range(5):
-        array = array * power
-    return array * 2.0 ** (exponent - 5 * step)
-
-
-def _is_safe(energies: Array, xp: Namespace) -> bool:
-    low, high = _SAFE_ENERGY
-    return bool(xp.all((energies >= low) & (energies <= high)))
-
-
-def _pairwise(kernels: Array, normalized: bool, gradient: bool, xp: Namespace) -> tuple[Array, Array]:
-    """Evaluate the definition, or that of the kernels scaled to norm 1, and its gradient by the chain rule."""
-    kernels = check_array("kernels", kernels, xp)
-    dtype = kernels.dtype
-    kernels = xp.astype(kernels, accumulation_dtype(kernels, xp), copy=False)
-    if not normalized:
-        value, slope = _defined_value(kernels, xp), _defined_gradient(kernels, xp) if gradient else kernels
-        return value, xp.astype(slope, dtype, copy=False)
-    kernels, exponents = _scale_filters(kernels, xp)
-    axes = tuple(range(1, kernels.ndim))
-    norms = xp.sqrt(xp.sum(kernels * kernels, axis=axes, keepdims=True))
-    if bool(xp.any(norms == 0)):
-        raise _zero_kernel(norms, xp)
-    units = kernels / norms
-    value, slope = _defined_value(units, xp), kernels
-    if gradient:
-        slope = _defined_gradient(units, xp)
-        slope = (slope - xp.sum(slope * units, axis=axes, keepdims=True) * units) / norms
-        slope = _times_power_of_two(slope, xp.reshape(-exponents, tuple(norms.shape)), xp)
-    return value, xp.astype(slope, dtype, copy=False)
-
-
-def _defined_value(kernels: Array, xp: Namespace) -> Array:
-    value = xp.sum(kernels[:0, ...])
-    for i, batch in _filter_channels(kernels):
-        if i + 1 < kernels.shape[0]:
-            products = _all_products(batch, kernels[i + 1 :, ...], xp)
-            value = value + xp.sum(products * products)
-    return value
-
-
-def _defined_gradient(kernels: Array, xp: Namespace) -> Array:
-    shape = tuple(kernels.shape)
-    if shape[0] == 1:
-        return 0 * kernels
-    slopes = []
-    for i, batch in _filter_channels(kernels):
-        others = xp.concat((kernels[:i, ...], kernels[i + 1 :, ...]), axis=0)
-        # The adjoint of correlating with a kernel is convolving with it; only the kernel's own support is asked for.
-        products = _all_products(batch, others, xp)
-        slopes.append(2 * convolve(products, xp.reshape(others, (1, -1, *shape[2:])), padding="valid"))
-    return xp.reshape(xp.concat(slopes, axis=0), shape)
-
-
-def _filter_channels(kernels: Array) -> list[tuple[int, Array]]:
-    """Return batches of each filter's channels, few enough that their products with all others fit the memory."""
-    filters, channels, *size = kernels.shape
-    step = max(1, PAIRWISE_NUMBERS // (filters * channels * math.prod(2 * k - 1 for k in size)))
-    starts = range(0, channels, step)
-    return [(i, kernels[i, c : min(c + step, channels), ...]) for i in range(filters) for c in starts]
-
-
-def _all_products(channels: Array, kernels: Array, xp: Namespace) -> Array:
-    """Return the full cross-correlations of channels (n, *kernel) with all of kernels: (n, kernels, *lags)."""
-    return cross_correlate(
-        channels[:, None, ...], xp.reshape(kernels, (-1, 1, *tuple(kernels.shape)[2:])), padding="full"
-    )
 
 
 def _check_kernels(name: str, kernels: ArrayLike, xp: Namespace) -> Array:
@@ -543,11 +384,6 @@ def _row_bound(weights: Array, array: Array, xp: Namespace) -> float:
     moduli = xp.sum(xp.abs(xp.astype(weights, xp.float64)), axis=1)
     largest = xp.max(xp.reshape(xp.abs(xp.astype(array, xp.float64)), (array.shape[0], -1)), axis=1)
     return float(xp.max(moduli * largest))
-
-
-def _zero_kernel(energies: Array, xp: Namespace) -> ValueError:
-    zero = int(xp.argmin(xp.reshape(energies, (-1,))))
-    return ValueError(f"normalized similarity needs kernels that are not 0, got kernels[{zero}] = 0")
 
 
 def _factor(pairs: Pairs) -> int:
