@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -17,6 +18,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.intersphinx",
     "sphinx.ext.mathjax",
+    "sphinx-mathjax-offline",  # the site needs no network
     "sphinx.ext.viewcode",
     "numpydoc",
     "sphinx_copybutton",
@@ -45,3 +47,18 @@ numpydoc_show_class_members = False
 html_theme = "furo"
 html_title = "convla"
 html_static_path = ["_static"]
+
+
+def _escape_mathematics(_app, _what, _name, _object, _options, lines: list[str]) -> None:
+    """Let docstrings speak of (c_out, c_in, *kernel) and of |K|, which reStructuredText takes for markup."""
+    for number, line in enumerate(lines):
+        if line.lstrip().startswith((">>>", "...")):
+            continue
+        parts = re.split(r"(`+[^`]*`+)", line)
+        parts[::2] = [re.sub(r"(?<![\\*])([*|])(?=[\w.()])|(?<=[\w)])\|", r"\\\g<0>", part) for part in parts[::2]]
+        lines[number] = "".join(parts)
+
+
+def setup(app) -> None:
+    # Before numpydoc, which takes the docstring apart.
+    app.connect("autodoc-process-docstring", _escape_mathematics, priority=100)
