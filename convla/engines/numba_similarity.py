@@ -1,8 +1,9 @@
 """The two maps of convolutional similarity, compiled for the CPU: parallel over filters, vectorised over channels.
 
-Each filter is copied once, tap by tap, into float64 rows of its channels, which fit the first-level cache; every sum
-then runs over contiguous rows. A filter's sums are taken in one order by one thread, so the bits do not depend on the
-number of threads. The rows are all the memory taken besides the result.
+Each filter is copied, tap by tap, into float64 rows of its channels, which fit the cache; every sum then runs over
+contiguous rows (in the second map over taps, where there are more of them than channels). A filter's sums are taken in
+one order by one thread, so the bits do not depend on the number of threads. The rows are all the memory taken besides
+the result.
 """
 
 from __future__ import annotations
@@ -54,17 +55,43 @@ def _compiled(**options: bool) -> Any:
 @_compiled()
 def _tap_rows(kernel: Array, rows: Array) -> None:
     channels, taps = kernel.shape
-    for channel in range(channels):
-        for tap in range(taps):
+    for tap in range(taps):
+        for channel in range(channels):
             rows[tap, channel] = kernel[channel, tap]
 
 
 @_compiled()
-def _dot(a: Array, b: Array) -> float:
+def _dot(channels: int, a: Array, b: Array) -> float:
     total = 0.0
-    for channel in range(a.size):
+    for channel in range(channels):
         total += a[channel] * b[channel]
     return total
+
+
+@_compiled()
+def _three_dots(channels: int, a: Array, b: Array) -> tuple[float, float, float]:
+    # One load of a serves three rows of b: the loop is bound by its loads.
+    x, y, z = 0.0, 0.0, 0.0
+    for channel in range(channels):
+        x += a[channel] * b[0, channel]
+        y += a[channel] * b[1, channel]
+        z += a[channel] * b[2, channel]
+    return x, y, z
+
+
+@_compiled()
+def _add_nine(w: Array, rows: Array, row: Array) -> None:
+    # A 3x3 kernel in one go: the row that is summed up is read and written once for nine products.
+    for c in range(row.size):
+        left = w[0] * rows[0, c] + w[1] * rows[1, c] + w[2] * rows[2, c]
+        middle = w[3] * rows[3, c] + w[4] * rows[4, c] + w[5] * rows[5, c]
+        row[c] += left + middle + (w[6] * rows[6, c] + w[7] * rows[7, c] + w[8] * rows[8, c])
+
+
+@_compiled()
+def _add_one(w: float, row_in: Array, row: Array) -> None:
+    for c in range(row.size):
+        row[c] += w * row_in[c]
 
 
 @_compiled(parallel=True)
@@ -76,9 +103,16 @@ def _autocorrelate(kernels: Array, index: Array, lags: Array) -> None:
         _tap_rows(kernels[i], rows)
         lags[i] = 0.0
         for p in range(taps):
-            for q in range(p, taps):
-                lags[i, index[p, q]] += _dot(rows[p, :channels], rows[q, :channels])
-        # Row-major order of taps visits the lags from 0 on; the others mirror them.
+            blocks = (taps - p) // 3
+            for block in range(blocks):
+                q = p + 3 * block
+                x, y, z = _three_dots(channels, rows[p], rows[q : q + 3])
+                lags[i, index[p, q]] += x
+                lags[i, index[p, q + 1]] += y
+                lags[i, index[p, q + 2]] += z
+            for q in range(p + 3 * blocks, taps):
+                lags[i, index[p, q]] += _dot(channels, rows[p], rows[q])
+        # A later tap of row-major order is at a lag in the second half, the middle one included: mirror them.
         for t in range(last // 2):
             lags[i, t] = lags[i, last - t]
 
@@ -87,19 +121,38 @@ def _autocorrelate(kernels: Array, index: Array, lags: Array) -> None:
 def _correlate(kernels: Array, index: Array, lags: Array, out: Array) -> None:
     filters, channels, taps = kernels.shape
     for i in numba.prange(filters):
-        rows = np.empty((taps, channels + _GAP))
-        row = np.empty(channels)
-        _tap_rows(kernels[i], rows)
+        weights = np.empty((taps, taps))
         for q in range(taps):
-            row[:] = 0.0
-            # Three taps at a time: fewer passes over the row that is summed up.
-            for p in range(0, taps - taps % 3, 3):
-                a, b, c = lags[i, index[q, p]], lags[i, index[q, p + 1]], lags[i, index[q, p + 2]]
-                for channel in range(channels):
-                    row[channel] += a * rows[p, channel] + b * rows[p + 1, channel] + c * rows[p + 2, channel]
-            for p in range(taps - taps % 3, taps):
-                a = lags[i, index[q, p]]
-                for channel in range(channels):
-                    row[channel] += a * rows[p, channel]
-            for channel in range(channels):
-                out[i, channel, q] = row[channel]
+            for p in range(taps):
+                weights[q, p] = lags[i, index[q, p]]
+        if channels < taps:
+            _correlate_along_taps(kernels[i], weights, out[i])
+        else:
+            _correlate_along_channels(kernels[i], weights, out[i])
+
+
+@_compiled()
+def _correlate_along_taps(kernel: Array, weights: Array, out: Array) -> None:
+    channels, taps = kernel.shape
+    row = np.empty(taps)
+    for channel in range(channels):
+        for p in range(taps):
+            row[p] = kernel[channel, p]
+        for q in range(taps):
+            out[channel, q] = _dot(taps, weights[q], row)
+
+
+@_compiled()
+def _correlate_along_channels(kernel: Array, weights: Array, out: Array) -> None:
+    channels, taps = kernel.shape
+    rows, row = np.empty((taps, channels + _GAP)), np.empty(channels)
+    _tap_rows(kernel, rows)
+    nines = taps - taps % 9
+    for q in range(taps):
+        row[:] = 0.0
+        for p in range(0, nines, 9):
+            _add_nine(weights[q, p : p + 9], rows[p : p + 9], row)
+        for p in range(nines, taps):
+            _add_one(weights[q, p], rows[p], row)
+        for channel in range(channels):
+            out[channel, q] = row[channel]
