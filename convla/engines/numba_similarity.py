@@ -121,38 +121,39 @@ def _autocorrelate(kernels: Array, index: Array, lags: Array) -> None:
 def _correlate(kernels: Array, index: Array, lags: Array, out: Array) -> None:
     filters, channels, taps = kernels.shape
     for i in numba.prange(filters):
-        weights = np.empty((taps, taps))
-        for q in range(taps):
-            for p in range(taps):
-                weights[q, p] = lags[i, index[q, p]]
         if channels < taps:
-            _correlate_along_taps(kernels[i], weights, out[i])
+            _correlate_along_taps(kernels[i], index, lags[i], out[i])
         else:
-            _correlate_along_channels(kernels[i], weights, out[i])
+            _correlate_along_channels(kernels[i], index, lags[i], out[i])
 
 
 @_compiled()
-def _correlate_along_taps(kernel: Array, weights: Array, out: Array) -> None:
+def _correlate_along_taps(kernel: Array, index: Array, lags: Array, out: Array) -> None:
     channels, taps = kernel.shape
-    row = np.empty(taps)
+    rows, weights = np.empty((channels, taps)), np.empty(taps)
     for channel in range(channels):
         for p in range(taps):
-            row[p] = kernel[channel, p]
-        for q in range(taps):
-            out[channel, q] = _dot(taps, weights[q], row)
+            rows[channel, p] = kernel[channel, p]
+    for q in range(taps):
+        for p in range(taps):
+            weights[p] = lags[index[q, p]]
+        for channel in range(channels):
+            out[channel, q] = _dot(taps, weights, rows[channel])
 
 
 @_compiled()
-def _correlate_along_channels(kernel: Array, weights: Array, out: Array) -> None:
+def _correlate_along_channels(kernel: Array, index: Array, lags: Array, out: Array) -> None:
     channels, taps = kernel.shape
-    rows, row = np.empty((taps, channels + _GAP)), np.empty(channels)
+    rows, row, weights = np.empty((taps, channels + _GAP)), np.empty(channels), np.empty(taps)
     _tap_rows(kernel, rows)
     nines = taps - taps % 9
     for q in range(taps):
+        for p in range(taps):
+            weights[p] = lags[index[q, p]]
         row[:] = 0.0
         for p in range(0, nines, 9):
-            _add_nine(weights[q, p : p + 9], rows[p : p + 9], row)
+            _add_nine(weights[p : p + 9], rows[p : p + 9], row)
         for p in range(nines, taps):
-            _add_one(weights[q, p], rows[p], row)
+            _add_one(weights[p], rows[p], row)
         for channel in range(channels):
             out[channel, q] = row[channel]
