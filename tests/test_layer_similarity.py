@@ -281,7 +281,7 @@ def test_float32_of_a_large_layer() -> None:
 def test_bits_do_not_depend_on_the_number_of_threads(threads: int) -> None:
     import numba
 
-    kernels = gaussian((37, 19, 3, 3)).astype(np.float32)
+    kernels = gaussian((130, 101, 3, 3)).astype(np.float32)  # large enough to run in parallel
     expected = convolutional_similarity_and_gradient(kernels, engine="numba")
     before = numba.get_num_threads()
     if threads > before:

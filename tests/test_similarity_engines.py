@@ -12,7 +12,17 @@ from convla.autocorrelation import BATCH_NUMBERS, correlate_lags, filter_batches
 from convla.engines import cupy_similarity
 
 OPERATIONS = {"summed_autocorrelations": summed_autocorrelations, "correlate_lags": correlate_lags}
-SHAPES = [(4, 3, 5), (3, 2, 1), (4, 3, 3, 3), (3, 2, 2, 4), (5, 4, 1, 1), (1, 1, 7, 7), (3, 2, 2, 3, 2), (40, 33, 3, 3)]
+SHAPES = [
+    (4, 3, 5),
+    (3, 2, 1),
+    (4, 3, 3, 3),
+    (3, 2, 2, 4),
+    (5, 4, 1, 1),
+    (1, 1, 7, 7),
+    (3, 2, 2, 3, 2),
+    (40, 33, 3, 3),
+    (130, 101, 3, 3),
+]
 
 
 def examples(operation: str, shape: tuple[int, ...], dtype: str) -> tuple[Any, ...]:

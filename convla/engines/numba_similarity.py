@@ -23,12 +23,16 @@ __all__ = ["correlate_lags", "summed_autocorrelations"]
 # Rows are a little longer than the channels: at a power of two, all rows of a tap would meet in one cache set.
 _GAP = 8
 
+# Fewer products than this take less than a tenth of a millisecond, which waiting for threads can cost many times over.
+_PARALLEL_PRODUCTS = 2**20
+
 
 def summed_autocorrelations(kernels: Array) -> Array:
     """Run the operation; see `convla.autocorrelation.summed_autocorrelations`."""
     rows, index = _prepare(kernels)
     lags = np.empty((rows.shape[0], math.prod(2 * k - 1 for k in kernels.shape[2:])))
-    _autocorrelate(rows, index, lags)
+    run = _autocorrelate_in_parallel if _is_large(rows) else _autocorrelate_serially
+    run(rows, index, lags)
     return lags
 
 
@@ -36,7 +40,8 @@ def correlate_lags(kernels: Array, lags: Array) -> Array:
     """Run the operation; see `convla.autocorrelation.correlate_lags`."""
     rows, index = _prepare(kernels)
     out = np.empty_like(rows)
-    _correlate(rows, index, np.ascontiguousarray(lags), out)
+    run = _correlate_in_parallel if _is_large(rows) else _correlate_serially
+    run(rows, index, np.ascontiguousarray(lags), out)
     return out.reshape(kernels.shape)
 
 
@@ -45,6 +50,11 @@ def _prepare(kernels: Array) -> tuple[Array, Array]:
         raise EngineError(f"engine 'numba' takes float32 and float64 kernels here, got dtype {kernels.dtype}")
     rows = np.ascontiguousarray(kernels).reshape(*kernels.shape[:2], -1)
     return rows, lag_index(kernels.shape[2:])
+
+
+def _is_large(rows: Array) -> bool:
+    filters, channels, taps = rows.shape
+    return bool(filters * channels * taps**2 >= _PARALLEL_PRODUCTS)
 
 
 def _compiled(**options: bool) -> Any:
@@ -94,37 +104,33 @@ def _add_one(w: float, row_in: Array, row: Array) -> None:
         row[c] += w * row_in[c]
 
 
-@_compiled(parallel=True)
-def _autocorrelate(kernels: Array, index: Array, lags: Array) -> None:
-    filters, channels, taps = kernels.shape
-    last = lags.shape[1] - 1
-    for i in numba.prange(filters):
-        rows = np.empty((taps, channels + _GAP))
-        _tap_rows(kernels[i], rows)
-        lags[i] = 0.0
-        for p in range(taps):
-            blocks = (taps - p) // 3
-            for block in range(blocks):
-                q = p + 3 * block
-                x, y, z = _three_dots(channels, rows[p], rows[q : q + 3])
-                lags[i, index[p, q]] += x
-                lags[i, index[p, q + 1]] += y
-                lags[i, index[p, q + 2]] += z
-            for q in range(p + 3 * blocks, taps):
-                lags[i, index[p, q]] += _dot(channels, rows[p], rows[q])
-        # A later tap of row-major order is at a lag in the second half, the middle one included: mirror them.
-        for t in range(last // 2):
-            lags[i, t] = lags[i, last - t]
+@_compiled()
+def _autocorrelate_filter(kernel: Array, index: Array, lags: Array) -> None:
+    channels, taps = kernel.shape
+    rows = np.empty((taps, channels + _GAP))
+    _tap_rows(kernel, rows)
+    lags[:] = 0.0
+    for p in range(taps):
+        blocks = (taps - p) // 3
+        for block in range(blocks):
+            q = p + 3 * block
+            x, y, z = _three_dots(channels, rows[p], rows[q : q + 3])
+            lags[index[p, q]] += x
+            lags[index[p, q + 1]] += y
+            lags[index[p, q + 2]] += z
+        for q in range(p + 3 * blocks, taps):
+            lags[index[p, q]] += _dot(channels, rows[p], rows[q])
+    # A later tap of row-major order is at a lag in the second half, the middle one included: mirror them.
+    for t in range(lags.size // 2):
+        lags[t] = lags[lags.size - 1 - t]
 
 
-@_compiled(parallel=True)
-def _correlate(kernels: Array, index: Array, lags: Array, out: Array) -> None:
-    filters, channels, taps = kernels.shape
-    for i in numba.prange(filters):
-        if channels < taps:
-            _correlate_along_taps(kernels[i], index, lags[i], out[i])
-        else:
-            _correlate_along_channels(kernels[i], index, lags[i], out[i])
+@_compiled()
+def _correlate_filter(kernel: Array, index: Array, lags: Array, out: Array) -> None:
+    if kernel.shape[0] < kernel.shape[1]:
+        _correlate_along_taps(kernel, index, lags, out)
+    else:
+        _correlate_along_channels(kernel, index, lags, out)
 
 
 @_compiled()
@@ -157,3 +163,27 @@ def _correlate_along_channels(kernel: Array, index: Array, lags: Array, out: Arr
             _add_one(weights[p], rows[p], row)
         for channel in range(channels):
             out[channel, q] = row[channel]
+
+
+@_compiled()
+def _autocorrelate_serially(kernels: Array, index: Array, lags: Array) -> None:
+    for i in range(kernels.shape[0]):
+        _autocorrelate_filter(kernels[i], index, lags[i])
+
+
+@_compiled(parallel=True)
+def _autocorrelate_in_parallel(kernels: Array, index: Array, lags: Array) -> None:
+    for i in numba.prange(kernels.shape[0]):
+        _autocorrelate_filter(kernels[i], index, lags[i])
+
+
+@_compiled()
+def _correlate_serially(kernels: Array, index: Array, lags: Array, out: Array) -> None:
+    for i in range(kernels.shape[0]):
+        _correlate_filter(kernels[i], index, lags[i], out[i])
+
+
+@_compiled(parallel=True)
+def _correlate_in_parallel(kernels: Array, index: Array, lags: Array, out: Array) -> None:
+    for i in numba.prange(kernels.shape[0]):
+        _correlate_filter(kernels[i], index, lags[i], out[i])
