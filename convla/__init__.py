@@ -2,10 +2,15 @@
 
 from convla.conv import convolve, cross_correlate, image_adjoint, kernel_adjoint
 from convla.geometry import ConvGeometry
+from convla.layer_similarity import (
+    convolutional_similarity,
+    convolutional_similarity_and_gradient,
+    convolutional_similarity_gradient,
+    convolutional_similarity_hessian_product,
+)
+from convla.network import Initialization, NetworkSimilarity, initialize_network, network_similarity
 from convla.operators import ConvOperator
 from convla.similarity import (
-    convolutional_similarity,
-    convolutional_similarity_gradient,
     feature_map_gram,
     feature_map_similarity,
     feature_map_similarity_gradient,
@@ -28,11 +33,15 @@ __version__ = "0.1.0"
 __all__ = [
     "ConvGeometry",
     "ConvOperator",
+    "Initialization",
+    "NetworkSimilarity",
     "__version__",
     "circulant_matrix",
     "convolution_matrix",
     "convolutional_similarity",
+    "convolutional_similarity_and_gradient",
     "convolutional_similarity_gradient",
+    "convolutional_similarity_hessian_product",
     "convolve",
     "cross_correlate",
     "doubly_block_circulant",
@@ -41,10 +50,12 @@ __all__ = [
     "feature_map_similarity",
     "feature_map_similarity_gradient",
     "image_adjoint",
+    "initialize_network",
     "kernel_adjoint",
     "kernel_from_hwio",
     "kernel_similarity",
     "kernel_similarity_gradient",
+    "network_similarity",
     "toeplitz_matrix",
     "unvec",
     "vec",
