@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from convla._array import namespace, on_device_of
+from convla._boundary import extend
 from convla._checks import check_kernel
 from convla._validate import check_array, check_choice, check_same_shape
-from convla._windows import extend
 from convla.conv import cross_correlate
 from convla.errors import ShapeError
 from convla.geometry import ConvGeometry
@@ -127,9 +127,10 @@ def feature_map_similarity(
     xp = namespace(k1, k2, x)
     k1, k2 = _check_pair(k1, k2, xp)
     x = _check_input(x, k1, xp)
-    lead = (None,) if channels else (None, None)
-    features = [cross_correlate(x[lead[1:]], k[lead], padding=padding) for k in (k1, k2)]
-    return xp.sum(features[0] * features[1])
+    if not channels:
+        k1, k2, x = k1[None, ...], k2[None, ...], x[None, ...]
+    f1, f2 = (cross_correlate(x, k[None, ...], padding=padding) for k in (k1, k2))
+    return xp.sum(f1 * f2)
 
 
 def feature_map_similarity_gradient(

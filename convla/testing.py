@@ -10,7 +10,7 @@ import numpy as np
 
 from convla.typing import Seed
 
-__all__ = ["assert_adjoint", "assert_within_rounding", "gamma", "rounding_bound", "unit_roundoff"]
+__all__ = ["AdjointPair", "assert_adjoint", "assert_within_rounding", "gamma", "rounding_bound", "unit_roundoff"]
 
 FloatArray = np.ndarray[Any, np.dtype[np.float64]]
 

@@ -1,0 +1,64 @@
+"""Configuration of the Sphinx site."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+from convla import __version__
+
+project = "convla"
+author = "The convla maintainers"
+copyright = "2026, the convla maintainers"
+release = version = __version__
+
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.intersphinx",
+    "sphinx.ext.mathjax",
+    "sphinx-mathjax-offline",  # the site needs no network
+    "sphinx.ext.viewcode",
+    "numpydoc",
+    "sphinx_copybutton",
+]
+intersphinx_mapping: dict[str, tuple[str, None]] = {}
+
+myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 3
+
+# The notebooks are jupytext percent scripts; they are executed on every build, and an error in one fails it.
+here = Path(__file__).parent
+shutil.copytree(here.parent / "notebooks", here / "notebooks", dirs_exist_ok=True)
+nb_custom_formats = {".py": ["jupytext.reads", {"fmt": "py:percent"}]}
+nb_execution_mode = "force"
+nb_execution_timeout = 120
+nb_execution_raise_on_error = True
+nb_merge_streams = True
+
+exclude_patterns = ["_build", "*.py", "scripts", "**/__pycache__", "**/.ipynb_checkpoints"]
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"
+numpydoc_class_members_toctree = False
+numpydoc_show_class_members = False
+
+html_theme = "furo"
+html_title = "convla"
+html_static_path = ["_static"]
+
+
+def _escape_mathematics(_app, _what, _name, _object, _options, lines: list[str]) -> None:
+    """Let docstrings speak of (c_out, c_in, *kernel) and of |K|, which reStructuredText takes for markup."""
+    for number, line in enumerate(lines):
+        if line.lstrip().startswith((">>>", "...")):
+            continue
+        parts = re.split(r"(`+[^`]*`+)", line)
+        parts[::2] = [re.sub(r"(?<![\\*])([*|])(?=[\w.()])|(?<=[\w)])\|", r"\\\g<0>", part) for part in parts[::2]]
+        lines[number] = "".join(parts)
+
+
+def setup(app) -> None:
+    # Before numpydoc, which takes the docstring apart.
+    app.connect("autodoc-process-docstring", _escape_mathematics, priority=100)

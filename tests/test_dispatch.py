@@ -1,0 +1,84 @@
+"""The choice of a kernel: by the type of the arrays, the engine asked for, and the environment."""
+
+from __future__ import annotations
+
+import array_api_strict
+import numpy as np
+import pytest
+
+from convla import _dispatch
+from convla.errors import EngineError
+
+
+@pytest.fixture
+def double(monkeypatch: pytest.MonkeyPatch) -> _dispatch.Accelerated[..., str]:
+    """An operation whose reference and numba kernel say who they are."""
+    monkeypatch.setitem(_dispatch.KERNELS, ("double", "numba"), f"{__name__}:numba_double")
+    monkeypatch.delenv("CONVLA_ENGINE", raising=False)
+    _dispatch.load_kernel.cache_clear()
+    return _dispatch.accelerated("double")(_reference_double)
+
+
+def _reference_double(array: object, scale: int = 2) -> str:  # noqa: ARG001
+    return f"reference {scale}"
+
+
+def numba_double(array: object, scale: int = 2) -> str:  # noqa: ARG001
+    return f"numba {scale}"
+
+
+def _by_size(array: np.ndarray) -> str:
+    return "numba" if array.size > 9 else "reference"
+
+
+def test_auto_takes_the_kernel_that_takes_the_array(double: _dispatch.Accelerated[..., str]) -> None:
+    assert double(np.zeros(1), scale=3) == "numba 3"
+    assert double(array_api_strict.zeros(1)) == "reference 2"
+    assert double(np.zeros(1, dtype=object)) == "reference 2"
+
+
+def test_an_engine_asked_for_is_taken(double: _dispatch.Accelerated[..., str]) -> None:
+    assert double(np.zeros(1), engine="reference") == "reference 2"
+    assert double(np.zeros(1), engine="numba") == "numba 2"
+
+
+def test_a_preference_decides_only_under_auto(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(_dispatch.KERNELS, ("double", "numba"), f"{__name__}:numba_double")
+    monkeypatch.delenv("CONVLA_ENGINE", raising=False)
+    _dispatch.load_kernel.cache_clear()
+    picky = _dispatch.accelerated("double", prefer=_by_size)(_reference_double)
+    assert (picky(np.zeros(1)), picky(np.zeros(10))) == ("reference 2", "numba 2")
+    assert picky(np.zeros(1), engine="numba") == "numba 2"
+
+
+def test_the_environment_is_a_wish_not_an_order(
+    double: _dispatch.Accelerated[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONVLA_ENGINE", "reference")
+    assert double(np.zeros(1)) == "reference 2"
+    assert double(np.zeros(1), engine="numba") == "numba 2"
+    monkeypatch.setenv("CONVLA_ENGINE", "numba")
+    assert double(array_api_strict.zeros(1)) == "reference 2"
+    monkeypatch.setenv("CONVLA_ENGINE", "fast")
+    with pytest.raises(ValueError, match=r"CONVLA_ENGINE must be one of .*, got 'fast'"):
+        double(np.zeros(1))
+
+
+def test_wrong_engines_are_named(double: _dispatch.Accelerated[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="engine must be one of 'auto', 'reference', 'numba', 'cuda', got 'gpu'"):
+        double(np.zeros(1), engine="gpu")
+    with pytest.raises(EngineError, match="takes NumPy arrays of numbers, got array_api_strict"):
+        double(array_api_strict.zeros(1), engine="numba")
+    with pytest.raises(EngineError, match="double has no kernel for engine 'cuda'"):
+        double(np.zeros(1), engine="cuda")
+    monkeypatch.setitem(_dispatch.KERNELS, ("double", "cuda"), f"{__name__}:numba_double")
+    monkeypatch.setattr(_dispatch, "cuda_is_available", lambda: False)
+    with pytest.raises(EngineError, match="needs CuPy"):
+        double(np.zeros(1), engine="cuda")
+
+
+@pytest.mark.parametrize(("operation", "engine"), sorted(_dispatch.KERNELS))
+def test_every_entry_of_the_table_can_be_loaded(operation: str, engine: str) -> None:
+    if engine == "cuda":
+        pytest.importorskip("cupy", reason="CuPy is not installed")
+    assert callable(_dispatch.load_kernel(operation, engine))

@@ -1,0 +1,54 @@
+"""What an import brings with it, and that the public names are all there."""
+
+from __future__ import annotations
+
+import json
+import pkgutil
+import subprocess
+import sys
+from types import FunctionType
+
+import pytest
+
+import convla
+
+HEAVY = ("numba", "cupy", "torch", "jax", "sympy", "flint", "matplotlib", "rich", "typer", "loky")
+
+
+def _loaded_after(statement: str) -> set[str]:
+    code = f"import sys, json; {statement}; print(json.dumps(sorted(sys.modules)))"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return {name.partition(".")[0] for name in json.loads(run.stdout)}
+
+
+def test_the_package_imports_no_framework_and_no_compiler() -> None:
+    assert _loaded_after("import convla").isdisjoint(HEAVY)
+
+
+def test_the_experiments_import_no_user_interface() -> None:
+    assert _loaded_after("import convla.experiments.runner").isdisjoint(
+        {"matplotlib", "rich", "typer", "numba", "torch"}
+    )
+
+
+def test_the_command_line_imports_no_gpu_library_and_no_torch() -> None:
+    assert _loaded_after("import convla.cli").isdisjoint({"cupy", "torch", "jax", "numba"})
+
+
+def test_every_public_name_is_there_and_sorted() -> None:
+    assert convla.__all__ == sorted(convla.__all__)
+    assert [name for name in convla.__all__ if not hasattr(convla, name)] == []
+
+
+@pytest.mark.parametrize("name", [module.name for module in pkgutil.walk_packages(convla.__path__, "convla.")])
+def test_all_names_exactly_what_a_module_defines(name: str) -> None:
+    if "frameworks" in name:
+        pytest.importorskip("torch", reason="PyTorch is not installed")
+    module = __import__(name, fromlist=["__all__"])
+    defined = {
+        key
+        for key, value in vars(module).items()
+        if not key.startswith("_") and isinstance(value, FunctionType | type) and value.__module__ == name
+    }
+    assert defined <= set(getattr(module, "__all__", ())), f"{name}.__all__ lacks {defined - set(module.__all__)}"
+    assert all(hasattr(module, key) for key in getattr(module, "__all__", ()))
