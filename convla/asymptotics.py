@@ -62,7 +62,7 @@ def asymptotic_largest_singular_value(operator: LinearMap, *, rng: Seed = 0) -> 
     >>> import numpy as np
     >>> from convla import ConvOperator, asymptotic_largest_singular_value
     >>> smoothing = ConvOperator(np.array([[[1.0, 2.0, 1.0]]]), (100,))  # norm 4 cos(pi / 202)^2
-    >>> abs(asymptotic_largest_singular_value(smoothing) - 4 * np.cos(np.pi / 202) ** 2) < 1e-5
+    >>> bool(abs(asymptotic_largest_singular_value(smoothing) - 4 * np.cos(np.pi / 202) ** 2) < 1e-5)
     True
     """
     convolution, _ = convolution_of(operator)
