@@ -1,5 +1,7 @@
 """convla: the numerical linear algebra of convolutional layers."""
 
+from convla.asymptotics import asymptotic_largest_singular_value
+from convla.bounds import SingularValueBounds, singular_value_bounds
 from convla.conv import convolve, cross_correlate, image_adjoint, kernel_adjoint
 from convla.geometry import ConvGeometry
 from convla.layer_similarity import (
@@ -17,6 +19,7 @@ from convla.similarity import (
     kernel_similarity,
     kernel_similarity_gradient,
 )
+from convla.spectra import condition_number, largest_singular_value, singular_values, smallest_singular_value
 from convla.toeplitz import (
     circulant_matrix,
     convolution_matrix,
@@ -27,6 +30,7 @@ from convla.toeplitz import (
     unvec,
     vec,
 )
+from convla.triplets import SingularValues
 
 __version__ = "0.1.0"
 
@@ -35,8 +39,12 @@ __all__ = [
     "ConvOperator",
     "Initialization",
     "NetworkSimilarity",
+    "SingularValueBounds",
+    "SingularValues",
     "__version__",
+    "asymptotic_largest_singular_value",
     "circulant_matrix",
+    "condition_number",
     "convolution_matrix",
     "convolutional_similarity",
     "convolutional_similarity_and_gradient",
@@ -55,7 +63,11 @@ __all__ = [
     "kernel_from_hwio",
     "kernel_similarity",
     "kernel_similarity_gradient",
+    "largest_singular_value",
     "network_similarity",
+    "singular_value_bounds",
+    "singular_values",
+    "smallest_singular_value",
     "toeplitz_matrix",
     "unvec",
     "vec",
