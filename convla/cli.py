@@ -17,11 +17,13 @@ from rich.table import Table
 
 from convla import __version__
 from convla.errors import ConvlaError
+from convla.experiments.executors import AnySetting
 from convla.experiments.plots import plot_run
 from convla.experiments.published import QUANTITIES, published_flags
+from convla.experiments.rck_plots import plot_figures
 from convla.experiments.report import Report
 from convla.experiments.runner import DEFAULT_TARGETS, Request, Run, reproduce
-from convla.experiments.settings import TARGETS, Readings, Setting
+from convla.experiments.settings import TARGETS, Readings
 
 __all__ = ["app", "main", "run"]
 
@@ -88,6 +90,7 @@ def _reproduce(
         list[str] | None, typer.Argument(help=f"What to re-run: {', '.join(TARGETS)}; by default tables and controls.")
     ] = None,
     repetitions: Annotated[int, typer.Option(help="Repetitions of every setting.")] = 1000,
+    kernels: Annotated[int, typer.Option(help="Random kernels of each descent of the figures.")] = 5,
     seed: Annotated[int, typer.Option(help="Seed of the random draws.")] = 0,
     similarity: Annotated[
         str, typer.Option(help="Reading of 'feature map similarity': squared, absolute, signed or cosine.")
@@ -104,7 +107,7 @@ def _reproduce(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run in --output.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the whole report there.")] = None,
 ) -> int:
-    """Re-run the toy experiments of CSM Tables 1-6 and print our values beside the published ones.
+    """Re-run the toy experiments of CSM Tables 1-6, or RCK Figures 3.1-3.2, and compare with what was published.
 
     For every cell: ours with its standard error, the printed value, the z score of their difference, and a verdict.
     CSV files, plots and a manifest land in the results folder.
@@ -113,6 +116,7 @@ def _reproduce(
         targets=tuple(targets or DEFAULT_TARGETS),
         repetitions=repetitions,
         seed=seed,
+        kernels=kernels,
         readings=Readings(similarity, kernel_loss, train),
         engine=engine,
         executor=executor,
@@ -133,7 +137,7 @@ def _reproduce(
                 "the same command with --resume goes on from there"
             )
             return INTERRUPTED
-    files = result.files + plot_run(result.outcomes, result.folder)
+    files = result.files + plot_run(result.outcomes, result.folder) + plot_figures(result.figures, result.folder)
     if json_file is not None:
         json_file.write_text(json.dumps(result.report.as_data(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     _show(result, files)
@@ -167,15 +171,15 @@ class _ProgressBars:
         """Take the bars off the terminal before something else is printed."""
         self._progress.stop()
 
-    def start(self, setting: Setting, repetitions: int) -> None:
+    def start(self, setting: AnySetting, repetitions: int) -> None:
         """Show a bar for a setting that begins."""
         self._bars[setting.name] = self._progress.add_task(setting.name, total=repetitions)
 
-    def advance(self, setting: Setting, repetitions: int) -> None:
+    def advance(self, setting: AnySetting, repetitions: int) -> None:
         """Move a setting's bar."""
         self._progress.advance(self._bars[setting.name], repetitions)
 
-    def finish(self, setting: Setting) -> None:  # noqa: ARG002
+    def finish(self, setting: AnySetting) -> None:  # noqa: ARG002
         """Count a setting that is done."""
         self.finished += 1
 

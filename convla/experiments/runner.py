@@ -14,8 +14,9 @@ from typing import Any
 
 from convla._dispatch import ENGINES
 from convla._validate import check_choice, check_integer
-from convla.experiments.executors import EXECUTORS, Job, Watcher, run_jobs
+from convla.experiments.executors import EXECUTORS, AnyOutcome, AnySetting, Job, Watcher, run_jobs
 from convla.experiments.outcome import Outcome
+from convla.experiments.rck_settings import FigureSetting, Traces, figure_settings
 from convla.experiments.report import Report, build_report
 from convla.experiments.results import ResultsFolder
 from convla.experiments.settings import TARGETS, Readings, Setting, control_settings, table_settings
@@ -37,6 +38,8 @@ class Request:
         Of every setting, at least 2.
     seed : int
         At least 0.
+    kernels : int
+        Random kernels of each descent of the figures, at least 2.
     readings : Readings
     engine : {"auto", "reference", "numba", "cuda"}
     executor : {"local", "loky"}
@@ -56,6 +59,7 @@ class Request:
     targets: tuple[str, ...] = DEFAULT_TARGETS
     repetitions: int = 1000
     seed: int = 0
+    kernels: int = 5
     readings: Readings = field(default_factory=Readings)
     engine: str = "auto"
     executor: str = "local"
@@ -68,6 +72,7 @@ class Request:
             check_choice("target", target, TARGETS)
         check_integer("repetitions", self.repetitions, minimum=2)
         check_integer("seed", self.seed, minimum=0)
+        check_integer("kernels", self.kernels, minimum=2)
         check_choice("engine", self.engine, ENGINES)
         check_choice("executor", self.executor, EXECUTORS)
         check_integer("workers", self.workers, minimum=1)
@@ -75,14 +80,21 @@ class Request:
     @property
     def identity(self) -> dict[str, Any]:
         """What the numbers depend on; the engine, the executor and the workers change no bit of them."""
-        return {"seed": self.seed, "repetitions": self.repetitions, **asdict(self.readings)}
+        return {
+            "seed": self.seed,
+            "repetitions": self.repetitions,
+            "kernels": self.kernels,
+            **asdict(self.readings),
+        }
 
-    def settings(self) -> tuple[Setting, ...]:
+    def settings(self) -> tuple[AnySetting, ...]:
         """Return the settings that the targets need, each once."""
-        tables = [target for target in self.targets if target != "controls"]
-        needed = dict.fromkeys(table_settings(tables) if tables else ())
+        tables = [target for target in self.targets if target.startswith("table")]
+        needed: dict[AnySetting, None] = dict.fromkeys(table_settings(tables) if tables else ())
         if "controls" in self.targets:
             needed |= dict.fromkeys(control_settings())
+        if "figures" in self.targets:
+            needed |= dict.fromkeys(figure_settings())
         return tuple(needed)
 
 
@@ -92,19 +104,20 @@ class Run:
 
     report: Report
     outcomes: dict[Setting, Outcome]
+    figures: dict[FigureSetting, Traces]
     folder: Path
     files: list[str]
     seconds: float
 
 
 class _Silence:
-    def start(self, setting: Setting, repetitions: int) -> None:
+    def start(self, setting: AnySetting, repetitions: int) -> None:
         pass
 
-    def advance(self, setting: Setting, repetitions: int) -> None:
+    def advance(self, setting: AnySetting, repetitions: int) -> None:
         pass
 
-    def finish(self, setting: Setting) -> None:
+    def finish(self, setting: AnySetting) -> None:
         pass
 
 
@@ -142,18 +155,20 @@ def reproduce(request: Request, watcher: Watcher | None = None) -> Run:
     began = time.perf_counter()
     manifest = _describe(request, settings)
     folder.write_manifest(manifest)
-    outcomes = {}
+    done: dict[AnySetting, AnyOutcome] = {}
     if request.resume:
-        saved = {setting: folder.load(setting) for setting in settings}
-        outcomes = {setting: outcome for setting, outcome in saved.items() if outcome is not None}
-    job = Job(request.readings, request.repetitions, request.seed, request.engine)
-    missing = [setting for setting in settings if setting not in outcomes]
+        saved = {setting: _load(folder, setting) for setting in settings}
+        done = {setting: outcome for setting, outcome in saved.items() if outcome is not None}
+    job = Job(request.readings, request.repetitions, request.seed, request.engine, request.kernels)
+    missing = [setting for setting in settings if setting not in done]
     for setting, outcome in run_jobs(job, missing, executor=request.executor, workers=request.workers, watcher=watcher):
         folder.save(setting, outcome)
-        outcomes[setting] = outcome
+        done[setting] = outcome
         watcher.finish(setting)
-    outcomes = {setting: outcomes[setting] for setting in settings}
-    report = build_report(outcomes, request.targets)
+    # In the order of the settings, whichever ended first.
+    outcomes = {s: o for s in settings if isinstance(s, Setting) and isinstance(o := done[s], Outcome)}
+    figures = {s: t for s in settings if isinstance(s, FigureSetting) and isinstance(t := done[s], Traces)}
+    report = build_report(outcomes, request.targets, figures)
     files = report.write(folder)
     seconds = time.perf_counter() - began
     folder.write_manifest(
@@ -167,10 +182,14 @@ def reproduce(request: Request, watcher: Watcher | None = None) -> Run:
             "files": files,
         }
     )
-    return Run(report, outcomes, folder.path, files, seconds)
+    return Run(report, outcomes, figures, folder.path, files, seconds)
 
 
-def _describe(request: Request, settings: Sequence[Setting]) -> dict[str, Any]:
+def _load(folder: ResultsFolder, setting: AnySetting) -> AnyOutcome | None:
+    return folder.load(setting, Traces) if isinstance(setting, FigureSetting) else folder.load(setting, Outcome)
+
+
+def _describe(request: Request, settings: Sequence[AnySetting]) -> dict[str, Any]:
     packages = ("convla", "numpy", "scipy", "numba", "array-api-compat")
     return {
         "complete": False,
