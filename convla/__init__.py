@@ -1,5 +1,6 @@
 """convla: the numerical linear algebra of convolutional layers."""
 
+from convla.bounds import SingularValueBounds, singular_value_bounds
 from convla.conv import convolve, cross_correlate, image_adjoint, kernel_adjoint
 from convla.geometry import ConvGeometry
 from convla.operators import ConvOperator
@@ -14,6 +15,7 @@ from convla.similarity import (
     kernel_similarity,
     kernel_similarity_gradient,
 )
+from convla.spectra import condition_number, largest_singular_value, singular_values, smallest_singular_value
 from convla.toeplitz import (
     circulant_matrix,
     convolution_matrix,
@@ -24,6 +26,7 @@ from convla.toeplitz import (
     unvec,
     vec,
 )
+from convla.triplets import SingularValues
 
 __version__ = "0.1.0"
 
@@ -31,9 +34,12 @@ __all__ = [
     "ConvGeometry",
     "ConvOperator",
     "PenaltyDescent",
+    "SingularValueBounds",
+    "SingularValues",
     "Trace",
     "__version__",
     "circulant_matrix",
+    "condition_number",
     "convolution_matrix",
     "convolutional_similarity",
     "convolutional_similarity_gradient",
@@ -49,9 +55,13 @@ __all__ = [
     "kernel_from_hwio",
     "kernel_similarity",
     "kernel_similarity_gradient",
+    "largest_singular_value",
     "minimize_penalty",
     "penalty",
     "penalty_gradient",
+    "singular_value_bounds",
+    "singular_values",
+    "smallest_singular_value",
     "toeplitz_matrix",
     "unvec",
     "vec",

@@ -111,7 +111,9 @@ figure, axes = plt.subplots(1, 2, figsize=(9, 3.4))
 for label, trace in traces.items():
     axes[0].plot(trace.sigma_min, label=label)
     axes[1].plot(trace.condition, label=label)
-    print(f"{label}: penalty {trace.true[-1]:.3f}, sigma_min {trace.sigma_min[-1]:.3f}, kappa {trace.condition[-1]:.2f}")
+    print(
+        f"{label}: penalty {trace.true[-1]:.3f}, sigma_min {trace.sigma_min[-1]:.3f}, kappa {trace.condition[-1]:.2f}"
+    )
 axes[0].set(title=r"$\sigma_{\min}(M)$", xlabel="iteration", ylim=(0, None))
 axes[1].set(title=r"$\kappa(M)$", xlabel="iteration", ylim=(0, None))
 axes[0].legend(frameon=False)
