@@ -17,7 +17,7 @@ import numpy as np
 
 from convla.errors import ConvlaError
 
-__all__ = ["ResultsError", "ResultsFolder"]
+__all__ = ["Named", "ResultsError", "ResultsFolder"]
 
 MANIFEST = "manifest.json"
 
