@@ -88,4 +88,4 @@ def test_another_number_of_kernels_is_another_run(tmp_path: Path) -> None:
 
 def test_a_number_of_kernels_out_of_range_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["reproduce", "figures", "--kernels", "1"]) == 2
-    assert "kernels must be at least 2, got 1" in capsys.readouterr().err
+    assert "kernels must be between 2 and 10000, got 1" in capsys.readouterr().err
