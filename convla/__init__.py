@@ -1,5 +1,6 @@
 """convla: the numerical linear algebra of convolutional layers."""
 
+from convla.asymptotics import asymptotic_largest_singular_value
 from convla.bounds import SingularValueBounds, singular_value_bounds
 from convla.conv import convolve, cross_correlate, image_adjoint, kernel_adjoint
 from convla.geometry import ConvGeometry
@@ -38,6 +39,7 @@ __all__ = [
     "SingularValues",
     "Trace",
     "__version__",
+    "asymptotic_largest_singular_value",
     "circulant_matrix",
     "condition_number",
     "convolution_matrix",

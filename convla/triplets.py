@@ -185,7 +185,8 @@ def lanczos_triplets(
         rtol=rtol,
         criterion=criterion,
         which=which,
-        basis_size=min(max(3 * k, 60), max(2 * k + 12, 20, _BASIS_BYTES // (itemsize * (rows + columns)))),
+        # A thick restart loses little, and re-orthogonalising against more vectors costs more than it saves.
+        basis_size=min(max(3 * k, 2 * k + 22), max(2 * k + 12, 20, _BASIS_BYTES // (itemsize * (rows + columns)))),
         max_matvecs=max_matvecs,
         rng=rng,
     )

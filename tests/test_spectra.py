@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from convla import (
     ConvGeometry,
     ConvOperator,
+    asymptotic_largest_singular_value,
     condition_number,
     largest_singular_value,
     singular_value_bounds,
@@ -272,6 +273,22 @@ def test_certified_norms_exceed_the_exact_ones_by_little(shape: tuple[int, ...],
         bound = certified_norm_bound(real, imaginary, guess)
         assert exact <= bound <= exact * (1 + (3e-3 if dtype is np.float32 else 3e-5))
     assert certified_norm_bound(real, None, 1e-3) >= np.linalg.norm(real.astype(float), 2, axis=(-2, -1)).max()
+
+
+@pytest.mark.parametrize(("n", "error"), [(16, 3e-3), (32, 3e-4), (64, 1e-4)])
+def test_the_second_order_estimate_beats_the_supremum(n: int, error: float) -> None:
+    for seed in range(3):
+        kernel = np.random.default_rng(seed).standard_normal((4, 4, 3, 3))
+        exact = largest_singular_value(ConvOperator(kernel, (n, n)), rtol=1e-8).value
+        estimate = asymptotic_largest_singular_value(ConvOperator(kernel, (n, n)))
+        supremum = asymptotic_largest_singular_value(ConvOperator(kernel, (10**6, 10**6)))
+        assert abs(estimate / exact - 1) <= error
+        assert abs(estimate / exact - 1) <= 0.2 * (supremum / exact - 1)
+
+
+def test_the_second_order_estimate_asks_for_zeros_outside() -> None:
+    with pytest.raises(ValueError, match="boundary 'zero', got 'reflect'"):
+        asymptotic_largest_singular_value(ConvOperator(np.ones((1, 1, 3)), (9,), boundary="reflect"))
 
 
 # Circular boundaries.
