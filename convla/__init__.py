@@ -12,6 +12,8 @@ from convla.layer_similarity import (
 )
 from convla.network import Initialization, NetworkSimilarity, initialize_network, network_similarity
 from convla.operators import ConvOperator
+from convla.penalties import penalty, penalty_gradient
+from convla.penalty_descent import PenaltyDescent, Trace, minimize_penalty
 from convla.similarity import (
     feature_map_gram,
     feature_map_similarity,
@@ -39,8 +41,10 @@ __all__ = [
     "ConvOperator",
     "Initialization",
     "NetworkSimilarity",
+    "PenaltyDescent",
     "SingularValueBounds",
     "SingularValues",
+    "Trace",
     "__version__",
     "asymptotic_largest_singular_value",
     "circulant_matrix",
@@ -64,7 +68,10 @@ __all__ = [
     "kernel_similarity",
     "kernel_similarity_gradient",
     "largest_singular_value",
+    "minimize_penalty",
     "network_similarity",
+    "penalty",
+    "penalty_gradient",
     "singular_value_bounds",
     "singular_values",
     "smallest_singular_value",
