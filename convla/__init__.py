@@ -4,10 +4,15 @@ from convla.asymptotics import asymptotic_largest_singular_value
 from convla.bounds import SingularValueBounds, singular_value_bounds
 from convla.conv import convolve, cross_correlate, image_adjoint, kernel_adjoint
 from convla.geometry import ConvGeometry
+from convla.layer_similarity import (
+    convolutional_similarity,
+    convolutional_similarity_and_gradient,
+    convolutional_similarity_gradient,
+    convolutional_similarity_hessian_product,
+)
+from convla.network import Initialization, NetworkSimilarity, initialize_network, network_similarity
 from convla.operators import ConvOperator
 from convla.similarity import (
-    convolutional_similarity,
-    convolutional_similarity_gradient,
     feature_map_gram,
     feature_map_similarity,
     feature_map_similarity_gradient,
@@ -32,6 +37,8 @@ __version__ = "0.1.0"
 __all__ = [
     "ConvGeometry",
     "ConvOperator",
+    "Initialization",
+    "NetworkSimilarity",
     "SingularValueBounds",
     "SingularValues",
     "__version__",
@@ -40,7 +47,9 @@ __all__ = [
     "condition_number",
     "convolution_matrix",
     "convolutional_similarity",
+    "convolutional_similarity_and_gradient",
     "convolutional_similarity_gradient",
+    "convolutional_similarity_hessian_product",
     "convolve",
     "cross_correlate",
     "doubly_block_circulant",
@@ -49,11 +58,13 @@ __all__ = [
     "feature_map_similarity",
     "feature_map_similarity_gradient",
     "image_adjoint",
+    "initialize_network",
     "kernel_adjoint",
     "kernel_from_hwio",
     "kernel_similarity",
     "kernel_similarity_gradient",
     "largest_singular_value",
+    "network_similarity",
     "singular_value_bounds",
     "singular_values",
     "smallest_singular_value",
