@@ -13,7 +13,7 @@ from convla.penalties import ActivePairs, active_pairs, cluster, gram_map
 from convla.tracking import BlockTracker, PowerTracker, ShiftedPairs
 from convla.typing import Array
 
-__all__ = ["ESTIMATORS", "Estimator"]
+__all__ = ["ESTIMATORS", "Block", "Estimator", "Exact", "Power"]
 
 State = dict[str, np.ndarray[Any, Any]]
 

@@ -53,7 +53,7 @@ def singular_value_bounds(
     *,
     method: Literal["auto", "dense", "symbol"] = "auto",
     result: SingularValues | None = None,
-    max_matvecs: int = 16,
+    max_matvecs: int = 24,
     rng: Seed = 0,
 ) -> SingularValueBounds:
     """Enclose the largest singular value of an operator, provably.
@@ -134,7 +134,7 @@ def singular_value_bounds(
         if result is None:
             own = envelope.geometry is scaled.geometry and envelope.stride == scaled.geometry.stride
             start = structured_start(scaled, generator, peaks if own else None)
-            found = lanczos_triplets(scaled, 1, 1e-4, "value", start, max_matvecs, generator)
+            found = lanczos_triplets(scaled, 1, 5e-4, "value", start, max_matvecs, generator)
         else:
             found = result
     vector = found.left if result is not None and convolution is not operator else found.right

@@ -84,7 +84,7 @@ def golub_kahan_lanczos(
     which : {"largest", "smallest"}
         "smallest" takes M with no more columns than rows, and converges slowly unless they are well separated.
     basis_size : int
-        How many vectors of either side are kept at most, at least k + 3 unless M is smaller.
+        How many vectors of either side are kept at most. Below 2 k + 12 the search for further copies may not end.
     max_matvecs : int
         The search ends unconverged after this many applications.
     rng : numpy.random.Generator
@@ -141,12 +141,16 @@ def golub_kahan_lanczos(
             process.restart(ritz)
             since_restart = 0
     left, right = process.vectors(ritz, k)
+    residuals, errors = ritz.residuals[:k], ritz.errors()[:k]
+    if before is not None:  # starting afresh dropped what the recurrence knew of the residuals
+        residuals = process.true_residuals(left, right, ritz.values)
+        errors = residuals
     return LanczosResult(
         values=ritz.values[:k],
         left=left,
         right=right,
-        residuals=ritz.residuals[:k],
-        errors=ritz.errors()[:k],
+        residuals=residuals,
+        errors=errors,
         matvecs=process.matvecs,
         converged=done,
     )
@@ -270,6 +274,14 @@ class _Bidiagonalisation:
         """Return the first k Ritz vectors of either side, in rows."""
         left = self._rotate(self._U[: self.size, :], ritz.x[:, :k])
         return left, self._rotate(self._V[: self.size, :], ritz.y[:, :k])
+
+    def true_residuals(self, left: Array, right: Array, values: FloatArray) -> FloatArray:
+        """Return ``norm(M^T u - value v)`` of triplets, by one application for each."""
+        xp = self._xp
+        self.matvecs += left.shape[0]
+        return np.array(
+            [_norm(self._rmatvec(left[i, :]) - float(values[i]) * right[i, :], xp) for i in range(left.shape[0])]
+        )
 
     def restart(self, ritz: _Ritz, *, keep: int | None = None) -> None:
         """Keep leading Ritz vectors and go on from the last residual; with `keep` given, from a random vector.

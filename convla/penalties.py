@@ -15,8 +15,9 @@ from typing import Any
 from convla._array import as_float_array, namespace, on_device_of
 from convla._validate import check_array, check_choice, check_real
 from convla.operators import ConvOperator, LinearMap
+from convla.spectra import singular_values, smallest_singular_value
 from convla.toeplitz import unvec, vec
-from convla.tracking import DENSE_ENTRIES, extreme_triplets
+from convla.tracking import DENSE_ENTRIES
 from convla.typing import Array, ArrayLike
 
 __all__ = [
@@ -143,8 +144,8 @@ def penalty_gradient(
 
     Notes
     -----
-    For a matrix too large for LAPACK at most four eigenvectors of each end are found, and an active cluster that is
-    larger is averaged over these: still a subgradient, but one that depends on which they are.
+    For a matrix too large for LAPACK four eigenvectors of the upper and one of the lower end are found, and an active
+    cluster that is larger is averaged over these: still a subgradient, but one that depends on which they are.
 
     References
     ----------
@@ -234,11 +235,16 @@ def active_pairs(factor: LinearMap, alpha: float, *, cluster_rtol: float | None 
         _, values, right = xp.linalg.svd(factor.to_dense(), full_matrices=False)
         squares = values * values
     else:
-        ends = [extreme_triplets(factor, min(4, min(rows, columns) // 2), "largest")]
-        if not nulls:
-            ends.append(extreme_triplets(factor, min(4, columns // 2), "smallest"))
-        squares = xp.concat([end.singular_values**2 for end in ends])
-        right = xp.concat([vec(end.vectors, len(factor.domain_shape) - 1, order=factor.order) for end in ends])
+        upper = singular_values(factor, min(4, rows, columns))
+        squares, right = upper.values**2, _flat(upper.right, factor)
+        # The lower end attains alpha at most: beyond that it need not be known.
+        if not nulls and upper.value**2 <= 2.0 * alpha:
+            lower = smallest_singular_value(factor)
+            if lower.right is None:
+                nulls = 1
+            else:
+                squares = xp.concat([squares, lower.values**2])
+                right = xp.concat([right, _flat(lower.right, factor)])
     value, signs, chosen, nulls = cluster(squares, alpha, nulls, cluster_rtol)
     if not chosen.shape[0]:  # only null vectors are active
         empty = [xp.reshape(right[:0, 0], (0, *shape)) for shape in (factor.domain_shape, factor.range_shape)]
@@ -259,6 +265,10 @@ def pair_gradient(operator: ConvOperator, gram: str, pairs: ActivePairs) -> Arra
     if gram_map(operator, gram) is operator:
         return operator.kernel_adjoint(scaled, pairs.vectors)
     return operator.kernel_adjoint(pairs.vectors, scaled)
+
+
+def _flat(vectors: Array, factor: LinearMap) -> Array:
+    return vec(vectors, len(factor.domain_shape) - 1, order=factor.order)
 
 
 def cluster(squares: Array, alpha: float, nulls: int, rtol: float | None) -> tuple[float, Array, Array, int]:

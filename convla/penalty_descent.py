@@ -24,7 +24,7 @@ from convla.penalties import GRAMS, ActivePairs, gram_map, pair_gradient
 from convla.tracking import DENSE_ENTRIES
 from convla.typing import Array, ArrayLike, Boundary, Padding
 
-__all__ = ["STEPS", "PenaltyDescent", "Trace", "minimize_penalty"]
+__all__ = ["STEPS", "Options", "PenaltyDescent", "Trace", "measure_spectrum", "minimize_penalty"]
 
 STEPS = ("fixed", "backtracking")
 

@@ -193,7 +193,7 @@ def embedding_sizes(geometry: ConvGeometry) -> tuple[int, ...]:
 
     The zero-padded operator is then a submatrix of the torus's: its rows that read only zeros aside, output q reads
     ``q s + t d - low`` through tap t, and on a torus of N positions none of these is a position of the image unless it
-    is one on the line, given ``N >= n + low - q_first s`` and ``N >= q_last s + extent - low``.
+    is one on the line, given ``N >= n``, ``N >= n + low - q_first s`` and ``N >= q_last s + extent - low``.
 
     Examples
     --------
@@ -215,7 +215,7 @@ def embedding_sizes(geometry: ConvGeometry) -> tuple[int, ...]:
         extent = (k - 1) * d + 1
         first = max(0, -((extent - 1 - low) // s))
         last = min(outputs - 1, (n - 1 + low) // s)
-        positions = max(n + low - first * s, last * s + extent - low)
+        positions = max(n, n + low - first * s, last * s + extent - low)
         sizes.append(-(-positions // s))
     return tuple(sizes)
 

@@ -192,14 +192,16 @@ class PowerTracker:
         """Find the triplets of the shifted Gram map exactly (`extreme_triplets`), and carry them from here on."""
         xp = namespace(linear_map.kernel)
         count = min(self.triplets, linear_map.shape[1])
-        ends = [extreme_triplets(linear_map, count, end) for end in ENDS]
+        ends = [extreme_triplets(linear_map, count)]
+        # An eigenvalue of the lower end is at most alpha away from alpha.
+        if float(ends[0].singular_values[-1]) ** 2 < 2.0 * self.alpha:
+            ends.append(extreme_triplets(linear_map, count, "smallest"))
         values, vectors, images = (
             xp.concat([getattr(end, name) for end in ends]) for name in ("singular_values", "vectors", "images")
         )
         shifted = values * values - self.alpha
-        # With few columns both ends hold the same triplets, and the copies are told by their places.
-        count_below = min(count, linear_map.shape[1] - count)
-        usable = xp.concat([shifted[:count], shifted[count : count + count_below]])
+        # With few columns both ends hold some triplets both; the first ones at each end are all there are.
+        usable = shifted[: min(shifted.shape[0], linear_map.shape[1])]
         order = xp.argsort(xp.abs(usable), descending=True)[:count]
         self._vectors = xp.reshape(xp.take(vectors, order, axis=0), (count, -1))
         kept = xp.take(shifted, order)
@@ -304,7 +306,7 @@ class BlockTracker:
 
     def start(self, linear_map: LinearMap) -> SingularTriplets:
         """Find the triplets exactly (`extreme_triplets`), and carry them from here on."""
-        found = extreme_triplets(linear_map, min(self.block, linear_map.shape[1]), self.end)
+        found = extreme_triplets(linear_map, min(self.block, linear_map.shape[1]), self.end, rtol=self.rtol)
         xp = namespace(linear_map.kernel)
         self._vectors = xp.reshape(found.vectors, (found.vectors.shape[0], -1))
         return found

@@ -185,7 +185,8 @@ def lanczos_triplets(
         rtol=rtol,
         criterion=criterion,
         which=which,
-        basis_size=min(max(3 * k, 60), max(2 * k + 4, 20, _BASIS_BYTES // (itemsize * (rows + columns)))),
+        # A thick restart loses little, and re-orthogonalising against more vectors costs more than it saves.
+        basis_size=min(max(3 * k, 2 * k + 22), max(2 * k + 12, 20, _BASIS_BYTES // (itemsize * (rows + columns)))),
         max_matvecs=max_matvecs,
         rng=rng,
     )
@@ -232,9 +233,9 @@ def structured_start(
         return noise
     start = _NOISE_WEIGHT * noise
     for rank, peak in enumerate(symbol_peaks(symbol, rng=rng) if peaks is None else peaks):
-        even, odd = start_vectors(symbol, peak, geometry.image_shape, windowed=geometry.boundary != "circular")
+        waves = start_vectors(symbol, peak, geometry.image_shape, windowed=geometry.boundary != "circular")
         weight = 1.0 if rank == 0 else _LESSER_WEIGHT
-        start = start + weight * (_unit(even) + _ODD_WEIGHT * _unit(odd))
+        start = start + weight * (_unit(waves[0, ...]) + _ODD_WEIGHT * _unit(waves[1, ...]))
     return start
 
 

@@ -15,7 +15,7 @@ from convla.experiments.outcome import Outcome
 from convla.experiments.published import published_cells
 from convla.experiments.settings import Setting
 
-__all__ = ["plot_run"]
+__all__ = ["DECREASE", "INCREASE", "INK", "plot_run", "save_figure"]
 
 DECREASE, INCREASE, INK, PRINTED = "#2a78b5", "#c8442e", "#333333", "#111111"
 MINIMIZED = {
@@ -49,14 +49,15 @@ def plot_run(outcomes: Mapping[Setting, Outcome], folder: Path) -> list[str]:
         rows = {s: o for s, o in outcomes.items() if s.tables == tables and s.control == "loss"}
         if rows:
             files.append(f"tables{tables[0]}{tables[1]}.png")
-            _save(_draw_tables(tables, rows), folder / files[-1])
+            save_figure(_draw_tables(tables, rows), folder / files[-1])
     if any(setting.control != "loss" for setting in outcomes):
         files.append("controls.png")
-        _save(_draw_controls(outcomes), folder / files[-1])
+        save_figure(_draw_controls(outcomes), folder / files[-1])
     return files
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as a PNG."""
     FigureCanvasAgg(figure)
     # No date and no version in the file: the same numbers give the same bytes.
     figure.savefig(path, dpi=150, metadata={"Software": None})
@@ -139,9 +140,8 @@ def _draw_controls(outcomes: Mapping[Setting, Outcome]) -> Figure:
             cosine = cosine[np.isfinite(cosine).all(axis=1)]
             style: dict[str, Any] = {"color": color, "marker": marker, "markersize": 6, "linestyle": "none"}
             axes[0].plot(x, cosine[:, 1].mean(), label=label if index == 0 else None, **style)
-            ratio = np.maximum(outcome.norms[kept, 1] / outcome.norms[kept, 0], 1e-8)
-            low, middle, high = np.quantile(ratio, (0.1, 0.5, 0.9))
-            axes[1].errorbar(x, middle, yerr=[[middle - low], [high - middle]], elinewidth=1, **style)
+            ends = np.maximum(np.median(outcome.survival, axis=0), 1e-8)
+            axes[1].plot([x, x], ends, **(style | {"linestyle": "solid", "linewidth": 1.2}))
         start = outcomes[row].cosine[:, 0].mean()
         axes[0].hlines(start, index - 0.4, index + 0.4, color=INK, linewidth=0.8, linestyle="dotted")
     for axis in axes:
@@ -153,6 +153,6 @@ def _draw_controls(outcomes: Mapping[Setting, Outcome]) -> Figure:
     axes[1].set_ylim(0.4e-8, None)
     axes[1].set_yticks([1e-8, 1e-6, 1e-4, 1e-2, 1.0], ["≤ 1e-8", "1e-6", "1e-4", "1e-2", "1"])
     axes[1].axhline(1.0, color=INK, linewidth=0.8, linestyle="dotted")
-    axes[1].set_title("norm of the kernels, last over first (median, 10 % to 90 %)", fontsize=10, color=INK)
+    axes[1].set_title("share of its norm that the shorter and the longer kernel keeps", fontsize=10, color=INK)
     figure.suptitle("What is minimised, what it does to angles, and what to lengths", fontsize=12, color=INK)
     return figure

@@ -1,6 +1,5 @@
 """Both sides, and the error terms, of the identities of the ledger, as functions of kernels and inputs."""
 
-from convla.identities.asymptotics import norm_from_symbol
 from convla.identities.channel_metrics import (
     reweighted_inner_product,
     sobolev_greens_function,
@@ -41,7 +40,6 @@ __all__ = [
     "input_energy",
     "kernel_correlation",
     "least_similar_pair",
-    "norm_from_symbol",
     "off_centre_inner_product",
     "ordered_pair_similarity",
     "padding_error_terms",
