@@ -23,6 +23,11 @@ __all__ = ["ENGINES", "KERNELS", "Accelerated", "accelerated", "load_kernel"]
 ENGINES = ("auto", "reference", "numba", "cuda")
 
 KERNELS: dict[tuple[str, str], str] = {
+    ("correlate", "numba"): "convla.engines.numba_conv:correlate",
+    ("correlate_image_adjoint", "numba"): "convla.engines.numba_conv:correlate_image_adjoint",
+    ("correlate", "cuda"): "convla.engines.cupy_gpu:correlate",
+    ("correlate_image_adjoint", "cuda"): "convla.engines.cupy_gpu:correlate_image_adjoint",
+    ("correlate_kernel_adjoint", "cuda"): "convla.engines.cupy_gpu:correlate_kernel_adjoint",
     ("descend_pairs", "numba"): "convla.engines.numba_cpu:descend_pairs",
     ("laplacian_smoothing", "numba"): "convla.engines.numba_gradients:laplacian_smoothing",
     ("reweighted_gradient", "numba"): "convla.engines.numba_gradients:reweighted_gradient",
@@ -65,14 +70,18 @@ class Accelerated(Generic[P, R]):
 
     def resolve(self, *args: Any, engine: str = "auto", **kwargs: Any) -> Callable[..., R]:
         """Return the kernel that a call with these arguments would run, for those who call it many times."""
+        choice = self.choose(*args, engine=engine, **kwargs)
+        return self.reference if choice == "reference" else load_kernel(self.operation, choice)
+
+    def choose(self, *args: Any, engine: str = "auto", **kwargs: Any) -> str:
+        """Return the name of the engine that a call with these arguments would use."""
         if engine not in ENGINES:
             raise ValueError(f"engine must be one of {', '.join(map(repr, ENGINES))}, got {engine!r}")
         arrays = [value for value in args if array_api_compat.is_array_api_obj(value)]
         if engine == "auto":
-            engine = self._automatic(arrays, args, kwargs)
-        else:
-            self._check(engine, arrays)
-        return self.reference if engine == "reference" else load_kernel(self.operation, engine)
+            return self._automatic(arrays, args, kwargs)
+        self._check(engine, arrays)
+        return engine
 
     def _automatic(self, arrays: list[Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
         usable = [

@@ -59,6 +59,8 @@ def check_array(
     exact_objects = is_numpy(array) and array.dtype == object
     if is_numpy(array) and array.dtype.kind not in "iufO":
         raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
+    if exact_objects and any(value is None or isinstance(value, (str, bytes)) for value in array.flat):
+        raise TypeError(f"{name} must hold real numbers, got {describe(value)} of text or None")
     if not exact_objects and not xp.isdtype(array.dtype, ("integral", "real floating")):
         raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
     if (ndim is not None and len(shape) != ndim) or len(shape) < min_ndim:

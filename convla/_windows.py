@@ -8,17 +8,24 @@ in the other gives the two adjoints, and all three are sums over the taps of one
 from __future__ import annotations
 
 import array_api_extra as xpx
-import numpy as np
 
-from convla._array import device_of, namespace, on_device_of
+from convla._array import device_of, is_numpy, namespace
+from convla._boundary import extend, fold
 from convla._dispatch import accelerated
 from convla.geometry import ConvGeometry
 from convla.typing import Array, Namespace
 
-__all__ = ["correlate", "correlate_image_adjoint", "correlate_kernel_adjoint", "extend", "fold"]
+__all__ = ["correlate", "correlate_image_adjoint", "correlate_kernel_adjoint"]
 
 
-@accelerated("correlate")
+def _fastest(array: Array, _other: Array, _geometry: ConvGeometry) -> str:
+    """Return the engine for "auto": the compiled kernels were faster at every size measured; they take no integers."""
+    if is_numpy(array):
+        return "numba" if array.dtype.kind == "f" else "reference"
+    return "cuda"
+
+
+@accelerated("correlate", prefer=_fastest)
 def correlate(image: Array, kernel: Array, geometry: ConvGeometry) -> Array:
     """Cross-correlate images (..., c_in, *image) with a kernel: (..., c_out, *output)."""
     xp = namespace(image, kernel)
@@ -31,7 +38,7 @@ def correlate(image: Array, kernel: Array, geometry: ConvGeometry) -> Array:
     return xp.reshape(features, (*batch, *geometry.range_shape))
 
 
-@accelerated("correlate_image_adjoint")
+@accelerated("correlate_image_adjoint", prefer=_fastest)
 def correlate_image_adjoint(features: Array, kernel: Array, geometry: ConvGeometry) -> Array:
     """Apply the transpose of ``image -> correlate(image, kernel)`` to features: (..., c_in, *image)."""
     xp = namespace(features, kernel)
@@ -47,7 +54,7 @@ def correlate_image_adjoint(features: Array, kernel: Array, geometry: ConvGeomet
     return fold(extended, geometry, xp)
 
 
-@accelerated("correlate_kernel_adjoint")
+@accelerated("correlate_kernel_adjoint", prefer=_fastest)
 def correlate_kernel_adjoint(features: Array, image: Array, geometry: ConvGeometry) -> Array:
     """Apply the transpose of ``kernel -> correlate(image, kernel)`` to features, summed over the batch."""
     xp = namespace(features, image)
@@ -64,56 +71,6 @@ def correlate_kernel_adjoint(features: Array, image: Array, geometry: ConvGeomet
     return xp.reshape(xp.stack(gradients, axis=-1), geometry.kernel_shape)
 
 
-def extend(image: Array, geometry: ConvGeometry, xp: Namespace) -> Array:
-    """Extend images (..., c_in, *image) to (..., c_in, *padded) as the boundary says."""
-    for axis, (low, high) in enumerate(geometry.padding):
-        if (low, high) == (0, 0):
-            continue
-        along = axis - geometry.ndim
-        if geometry.boundary == "zero":
-            edges = [_zeros_along(image, along, amount, xp) for amount in (low, high)]
-            image = xp.concat((edges[0], image, edges[1]), axis=along)
-        else:
-            image = xp.take(image, on_device_of(geometry.sources(axis), image, xp), axis=along)
-    return image
-
-
-def fold(extended: Array, geometry: ConvGeometry, xp: Namespace) -> Array:
-    """Apply the transpose of `extend`: add each extended position to the image entry that it was read from."""
-    for axis, (low, high) in enumerate(geometry.padding):
-        if (low, high) == (0, 0):
-            continue
-        along = axis - geometry.ndim
-        if geometry.boundary == "zero":
-            core = slice(low, low + geometry.image_shape[axis])
-            extended = extended[(..., core, *(slice(None),) * (-along - 1))]
-        else:
-            # The transpose of a gather, as a sum of gathers: row r of the table names the r-th position that reads
-            # each image entry, or the appended zero.
-            extended = xp.concat((extended, _zeros_along(extended, along, 1, xp)), axis=along)
-            rows = [on_device_of(row, extended, xp) for row in _readers(geometry, axis)]
-            total = xp.take(extended, rows[0], axis=along)
-            for row in rows[1:]:
-                total = total + xp.take(extended, row, axis=along)
-            extended = total
-    return extended
-
-
-def _readers(geometry: ConvGeometry, axis: int) -> np.ndarray:
-    """Return a table (most readers, image) of the extended positions that read each image index.
-
-    Short columns are filled up with the first position beyond the extended axis.
-    """
-    sources = geometry.sources(axis)
-    order = np.argsort(sources, kind="stable")
-    counts = np.bincount(sources, minlength=geometry.image_shape[axis])
-    first = np.cumsum(counts) - counts
-    table = np.full((int(counts.max()), counts.size), sources.size)
-    rank = np.arange(sources.size) - np.repeat(first, counts)
-    table[rank, sources[order]] = order
-    return table
-
-
 def _tap_matrices(kernel: Array, geometry: ConvGeometry, xp: Namespace) -> list[Array]:
     """Return for every tap its matrices (groups, c_out // groups, c_in // groups), each contiguous for the BLAS."""
     out, inner, *_ = geometry.kernel_shape
@@ -126,9 +83,3 @@ def _grouped(array: Array, batch: tuple[int, ...], geometry: ConvGeometry, xp: N
     """Return (..., channels, *positions) as (..., groups, channels // groups, positions)."""
     channels = array.shape[len(batch)]
     return xp.reshape(array, (*batch, geometry.groups, channels // geometry.groups, -1))
-
-
-def _zeros_along(array: Array, axis: int, amount: int, xp: Namespace) -> Array:
-    shape = list(array.shape)
-    shape[axis] = amount
-    return xp.zeros(tuple(shape), dtype=array.dtype, device=device_of(array))

@@ -17,13 +17,13 @@ from rich.table import Table
 
 from convla import __version__
 from convla.errors import ConvlaError
-from convla.experiments.plots import plot_run
+from convla.experiments.outcome import Outcome
 from convla.experiments.published import QUANTITIES, published_flags
 from convla.experiments.report import Report
-from convla.experiments.runner import DEFAULT_TARGETS, Request, Run, reproduce
+from convla.experiments.runner import DEFAULT_TARGETS, Request, Run, reproduce, saved_settings
 from convla.experiments.settings import TARGETS, Readings, Setting
 
-__all__ = ["app", "main", "run"]
+__all__ = ["app", "run"]
 
 app = typer.Typer(
     help="The numerical linear algebra of convolutional layers, checked against the published theory.",
@@ -34,12 +34,14 @@ app = typer.Typer(
 )
 
 INTERRUPTED = 130
-VERDICT_STYLE = {"reproduced": "green", "order of magnitude only": "yellow", "not reproduced": "red"}
-
-
-def main() -> None:
-    """Run the command line and exit with its code."""
-    sys.exit(run(sys.argv[1:]))
+VERDICT_STYLE = {
+    "reproduced": "green",
+    "order of magnitude only": "yellow",
+    "not reproduced": "red",
+    "undecided": "yellow",
+    "holds": "green",
+    "does not hold": "red",
+}
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -54,7 +56,8 @@ def run(arguments: Sequence[str]) -> int:
         _complain(str(error))
         return 2
     except _USAGE_ERROR as error:
-        _complain(error.format_message())
+        if error.format_message():  # none after the help that a bare `convla` prints
+            _complain(error.format_message())
         return 2
     return code if isinstance(code, int) else 0
 
@@ -120,30 +123,36 @@ def _reproduce(
         output=output,
         resume=resume,
     )
-    if json_file is not None and not json_file.absolute().parent.is_dir():
-        raise NotADirectoryError(f"--json {json_file}: the folder {json_file.absolute().parent} does not exist")
-    with _ProgressBars() as bars:
+    if json_file is not None:
         try:
-            result = reproduce(request, bars)
-        except KeyboardInterrupt:
-            settings = len(request.settings())
-            bars.stop()
-            _complain(
-                f"interrupted: {bars.finished} of {settings} settings are saved in {output}; "
-                "the same command with --resume goes on from there"
-            )
-            return INTERRUPTED
-    files = result.files + plot_run(result.outcomes, result.folder)
+            json_file.open("a", encoding="utf-8").close()  # better known before the work than after
+        except OSError as error:
+            raise OSError(f"--json {json_file} cannot be written: {error.strerror}") from error
+    try:
+        with _ProgressBars(len(request.settings())) as bars:
+            result = reproduce(request, bars, _plot)
+    except KeyboardInterrupt:
+        _complain(
+            f"interrupted: {saved_settings(request)} of {len(request.settings())} settings are saved in {output}; "
+            "the same command with --resume goes on from there"
+        )
+        return INTERRUPTED
+    _show(result)
     if json_file is not None:
         json_file.write_text(json.dumps(result.report.as_data(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    _show(result, files)
     return 0
 
 
-class _ProgressBars:
-    """A bar for each running setting and one for the whole, on standard error; nothing where that is no terminal."""
+def _plot(outcomes: dict[Setting, Outcome], folder: Path) -> list[str]:
+    from convla.experiments.plots import plot_run  # matplotlib takes half a second to import
 
-    def __init__(self) -> None:
+    return plot_run(outcomes, folder)
+
+
+class _ProgressBars:
+    """A bar for the whole and one for each running setting, on standard error; nothing where that is no terminal."""
+
+    def __init__(self, settings: int) -> None:
         console = Console(stderr=True)
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -152,19 +161,16 @@ class _ProgressBars:
             TimeElapsedColumn(),
             console=console,
             disable=not console.is_terminal,
+            transient=True,
         )
+        self._whole = self._progress.add_task("settings", total=settings)
         self._bars: dict[str, TaskID] = {}
-        self.finished = 0
 
     def __enter__(self) -> _ProgressBars:
         self._progress.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def stop(self) -> None:
-        """Take the bars off the terminal before something else is printed."""
         self._progress.stop()
 
     def start(self, setting: Setting, repetitions: int) -> None:
@@ -175,12 +181,13 @@ class _ProgressBars:
         """Move a setting's bar."""
         self._progress.advance(self._bars[setting.name], repetitions)
 
-    def finish(self, setting: Setting) -> None:  # noqa: ARG002
-        """Count a setting that is done."""
-        self.finished += 1
+    def finish(self, setting: Setting) -> None:
+        """Take a setting's bar away, and move that of the whole."""
+        self._progress.remove_task(self._bars.pop(setting.name))
+        self._progress.advance(self._whole)
 
 
-def _show(result: Run, files: list[str]) -> None:
+def _show(result: Run) -> None:
     # A pipe has no width of its own: wide enough that no cell is folded.
     console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
     for table in result.report.tables:
@@ -188,12 +195,12 @@ def _show(result: Run, files: list[str]) -> None:
     if result.report.controls:
         _show_controls(console, result.report)
     for conclusion in result.report.conclusions:
-        style = "green" if conclusion.verdict == "holds" else "red"
+        style = VERDICT_STYLE[conclusion.verdict]
         console.print(
             f"[{style}]{conclusion.verdict}[/]: [bold]{conclusion.subject}.[/] {escape(conclusion.statement)}"
         )
         console.print(f"    {escape(conclusion.evidence)}", style="dim")
-    _show_summary(console, result, files)
+    _show_summary(console, result)
 
 
 def _show_table(console: Console, report: Report, number: int) -> None:
@@ -230,7 +237,7 @@ def _show_controls(console: Console, report: Report) -> None:
         pad_edge=False,
     )
     headings = ("tables", "N", "optimizer", "minimised", "A", "B %", "C %", "increases", "diverged")
-    for heading in (*headings, "norm before", "after", "|cos| before", "after", "std. error"):
+    for heading in (*headings, "norm before", "shorter keeps", "longer keeps", "|cos| before", "after", "std. error"):
         table.add_column(heading, justify="left" if heading in ("tables", "optimizer", "minimised") else "right")
     for row in report.controls:
         table.add_row(*(f"{value:.3g}" if isinstance(value, float) else str(value) for value in row))
@@ -238,13 +245,16 @@ def _show_controls(console: Console, report: Report) -> None:
     console.print()
 
 
-def _show_summary(console: Console, result: Run, files: list[str]) -> None:
-    counts = result.report.counts()
+def _show_summary(console: Console, result: Run) -> None:
     console.print()
-    if sum(counts.values()):
-        console.print(", ".join(f"[{VERDICT_STYLE[name]}]{count} {name}[/]" for name, count in counts.items()))
-        (two, cells), (three, _) = result.report.within(2.0), result.report.within(3.0)
+    for columns, name in (("ABC", "columns A-C"), ("D", "column D")):
+        counts = {verdict: count for verdict, count in result.report.counts(columns).items() if count}
+        if counts:
+            parts = [f"[{VERDICT_STYLE[verdict]}]{count} {verdict}[/]" for verdict, count in counts.items()]
+            console.print(f"{name}: {', '.join(parts)}")
+    (two, cells), (three, _) = result.report.within(2.0), result.report.within(3.0)
+    if cells:
         console.print(f"columns A-C: {two} of {cells} cells within 2 standard errors, {three} within 3")
     for name, count in result.report.diverged.items():
         console.print(f"{name}: {count} diverged, dropped")
-    console.print(f"{result.seconds:.1f} s; in {result.folder}: {', '.join(files)}, manifest.json")
+    console.print(f"{result.seconds:.1f} s; in {result.folder}: {', '.join(result.files)}, manifest.json")

@@ -247,7 +247,7 @@ def flip_kernel(kernel: Array) -> Array:
     >>> flip_kernel(np.array([[[1, 2, 3]]]))
     array([[[3, 2, 1]]])
     """
-    return kernel[(..., *(slice(None, None, -1),) * (kernel.ndim - 2))]
+    return namespace(kernel).flip(kernel, axis=tuple(range(2, kernel.ndim)))
 
 
 def _prepare(

@@ -67,11 +67,13 @@ class Adam:
 
     def __init__(self, learning_rate: float, betas: tuple[float, float] = (0.9, 0.999), epsilon: float = 1e-8) -> None:
         self.learning_rate = check_real("learning_rate", learning_rate, positive=True)
+        if len(betas) != 2:
+            raise ValueError(f"betas must be two numbers, got {betas!r}")
         self.betas = (
             check_real("betas[0]", betas[0], minimum=0.0, maximum=math.nextafter(1.0, 0.0)),
             check_real("betas[1]", betas[1], minimum=0.0, maximum=math.nextafter(1.0, 0.0)),
         )
-        self.epsilon = check_real("epsilon", epsilon, minimum=0.0)
+        self.epsilon = check_real("epsilon", epsilon, positive=True)
         self.steps = 0
         self._first: Array = 0.0
         self._second: Array = 0.0

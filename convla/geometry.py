@@ -26,7 +26,7 @@ PADDINGS = ("full", "same", "valid")
 BOUNDARIES = ("zero", "circular", "reflect", "replicate")
 ORDERS = ("C", "F")
 
-IndexArray = np.ndarray[Any, np.dtype[np.intp]]
+IndexArray = np.ndarray[Any, np.dtype[np.signedinteger[Any]]]
 
 
 @dataclass(frozen=True, init=False)
@@ -139,6 +139,13 @@ class ConvGeometry:
         }
         for name, value in fields.items():
             object.__setattr__(self, name, value)
+
+    @functools.cached_property
+    def _hash(self) -> int:
+        return hash((self.kernel_shape, self.image_shape, self.padding, self.stride, self.dilation, self.boundary))
+
+    def __hash__(self) -> int:
+        return self._hash
 
     # Sizes. Each is cached: operators ask for them at every application.
 
@@ -272,34 +279,31 @@ class ConvGeometry:
         Returns
         -------
         numpy.ndarray of shape (prod(output_shape), prod(kernel_size))
+            Of int32 where that is wide enough.
 
         Examples
         --------
         >>> from convla import ConvGeometry
         >>> ConvGeometry((1, 1, 2, 1), (2, 2), padding="valid").position_map("F")
         array([[0, 1],
-               [2, 3]])
+               [2, 3]], dtype=int32)
         """
         check_choice("order", order, ORDERS)
         n = self.ndim
-        size = self.image_shape
-        positions = np.zeros(self.output_shape + self.kernel_size, dtype=np.intp)
-        inside = np.ones(positions.shape, dtype=bool)
+        dtype = np.int32 if math.prod(self.image_shape) <= np.iinfo(np.int32).max else np.int64
+        # Taps before positions, so that the long axes are innermost while this is computed.
+        positions = np.zeros((1,) * (2 * n), dtype=dtype)
+        inside = np.ones((1,) * (2 * n), dtype=bool)
         for axis in range(n):
-            stride = math.prod(size[axis + 1 :] if order == "C" else size[:axis])
+            stride = math.prod(self.image_shape[axis + 1 :] if order == "C" else self.image_shape[:axis])
             here = [1] * (2 * n)
-            here[axis], here[n + axis] = self.output_shape[axis], self.kernel_size[axis]
-            sources = self.axis_map(axis).reshape(here)
-            positions += stride * sources
-            inside &= sources >= 0
+            place = axis if order == "C" else n - 1 - axis
+            here[axis], here[n + place] = self.kernel_size[axis], self.output_shape[axis]
+            sources = self.axis_map(axis).T.reshape(here)
+            positions = positions + (stride * sources).astype(dtype)
+            inside = inside & (sources >= 0)
         positions[~inside] = -1
-        outputs = range(n) if order == "C" else reversed(range(n))
-        return cast(
-            IndexArray,
-            positions.transpose(*outputs, *range(n, 2 * n)).reshape(
-                math.prod(self.output_shape), math.prod(self.kernel_size)
-            ),
-        )
+        return cast(IndexArray, positions.reshape(math.prod(self.kernel_size), -1).T)
 
     def omega(self, entry: Sequence[int], order: str = "C") -> tuple[IndexArray, IndexArray]:
         """Return the rows and columns of M where one entry of the kernel stands.
@@ -339,7 +343,8 @@ class ConvGeometry:
         positions = self.position_map(order)[:, np.ravel_multi_index(tap, self.kernel_size)]
         rows = np.flatnonzero(positions >= 0)
         channel = out // (self.out_channels // self.groups) * self.kernel_shape[1] + inner
-        return out * positions.size + rows, channel * math.prod(self.image_shape) + positions[rows]
+        columns = positions[rows].astype(np.intp)
+        return out * positions.size + rows, channel * math.prod(self.image_shape) + columns
 
     def windows(self) -> Iterator[tuple[tuple[int, ...], tuple[slice, ...]]]:
         """Yield every tap with the slices of the extended image that it multiplies.

@@ -7,8 +7,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, final
 
-from convla._array import namespace, sparse_library
+import numpy as np
+
+from convla._array import all_finite, namespace, sparse_library
 from convla._checks import check_integer_range, check_kernel, check_signal, match_dtypes
+from convla._dispatch import KERNELS
 from convla._validate import check_array, check_choice
 from convla._windows import correlate, correlate_image_adjoint, correlate_kernel_adjoint
 from convla.errors import ShapeError
@@ -68,8 +71,8 @@ class LinearMap(ABC):
         return self.kernel.dtype
 
     def matvec(self, vector: ArrayLike) -> Array:
-        """Multiply a vector: (n,) to (m,) for shape (m, n)."""
-        return self._multiply(vector, 1)
+        """Multiply a vector: (n,) to (m,), or one column (n, 1) to (m, 1), for shape (m, n)."""
+        return self._multiply(vector, None)
 
     def matmat(self, vectors: ArrayLike) -> Array:
         """Multiply the columns of a matrix: (n, j) to (m, j) for shape (m, n)."""
@@ -125,7 +128,6 @@ class LinearMap(ABC):
         array = check_array(
             "the right operand of @", other, xp, ndim=ndim, min_ndim=1, axes=f"({columns},) or ({columns}, j)"
         )
-        # SciPy passes a vector as a column too; its result is then a column as well.
         if array.ndim > 2 or array.shape[0] != columns:
             raise ShapeError(
                 f"the right operand of @ must have shape ({columns},) or ({columns}, j) for an operator of shape "
@@ -216,12 +218,17 @@ class ConvOperator(LinearMap):
         )
         check_choice("order", order, ORDERS)
         self.order = order
+        plain = type(self.kernel) is np.ndarray and self.kernel.dtype.kind == "f"
+        self._numpy_float = self.kernel.dtype if plain else None
         self._engine = engine
-        maps: list[Callable[..., Array]] = [
-            operation.resolve(self.kernel, self.kernel, self.geometry, engine=engine)
-            for operation in (correlate, correlate_image_adjoint, correlate_kernel_adjoint)
-        ]
-        self._correlate, self._image_adjoint, self._kernel_adjoint = maps
+        found = self.kernel, self.kernel, self.geometry
+        self._correlate: Callable[..., Array] = correlate.resolve(*found, engine=engine)
+        self._image_adjoint: Callable[..., Array] = correlate_image_adjoint.resolve(*found, engine=engine)
+        # No engine need have all three: the reference's BLAS is hard to beat here.
+        has_kernel = (correlate_kernel_adjoint.operation, engine) in KERNELS
+        self._kernel_adjoint: Callable[..., Array] = correlate_kernel_adjoint.resolve(
+            *found, engine=engine if has_kernel or engine == "reference" else "auto"
+        )
 
     def __repr__(self) -> str:
         rows, columns = self.shape
@@ -286,7 +293,7 @@ class ConvOperator(LinearMap):
         array([[3., 6.]])
         """
         image = self._checked("image", image, self.geometry.domain_shape)
-        check_integer_range(image, self.kernel, self.geometry.largest_row_count)
+        self._check_range(image, self.geometry.largest_row_count)
         return self._correlate(image, self.kernel, self.geometry)
 
     def adjoint(self, features: ArrayLike) -> Array:
@@ -314,7 +321,7 @@ class ConvOperator(LinearMap):
         array([[3., 9., 6.]])
         """
         features = self._checked("features", features, self.geometry.range_shape)
-        check_integer_range(features, self.kernel, self.geometry.largest_column_count)
+        self._check_range(features, self.geometry.largest_column_count)
         return self._image_adjoint(features, self.kernel, self.geometry)
 
     def kernel_adjoint(self, features: ArrayLike, image: ArrayLike) -> Array:
@@ -365,14 +372,21 @@ class ConvOperator(LinearMap):
         return convolution_matrix(self.kernel, self.geometry, order=self.order, format=format)  # type: ignore[arg-type]
 
     def _checked(self, name: str, value: ArrayLike, shape: tuple[int, ...]) -> Array:
+        # Three quick questions settle the usual case: the full checks would cost more than a small convolution.
+        usual = type(value) is np.ndarray and value.dtype is self._numpy_float and value.shape[-len(shape) :] == shape
+        if usual and value.size and all_finite(value, np):
+            return value
         xp = namespace(value, self.kernel)
         array = check_array(name, value, xp, min_ndim=len(shape), axes=f"(..., {', '.join(map(str, shape))})")
         check_signal(name, array, shape, self.geometry)
-        if array.dtype != self.kernel.dtype:
-            array, kernel = match_dtypes(name, array, "kernel", self.kernel, xp)
-            if kernel is not self.kernel and kernel.dtype != self.kernel.dtype:
-                raise TypeError(f"{name} must have the kernel's dtype {self.kernel.dtype}, got {array.dtype}")
+        array, kernel = match_dtypes(name, array, "kernel", self.kernel, xp)
+        if kernel.dtype != self.dtype:
+            raise TypeError(f"{name} must have the kernel's dtype {self.dtype}, got {array.dtype}")
         return array
+
+    def _check_range(self, array: Array, terms: int) -> None:
+        if self._numpy_float is None:
+            check_integer_range(array, self.kernel, terms)
 
 
 @final

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from convla._array import namespace, on_device_of
+from convla._boundary import extend
 from convla._checks import check_kernel
 from convla._validate import check_array, check_choice, check_same_shape
-from convla._windows import extend
 from convla.conv import cross_correlate
 from convla.errors import ShapeError
 from convla.geometry import ConvGeometry

@@ -17,7 +17,7 @@ from convla._checks import check_kernel
 from convla._validate import check_array, check_choice, check_integer
 from convla._windows import correlate
 from convla.errors import ShapeError
-from convla.geometry import ORDERS, ConvGeometry, IndexArray
+from convla.geometry import ORDERS, ConvGeometry
 from convla.typing import Array, ArrayLike, Namespace, Padding
 
 __all__ = [
@@ -370,23 +370,28 @@ def _csr(kernel: Array, geometry: ConvGeometry, order: Order) -> Any:
     pixels = math.prod(geometry.image_shape)
     taps = math.prod(geometry.kernel_size)
     # The taps in the order of vec() put the columns of each row in order, for the zero boundary.
-    tap_order: IndexArray = np.arange(taps).reshape(geometry.kernel_size).reshape(-1, order=order)
-    positions = geometry.position_map(order)[:, tap_order]
+    tap_order = np.arange(taps).reshape(geometry.kernel_size).reshape(-1, order=order)
+    positions = np.ascontiguousarray(geometry.position_map(order)[:, tap_order])
     inside = positions >= 0
     counts = inner * np.count_nonzero(inside, axis=1)
     entries = out * int(counts.sum())
     index_dtype = np.int32 if max(entries, *geometry.shape) <= np.iinfo(np.int32).max else np.int64
-    columns: Any = np.arange(inner)[:, None] * pixels + positions[:, None, :]
-    mask = np.broadcast_to(inside[:, None, :], columns.shape)
-    entry = np.broadcast_to(np.arange(inner)[:, None] * taps + tap_order, columns.shape)[mask]
-    columns = columns[mask].astype(index_dtype)
-    group = (np.arange(out) // (out // geometry.groups)).astype(index_dtype)
-    indices = (columns + (group * inner * pixels)[:, None]).reshape(-1)
+    # One output channel's entries stand row by row as (position, input channel, tap), without those outside.
+    shape = (len(positions), inner, taps)
+    stored = np.broadcast_to(inside[:, None, :], shape)
+    first: Any = pixels * np.arange(inner, dtype=index_dtype)[:, None]
+    columns = (first + positions.astype(index_dtype, copy=False)[:, None, :])[stored]
+    group = np.arange(out) // (out // geometry.groups)
+    indices = np.add.outer((group * inner * pixels).astype(index_dtype), columns)
     starts = np.zeros(geometry.shape[0] + 1, dtype=index_dtype)
     np.cumsum(np.tile(counts, out), out=starts[1:])
-    data = xp.reshape(xp.take(xp.reshape(kernel, (out, -1)), on_device_of(entry, kernel, xp), axis=1), (-1,))
+    weights = xp.reshape(kernel, (out, inner, taps))[:, :, tap_order]
+    mask = on_device_of(stored, kernel, xp)
+    data = xp.concat([xp.broadcast_to(weights[c, ...], shape)[mask] for c in range(out)])
     matrix = sparse.csr_array if is_numpy(kernel) else sparse.csr_matrix
-    csr = matrix((data, on_device_of(indices, kernel, xp), on_device_of(starts, kernel, xp)), shape=geometry.shape)
+    csr = matrix(
+        (data, on_device_of(indices.reshape(-1), kernel, xp), on_device_of(starts, kernel, xp)), shape=geometry.shape
+    )
     if geometry.boundary != "zero":
         csr.sum_duplicates()  # taps that wrap around or mirror may meet, and their columns are not in order
     return csr
@@ -401,19 +406,22 @@ def _dense(kernel: Array, geometry: ConvGeometry, order: Order) -> Array:
         features = correlate(unvec(columns, geometry.domain_shape, order=order), kernel, geometry)
         return xp.matrix_transpose(vec(features, geometry.ndim, order=order))
     out, inner = geometry.kernel_shape[:2]
-    groups = geometry.groups
+    rows, columns = geometry.shape
     positions = geometry.position_map(order)
-    matrix = xp.zeros(geometry.shape, dtype=kernel.dtype)
-    blocks = xp.reshape(matrix, (groups, out // groups, len(positions), groups, inner, -1))
-    weights = xp.reshape(kernel, (groups, out // groups, inner, -1))
+    weights = xp.reshape(kernel, (out, 1, inner, -1))
+    matrix = xp.zeros(rows * columns, dtype=kernel.dtype)
+    # Flat places, by (output channel, output position, input channel): the order in which they lie in memory.
+    group = np.arange(out) // (out // geometry.groups)
+    channel = (group[:, None] * inner + np.arange(inner)) * math.prod(geometry.image_shape)
+    corner = (np.arange(out) * len(positions) * columns)[:, None, None] + channel[:, None, :]
     for tap in range(positions.shape[1]):
-        rows = np.flatnonzero(positions[:, tap] >= 0)
-        columns = positions[rows, tap]
-        for group in range(groups):
-            block = blocks[group, :, :, group]
-            # Each row is met once for each tap, so nothing is added twice to one place.
-            block[:, rows, :, columns] += weights[group, :, :, tap]
-    return matrix
+        outputs = np.flatnonzero(positions[:, tap] >= 0)
+        places = on_device_of(corner + (outputs * columns + positions[outputs, tap])[:, None], kernel, xp)
+        if geometry.boundary == "zero":
+            matrix[places] = weights[..., tap]
+        else:
+            matrix[places] += weights[..., tap]  # no place twice: each row is met once for each tap
+    return xp.reshape(matrix, geometry.shape)
 
 
 def _refuse_if_too_large(kernel: Array, geometry: ConvGeometry) -> None:

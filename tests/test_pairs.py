@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
+import array_api_strict
 import numpy as np
 import pytest
 
@@ -187,3 +188,26 @@ def test_bad_input_is_named(change: dict[str, Any], error: type[Exception], mess
     } | change
     with pytest.raises(error, match=message):
         descend_pairs(arguments.pop("k1"), arguments.pop("k2"), arguments.pop("gram"), **arguments)
+
+
+@pytest.mark.parametrize("device", ["CPU_DEVICE", "device1"])
+def test_the_reference_needs_no_more_than_the_array_standard(device: str) -> None:
+    place = array_api_strict.Device(device)
+    _, *host = _draw(3, 4, "full")
+    arrays = [array_api_strict.asarray(array, device=place) for array in host]
+    for loss, optimizer in itertools.product(LOSSES, OPTIMIZERS):
+        options = {"loss": loss, "toeplitz": True, "optimizer": optimizer, "learning_rate": 0.05, "iterations": 5}
+        ours = descend_pairs(*arrays, **options)
+        assert {array.device for array in ours} == {place}
+        expected = descend_pairs(*host, engine="reference", **options)
+        for a, b in zip(ours, expected, strict=True):
+            assert np.array_equal(np.asarray(a.to_device(array_api_strict.Device("CPU_DEVICE"))), b)
+
+
+def test_single_precision_is_computed_in_double() -> None:
+    _, *arrays = _draw(3, 4, "full")
+    single = [array.astype(np.float32) for array in arrays]
+    options = {"loss": "kernel", "toeplitz": True, "optimizer": "SGD", "learning_rate": 0.05, "iterations": 5}
+    runs = [descend_pairs(*single, engine=engine, **options) for engine in ("reference", "numba")]
+    assert {array.dtype for run in runs for array in run} == {np.dtype(np.float64)}
+    assert all(np.array_equal(a, b) for a, b in zip(*runs, strict=True))

@@ -22,7 +22,7 @@ from convla.experiments import executors
 from convla.experiments.outcome import CHUNK, Outcome, run_setting
 from convla.experiments.report import TABLE_HEADER
 from convla.experiments.results import ResultsError, ResultsFolder
-from convla.experiments.runner import Request, reproduce
+from convla.experiments.runner import Request, reproduce, saved_settings
 from convla.experiments.settings import Readings, Setting, control_settings, table_settings
 
 SMALL = ["--repetitions", "60"]
@@ -105,7 +105,7 @@ def test_a_killed_run_keeps_whole_files(tmp_path: Path) -> None:
     folder = ResultsFolder(tmp_path, request.identity)
     loaded = [folder.load(setting) for setting in request.settings()]
     assert sum(outcome is not None for outcome in loaded) >= 2
-    assert all(outcome.repetitions == 200_000 for outcome in loaded if outcome is not None)
+    assert saved_settings(request) == sum(outcome is not None for outcome in loaded)
 
 
 def test_neither_workers_nor_engine_nor_executor_change_a_number(tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ def test_divergence_is_counted_and_dropped() -> None:
     ("arguments", "message"),
     [
         (["table7"], "target must be one of 'tables', 'table1'"),
-        (["--repetitions", "-1"], "repetitions must be at least 2, got -1"),
+        (["--repetitions", "-1"], "repetitions must be between 2 and 100000000, got -1"),
         (["--repetitions", "many"], "Invalid value for '--repetitions'"),
         (["--seed", "-1"], "seed must be at least 0, got -1"),
         (["--workers", "0"], "workers must be at least 1, got 0"),
@@ -211,7 +211,9 @@ def test_divergence_is_counted_and_dropped() -> None:
         (["--similarity", "cubed"], "similarity must be one of"),
         (["--kernel-loss", "outer"], "kernel_loss must be one of"),
         (["--train", "none"], "train must be one of"),
-        (["--json", "/no/such/folder/report.json"], "--json /no/such/folder/report.json"),
+        (["--json", "/no/such/folder/report.json"], "--json /no/such/folder/report.json cannot be written"),
+        (["--json", "/"], "--json / cannot be written: Is a directory"),
+        (["--repetitions", "1000000000000"], "repetitions must be between"),
         (["--output", "/proc/nowhere"], "the results folder /proc/nowhere cannot be written"),
         (["--frobnicate"], "No such option: --frobnicate"),
     ],
@@ -240,13 +242,30 @@ def test_a_folder_of_another_run_is_left_alone(tmp_path: Path, capsys: pytest.Ca
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     request = Request(targets=("table1",), repetitions=60, output=tmp_path)
     reproduce(request)
+    resumed = Request(targets=("table1",), repetitions=60, output=tmp_path, resume=True)
     victim = tmp_path / "runs" / "tables12-N3-Adam.npz"
-    victim.write_bytes(victim.read_bytes()[:100])
+    whole = victim.read_bytes()
+    with np.load(victim) as data:
+        columns = dict(data)
+    np.savez(victim, **(columns | {"loss": columns["loss"][:5]}))
+    with pytest.raises(ResultsError, match=r"tables12-N3-Adam\.npz lacks repetitions"):
+        reproduce(resumed)
+    with victim.open("wb") as file:
+        np.save(file, columns["loss"])
     with pytest.raises(ResultsError, match=r"tables12-N3-Adam\.npz is damaged"):
-        reproduce(Request(targets=("table1",), repetitions=60, output=tmp_path, resume=True))
-    (tmp_path / "manifest.json").write_text("{")
-    with pytest.raises(ResultsError, match=r"manifest\.json cannot be read"):
-        reproduce(request)
+        reproduce(resumed)
+    for damage in (whole[:100], b"garbage", b""):
+        victim.write_bytes(damage)
+        with pytest.raises(ResultsError, match=r"tables12-N3-Adam\.npz is damaged"):
+            reproduce(resumed)
+    for text, complaint in (
+        ("{", "cannot be read"),
+        ("[1]", "not a manifest"),
+        ('{"identity": "x"}', "not a manifest"),
+    ):
+        (tmp_path / "manifest.json").write_text(text)
+        with pytest.raises(ResultsError, match=rf"manifest\.json.*{complaint}"):
+            reproduce(request)
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
@@ -270,6 +289,41 @@ def test_the_gpu_gives_the_same_numbers_to_rounding() -> None:
     np.testing.assert_allclose(device.correlation, host.correlation, atol=1e-6)
 
 
-def test_the_version_and_the_help() -> None:
+def test_the_version_and_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["--version"]) == 0
     assert run(["reproduce", "--help"]) == 0
+    assert run([]) in (0, 2)
+    assert capsys.readouterr().err == ""
+
+
+def test_an_engine_that_is_not_there_leaves_no_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "out"
+    monkeypatch.setattr("convla.experiments.outcome.cuda_is_available", lambda: False)
+    assert run(["reproduce", "table1", "--engine", "cuda", "--output", str(output)]) == 2
+    monkeypatch.setenv("CONVLA_ENGINE", "nonsense")
+    assert run(["reproduce", "table1", "--output", str(output)]) == 2
+    assert capsys.readouterr().err.count("\n") == 2
+    assert not output.exists()
+
+
+def test_the_manifest_names_the_engine_that_ran_and_the_pictures(tmp_path: Path) -> None:
+    assert run(["reproduce", "table1", *SMALL, "--output", str(tmp_path)]) == 0
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest["engine"] == "numba"
+    assert "tables12.png" in manifest["files"]
+
+
+def test_the_threads_of_the_caller_are_left_as_they_were(tmp_path: Path) -> None:
+    numba = pytest.importorskip("numba")
+    before = numba.get_num_threads()
+    reproduce(Request(targets=("table1",), repetitions=60, workers=1, output=tmp_path))
+    assert numba.get_num_threads() == before
+
+
+def test_a_request_takes_numpys_integers_and_refuses_other_readings(tmp_path: Path) -> None:
+    request = Request(targets=("table1",), repetitions=np.int64(40), seed=np.uint8(1), output=tmp_path)  # type: ignore[arg-type]
+    assert json.dumps(request.identity)
+    with pytest.raises(TypeError, match="readings must be Readings, got None"):
+        Request(readings=None)  # type: ignore[arg-type]

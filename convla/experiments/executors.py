@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from convla._validate import check_choice
 from convla.errors import EngineError
-from convla.experiments.outcome import Outcome, run_setting
+from convla.experiments.outcome import Outcome, check_engine, run_setting
 from convla.experiments.settings import Readings, Setting
 
 __all__ = ["EXECUTORS", "Job", "Watcher", "run_jobs"]
@@ -88,13 +90,22 @@ def run_jobs(
 def _run_local(
     job: Job, settings: Sequence[Setting], workers: int, watcher: Watcher
 ) -> Iterator[tuple[Setting, Outcome]]:
-    if job.engine in ("auto", "numba"):
-        import numba
+    with _numba_threads(workers) if check_engine(job.engine) == "numba" else contextlib.nullcontext():
+        for setting in settings:
+            watcher.start(setting, job.repetitions)
+            yield setting, job(setting, functools.partial(watcher.advance, setting))
 
-        numba.set_num_threads(min(workers, numba.config.NUMBA_NUM_THREADS))
-    for setting in settings:
-        watcher.start(setting, job.repetitions)
-        yield setting, job(setting, lambda done, setting=setting: watcher.advance(setting, done))  # type: ignore[misc]
+
+@contextlib.contextmanager
+def _numba_threads(workers: int) -> Iterator[None]:
+    import numba
+
+    before = numba.get_num_threads()
+    numba.set_num_threads(min(workers, numba.config.NUMBA_NUM_THREADS))
+    try:
+        yield
+    finally:
+        numba.set_num_threads(before)
 
 
 def _run_loky(

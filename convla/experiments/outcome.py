@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 
 from convla._array import cuda_is_available, namespace, to_numpy
+from convla._validate import check_integer
 from convla.errors import EngineError
-from convla.experiments.pairs import descend_pairs
+from convla.experiments.pairs import choose_engine, descend_pairs
 from convla.experiments.settings import INPUT_LENGTH, Readings, Setting
 from convla.similarity import feature_map_gram
 from convla.typing import Array
 
-__all__ = ["CHUNK", "GROWTH", "Outcome", "run_setting"]
+__all__ = ["CHUNK", "GROWTH", "Outcome", "check_engine", "run_setting"]
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -40,8 +41,8 @@ class Outcome:
         Of the loss and the feature-map similarity over the iterates.
     loss, similarity : numpy.ndarray of shape (R, 2)
         The loss, and the feature-map similarity in the reading that was asked for.
-    norms : numpy.ndarray of shape (R, 2)
-        The geometric mean of |K1| and |K2|.
+    norms : numpy.ndarray of shape (R, 2, 2)
+        |K1| and |K2|, along the last axis.
     cosine : numpy.ndarray of shape (R, 2)
         The modulus of the cosine of the feature maps.
     """
@@ -59,14 +60,22 @@ class Outcome:
 
     @property
     def converged(self) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        """Which repetitions stayed finite, their kernels no more than `GROWTH` times as long as at the start.
+        """Which repetitions stayed finite, neither kernel more than `GROWTH` times as long as at the start.
 
         The others diverged: they are counted, and kept out of every statistic.
         """
-        ends = np.concatenate([self.loss, self.similarity, self.norms], axis=1)
-        bounded: np.ndarray[Any, np.dtype[np.bool_]] = self.norms[:, 1] <= GROWTH * self.norms[:, 0]
-        bounded &= np.isfinite(ends).all(axis=1)
-        return bounded
+        ends = np.concatenate([self.loss, self.similarity, *np.moveaxis(self.norms, 2, 0)], axis=1)
+        bounded = self.norms[:, 1] <= GROWTH * self.norms[:, 0]
+        kept: np.ndarray[Any, np.dtype[np.bool_]] = np.all(np.concatenate([bounded, np.isfinite(ends)], axis=1), axis=1)
+        return kept
+
+    @property
+    def survival(self) -> Floats:
+        """What is left of the kernels' lengths in the converged repetitions, the shorter first: shape (R', 2)."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ratios = self.norms[self.converged, 1] / self.norms[self.converged, 0]
+        ordered: Floats = np.sort(ratios, axis=1)
+        return ordered
 
     @property
     def diverged(self) -> int:
@@ -114,8 +123,9 @@ def run_setting(
     >>> bool(outcome.loss[:, 1].max() < 1e-4), outcome.diverged
     (True, 0)
     """
-    if engine == "cuda" and not cuda_is_available():
-        raise EngineError("engine 'cuda' needs CuPy (extras cuda12, cuda13) and a CUDA device; none is available")
+    check_integer("repetitions", repetitions, minimum=1)
+    check_integer("seed", seed, minimum=0)
+    check_engine(engine)
     parts = []
     for chunk, size in enumerate(_chunk_sizes(repetitions)):
         x, k1, k2 = _draw(setting, seed, chunk, size)
@@ -127,6 +137,23 @@ def run_setting(
         advance(size)
     columns = {field.name: np.concatenate([part[field.name] for part in parts]) for field in fields(Outcome)}
     return Outcome(**columns)
+
+
+def check_engine(engine: str) -> str:
+    """Return the engine that a run would use, "numba", "reference" or "cuda", before any work.
+
+    Raises
+    ------
+    EngineError
+        If it is not available.
+    ValueError
+        If it is unknown, here or in the environment.
+    """
+    if engine == "cuda":
+        if not cuda_is_available():
+            raise EngineError("engine 'cuda' needs CuPy (extras cuda12, cuda13) and a CUDA device; none is available")
+        return engine
+    return choose_engine(engine)
 
 
 def _chunk_sizes(repetitions: int) -> Iterator[int]:
@@ -157,13 +184,13 @@ def _run_chunk(setting: Setting, readings: Readings, x: Array, k1: Array, k2: Ar
 
 
 def _describe_pair(k1: Array, k2: Array, gram: Array) -> tuple[Floats, Floats]:
-    """Return the geometric mean of the kernels' norms and |cos| of their feature maps, on the host."""
+    """Return the kernels' norms (R, 2) and |cos| of their feature maps (R,), on the host."""
     xp = namespace(k1, k2, gram)
 
     def form(a: Array, b: Array) -> Array:
         return xp.sum(a * (gram @ b[..., None])[..., 0], axis=1)
 
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        norm = xp.sqrt(xp.sqrt(xp.sum(k1 * k1, axis=1)) * xp.sqrt(xp.sum(k2 * k2, axis=1)))
+        norm = xp.sqrt(xp.stack([xp.sum(k1 * k1, axis=1), xp.sum(k2 * k2, axis=1)], axis=1))
         cosine = xp.abs(form(k1, k2)) / (xp.sqrt(form(k1, k1)) * xp.sqrt(form(k2, k2)))
     return to_numpy(norm), to_numpy(cosine)

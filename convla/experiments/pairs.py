@@ -15,15 +15,16 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+from array_api_extra import at
 
-from convla._array import namespace, on_device_of
+from convla._array import device_of, namespace, on_device_of
 from convla._dispatch import accelerated
 from convla._validate import check_array, check_choice, check_integer, check_real, check_same_shape
 from convla.descent import SGD, Adam, Optimizer
 from convla.errors import ShapeError
 from convla.typing import Array, Namespace
 
-__all__ = ["LOSSES", "OPTIMIZERS", "SIMILARITIES", "PairDescent", "descend_pairs"]
+__all__ = ["LOSSES", "OPTIMIZERS", "SIMILARITIES", "PairDescent", "choose_engine", "descend_pairs"]
 
 LOSSES = ("kernel", "convolutional", "shrinkage")
 """Squared kernel similarity <K1, K2>^2 (CSM Eq. 5); convolutional similarity (CSM Eq. 24); |K1|^2 + |K2|^2."""
@@ -69,7 +70,7 @@ def descend_pairs(
     Parameters
     ----------
     k1, k2 : array, shape (R, N)
-        The kernels at the start, float64.
+        The kernels at the start. All computation is in float64.
     gram : array, shape (R, N, N)
         T of each repetition's input: <F1, F2> = K1^T T K2.
     loss : {"kernel", "convolutional", "shrinkage"}
@@ -114,9 +115,10 @@ def descend_pairs(
     (array([[0.36, 0.  ]]), array([1.]))
     """
     xp = namespace(k1, k2, gram)
-    k1 = check_array("k1", k1, xp, ndim=2, axes="(R, N)")
-    k2 = check_array("k2", k2, xp, ndim=2, axes="(R, N)")
-    gram = check_array("gram", gram, xp, ndim=3, axes="(R, N, N)")
+    k1, k2, gram = (
+        xp.astype(check_array(name, value, xp, ndim=len(axes), axes=f"({', '.join(axes)})"), xp.float64, copy=False)
+        for name, value, axes in (("k1", k1, "RN"), ("k2", k2, "RN"), ("gram", gram, "RNN"))
+    )
     check_same_shape("k1", k1, "k2", k2)
     if tuple(gram.shape) != (*k1.shape, k1.shape[1]):
         raise ShapeError(f"gram must have shape {(*k1.shape, k1.shape[1])} to go with k1, got {tuple(gram.shape)}")
@@ -143,6 +145,11 @@ def descend_pairs(
     )
 
 
+def choose_engine(engine: str) -> str:
+    """Return the engine that `descend_pairs` would use on NumPy arrays: "numba" or "reference"."""
+    return _descend_pairs.choose(np.empty(0), engine=engine)
+
+
 @accelerated("descend_pairs")
 def _descend_pairs(
     k1: Array,
@@ -165,7 +172,7 @@ def _descend_pairs(
     k1, k2 = xp.permute_dims(k1, (1, 0)), xp.permute_dims(k2, (1, 0))
     gram = xp.permute_dims(gram, (1, 2, 0))
     n = k1.shape[0]
-    lags = gram[0, ...][on_device_of([abs(t) for t in range(1 - n, n)], gram, xp), ...]
+    lags = xp.take(gram[0, ...], on_device_of([abs(t) for t in range(1 - n, n)], gram, xp), axis=0)
     trace = _Correlation(xp.zeros_like(k1[0, ...]))
     values, observed = [], []
     # A diverging repetition overflows; it is the caller's to count and drop.
@@ -206,9 +213,9 @@ def _dot(a: Array, b: Array) -> Array:
 def _cross_correlation(k1: Array, k2: Array, xp: Namespace) -> Array:
     # (K1 (x) K2)[t] = sum over a of K1[a] K2[a + t], t = 1-N .. N-1, stored at t + N - 1.
     n = k1.shape[0]
-    r = xp.zeros((2 * n - 1, k1.shape[1]), dtype=k1.dtype, device=k1.device)
+    r = xp.zeros((2 * n - 1, k1.shape[1]), dtype=k1.dtype, device=device_of(k1))
     for a in range(n):
-        r[n - 1 - a : 2 * n - 1 - a, ...] += k1[a, ...] * k2
+        r = at(r, (slice(n - 1 - a, 2 * n - 1 - a), ...)).add(k1[a, ...] * k2)
     return r
 
 

@@ -139,9 +139,8 @@ def _draw_controls(outcomes: Mapping[Setting, Outcome]) -> Figure:
             cosine = cosine[np.isfinite(cosine).all(axis=1)]
             style: dict[str, Any] = {"color": color, "marker": marker, "markersize": 6, "linestyle": "none"}
             axes[0].plot(x, cosine[:, 1].mean(), label=label if index == 0 else None, **style)
-            ratio = np.maximum(outcome.norms[kept, 1] / outcome.norms[kept, 0], 1e-8)
-            low, middle, high = np.quantile(ratio, (0.1, 0.5, 0.9))
-            axes[1].errorbar(x, middle, yerr=[[middle - low], [high - middle]], elinewidth=1, **style)
+            ends = np.maximum(np.median(outcome.survival, axis=0), 1e-8)
+            axes[1].plot([x, x], ends, **(style | {"linestyle": "solid", "linewidth": 1.2}))
         start = outcomes[row].cosine[:, 0].mean()
         axes[0].hlines(start, index - 0.4, index + 0.4, color=INK, linewidth=0.8, linestyle="dotted")
     for axis in axes:
@@ -153,6 +152,6 @@ def _draw_controls(outcomes: Mapping[Setting, Outcome]) -> Figure:
     axes[1].set_ylim(0.4e-8, None)
     axes[1].set_yticks([1e-8, 1e-6, 1e-4, 1e-2, 1.0], ["≤ 1e-8", "1e-6", "1e-4", "1e-2", "1"])
     axes[1].axhline(1.0, color=INK, linewidth=0.8, linestyle="dotted")
-    axes[1].set_title("norm of the kernels, last over first (median, 10 % to 90 %)", fontsize=10, color=INK)
+    axes[1].set_title("share of its norm that the shorter and the longer kernel keeps", fontsize=10, color=INK)
     figure.suptitle("What is minimised, what it does to angles, and what to lengths", fontsize=12, color=INK)
     return figure

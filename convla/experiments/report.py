@@ -11,7 +11,7 @@ import numpy as np
 
 from convla.experiments.conclusions import Conclusion, draw_conclusions
 from convla.experiments.outcome import Outcome
-from convla.experiments.published import TABLES, published_cells, published_flags
+from convla.experiments.published import QUANTITIES, TABLES, published_cells, published_flags
 from convla.experiments.results import ResultsFolder
 from convla.experiments.settings import CONTROLS, Setting
 from convla.experiments.statistics import VERDICTS, Verdict, compare, estimate
@@ -30,7 +30,8 @@ CONTROL_HEADER = (
     "increases",
     "diverged",
     "norm_before",
-    "norm_after",
+    "shorter_after_over_before",
+    "longer_after_over_before",
     "cosine_before",
     "cosine_after",
     "cosine_after_stderr",
@@ -57,9 +58,10 @@ class Report:
     conclusions: list[Conclusion]
     diverged: dict[str, int]
 
-    def counts(self) -> dict[str, int]:
-        """Return how many cells got each verdict."""
-        found = Counter(verdict.verdict for verdicts in self.tables.values() for verdict in verdicts)
+    def counts(self, columns: str = "ABCD") -> dict[str, int]:
+        """Return how many cells of these columns got each verdict."""
+        cells = [verdict for verdicts in self.tables.values() for verdict in verdicts]
+        found = Counter(verdict.verdict for verdict in cells if QUANTITIES[verdict.cell.quantity][0] in columns)
         return {verdict: found[verdict] for verdict in VERDICTS}
 
     def within(self, limit: float) -> tuple[int, int]:
@@ -157,7 +159,7 @@ def _control_order(setting: Setting) -> tuple[Any, ...]:
 def _control_row(setting: Setting, outcome: Outcome) -> tuple[Any, ...]:
     columns = estimate(outcome)
     kept = outcome.converged
-    norms, cosines = outcome.norms[kept], outcome.cosine[kept]
+    cosines = outcome.cosine[kept]
     cosines = cosines[np.isfinite(cosines).all(axis=1)]
     minimized = setting.control if setting.control != "loss" else setting.loss
     return (
@@ -170,7 +172,8 @@ def _control_row(setting: Setting, outcome: Outcome) -> tuple[Any, ...]:
         columns["C_decrease_mean_pct"].value,
         columns["D_increase_mean_pct"].count,
         outcome.diverged,
-        *(float(value) for value in norms.mean(axis=0)),
+        float(outcome.norms[kept, 0].mean()),
+        *(float(value) for value in np.median(outcome.survival, axis=0)),
         *(float(value) for value in cosines.mean(axis=0)),
         float(cosines[:, 1].std(ddof=1) / np.sqrt(len(cosines))) if len(cosines) > 1 else float("nan"),
     )

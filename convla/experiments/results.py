@@ -60,7 +60,9 @@ class ResultsFolder:
     def _check_identity(self) -> None:
         if not (self.path / MANIFEST).exists():
             return
-        found = self.read_manifest().get("identity", {})
+        found = self.read_manifest().get("identity")
+        if not isinstance(found, dict):
+            raise ResultsError(f"{self.path / MANIFEST} is not a manifest of convla: choose another --output")
         differing = [key for key in self.identity if found.get(key) != self.identity[key]]
         if differing:
             made = ", ".join(f"{key} = {found.get(key)}" for key in differing)
@@ -77,6 +79,8 @@ class ResultsFolder:
             return {}
         except (OSError, ValueError) as error:
             raise ResultsError(f"{self.path / MANIFEST} cannot be read: {error}") from error
+        if not isinstance(manifest, dict):
+            raise ResultsError(f"{self.path / MANIFEST} is not a manifest of convla: choose another --output")
         return manifest
 
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
@@ -97,11 +101,14 @@ class ResultsFolder:
             with open(self.path / self._run_file(setting), "rb") as file, np.load(file, allow_pickle=False) as data:
                 if str(data["setting"]) != self._stamp(setting):
                     return None
-                return Outcome(**{field.name: data[field.name] for field in fields(Outcome)})
+                outcome = Outcome(**{field.name: data[field.name] for field in fields(Outcome)})
         except FileNotFoundError:
             return None
-        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            raise ResultsError(f"{self.path / self._run_file(setting)} is damaged ({error}): delete it") from error
+        except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+            raise ResultsError(f"{self.path / self._run_file(setting)} is damaged: delete it") from error
+        if any(len(value) != self.identity["repetitions"] for value in vars(outcome).values()):
+            raise ResultsError(f"{self.path / self._run_file(setting)} lacks repetitions: delete it")
+        return outcome
 
     def write_csv(self, name: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """Write a table; floats in full precision, NaN as an empty field."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -15,12 +15,12 @@ from typing import Any
 from convla._dispatch import ENGINES
 from convla._validate import check_choice, check_integer
 from convla.experiments.executors import EXECUTORS, Job, Watcher, run_jobs
-from convla.experiments.outcome import Outcome
+from convla.experiments.outcome import Outcome, check_engine
 from convla.experiments.report import Report, build_report
 from convla.experiments.results import ResultsFolder
 from convla.experiments.settings import TARGETS, Readings, Setting, control_settings, table_settings
 
-__all__ = ["DEFAULT_TARGETS", "Request", "Run", "reproduce"]
+__all__ = ["DEFAULT_TARGETS", "Request", "Run", "reproduce", "saved_settings"]
 
 DEFAULT_TARGETS = ("tables", "controls")
 
@@ -66,16 +66,23 @@ class Request:
     def __post_init__(self) -> None:
         for target in self.targets:
             check_choice("target", target, TARGETS)
-        check_integer("repetitions", self.repetitions, minimum=2)
-        check_integer("seed", self.seed, minimum=0)
+        if not isinstance(self.readings, Readings):
+            raise TypeError(f"readings must be Readings, got {self.readings!r}")
         check_choice("engine", self.engine, ENGINES)
         check_choice("executor", self.executor, EXECUTORS)
-        check_integer("workers", self.workers, minimum=1)
+        for name, low, high in (("repetitions", 2, 10**8), ("seed", 0, None), ("workers", 1, None)):
+            object.__setattr__(self, name, check_integer(name, getattr(self, name), minimum=low, maximum=high))
+        object.__setattr__(self, "targets", tuple(self.targets))
 
     @property
     def identity(self) -> dict[str, Any]:
         """What the numbers depend on; the engine, the executor and the workers change no bit of them."""
-        return {"seed": self.seed, "repetitions": self.repetitions, **asdict(self.readings)}
+        return {
+            "seed": self.seed,
+            "repetitions": self.repetitions,
+            **asdict(self.readings),
+            "convla": metadata.version("convla"),
+        }
 
     def settings(self) -> tuple[Setting, ...]:
         """Return the settings that the targets need, each once."""
@@ -108,7 +115,17 @@ class _Silence:
         pass
 
 
-def reproduce(request: Request, watcher: Watcher | None = None) -> Run:
+def saved_settings(request: Request) -> int:
+    """Return how many settings of a request its results folder holds."""
+    folder = ResultsFolder(request.output, request.identity)
+    return sum(folder.load(setting) is not None for setting in request.settings())
+
+
+def reproduce(
+    request: Request,
+    watcher: Watcher | None = None,
+    draw: Callable[[dict[Setting, Outcome], Path], list[str]] = lambda *_: [],
+) -> Run:
     """Run the settings of a request, save them, and report on them beside the printed numbers.
 
     Parameters
@@ -116,6 +133,9 @@ def reproduce(request: Request, watcher: Watcher | None = None) -> Run:
     request : Request
     watcher : Watcher, optional
         Who is told how it goes.
+    draw : callable, optional
+        Draws pictures of the outcomes into a folder and returns their names: `convla.experiments.plots.plot_run`, which
+        needs matplotlib.
 
     Returns
     -------
@@ -137,10 +157,11 @@ def reproduce(request: Request, watcher: Watcher | None = None) -> Run:
     (['table1.csv', 'conclusions.csv'], 12)
     """
     watcher = watcher or _Silence()
+    engine = check_engine(request.engine)
     folder = ResultsFolder(request.output, request.identity)
     settings = request.settings()
     began = time.perf_counter()
-    manifest = _describe(request, settings)
+    manifest = _describe(request, settings, engine)
     folder.write_manifest(manifest)
     outcomes = {}
     if request.resume:
@@ -154,13 +175,13 @@ def reproduce(request: Request, watcher: Watcher | None = None) -> Run:
         watcher.finish(setting)
     outcomes = {setting: outcomes[setting] for setting in settings}
     report = build_report(outcomes, request.targets)
-    files = report.write(folder)
+    files = report.write(folder) + draw(outcomes, folder.path)
     seconds = time.perf_counter() - began
     folder.write_manifest(
         manifest
         | {
             "complete": True,
-            "seconds": round(seconds, 3),
+            "seconds": round(seconds, 3),  # of this run; what was resumed took its own
             "resumed_settings": len(settings) - len(missing),
             "diverged_repetitions": report.diverged,
             "verdicts": report.counts(),
@@ -170,13 +191,13 @@ def reproduce(request: Request, watcher: Watcher | None = None) -> Run:
     return Run(report, outcomes, folder.path, files, seconds)
 
 
-def _describe(request: Request, settings: Sequence[Setting]) -> dict[str, Any]:
+def _describe(request: Request, settings: Sequence[Setting], engine: str) -> dict[str, Any]:
     packages = ("convla", "numpy", "scipy", "numba", "array-api-compat")
     return {
         "complete": False,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "targets": list(request.targets),
-        "engine": request.engine,
+        "engine": engine,
         "executor": request.executor,
         "workers": request.workers,
         "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in packages},

@@ -1,0 +1,230 @@
+"""Cross-correlation in cache-sized blocks of the flattened extended image, compiled.
+
+Flatten the extended image of one channel to a vector. Then the window of each tap is a contiguous piece of it, found at
+a fixed offset, and the features are sums of shifted pieces, with a few unused entries where a row of the image ends. A
+block of such a vector is extended into scratch memory that stays in cache, multiplied with `tile`, and copied out
+without the unused entries: no matrix of windows is ever formed. All arrays are seen as three-dimensional, with leading
+axes of length 1, and are passed flat; `SIZES` says how to read them. With a stride s, every s-th entry of the extended
+image makes one of s phases, which act as channels of their own at unit stride.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+
+from convla.engines._tile import VECTOR_BYTES, WIDTHS, clear, copy, tile
+
+__all__ = ["SIZES", "SLACK_VECTORS", "correlate_parallel", "correlate_serial"]
+
+SIZES = np.dtype(
+    [
+        (name, np.int64)
+        for name in (
+            "groups",
+            "channels",  # of the image, in a group
+            "rows",  # output channels in a group
+            "image_1",
+            "image_2",
+            "image",  # entries of one channel
+            "padded_0",
+            "padded_1",
+            "padded_2",
+            "output_0",
+            "output_1",
+            "output_2",
+            "output",  # entries of one channel
+            "phases",
+            "step",  # the stride along the last axis
+            "length",  # of a block
+            "blocks",  # in one image
+            "total",  # flattened outputs, unused ones included
+            "window",  # entries of a block's source: its outputs and the reach of the kernel
+            "kernel_group",  # strides of the kernel: from group to group,
+            "kernel_row",  # from output channel to output channel,
+            "kernel_channel",  # from image channel to image channel
+            "taps",
+            "source",  # entries of one phase's table of sources
+        )
+    ]
+)
+"""The numbers of one cross-correlation. An image, here and below, is what the taps slide over.
+
+The tables that go with them are one array: the place of each tap in a kernel plane; for each channel and tap the offset
+of its piece of the block's source; and for each phase its run and its sources, as `_extend` reads them.
+"""
+
+SLACK_VECTORS = max(WIDTHS.values())
+"""How many vectors a tile may reach beyond the end of a block."""
+
+# numba takes module constants as literals; 0 where registers are too few for eight rows.
+_WIDTH_8 = WIDTHS.get(8, 0)
+_WIDTH_4 = WIDTHS[4]
+_WIDTH_3 = WIDTHS[3]
+_WIDTH_2 = WIDTHS[2]
+_WIDTH_1 = WIDTHS[1]
+
+
+@numba.njit(cache=True, nogil=True)
+def _next_rows(left: int) -> int:
+    """Return how many of the `left` remaining output channels the next tile takes."""
+    if _WIDTH_8 and left >= 8:
+        return 8
+    return min(left, 4)
+
+
+@numba.njit(cache=True, nogil=True)
+def _multiply(
+    target: Any, stride: int, length: int, source: Any, offsets: Any, weights: Any, start: int, rows: int
+) -> None:
+    """Fill `rows` x `length` sums, tile by tile."""
+    lanes = VECTOR_BYTES // target.itemsize
+    if rows == 8:
+        for x in range(0, length, _WIDTH_8 * lanes):
+            tile(8, _WIDTH_8, target, x, stride, source, x, offsets, weights, start)
+    elif rows == 4:
+        for x in range(0, length, _WIDTH_4 * lanes):
+            tile(4, _WIDTH_4, target, x, stride, source, x, offsets, weights, start)
+    elif rows == 3:
+        for x in range(0, length, _WIDTH_3 * lanes):
+            tile(3, _WIDTH_3, target, x, stride, source, x, offsets, weights, start)
+    elif rows == 2:
+        for x in range(0, length, _WIDTH_2 * lanes):
+            tile(2, _WIDTH_2, target, x, stride, source, x, offsets, weights, start)
+    else:
+        for x in range(0, length, _WIDTH_1 * lanes):
+            tile(1, _WIDTH_1, target, x, stride, source, x, offsets, weights, start)
+
+
+@numba.njit(cache=True, nogil=True)
+def _extend(scratch: Any, at: int, first: int, image: Any, start: int, table: Any, s: Any) -> None:
+    """Write a stretch of one phase of one channel's flattened extended image, from entry `first` on, to `scratch`.
+
+    `table` begins with (begin, end, source) of the positions of the last axis whose sources grow in steps of the
+    stride; then it names the image index behind each extended position, axis after axis, -1 for a zero.
+    """
+    run_begin, run_end, run_source = table[0], table[1], table[2]
+    sources = table[3:]
+    row = first // s.padded_2
+    column = first - row * s.padded_2
+    stop = at + s.window
+    last = s.padded_0 + s.padded_1
+    while at < stop:
+        count = min(s.padded_2 - column, stop - at)
+        origin = -1
+        if row < s.padded_0 * s.padded_1:
+            plane = row // s.padded_1
+            a, b = sources[plane], sources[s.padded_0 + row - plane * s.padded_1]
+            if a >= 0 and b >= 0:
+                origin = start + (a * s.image_1 + b) * s.image_2
+        if origin < 0:
+            clear(scratch, at, count)
+        else:
+            begin = min(max(run_begin, column), column + count)
+            end = max(min(run_end, column + count), begin)
+            for q in range(column, begin):
+                index = sources[last + q]
+                scratch[at + q - column] = image[origin + index] if index >= 0 else 0
+            if s.step == 1:
+                copy(scratch, at + begin - column, image, origin + run_source + begin - run_begin, end - begin)
+            else:
+                for q in range(begin, end):
+                    scratch[at + q - column] = image[origin + run_source + (q - run_begin) * s.step]
+            for q in range(end, column + count):
+                index = sources[last + q]
+                scratch[at + q - column] = image[origin + index] if index >= 0 else 0
+        at += count
+        row += 1
+        column = 0
+
+
+@numba.njit(cache=True, nogil=True)
+def _crop(sums: Any, at: int, first: int, count: int, out: Any, start: int, s: Any) -> None:
+    """Copy a stretch of one channel's flattened sums to the features, leaving out the unused entries."""
+    row = first // s.padded_2
+    column = first - row * s.padded_2
+    stop = at + count
+    while at < stop:
+        here = min(s.padded_2 - column, stop - at)
+        plane = row // s.padded_1
+        line = row - plane * s.padded_1
+        if plane < s.output_0 and line < s.output_1:
+            origin = start + (plane * s.output_1 + line) * s.output_2
+            copy(out, origin + column, sums, at, max(min(here, s.output_2 - column), 0))
+        at += here
+        row += 1
+        column = 0
+
+
+@numba.njit(cache=True, nogil=True)
+def _pack(packed: Any, kernel: Any, taps: Any, group: int, first: int, rows: int, s: Any) -> None:
+    """Lay the weights of `rows` output channels side by side, term after term, as `tile` reads them."""
+    at = (group * s.rows + first) * s.channels * taps.size
+    for c in range(s.channels):
+        start = group * s.kernel_group + first * s.kernel_row + c * s.kernel_channel
+        for t in range(taps.size):
+            for r in range(rows):
+                packed[at + r] = kernel[start + taps[t] + r * s.kernel_row]
+            at += rows
+
+
+@numba.njit(cache=True, nogil=True)
+def _pack_rows(packed: Any, kernel: Any, taps: Any, group: int, first: int, stop: int, s: Any) -> None:
+    while first < stop:
+        rows = _next_rows(stop - first)
+        _pack(packed, kernel, taps, group, first, rows, s)
+        first += rows
+
+
+@numba.njit(cache=True, nogil=True)
+def _correlate_block(item: int, image: Any, packed: Any, tables: Any, s: Any, out: Any) -> None:
+    """Compute one block of all output channels of one group of one image."""
+    terms = s.channels * s.taps
+    offsets = tables[s.taps : s.taps + terms]
+    unit = item // s.blocks
+    first = (item - unit * s.blocks) * s.length
+    count = min(s.length, s.total - first)
+    stride = s.length + SLACK_VECTORS * VECTOR_BYTES // image.itemsize
+    source = np.empty(s.channels * s.phases * s.window, image.dtype)
+    target = np.empty(min(s.rows, 8) * stride, image.dtype)
+    for c in range(s.channels):
+        for phase in range(s.phases):
+            at = (c * s.phases + phase) * s.window
+            table = tables[s.taps + terms + phase * s.source : s.taps + terms + (phase + 1) * s.source]
+            _extend(source, at, first, image, (unit * s.channels + c) * s.image, table, s)
+    weights = (unit % s.groups) * s.rows * terms
+    done = 0
+    while done < s.rows:
+        rows = _next_rows(s.rows - done)
+        _multiply(target, stride, count, source, offsets, packed, weights, rows)
+        for r in range(rows):
+            _crop(target, r * stride, first, count, out, (unit * s.rows + done + r) * s.output, s)
+        weights += rows * terms
+        done += rows
+
+
+@numba.njit(cache=True, nogil=True)
+def correlate_serial(image: Any, kernel: Any, tables: Any, sizes: Any, out: Any) -> None:
+    """Cross-correlate on the calling thread: for work that is too small to share."""
+    s = sizes[0]
+    packed = np.empty(s.groups * s.rows * s.channels * s.taps, kernel.dtype)
+    for group in range(s.groups):
+        _pack_rows(packed, kernel, tables[: s.taps], group, 0, s.rows, s)
+    for item in range(image.size // (s.channels * s.image) * s.blocks):
+        _correlate_block(item, image, packed, tables, s, out)
+
+
+@numba.njit(cache=True, nogil=True, parallel=True)
+def correlate_parallel(image: Any, kernel: Any, tables: Any, sizes: Any, out: Any) -> None:
+    """Cross-correlate on all of numba's threads."""
+    groups, rows, terms = sizes[0].groups, sizes[0].rows, sizes[0].channels * sizes[0].taps
+    packed = np.empty(groups * rows * terms, kernel.dtype)
+    packs = (rows + 7) // 8
+    for job in numba.prange(groups * packs):
+        group = job // packs
+        first = (job - group * packs) * 8
+        _pack_rows(packed, kernel, tables[: sizes[0].taps], group, first, min(first + 8, rows), sizes[0])
+    for item in numba.prange(image.size // (sizes[0].channels * sizes[0].image) * sizes[0].blocks):
+        _correlate_block(item, image, packed, tables, sizes[0], out)

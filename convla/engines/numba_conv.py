@@ -1,0 +1,265 @@
+"""Compiled cross-correlation and its image adjoint, for NumPy arrays of float32 and float64.
+
+A plan turns a geometry into the numbers and tables that the compiled blocks read. The image adjoint is itself a
+cross-correlation: of the features, extended by zeros, with the flipped kernel; with a stride, one for each phase of the
+image, with the taps that reach it.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+
+from convla._boundary import fold
+from convla.engines._numba_blocks import SIZES, SLACK_VECTORS, correlate_parallel, correlate_serial
+from convla.engines._tile import VECTOR_BYTES, WIDTHS
+from convla.errors import EngineError
+from convla.geometry import ConvGeometry
+
+__all__ = ["PhasePlan", "Plan", "correlate", "correlate_image_adjoint"]
+
+FloatArray = np.ndarray[Any, Any]
+IntArray = np.ndarray[Any, np.dtype[np.int64]]
+
+# Measured on two cores: below this many products a second thread costs more than it brings.
+PARALLEL_FROM = 400_000
+# The source of a block should stay in the second-level cache beside the weights, its sums in the first.
+SOURCE_BYTES = 256 * 1024
+SHORTEST_BLOCK_BYTES = 1024
+LONGEST_BLOCK_BYTES = 16 * 1024
+
+
+class Plan(NamedTuple):
+    """One cross-correlation, as the compiled code reads it, and the shape of its result for one image."""
+
+    sizes: np.ndarray[Any, Any]
+    tables: IntArray
+    products: int
+    out_shape: tuple[int, ...]
+
+
+class PhasePlan(NamedTuple):
+    """The part of an image adjoint that fills every s-th entry of the image, s the stride."""
+
+    place: tuple[Any, ...]  # of slices
+    plan: Plan | None
+
+
+def correlate(image: FloatArray, kernel: FloatArray, geometry: ConvGeometry) -> FloatArray:
+    """Cross-correlate; see the reference of the same name."""
+    plan = _forward_plan(geometry, _itemsize(image))
+    return _run(plan, image, kernel, image.shape[: -geometry.ndim - 1])
+
+
+def correlate_image_adjoint(features: FloatArray, kernel: FloatArray, geometry: ConvGeometry) -> FloatArray:
+    """Apply the transpose of ``image -> correlate(image, kernel)``; see the reference of the same name."""
+    batch = features.shape[: -geometry.ndim - 1]
+    shape, phases = _adjoint_plans(geometry, _itemsize(features))
+    if len(phases) == 1 and phases[0].plan is not None:
+        image = _run(phases[0].plan, features, kernel, batch)
+    else:
+        image = np.zeros((*batch, *shape), features.dtype)
+        for place, plan in phases:
+            if plan is not None:
+                image[(..., *place)] = _run(plan, features, kernel, batch)
+    return image if geometry.boundary == "zero" else fold(image, geometry, np)
+
+
+def _run(plan: Plan, image: FloatArray, kernel: FloatArray, batch: tuple[int, ...]) -> FloatArray:
+    out = np.empty((*batch, *plan.out_shape), image.dtype)
+    compiled = correlate_parallel if plan.products * math.prod(batch) >= PARALLEL_FROM else correlate_serial
+    compiled(image.ravel(), kernel.ravel(), plan.tables, plan.sizes, out.ravel())
+    return out
+
+
+def _itemsize(array: FloatArray) -> int:
+    if array.dtype.char not in "fd":
+        raise EngineError(f"engine 'numba' correlates float32 and float64 arrays, got dtype {array.dtype}")
+    return int(array.dtype.itemsize)
+
+
+@functools.lru_cache(maxsize=256)
+def _forward_plan(geometry: ConvGeometry, itemsize: int) -> Plan:
+    out, inner = geometry.kernel_shape[:2]
+    rows = out // geometry.groups
+    taps = math.prod(geometry.kernel_size)
+    steps = [np.arange(k) * d for k, d in zip(_three(geometry.kernel_size), _three(geometry.dilation), strict=True)]
+    sources = [np.zeros(1, np.int64)] * (3 - geometry.ndim) + [geometry.sources(a) for a in range(geometry.ndim)]
+    return _plan(
+        itemsize,
+        groups=geometry.groups,
+        channels=inner,
+        rows=rows,
+        image=_three(geometry.image_shape),
+        output=_three(geometry.output_shape),
+        sources=sources,
+        stride=_three(geometry.stride),
+        reach=np.stack(np.meshgrid(*steps, indexing="ij"), axis=-1).reshape(-1, 3),
+        taps=np.arange(taps),
+        kernel_strides=(rows * inner * taps, inner * taps, taps),
+        out_shape=geometry.range_shape,
+    )
+
+
+@functools.lru_cache(maxsize=256)
+def _adjoint_plans(geometry: ConvGeometry, itemsize: int) -> tuple[tuple[int, ...], list[PhasePlan]]:
+    """Return the shape that the phases fill, the image or the extended image, and how to fill each phase."""
+    # Where zeros are cut off again, only the image itself is computed; else all of the extended image, to be folded.
+    zero = geometry.boundary == "zero"
+    low = [pad[0] if zero else 0 for pad in _three_pairs(geometry.padding)]
+    size = _three(geometry.image_shape if zero else geometry.padded_shape)
+    stride = _three(geometry.stride)
+    dilation, kernel_size = _three(geometry.dilation), _three(geometry.kernel_size)
+    phases = []
+    for phase in itertools.product(*map(range, stride)):
+        # Positions  stride * q + phase - low  of the image, begin <= q < end on each axis.
+        shift = [p - before for p, before in zip(phase, low, strict=True)]
+        begin = [-(p // s) for p, s in zip(shift, stride, strict=True)]
+        end = [-((p - n) // s) for p, n, s in zip(shift, size, stride, strict=True)]
+        if any(e <= b for b, e in zip(begin, end, strict=True)):
+            continue
+        place = tuple(slice(s * b + p, n, s) for p, b, n, s in zip(shift, begin, size, stride, strict=True))
+        taps = [
+            [a for a in range(k) if a * d % s == p]
+            for k, d, s, p in zip(kernel_size, dilation, stride, phase, strict=True)
+        ]
+        plan = None
+        if all(taps):
+            plan = _adjoint_plan(geometry, itemsize, taps, begin, end)
+        phases.append(PhasePlan(place[3 - geometry.ndim :], plan))
+    return (geometry.in_channels, *size[3 - geometry.ndim :]), phases
+
+
+def _adjoint_plan(
+    geometry: ConvGeometry, itemsize: int, taps: list[list[int]], begin: list[int], end: list[int]
+) -> Plan:
+    """Plan ``image[q] = sum_a W_a^T features[q - a]`` for q from `begin` to `end`, a = tap * dilation // stride."""
+    out, inner = geometry.kernel_shape[:2]
+    rows = out // geometry.groups
+    all_taps = math.prod(geometry.kernel_size)
+    back = [
+        np.asarray(axis_taps) * d // s
+        for axis_taps, d, s in zip(taps, _three(geometry.dilation), _three(geometry.stride), strict=True)
+    ]
+    sources = []
+    for shift, b, e, n in zip(back, begin, end, _three(geometry.output_shape), strict=True):
+        position = np.arange(b - shift.max(), e - shift.min())
+        sources.append(np.where((position >= 0) & (position < n), position, -1))
+    reach = [shift.max() - shift for shift in back]
+    tap_index = np.ravel_multi_index(np.meshgrid(*taps, indexing="ij"), _three(geometry.kernel_size)).reshape(-1)
+    output = tuple(e - b for b, e in zip(begin, end, strict=True))
+    return _plan(
+        itemsize,
+        groups=geometry.groups,
+        channels=rows,
+        rows=inner,
+        image=_three(geometry.output_shape),
+        output=output,
+        sources=sources,
+        stride=(1, 1, 1),
+        reach=np.stack(np.meshgrid(*reach, indexing="ij"), axis=-1).reshape(-1, 3),
+        taps=tap_index,
+        kernel_strides=(rows * inner * all_taps, all_taps, inner * all_taps),
+        out_shape=(geometry.in_channels, *output[3 - geometry.ndim :]),
+    )
+
+
+def _plan(
+    itemsize: int,
+    *,
+    groups: int,
+    channels: int,
+    rows: int,
+    image: tuple[int, ...],
+    output: tuple[int, ...],
+    sources: Sequence[np.ndarray[Any, Any]],
+    stride: tuple[int, ...],
+    reach: np.ndarray[Any, Any],
+    taps: np.ndarray[Any, Any],
+    kernel_strides: tuple[int, int, int],
+    out_shape: tuple[int, ...],
+) -> Plan:
+    """Lay out a cross-correlation of 3-D images; `reach` is the extended position that each tap adds, per axis."""
+    padded = [-(-len(source) // s) for source, s in zip(sources, stride, strict=True)]
+    phases = math.prod(stride)
+    shift = reach // stride @ (padded[1] * padded[2], padded[2], 1)
+    phase = reach % stride @ (stride[1] * stride[2], stride[2], 1)
+    total = ((output[0] - 1) * padded[1] + output[1] - 1) * padded[2] + output[2]
+    lanes = VECTOR_BYTES // itemsize
+    products = groups * channels * rows * len(taps) * total
+    threads = numba.get_num_threads() if products >= PARALLEL_FROM else 1
+    length = _block_length(itemsize, channels * phases, rows, int(shift.max()), -(-total // threads))
+    window = length + int(shift.max()) + SLACK_VECTORS * lanes
+    tables = []
+    for p in itertools.product(*map(range, stride)):
+        parts = [
+            np.pad(source, (0, q * s - len(source)), constant_values=-1)[first::s]
+            for source, q, s, first in zip(sources, padded, stride, p, strict=True)
+        ]
+        tables += [_longest_run(parts[2], stride[2]), *parts]
+    sizes = np.zeros(1, SIZES)
+    values = {
+        "groups": groups,
+        "channels": channels,
+        "rows": rows,
+        "image_1": image[1],
+        "image_2": image[2],
+        "image": math.prod(image),
+        "padded_0": padded[0],
+        "padded_1": padded[1],
+        "padded_2": padded[2],
+        "output_0": output[0],
+        "output_1": output[1],
+        "output_2": output[2],
+        "output": math.prod(output),
+        "phases": phases,
+        "step": stride[2],
+        "length": length,
+        "blocks": -(-total // length),
+        "total": total,
+        "window": window,
+        "kernel_group": kernel_strides[0],
+        "kernel_row": kernel_strides[1],
+        "kernel_channel": kernel_strides[2],
+        "taps": taps.size,
+        "source": 3 + sum(padded),
+    }
+    for name, value in values.items():
+        sizes[name] = value
+    offsets = (np.arange(channels)[:, None] * phases + phase) * window + shift
+    return Plan(
+        sizes=sizes,
+        tables=np.concatenate([taps, offsets.reshape(-1), *tables]).astype(np.int64),
+        products=products,
+        out_shape=out_shape,
+    )
+
+
+def _block_length(itemsize: int, channels: int, rows: int, reach: int, share: int) -> int:
+    """Return the length of a block: a whole number of tiles, within the caches, and a share for every thread."""
+    tile: int = WIDTHS[max(r for r in WIDTHS if r <= rows)] * VECTOR_BYTES // itemsize
+    cached = SOURCE_BYTES // (channels * itemsize) - reach
+    longest = min(cached, share, LONGEST_BLOCK_BYTES // itemsize)
+    return -(-max(longest, SHORTEST_BLOCK_BYTES // itemsize) // tile) * tile
+
+
+def _longest_run(source: np.ndarray[Any, Any], step: int) -> tuple[int, int, int]:
+    """Return (begin, end, first source) of the longest stretch of sources inside the image that grow by `step`."""
+    breaks = np.flatnonzero((np.diff(source) != step) | (source[:-1] < 0)) + 1
+    bounds = [0, *breaks.tolist(), len(source)]
+    begin, end = max(itertools.pairwise(bounds), key=lambda pair: pair[1] - pair[0])
+    return (begin, end, int(source[begin])) if source[begin] >= 0 else (0, 0, 0)
+
+
+def _three(sizes: tuple[int, ...]) -> tuple[int, ...]:
+    return (1,) * (3 - len(sizes)) + sizes
+
+
+def _three_pairs(pairs: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
+    return ((0, 0),) * (3 - len(pairs)) + pairs

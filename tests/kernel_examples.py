@@ -1,0 +1,89 @@
+"""Example arguments for every accelerated operation, for the test that compares each faster kernel with its reference.
+
+To add an operation, decorate a function that yields (arguments, keywords) in NumPy with `examples`. A table entry that
+has none fails the test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from convla import _windows
+from convla._dispatch import Accelerated
+from convla.experiments import pairs
+from tests.geometries import integers, product
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+class Examples(NamedTuple):
+    """An operation and its example calls; the results of a faster kernel have to equal the reference's exactly."""
+
+    operation: Accelerated[Any, Any]
+    arguments: Callable[[], Iterator[Call]]
+
+
+EXAMPLES: dict[str, Examples] = {}
+
+
+def examples(operation: Accelerated[Any, Any]) -> Callable[..., Any]:
+    """Register the decorated function as the examples of `operation`."""
+
+    def register(arguments: Callable[[], Iterator[Call]]) -> Any:
+        EXAMPLES[operation.operation] = Examples(operation, arguments)
+        return arguments
+
+    return register
+
+
+def _arrays(first: str, second: str) -> Iterator[Call]:
+    rng = np.random.default_rng(0)
+    for geometry in product(seed=1, every=23):
+        shapes = {
+            "image": (3, *geometry.domain_shape),
+            "features": (3, *geometry.range_shape),
+            "kernel": geometry.kernel_shape,
+        }
+        for dtype in (np.float32, np.float64):
+            # Integers held in floats: every order of summation gives the same numbers.
+            yield (integers(rng, shapes[first], dtype), integers(rng, shapes[second], dtype), geometry), {}
+
+
+@examples(_windows.correlate)
+def _correlate() -> Iterator[Call]:
+    yield from _arrays("image", "kernel")
+
+
+@examples(_windows.correlate_image_adjoint)
+def _correlate_image_adjoint() -> Iterator[Call]:
+    yield from _arrays("features", "kernel")
+
+
+@examples(_windows.correlate_kernel_adjoint)
+def _correlate_kernel_adjoint() -> Iterator[Call]:
+    yield from _arrays("features", "image")
+
+
+@examples(pairs._descend_pairs)
+def _descend_pairs() -> Iterator[Call]:
+    rng = np.random.default_rng(1)
+    k1, k2 = rng.standard_normal((2, 3, 5))
+    lags = np.abs(np.arange(5)[:, None] - np.arange(5))
+    gram = rng.standard_normal((3, 5))[:, lags] + 9 * np.eye(5)
+    for loss, similarity, optimizer in zip(pairs.LOSSES, pairs.SIMILARITIES, ("SGD", "Adam", "SGD"), strict=False):
+        yield (
+            (k1, k2, gram),
+            {
+                "loss": loss,
+                "normalized": loss == "kernel",
+                "toeplitz": True,
+                "similarity": similarity,
+                "optimizer": optimizer,
+                "learning_rate": 0.01,
+                "iterations": 20,
+                "both": True,
+            },
+        )

@@ -1,0 +1,118 @@
+"""The array-API reference on other array libraries, each result compared with NumPy's."""
+
+import array_api_strict
+import numpy as np
+import pytest
+
+from convla import ConvOperator, convolve, cross_correlate, image_adjoint, kernel_adjoint
+from convla._array import device_of, to_numpy
+from convla.errors import EngineError
+from tests.geometries import integers, keywords_of, name_of, product
+
+GEOMETRIES = product(seed=2, every=53)
+
+
+class Strict:
+    """array-api-strict on one of its devices: it refuses NumPy arrays and mixed devices."""
+
+    def __init__(self, device):
+        self.device = array_api_strict.Device(device)
+
+    def asarray(self, values):
+        return array_api_strict.asarray(values, device=self.device)
+
+    def asnumpy(self, array):
+        assert device_of(array) == self.device
+        return np.asarray(array_api_strict.asarray(array, device=array_api_strict.Device("CPU_DEVICE")))
+
+
+class Torch:
+    def asarray(self, values):
+        return pytest.importorskip("torch").tensor(values)
+
+    def asnumpy(self, array):
+        return array.numpy()
+
+
+class Cupy:
+    def asarray(self, values):
+        return pytest.importorskip("cupy").asarray(values)
+
+    def asnumpy(self, array):
+        assert type(array).__module__.startswith("cupy")
+        return to_numpy(array)
+
+
+LIBRARIES = [
+    pytest.param(Strict("CPU_DEVICE"), id="strict"),
+    pytest.param(Strict("device1"), id="strict-second-device"),
+    pytest.param(Torch(), id="torch", marks=pytest.mark.torch),
+    pytest.param(Cupy(), id="cupy", marks=pytest.mark.gpu),
+]
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("dtype", [np.int64, np.float32, np.float64])
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=name_of)
+def test_every_map_agrees_with_numpy(library, dtype, geometry):
+    if dtype == np.int64 and isinstance(library, Cupy):
+        pytest.skip("cuBLAS multiplies floating-point matrices only")
+    rng = np.random.default_rng(1)
+    x, k = integers(rng, (2, *geometry.domain_shape), dtype), integers(rng, geometry.kernel_shape, dtype)
+    y = integers(rng, (2, *geometry.range_shape), dtype)
+    options = keywords_of(geometry)
+    ours = [library.asarray(array) for array in (x, k, y)]
+    for function, arguments, more in [
+        (cross_correlate, (0, 1), {}),
+        (convolve, (0, 1), {}),
+        (image_adjoint, (2, 1), {"image_shape": geometry.image_shape}),
+        (kernel_adjoint, (2, 0), {"kernel_size": geometry.kernel_size}),
+    ]:
+        expected = function(*((x, k, y)[i] for i in arguments), **more, **options)
+        got = library.asnumpy(function(*(ours[i] for i in arguments), **more, **options))
+        assert got.dtype == dtype
+        np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_the_operator_agrees_with_numpy(library, order):
+    rng = np.random.default_rng(2)
+    k, x = integers(rng, (3, 2, 3, 2), float), integers(rng, (2 * 4 * 5, 3), float)
+    wanted = ConvOperator(k, (4, 5), stride=2, order=order)
+    operator = ConvOperator(library.asarray(k), (4, 5), stride=2, order=order)
+    y = wanted @ x
+    np.testing.assert_array_equal(library.asnumpy(operator @ library.asarray(x)), y)
+    np.testing.assert_array_equal(library.asnumpy(operator.T @ library.asarray(y)), wanted.T @ y)
+    np.testing.assert_array_equal(library.asnumpy(operator.to_dense()), wanted.to_dense())
+    np.testing.assert_array_equal(library.asnumpy(abs(operator).to_dense()), abs(wanted).to_dense())
+
+
+@pytest.mark.gpu
+def test_cupy_solvers_and_sparse_matrices():
+    import cupy
+
+    rng = np.random.default_rng(3)
+    k = rng.standard_normal((2, 2, 3, 3))
+    operator = ConvOperator(cupy.asarray(k), (6, 6))
+    wanted = ConvOperator(k, (6, 6))
+    np.testing.assert_array_equal(operator.to_sparse("csr").toarray().get(), wanted.to_dense())
+    x = rng.standard_normal(72)
+    expected = wanted @ x
+    np.testing.assert_allclose((operator.as_linear_operator() @ cupy.asarray(x)).get(), expected, rtol=1e-12)
+
+
+def test_libraries_do_not_mix_and_engines_keep_to_their_arrays():
+    strict = array_api_strict.asarray(np.ones((1, 4)))
+    kernel = np.ones((1, 1, 2))
+    with pytest.raises(TypeError, match="one library"):
+        cross_correlate(strict, kernel, padding="same")
+    with pytest.raises(TypeError, match="one library"):
+        ConvOperator(kernel, (4,)).apply(strict)
+    strict_kernel = array_api_strict.asarray(kernel)
+    with pytest.raises(EngineError, match="numba"):
+        cross_correlate(strict, strict_kernel, padding="same", engine="numba")
+    operator = ConvOperator(strict_kernel, (4,))
+    for call in (operator.to_sparse, operator.as_linear_operator):
+        with pytest.raises(TypeError, match="array_api_strict"):
+            call()

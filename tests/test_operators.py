@@ -1,0 +1,180 @@
+"""`ConvOperator` as a matrix: products, transposes, solvers, and the public adjoint test."""
+
+import numpy as np
+import pytest
+import scipy.sparse.linalg
+from hypothesis import given
+
+from convla import ConvOperator
+from convla.errors import EngineError, ShapeError
+from convla.testing import assert_adjoint, assert_within_rounding, gamma, rounding_bound
+from tests.geometries import conv_geometries, integers, keywords_of, name_of, product
+from tests.naive import dense_matrix
+
+
+def operator_of(geometry, kernel, **options):
+    return ConvOperator(kernel, geometry.image_shape, **keywords_of(geometry), **options)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@given(geometry=conv_geometries())
+def test_products_are_those_of_the_written_out_matrix(order, geometry):
+    rng = np.random.default_rng(1)
+    kernel = integers(rng, geometry.kernel_shape)
+    M = dense_matrix(kernel, geometry, order)
+    operator = operator_of(geometry, kernel, order=order)
+    assert operator.shape == M.shape
+    assert operator.T.shape == operator.H.shape == M.T.shape
+    x, y = integers(rng, (M.shape[1], 3)), integers(rng, (M.shape[0], 2))
+    for got, expected in [
+        (operator @ x[:, 0], M @ x[:, 0]),
+        (operator @ x, M @ x),
+        (operator.matmat(x), M @ x),
+        (operator.rmatmat(y), M.T @ y),
+        (operator.rmatvec(y[:, 0]), M.T @ y[:, 0]),
+        (operator.T @ y, M.T @ y),
+        (operator.T.T @ x, M @ x),
+        (y.T @ operator, y.T @ M),
+        (y[:, 0] @ operator, y[:, 0] @ M),
+        (x.T @ operator.T, x.T @ M.T),
+        (operator.to_dense(), M),
+        (operator.T.to_dense(), M.T),
+        (operator.to_sparse("csc").toarray(), M),
+        (operator.T.to_sparse("coo").toarray(), M.T),
+        (abs(operator).to_dense(), dense_matrix(abs(kernel), geometry, order)),
+        (abs(operator.T).to_dense(), dense_matrix(abs(kernel), geometry, order).T),
+    ]:
+        np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64])
+@pytest.mark.parametrize("geometry", product(seed=3, every=37), ids=name_of)
+def test_adjoint(geometry, dtype):
+    rng = np.random.default_rng(2)
+    kernel = rng.standard_normal(geometry.kernel_shape) if dtype != np.int64 else integers(rng, geometry.kernel_shape)
+    terms = max(geometry.largest_row_count, geometry.largest_column_count)
+    for engine in ("reference", "numba") if dtype != np.int64 else ("reference",):
+        operator = operator_of(geometry, kernel.astype(dtype), engine=engine)
+        assert_adjoint(operator, terms=terms, batch=(2,), rng=rng)
+        assert_adjoint(operator.T, terms=terms, rng=rng)
+
+
+def test_the_kernel_adjoint_is_the_transpose_in_the_kernel():
+    rng = np.random.default_rng(3)
+    kernel, x = integers(rng, (4, 3, 3, 2)), integers(rng, (2, 3, 6, 5))
+    operator = ConvOperator(kernel, (6, 5), stride=2, boundary="circular")
+    y = integers(rng, (2, *operator.range_shape))
+    assert (operator.apply(x) * y).sum() == (kernel * operator.kernel_adjoint(y, x)).sum()
+
+
+def test_scipy_solvers_run_on_the_operator():
+    rng = np.random.default_rng(4)
+    kernel = rng.standard_normal((2, 2, 3, 3))
+    kernel[[0, 1], [0, 1], 1, 1] += 20  # diagonally dominant, so every solver converges
+    operator = ConvOperator(kernel, (8, 8))
+    linear, dense = operator.as_linear_operator(), operator.to_dense()
+    wanted = np.linalg.svd(dense, compute_uv=False)
+    got = scipy.sparse.linalg.svds(linear, k=2, return_singular_vectors=False, rng=0)
+    np.testing.assert_allclose(np.sort(got), wanted[1::-1], rtol=1e3 * np.finfo(float).eps)
+    b = rng.standard_normal(operator.shape[0])
+    x, status = scipy.sparse.linalg.gmres(linear, b, rtol=1e-10)
+    assert status == 0
+    assert np.linalg.norm(dense @ x - b) <= 2e-10 * np.linalg.norm(b)
+    least_squares = scipy.sparse.linalg.lsqr(linear, b, atol=1e-12, btol=1e-12)[0]
+    assert np.linalg.norm(dense.T @ (dense @ least_squares - b)) <= 1e-10 * wanted[0] * np.linalg.norm(b)
+    np.testing.assert_array_equal(linear.T @ b, operator.T @ b)
+    column = linear @ rng.standard_normal((operator.shape[1], 1))
+    assert column.shape == (operator.shape[0], 1)
+
+
+def test_arguments_are_in_the_kernel_dtype():
+    operator = ConvOperator(np.ones((1, 1, 3), np.float32), (4,))
+    assert operator.apply(np.ones((1, 4), np.float32)).dtype == np.float32
+    assert operator.apply([[1, 2, 3, 4]]).dtype == np.float32
+    assert operator.dtype == np.float32
+    assert "4x4 ConvOperator of float32" in repr(operator)
+    assert "transpose of <4x4" in repr(operator.T)
+
+
+K = np.ones((4, 2, 3, 3))
+OPERATOR = ConvOperator(K, (5, 6))
+X, Y = np.ones((2, 5, 6)), np.ones((4, 5, 6))
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "words"),
+    [
+        (lambda: ConvOperator("k", (5, 6)), TypeError, ["kernel"]),
+        (lambda: ConvOperator(K[0, 0], (5,)), ShapeError, ["kernel", "(3, 3)"]),
+        (lambda: ConvOperator(K.astype(np.float16), (5, 6)), TypeError, ["kernel", "float16"]),
+        (lambda: ConvOperator(K * np.nan, (5, 6)), ValueError, ["kernel", "finite"]),
+        (lambda: ConvOperator(K, (5,)), ShapeError, ["image_shape", "(5,)"]),
+        (lambda: ConvOperator(K, (5, 6), padding="x"), ValueError, ["padding", "'x'"]),
+        (lambda: ConvOperator(K, (5, 6), order="K"), ValueError, ["order", "'K'"]),
+        (lambda: ConvOperator(K, (5, 6), engine="gpu"), ValueError, ["engine", "'gpu'"]),
+        (lambda: ConvOperator(K, (5, 6), engine="cuda"), EngineError, ["cuda"]),
+        (lambda: OPERATOR.apply(X[:1]), ShapeError, ["image", "(..., 2, 5, 6)", "(1, 5, 6)"]),
+        (lambda: OPERATOR.apply(X * np.inf), ValueError, ["image", "finite"]),
+        (lambda: OPERATOR.apply(np.ones((0, 2, 5, 6))), ShapeError, ["image", "empty"]),
+        (lambda: OPERATOR.apply(X.astype(np.float32)), TypeError, ["image", "kernel", "float32"]),
+        (lambda: ConvOperator(K.astype(int), (5, 6)).apply(X), TypeError, ["image", "int64", "float64"]),
+        (lambda: OPERATOR.adjoint(X), ShapeError, ["features", "(..., 4, 5, 6)"]),
+        (lambda: OPERATOR.adjoint(Y * np.nan), ValueError, ["features", "finite"]),
+        (lambda: OPERATOR.kernel_adjoint(Y[None], X), ShapeError, ["same leading axes"]),
+        (lambda: OPERATOR.kernel_adjoint(Y, X[0]), ShapeError, ["image"]),
+        (lambda: OPERATOR @ X, ShapeError, ["@", "(60,)", "(2, 5, 6)"]),
+        (lambda: OPERATOR @ np.ones(61), ShapeError, ["@", "(60,)", "(61,)"]),
+        (lambda: OPERATOR.T @ np.ones(60), ShapeError, ["(120,)", "(60,)"]),
+        (lambda: OPERATOR.matmat(np.ones(60)), ShapeError, ["2 axes", "(60,)"]),
+        (lambda: np.ones(7) @ OPERATOR, ShapeError, ["(120,)", "(7,)"]),
+        (lambda: OPERATOR.to_sparse("dense"), ValueError, ["format", "'dense'"]),
+        (lambda: OPERATOR.T.to_sparse("lil"), ValueError, ["format", "'lil'"]),
+    ],
+)
+def test_bad_arguments_are_named(call, error, words):
+    with pytest.raises(error) as caught:
+        call()
+    for word in words:
+        assert word in str(caught.value)
+
+
+class Wrong:
+    """An operator whose adjoint is off by a part in 1e5 in one entry."""
+
+    def __init__(self, operator):
+        self._operator = operator
+        self.dtype, self.domain_shape, self.range_shape = operator.dtype, operator.domain_shape, operator.range_shape
+
+    def apply(self, x):
+        return self._operator.apply(x)
+
+    def adjoint(self, y):
+        image = self._operator.adjoint(y)
+        slip = np.abs(image).max() * (1e-5 if image.dtype.kind == "f" else 1)
+        image[..., 0] += slip.astype(image.dtype)
+        return image
+
+    def __abs__(self):
+        return abs(self._operator)
+
+
+def test_the_test_helpers_can_fail():
+    rng = np.random.default_rng(5)
+    for kernel in (rng.standard_normal((2, 2, 3)), integers(rng, (2, 2, 3))):
+        operator = ConvOperator(kernel, (9,))
+        assert_adjoint(operator)
+        with pytest.raises(AssertionError, match=r"but|differ"):
+            assert_adjoint(Wrong(operator))
+    with pytest.raises(ValueError, match="terms must be below"):
+        gamma(2**24, np.float32)
+
+    def product_of(a, b):
+        return a * b
+
+    a, b = rng.standard_normal(5), rng.standard_normal(5)
+    bound = rounding_bound(product_of, a, b)
+    assert_within_rounding(a * b, product_of, a, b)
+    with pytest.raises(AssertionError, match="entry"):
+        assert_within_rounding(a * b + 4 * bound, product_of, a, b)
+    with pytest.raises(AssertionError):
+        assert_within_rounding(np.array([1, 3]), product_of, np.array([1, 2]), np.array([1, 1]))
