@@ -367,8 +367,8 @@ def _check_gradient(value: ArrayLike, axis: int | None, xp: Namespace, *, exact:
 def _finite(result: Array, gradient: Array, xp: Namespace) -> Array:
     """Return a result (outer, n, inner) in the gradient's shape, unless the gradient holds NaN or infinity.
 
-    This saves a pass over the data: the mean of a line is in each of its entries, so one NaN or infinity in a line makes
-    its first entry one.
+    This saves a pass over the data: the mean of a line is in each of its entries, so one NaN or infinity in a line
+    makes its first entry one.
     """
     if not all_finite(result[:, 0, :], xp):
         check_array("gradient", gradient, xp)

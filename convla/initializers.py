@@ -160,12 +160,10 @@ def _haar_rows(gaussian: FloatArray, kind: Any) -> FloatArray:
     """
     short, long = gaussian.shape
     if short >= CHOLESKY_ROWS and long >= CHOLESKY_RATIO * short:
-        factor = np.linalg.cholesky(gaussian @ gaussian.T).astype(kind, copy=False)
-        # At such a condition number, dividing in the kernel's own dtype costs little more than rounding to it.
-        divided = scipy.linalg.solve_triangular(
-            factor, gaussian.astype(kind, copy=False), lower=True, check_finite=False
-        )
-        return np.asarray(divided)
+        # At such a condition number, working in the kernel's own dtype costs little more than rounding to it.
+        rows = gaussian.astype(kind, copy=False)
+        factor = np.linalg.cholesky(rows @ rows.T)
+        return np.asarray(scipy.linalg.solve_triangular(factor, rows, lower=True, check_finite=False))
     q, r = np.linalg.qr(gaussian.T)
     return np.ascontiguousarray((q * np.where(np.diagonal(r) < 0, -1.0, 1.0)).T)
 

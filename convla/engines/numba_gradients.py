@@ -44,7 +44,11 @@ def laplacian_smoothing(blocks: Array, sigma: float) -> Array:
     decay, complement = (root - 1.0) / (root + 1.0), 2.0 / (root + 1.0)
     closing = -math.expm1(n * math.log1p(-complement)) if decay > 0 else 1.0
     out = np.empty_like(blocks, order="C")
-    _smooth(np.ascontiguousarray(blocks), decay, 1.0 / closing, complement * complement, _width(blocks), out)
+    blocks, gain = np.ascontiguousarray(blocks), complement * complement
+    if blocks.shape[2] == 1:
+        _smooth_lines(blocks[:, :, 0], decay, 1.0 / closing, gain, out[:, :, 0])
+    else:
+        _smooth(blocks, decay, 1.0 / closing, gain, _width(blocks), out)
     return out
 
 
@@ -222,6 +226,27 @@ def _smooth(blocks: Array, decay: float, closing: float, gain: float, width: int
         for j in range(n - 1, -1, -1):
             _recur(half[j], decay, back)
             _scale(back, gain, out[block, j, first:last])
+
+
+@_compiled(parallel=True)
+def _smooth_lines(lines: Array, decay: float, closing: float, gain: float, out: Array) -> None:
+    # As `_smooth`, for lines that lie one after the other: there is nothing to take in vectors.
+    outer, n = lines.shape
+    for line in numba.prange(outer):
+        half = np.empty(n)
+        state, back, power = 0.0, 0.0, 1.0
+        for j in range(n):
+            state = lines[line, j] + decay * state
+        state *= closing
+        for j in range(n):
+            state = lines[line, j] + decay * state
+            half[j] = state
+            back += power * state
+            power *= decay
+        back *= closing
+        for j in range(n - 1, -1, -1):
+            back = half[j] + decay * back
+            out[line, j] = gain * back
 
 
 @_compiled()
