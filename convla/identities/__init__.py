@@ -19,7 +19,6 @@ from convla.identities.kernel_similarity import (
     ordered_pair_similarity,
     same_channel_similarity,
     similarity_lower_bound,
-    spectral_similarity,
 )
 from convla.identities.matrices import (
     adjoint_kernel,
@@ -53,5 +52,4 @@ __all__ = [
     "singular_value_gradient",
     "sobolev_greens_function",
     "sobolev_inner_product",
-    "spectral_similarity",
 ]

@@ -13,8 +13,8 @@ import math
 from typing import Literal
 
 from convla._array import namespace
+from convla._boundary import extend
 from convla._validate import check_array, check_choice
-from convla._windows import extend
 from convla.conv import convolve, cross_correlate
 from convla.errors import ShapeError
 from convla.geometry import ConvGeometry

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from convla._array import as_float_array, namespace
+from convla._array import namespace
 from convla._checks import check_kernel
 from convla._validate import check_integer
 from convla.identities.inner_products import kernel_correlation
@@ -17,7 +17,6 @@ __all__ = [
     "ordered_pair_similarity",
     "same_channel_similarity",
     "similarity_lower_bound",
-    "spectral_similarity",
 ]
 
 
@@ -85,46 +84,6 @@ def same_channel_similarity(kernels: ArrayLike) -> Array:
         summed = summed + products[:, :, channel, channel, ...]
     pairs = xp.sum(summed * summed, axis=tuple(range(2, summed.ndim)), dtype=summed.dtype)
     return xp.sum(xp.triu(pairs, k=1), dtype=pairs.dtype)
-
-
-def spectral_similarity(kernels: ArrayLike) -> Array:
-    """Return the convolutional similarity from power spectra: a sum of products of non-negative numbers.
-
-    Parameters
-    ----------
-    kernels : array of shape (c_out, c_in, *kernel)
-        float32, float64 or integers.
-
-    Returns
-    -------
-    array of shape ()
-
-    Raises
-    ------
-    TypeError, ShapeError, ValueError
-        If `kernels` is no array of finite real numbers of that shape.
-
-    Notes
-    -----
-    With P_i the power spectrum of kernel i summed over channels, in a DFT of 2N - 1 points along each axis,
-    <A_i, A_j> is the mean of P_i P_j over frequencies, by Parseval. Nothing cancels, so the value is accurate to a few
-    units of the last place of the spectra, however small.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from convla.identities import spectral_similarity
-    >>> round(float(spectral_similarity(np.array([[[1, 2]], [[3, -1]]]))), 9)
-    38.0
-    """
-    xp = namespace(kernels)
-    kernels = as_float_array(check_kernel(kernels, xp), xp)
-    points = tuple(2 * n - 1 for n in kernels.shape[2:])
-    axes = tuple(range(2, kernels.ndim))
-    spectra = xp.fft.fftn(xp.astype(kernels, xp.complex128), s=points, axes=axes)
-    power = xp.sum(xp.real(spectra) ** 2 + xp.imag(spectra) ** 2, axis=1)
-    before = xp.cumulative_sum(power, axis=0, include_initial=True)[:-1, ...]
-    return xp.sum(power * before) / math.prod(points)
 
 
 def similarity_lower_bound(taps: int) -> float:

@@ -252,7 +252,7 @@ STATEMENTS = (
         correction="The sums end at N - 1; N is printed. The same range is for odd N only.",
         evidence=(definitions_on_the_bases, printed_upper_limit_reads_past_the_kernel),
         mutations=(
-            Mutation("convla.conv:flip_kernel", "slice(None, None, -1)", "slice(None)"),
+            Mutation("convla.conv:flip_kernel", "range(2, kernel.ndim)", "range(3, kernel.ndim)"),
             Mutation("convla.geometry:_resolve_padding", "(k - 1, k - 1) for", "(k - 1, k) for"),
         ),
     ),
@@ -337,7 +337,7 @@ STATEMENTS = (
         "$X[c] \\circledast X[d]$, which are mirror images of each other, equal only for c = d.",
         evidence=(convolution_differs_with_two_channels, convolution_transposes_the_channel_pairs),
         mutations=(
-            Mutation("convla.conv:flip_kernel", "slice(None, None, -1)", "slice(None)"),
+            Mutation("convla.conv:flip_kernel", "range(2, kernel.ndim)", "range(3, kernel.ndim)"),
             Mutation(f"{INNER_PRODUCTS}:autocorrelation", "rows @ xp.matrix_transpose(other)", "other @ rows.mT"),
         ),
         note="A vanishing convolutional similarity still makes both inner products vanish.",

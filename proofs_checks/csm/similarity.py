@@ -13,13 +13,13 @@ from convla.testing import gamma
 from convla.typing import Array
 from proofs_checks.csm.full import INNER_PRODUCTS
 from proofs_checks.draws import floats, for_all, integers, layers, pairs_and_inputs
-from proofs_checks.polynomials import derivative, symbolic_kernels
+from proofs_checks.polynomials import symbolic_kernels
 from proofs_checks.statement import Kind, Mutation, Statement, Verdict, evidence
 
 __all__ = ["STATEMENTS"]
 
 FORMS = "convla.identities.kernel_similarity"
-SIMILARITY = "convla.similarity"
+SIMILARITY = "convla.layer_similarity"
 
 SYMBOLIC = ((2, 1, 2), (2, 1, 3), (3, 1, 2), (2, 2, 2), (3, 2, 2), (2, 1, 2, 2), (2, 2, 2, 2), (2, 1, 2, 2, 2))
 """Shapes (c_out, c_in, *kernel) at which identities are proved as identities of polynomials."""
@@ -109,7 +109,7 @@ def gradient_is_the_derivative(_: int) -> str:
         kernels = symbolic_kernels(shape)
         value = convla.convolutional_similarity(kernels, method="pairwise")
         gradient = convla.convolutional_similarity_gradient(kernels).ravel()
-        assert all(gradient[i] == derivative(value, i) for i in range(gradient.size)), shape
+        assert all(gradient[i] == value.derivative(i) for i in range(gradient.size)), shape
     return f"{sum(int(np.prod(shape)) for shape in SYMBOLIC[:6])} derivatives of polynomials"
 
 
@@ -118,14 +118,14 @@ def forms_agree_on_integers(examples: int) -> str:
     def check(kernels: Array) -> None:
         pairwise = int(convla.convolutional_similarity(kernels, method="pairwise"))
         assert pairwise == int(convla.convolutional_similarity(kernels)), kernels
-        spectral = float(identities.spectral_similarity(kernels))
+        spectral = float(convla.convolutional_similarity(kernels.astype(np.float64), method="spectral"))
         assert abs(spectral - pairwise) <= _spectral_bound(kernels), f"{kernels}: {spectral} for {pairwise}"
 
     return for_all(examples, layers(integers), check)
 
 
 def _spectral_bound(kernels: Array) -> float:
-    """Bound the rounding error of `spectral_similarity`: relative to the similarity of the moduli, whose spectra bound.
+    """Bound the rounding error of the spectral form: relative to the similarity of the moduli, whose spectra bound.
 
     Each coefficient of the DFT is off by at most gamma of its terms (doubled: complex arithmetic) times the sum of
     moduli, however it is computed within a factor of log of its length; the value is of degree four in them.
@@ -297,7 +297,9 @@ STATEMENTS = (
         ),
         mutations=(
             Mutation(f"{FORMS}:ordered_pair_similarity", "(1 - own)", "(2 - own)"),
-            Mutation(f"{SIMILARITY}:convolutional_similarity", "lags * before", "2 * lags * before"),
+            Mutation(
+                f"{SIMILARITY}:_exact", "value = xp.sum(signatures * before)", "value = 2 * xp.sum(signatures * before)"
+            ),
         ),
     ),
     Statement(
@@ -322,7 +324,11 @@ STATEMENTS = (
         counterexample="N = 1: $(ab)^2$ is 1 at (1, 1), the midpoint of (2, 0) and (0, 2), where it is 0. In each kernel "
         "alone, the others fixed, it is convex: a positive semidefinite quadratic form.",
         evidence=(midpoint_above_the_chord, convex_in_each_kernel),
-        mutations=(Mutation(f"{SIMILARITY}:convolutional_similarity", "lags * before", "-lags * before"),),
+        mutations=(
+            Mutation(
+                f"{SIMILARITY}:_exact", "value = xp.sum(signatures * before)", "value = -xp.sum(signatures * before)"
+            ),
+        ),
     ),
     Statement(
         id="CSM-bound",
@@ -348,9 +354,21 @@ STATEMENTS = (
         verdict=Verdict.HOLDS,
         evidence=(pairs_are_inner_products_of_autocorrelations, gradient_is_the_derivative, forms_agree_on_integers),
         mutations=(
-            Mutation(f"{SIMILARITY}:convolutional_similarity", "[:-1, ...]", "[1:, ...]"),
-            Mutation(f"{SIMILARITY}:convolutional_similarity_gradient", "2 * (rows @", "4 * (rows @"),
-            Mutation(f"{FORMS}:spectral_similarity", "2 * n - 1 for", "2 * n - 2 or 1 for"),
+            Mutation(
+                "convla._signatures:sums_of_others",
+                "before = xp.cumulative_sum(signatures, axis=axis, include_initial=True)[..., :-1, :]",
+                "before = xp.cumulative_sum(signatures, axis=axis)",
+            ),
+            Mutation(
+                "convla._signatures:sums_of_others",
+                "before + xp.flip(reverse, axis=axis)",
+                "xp.flip(reverse, axis=axis)",
+            ),
+            Mutation(
+                f"{SIMILARITY}:_floating",
+                "value = xp.sum(signatures * before)",
+                "value = 0.99 * xp.sum(signatures * before)",
+            ),
         ),
         note="Linear in the number of kernels where the definition is quadratic, and without cancellation in the form "
         "of power spectra. For full padding only.",

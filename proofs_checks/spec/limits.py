@@ -137,7 +137,9 @@ STATEMENTS = (
         verdict=Verdict.STATISTICAL,
         evidence=(differences_fall_as_the_square_of_the_size, flat_maxima_have_no_leading_term),
         mutations=(
-            Mutation("convla.asymptotics:asymptotic_largest_singular_value", "float(np.sum(np.pi**2", "float(np.sum(np.pi"),
+            Mutation(
+                "convla.asymptotics:asymptotic_largest_singular_value", "float(np.sum(np.pi**2", "float(np.sum(np.pi"
+            ),
             Mutation("convla.asymptotics:asymptotic_largest_singular_value", "(sizes + 1) ** 2", "sizes"),
         ),
         note="The leading term needs an isolated maximum with a definite Hessian and a simple singular value: symbols made "
