@@ -35,24 +35,24 @@ def _norm(kernel: Array, n: int) -> float:
     return float(convla.largest_singular_value(convla.ConvOperator(kernel, (n,))).value)
 
 
-@evidence(Kind.MEASUREMENT, "12 scalar kernels of 3 to 5 taps, n = 32, 64, 128")
+@evidence(Kind.MEASUREMENT, "9 scalar kernels of 3 to 5 taps, n = 16, 32, 64")
 def differences_fall_as_the_square_of_the_size(_: int) -> str:
     rng = np.random.default_rng(0)
     kernels = [np.array([[[1.0, 2.0, 1.0]]]), np.array([[[1.0, 0.0, -1.0]]])]
-    kernels += [rng.standard_normal((1, 1, taps)) for taps in (3, 3, 3, 3, 3, 4, 4, 5, 5, 5)]
+    kernels += [rng.standard_normal((1, 1, taps)) for taps in (3, 3, 3, 4, 4, 5, 5)]
     constants, gains = [], []
     for kernel in kernels:
         peak = _peak(kernel)
-        gaps = [peak - _norm(kernel, n) for n in (32, 64, 128)]
+        gaps = [peak - _norm(kernel, n) for n in (16, 32, 64)]
         ratios = [a / b for a, b in itertools.pairwise(gaps)]
-        assert all(2.9 < ratio < 4.6 for ratio in ratios), f"{kernel.ravel()}: ratios {ratios} per doubling"
-        constants.append(128**2 * gaps[-1] / peak)
-        leading = convla.asymptotic_largest_singular_value(convla.ConvOperator(kernel, (128,)))
-        gains.append(abs(_norm(kernel, 128) - leading) / gaps[-1])
+        assert all(2.7 < ratio < 5.0 for ratio in ratios), f"{kernel.ravel()}: ratios {ratios} per doubling"
+        constants.append(64**2 * gaps[-1] / peak)
+        leading = convla.asymptotic_largest_singular_value(convla.ConvOperator(kernel, (64,)))
+        gains.append(abs(_norm(kernel, 64) - leading) / gaps[-1])
     assert max(gains) < 0.12, f"the leading term leaves {max(gains):.0%} of the difference"
     return (
         f"n^2 (sup - norm) / sup from {min(constants):.1f} to {max(constants):.1f}; "
-        f"the leading term leaves {max(gains):.1%} of it at most, at n = 128"
+        f"the leading term leaves {max(gains):.1%} of it at most, at n = 64"
     )
 
 
