@@ -218,7 +218,7 @@ def printed_identity_has_the_wrong_sign(_: int) -> str:
 @evidence(Kind.PROPERTY, "random operators and alpha: u = v at the upper end, u = -v at the lower")
 def left_vector_is_plus_or_minus_the_right(examples: int) -> str:
     rng, signs = np.random.default_rng(8), []
-    for _draw in range(max(examples, 20)):  # enough to see both ends
+    for _draw in range(max(examples, 50)):  # enough to see both ends
         operator, alpha = random_operator(rng), 10.0 ** rng.uniform(-2, 3)
         matrix = operator.to_dense()
         eigenvalues, value, gap = _active_gap(matrix, alpha)
