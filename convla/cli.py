@@ -22,6 +22,11 @@ from convla.experiments.published import QUANTITIES, published_flags
 from convla.experiments.report import Report
 from convla.experiments.runner import DEFAULT_TARGETS, Request, Run, reproduce, saved_settings
 from convla.experiments.settings import TARGETS, Readings, Setting
+from convla.inspection import COLUMNS, Inspection, LayerSettings, inspect_network, read_settings
+from convla.model_files import initialize_file
+from convla.network import Initialization
+from convla.typing import Padding
+from convla.weights import WEIGHT_FORMATS, read_weights
 
 __all__ = ["app", "run"]
 
@@ -123,11 +128,7 @@ def _reproduce(
         output=output,
         resume=resume,
     )
-    if json_file is not None:
-        try:
-            json_file.open("a", encoding="utf-8").close()  # better known before the work than after
-        except OSError as error:
-            raise OSError(f"--json {json_file} cannot be written: {error.strerror}") from error
+    _check_writable("--json", json_file)
     try:
         with _ProgressBars(len(request.settings())) as bars:
             result = reproduce(request, bars, _plot)
@@ -139,7 +140,7 @@ def _reproduce(
         return INTERRUPTED
     _show(result)
     if json_file is not None:
-        json_file.write_text(json.dumps(result.report.as_data(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        _write_json(json_file, result.report.as_data())
     return 0
 
 
@@ -149,20 +150,159 @@ def _plot(outcomes: dict[Setting, Outcome], folder: Path) -> list[str]:
     return plot_run(outcomes, folder)
 
 
+@app.command("initialize")
+def _initialize(
+    source: Annotated[Path, typer.Argument(metavar="IN", help=f"A file of weights: {', '.join(WEIGHT_FORMATS)}.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="Where all its arrays go, in any of these formats.")],
+    iterations: Annotated[int, typer.Option(help="Steps of Adam, with betas (0.5, 0.999).")] = 200,
+    learning_rate: Annotated[float, typer.Option(help="Of Adam.")] = 0.001,
+    keep_norms: Annotated[
+        bool, typer.Option("--keep-norms", help="Minimise the scale-invariant form and keep every filter's norm.")
+    ] = False,
+    state: Annotated[
+        Path | None, typer.Option(help="An .npz file that keeps the state; if it is there, go on from it.")
+    ] = None,
+    save_every: Annotated[int, typer.Option(help="Steps between two savings of --state.")] = 50,
+) -> int:
+    """Minimise the convolutional similarity of a model's kernels before training (CSM Algorithm 1)."""
+    _check_writable("OUT", target)
+    _check_writable("--state", state)
+    with _progress() as progress:
+        bar = progress.add_task("similarity", total=iterations)
+
+        def show(now: Initialization) -> None:
+            progress.update(bar, completed=now.iteration, description=f"similarity {now.losses[-1]:.6g}")
+
+        try:
+            result = initialize_file(
+                source,
+                target,
+                iterations=iterations,
+                learning_rate=learning_rate,
+                keep_norms=keep_norms,
+                state=state,
+                save_every=save_every,
+                progress=show,
+            )
+        except KeyboardInterrupt:
+            progress.stop()
+            rest = f"the same command goes on from {state}" if state else "with --state it could go on from there"
+            _complain(f"interrupted: {target} is not written; {rest}")
+            return INTERRUPTED
+    losses = f"{result.losses[0]:.6g} -> {result.losses[-1]:.6g}" if result.losses else "not computed"
+    print(f"{len(result.kernels)} layers, {result.iteration} steps, similarity {losses}; in {target}")
+    return 0
+
+
+@app.command("inspect")
+def _inspect(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help=f"A file of weights: {', '.join(WEIGHT_FORMATS)}.")],
+    image: Annotated[str, typer.Option(help="The image that each layer is given, such as 32x32.")],
+    layers: Annotated[
+        Path | None,
+        typer.Option(help='A TOML file: a table for each layer or pattern such as \\["layer2.*"], keys as below.'),
+    ] = None,
+    padding: Annotated[str, typer.Option(help="full, same, valid or a number, for layers not in --layers.")] = "same",
+    stride: Annotated[int, typer.Option(help="Likewise.")] = 1,
+    dilation: Annotated[int, typer.Option(help="Likewise.")] = 1,
+    groups: Annotated[int, typer.Option(help="Likewise.")] = 1,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the whole report there.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Also draw the quantities there (.png, .svg, .pdf).")] = None,
+) -> int:
+    """Measure every convolution kernel of a model: similarity, orthogonality, and how long that took.
+
+    Files are only read, never run: no pickled object is loaded.
+    """
+    _check_writable("--json", json_file)
+    _check_writable("--plot", plot)
+    default = LayerSettings(padding=_padding(padding), stride=stride, dilation=dilation, groups=groups)
+    settings = [] if layers is None else read_settings(layers, default)
+    sizes = _image_sizes(image)
+    arrays = read_weights(file)
+    with _progress() as progress:
+        bar = progress.add_task("layers", total=None)
+        report = inspect_network(
+            arrays, sizes, default=default, settings=settings, progress=lambda _: progress.advance(bar)
+        )
+    _show_inspection(report, file)
+    if json_file is not None:
+        _write_json(json_file, report.as_data())
+    if plot is not None:
+        from convla.inspection_plot import plot_inspection  # matplotlib takes half a second to import
+
+        plot_inspection(report, plot)
+    return 0
+
+
+def _padding(text: str) -> Padding:
+    return int(text) if text.isdecimal() else text  # type: ignore[return-value]  # the geometry checks the word
+
+
+def _image_sizes(text: str) -> tuple[int, ...]:
+    sizes = text.lower().split("x")
+    if not all(size.isdecimal() for size in sizes):
+        raise ValueError(f"--image must be sizes such as 32x32, got {text!r}")
+    return tuple(map(int, sizes))
+
+
+def _check_writable(option: str, path: Path | None) -> None:
+    """Raise, before the work and not after it, if a file cannot be written."""
+    if path is None:
+        return
+    try:
+        existed = path.exists()
+        path.open("ab").close()
+        if not existed:
+            path.unlink()
+    except OSError as error:
+        raise OSError(f"{option} {path} cannot be written: {error.strerror}") from error
+
+
+def _write_json(path: Path, data: Any) -> None:
+    path.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _show_inspection(report: Inspection, file: Path) -> None:
+    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    table = Table(title=escape(str(file)), title_justify="left", title_style="bold", box=None, pad_edge=False)
+    table.add_column("layer")
+    table.add_column("kernel")
+    for heading in (*(column.heading for column in COLUMNS), "ms"):
+        table.add_column(heading, justify="right")
+    for layer in report.layers:
+        values = [layer.quantities[column.name] for column in COLUMNS]
+        cells = ["-" if value is None else f"{value:.4g}" for value in values]
+        table.add_row(escape(layer.name), "x".join(map(str, layer.shape)), *cells, f"{1e3 * layer.seconds:.1f}")
+    if report.layers:
+        console.print(table)
+    else:
+        console.print(f"{escape(str(file))}: no convolution kernel")
+    for layer in report.layers:
+        for note in layer.notes:
+            console.print(f"  {escape(layer.name)}: {escape(note)}", style="dim")
+    for name, reason in report.others.items():
+        console.print(f"  not a kernel: {escape(name)}: {escape(reason)}", style="dim")
+
+
+def _progress() -> Progress:
+    """Return progress bars on standard error that show nothing where that is no terminal, and leave nothing."""
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+    )
+
+
 class _ProgressBars:
-    """A bar for the whole and one for each running setting, on standard error; nothing where that is no terminal."""
+    """A bar for the whole and one for each running setting."""
 
     def __init__(self, settings: int) -> None:
-        console = Console(stderr=True)
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=console,
-            disable=not console.is_terminal,
-            transient=True,
-        )
+        self._progress = _progress()
         self._whole = self._progress.add_task("settings", total=settings)
         self._bars: dict[str, TaskID] = {}
 

@@ -88,3 +88,12 @@ class Adam:
         self._first = beta1 * self._first + (1.0 - beta1) * gradient
         self._second = beta2 * self._second + (1.0 - beta2) * (gradient * gradient)
         return parameter - length * (self._first / (xp.sqrt(self._second) / root + self.epsilon))
+
+    @property
+    def moments(self) -> tuple[Array, Array]:
+        """The first and the second moment of the gradients so far; 0.0 before the first step."""
+        return self._first, self._second
+
+    def restore(self, steps: int, first: Array, second: Array) -> None:
+        """Go on from the `moments` of an optimiser that has made `steps` steps."""
+        self.steps, self._first, self._second = steps, first, second

@@ -1,6 +1,6 @@
 """The exceptions and warnings that convla raises itself."""
 
-__all__ = ["ConvergenceWarning", "ConvlaError", "EngineError", "ShapeError"]
+__all__ = ["ConvergenceWarning", "ConvlaError", "EngineError", "ShapeError", "WeightsError"]
 
 
 class ConvlaError(Exception):
@@ -13,6 +13,10 @@ class ShapeError(ConvlaError, ValueError):
 
 class EngineError(ConvlaError, RuntimeError):
     """An engine was asked for that is not there, or that does not take this type of array."""
+
+
+class WeightsError(ConvlaError, ValueError):
+    """A file of weights cannot be read or written: malformed, truncated, hostile, or of an unknown format."""
 
 
 class ConvergenceWarning(UserWarning):

@@ -237,9 +237,34 @@ class ConvOperator(LinearMap):
     def __abs__(self) -> ConvOperator:
         """Return the operator of the kernel's moduli, which bounds the entries of M: the factor of rounding bounds."""
         xp = namespace(self.kernel)
-        return self._with_kernel(abs(self.kernel) if self.dtype == object else xp.abs(self.kernel))
+        return self.with_kernel(abs(self.kernel) if self.dtype == object else xp.abs(self.kernel))
 
-    def _with_kernel(self, kernel: Array) -> ConvOperator:
+    def with_kernel(self, kernel: ArrayLike) -> ConvOperator:
+        """Return the operator of another kernel in the same setting: what a descent asks for at every step.
+
+        Parameters
+        ----------
+        kernel : array of shape (c_out, c_in // groups, *kernel)
+            Of any size that fits; padding, stride, dilation, groups, boundary, order and engine are kept.
+
+        Returns
+        -------
+        ConvOperator
+
+        Raises
+        ------
+        TypeError, ShapeError, ValueError, EngineError
+            As the constructor.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from convla import ConvOperator
+        >>> operator = ConvOperator(np.array([[[1.0, 2.0]]]), (3,), padding="valid")
+        >>> operator.with_kernel(np.array([[[0.0, 1.0]]])).to_dense()
+        array([[0., 1., 0.],
+               [0., 0., 1.]])
+        """
         geometry = self.geometry
         return ConvOperator(
             kernel,

@@ -1,4 +1,4 @@
-"""Similarity of kernels and of their feature maps: inner products, convolutional similarity, and their gradients.
+"""Similarity of two kernels and of their feature maps: inner products and their gradients.
 
 Every function here is a polynomial in its arguments, so exact inputs (integers, object arrays of exact numbers) give
 exact values.
@@ -6,26 +6,18 @@ exact values.
 
 from __future__ import annotations
 
-import functools
-import itertools
 import math
 from collections.abc import Sequence
-from typing import Any
 
-import numpy as np
-
-from convla._array import namespace, on_device_of
+from convla._array import namespace
 from convla._boundary import extend
-from convla._checks import check_kernel
-from convla._validate import check_array, check_choice, check_same_shape
+from convla._validate import check_array, check_same_shape
 from convla.conv import cross_correlate
 from convla.errors import ShapeError
 from convla.geometry import ConvGeometry
 from convla.typing import Array, ArrayLike, Namespace, Padding
 
 __all__ = [
-    "convolutional_similarity",
-    "convolutional_similarity_gradient",
     "feature_map_gram",
     "feature_map_similarity",
     "feature_map_similarity_gradient",
@@ -205,132 +197,6 @@ def feature_map_gram(x: ArrayLike, kernel_shape: Sequence[int], *, padding: Padd
     windows = xp.stack([extended[(..., *window)] for _, window in geometry.windows()], axis=split + 1)
     rows = xp.reshape(windows, (*shape[:split], shape[split] * math.prod(size), math.prod(geometry.output_shape)))
     return rows @ xp.matrix_transpose(rows)
-
-
-def convolutional_similarity(kernels: ArrayLike, *, method: str = "auto") -> Array:
-    """Return the convolutional similarity of a layer's kernels, over unordered pairs.
-
-    The sum over pairs of kernels i < j, and over all pairs of their channels c1, c2, of the squared norm of the full
-    cross-correlation of K_i[c1] with K_j[c2]. It is the same for convolution, and twice this over ordered pairs
-    (CSM Eq. 17).
-
-    Parameters
-    ----------
-    kernels : array of shape (c_out, c_in, *kernel)
-        One to three kernel axes; float32, float64, integers, or an object array of exact numbers.
-    method : {"auto", "autocorrelation", "pairwise"}
-        "pairwise" is the definition, of cost c_out^2 c_in^2 taps^2. "autocorrelation" uses the identity in the Notes,
-        of cost c_out c_in taps^2, and is what "auto" takes.
-
-    Returns
-    -------
-    array of shape ()
-
-    Raises
-    ------
-    TypeError, ShapeError, ValueError
-        If `kernels` is no array of finite real numbers of that shape, or the method is unknown.
-
-    Notes
-    -----
-    With A_i the sum over c of the autocorrelation of K_i[c], the sum over c1 and c2 of |K_i[c1] (x) K_j[c2]|^2 is
-    <A_i, A_j>, because both are the sum over c1, c2 and all a, b, a', b' with b - a = b' - a' of
-    K_i[c1][a] K_i[c1][a'] K_j[c2][b] K_j[c2][b'], and b - a = b' - a' says a' - a = b' - b. So the sum over pairs is
-    one over kernels: with S_j = A_1 + ... + A_{j-1}, it is the sum over j of <A_j, S_j>.
-
-    References
-    ----------
-    CSM, Eqs. (16), (19), (20).
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from convla import convolutional_similarity
-    >>> int(convolutional_similarity(np.array([[[1, 2]], [[3, -1]]])))
-    38
-    """
-    xp = namespace(kernels)
-    kernels = check_kernel(kernels, xp)
-    check_choice("method", method, ("auto", "autocorrelation", "pairwise"))
-    if method == "pairwise":
-        return _pairwise(kernels, xp)
-    lags = _summed_autocorrelations(kernels, xp)
-    before = xp.cumulative_sum(lags, axis=0, include_initial=True)[:-1, ...]
-    return xp.sum(lags * before)
-
-
-def convolutional_similarity_gradient(kernels: ArrayLike) -> Array:
-    """Return the gradient of `convolutional_similarity`, of the kernels' shape.
-
-    Parameters
-    ----------
-    kernels : array of shape (c_out, c_in, *kernel)
-
-    Returns
-    -------
-    array of shape (c_out, c_in, *kernel)
-
-    Raises
-    ------
-    TypeError, ShapeError, ValueError
-        If `kernels` is no array of finite real numbers of that shape.
-
-    Notes
-    -----
-    dL/dK_i[c][q] is 2 times the sum over lags t of (T - A_i)[t] K_i[c][q + t], with A_i as in
-    `convolutional_similarity` and T their sum: a cost linear in the number of kernels.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from convla import convolutional_similarity_gradient
-    >>> convolutional_similarity_gradient(np.array([[[1, 2]], [[3, -1]]]))
-    array([[[ 8, 34]],
-    <BLANKLINE>
-           [[26,  2]]])
-    """
-    xp = namespace(kernels)
-    kernels = check_kernel(kernels, xp)
-    shape = tuple(kernels.shape)
-    lags = _summed_autocorrelations(kernels, xp)
-    others = xp.sum(lags, axis=0, keepdims=True) - lags
-    table = on_device_of(_lag_table(shape[2:]), kernels, xp, dtype=kernels.dtype)
-    taps = table.shape[0]
-    toeplitz = xp.reshape(others @ xp.matrix_transpose(xp.reshape(table, (taps * taps, -1))), (-1, taps, taps))
-    rows = xp.reshape(kernels, (*shape[:2], taps))
-    return xp.reshape(2 * (rows @ toeplitz), shape)
-
-
-def _summed_autocorrelations(kernels: Array, xp: Namespace) -> Array:
-    """Return the A_i, shape (c_out, lags): each kernel's autocorrelation summed over its channels."""
-    shape = tuple(kernels.shape)
-    table = on_device_of(_lag_table(shape[2:]), kernels, xp, dtype=kernels.dtype)
-    taps = table.shape[0]
-    rows = xp.reshape(kernels, (*shape[:2], taps))
-    gram = xp.matrix_transpose(rows) @ rows
-    return xp.reshape(gram, (shape[0], taps * taps)) @ xp.reshape(table, (taps * taps, -1))
-
-
-@functools.lru_cache(maxsize=32)
-def _lag_table(size: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Return the 0/1 array (taps, taps, lags) that is 1 where two taps of a kernel differ by a lag."""
-    taps = np.array(list(itertools.product(*map(range, size))))
-    difference = taps[None, :, :] - taps[:, None, :] + (np.array(size) - 1)
-    lags = tuple(2 * k - 1 for k in size)
-    flat = np.ravel_multi_index(tuple(np.moveaxis(difference, -1, 0)), lags)
-    table: np.ndarray[Any, np.dtype[np.int64]] = (flat[..., None] == np.arange(math.prod(lags))).astype(np.int64)
-    return table
-
-
-def _pairwise(kernels: Array, xp: Namespace) -> Array:
-    # One kernel at a time against those after it: memory for one row of pairs.
-    total = xp.sum(kernels[:0, ...])
-    shape = tuple(kernels.shape)
-    for i in range(shape[0] - 1):
-        later = xp.reshape(kernels[i + 1 :, ...], (-1, 1, *shape[2:]))
-        products = cross_correlate(kernels[i, :, None, ...], later, padding="full")
-        total = total + xp.sum(products * products)
-    return total
 
 
 def _check_pair(k1: ArrayLike, k2: ArrayLike, xp: Namespace) -> tuple[Array, Array]:

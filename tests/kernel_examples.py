@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from convla import _windows, gradients
+from convla import _windows, autocorrelation, gradients
 from convla._dispatch import Accelerated
 from convla.experiments import pairs
 from tests.geometries import integers, product
@@ -70,6 +70,27 @@ def _correlate_image_adjoint() -> Iterator[Call]:
 @examples(_windows.correlate_kernel_adjoint)
 def _correlate_kernel_adjoint() -> Iterator[Call]:
     yield from _arrays("features", "image")
+
+
+def _kernels() -> Iterator[Any]:
+    rng = np.random.default_rng(2)
+    for shape in ((4, 3, 5), (3, 2, 1), (3, 2, 2, 4), (40, 33, 3, 3), (3, 2, 2, 3, 2)):
+        for dtype in (np.float32, np.float64):
+            yield integers(rng, shape, dtype)
+
+
+@examples(autocorrelation.summed_autocorrelations)
+def _summed_autocorrelations() -> Iterator[Call]:
+    for kernels in _kernels():
+        yield (kernels,), {}
+
+
+@examples(autocorrelation.correlate_lags)
+def _correlate_lags() -> Iterator[Call]:
+    rng = np.random.default_rng(3)
+    for kernels in _kernels():
+        lags = integers(rng, (kernels.shape[0], int(np.prod([2 * k - 1 for k in kernels.shape[2:]]))), np.float64)
+        yield (kernels, lags + lags[:, ::-1]), {}
 
 
 @examples(pairs._descend_pairs)

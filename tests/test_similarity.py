@@ -198,7 +198,7 @@ def test_read_only_inputs_are_taken() -> None:
         ),
         (lambda: convla.feature_map_similarity([1], [1], [1], padding="half"), ValueError, "padding must be one of"),
         (lambda: convla.feature_map_similarity([1], [1], [1], padding=-1), ValueError, "padding must be at least 0"),
-        (lambda: convla.convolutional_similarity([[1.0]]), ShapeError, "kernel must have at least 3 axes"),
+        (lambda: convla.convolutional_similarity([[1.0]]), ShapeError, "kernels must have at least 3 axes"),
         (
             lambda: convla.convolutional_similarity([[[1.0]]], method="fast"),
             ValueError,

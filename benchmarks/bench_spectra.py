@@ -1,0 +1,198 @@
+"""Singular values of a layer: convla against what a user would pick, in one run, at measured accuracy.
+
+Each row gives the best time of a few calls, the measured relative error against a float64 value of 1e-11, and how many
+times longer it took than convla's row of its block. Of a solver's tolerances the loosest that reaches 1e-6 is shown, or
+the tightest where none does. Prints Markdown. Run with ``python benchmarks/bench_spectra.py [--repeats 5] [--slow]``;
+``--slow`` adds SciPy's ``svds(which="SM")``, which takes minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+import platform
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import scipy
+import torch
+from scipy.sparse.linalg import LinearOperator, splu, svds
+from threadpoolctl import threadpool_limits
+
+from convla import (
+    ConvOperator,
+    largest_singular_value,
+    singular_value_bounds,
+    singular_values,
+    smallest_singular_value,
+)
+
+ACCURACY = 1e-6
+
+
+def layer(channels: int, seed: int = 0, dtype: Any = np.float32) -> np.ndarray:
+    kernel = np.random.default_rng(seed).standard_normal((channels, channels, 3, 3)) / np.sqrt(9 * channels)
+    return kernel.astype(dtype)
+
+
+def timed(function: Callable[[], float], repeats: int) -> tuple[float, float]:
+    """Return the best time in milliseconds, and the value."""
+    times = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        value = function()
+        times.append(time.perf_counter() - began)
+    return 1e3 * min(times), float(value)
+
+
+def torch_linear_operator(kernel: np.ndarray, n: int) -> LinearOperator:
+    weight, channels = torch.from_numpy(kernel), kernel.shape[0]
+
+    def run(convolve: Any, vector: np.ndarray) -> np.ndarray:
+        image = torch.from_numpy(np.ascontiguousarray(vector, np.float32)).reshape(1, channels, n, n)
+        with torch.no_grad():
+            return convolve(image, weight, padding=1).numpy().ravel()
+
+    functional = torch.nn.functional
+    return LinearOperator(
+        (channels * n * n,) * 2,
+        matvec=lambda x: run(functional.conv2d, x),
+        rmatvec=lambda y: run(functional.conv_transpose2d, y),
+        dtype=np.float32,
+    )
+
+
+def svds_value(operator: LinearOperator, **options: Any) -> float:
+    return float(svds(operator, k=1, return_singular_vectors=False, rng=np.random.default_rng(0), **options)[0])
+
+
+def power_iteration(kernel: np.ndarray, n: int, steps: int) -> float:
+    weight, functional = torch.from_numpy(kernel), torch.nn.functional
+    image = torch.randn(1, kernel.shape[1], n, n, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for _ in range(steps):
+            image = functional.conv_transpose2d(functional.conv2d(image, weight, padding=1), weight, padding=1)
+            image = image / image.norm()
+        return functional.conv2d(image, weight, padding=1).norm().item()
+
+
+def full_grid_norm(kernel: np.ndarray, size: int) -> float:
+    """Return the circulant norm the plain way: FFT, then eigenvalues of half the grid's Gram matrices."""
+    symbol = np.fft.rfft2(kernel, (size, size)).transpose(2, 3, 0, 1)
+    return float(np.sqrt(np.linalg.eigvalsh(symbol.conj().swapaxes(-1, -2) @ symbol).max()))
+
+
+def fft_svd(kernel: np.ndarray, n: int) -> float:
+    """Sedghi, Gupta and Long's program."""
+    transform = np.fft.fft2(kernel, (n, n)).transpose(2, 3, 0, 1)
+    return float(np.linalg.svd(transform, compute_uv=False).max())
+
+
+def lu_svds(kernel: np.ndarray, n: int) -> float:
+    factors = splu(ConvOperator(kernel, (n, n)).to_sparse("csc"))
+    size = kernel.shape[0] * n * n
+    inverse = LinearOperator((size, size), matvec=factors.solve, rmatvec=lambda y: factors.solve(y, "T"), dtype=float)
+    return 1 / svds_value(inverse)
+
+
+def block(title: str, rows: list[tuple[str, list[Callable[[], float]]]], reference: float, repeats: int) -> None:
+    """Print one table; the first row is ours. Each row lists its calls from the loosest tolerance on."""
+    print(f"\n### {title}\n\n| method | relative error | ms | times ours |\n|---|---|---|---|")
+    ours = None
+    for name, calls in rows:
+        for call in calls:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of solvers that say they have not converged: the error column tells
+                elapsed, value = timed(call, repeats)
+            if abs(value / reference - 1) <= ACCURACY:
+                break
+        ours = elapsed if ours is None else ours
+        print(f"| {name} | {value / reference - 1:+.1e} | {elapsed:.1f} | {elapsed / ours:.2f} |", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="of PyTorch and of the BLAS")
+    parser.add_argument("--slow", action="store_true")
+    arguments = parser.parse_args()
+    repeats = arguments.repeats
+    torch.set_num_threads(arguments.threads)
+    threadpool_limits(arguments.threads)
+    print(
+        f"{datetime.date.today()}, {platform.processor() or platform.machine()}, {arguments.threads} thread(s), Python "
+        f"{platform.python_version()}, NumPy {np.__version__}, SciPy {scipy.__version__}, PyTorch {torch.__version__}"
+    )
+
+    for channels, n, seed in ((64, 32, 0), (64, 32, 1), (512, 7, 0)):
+        kernel = layer(channels, seed)
+        precise = ConvOperator(kernel.astype(np.float64), (n, n))
+        reference = largest_singular_value(precise, rtol=1e-11, rng=1).value
+        operator, peer = ConvOperator(kernel, (n, n)), torch_linear_operator(kernel, n)
+        rows: list[tuple[str, list[Callable[[], float]]]] = [
+            (
+                "convla, cold, search included",
+                [lambda o=operator, t=t: largest_singular_value(o, rtol=t).value for t in (1e-4, 1e-5, 1e-6)],
+            ),
+            ("svds ARPACK, PyTorch conv", [lambda p=peer, t=t: svds_value(p, tol=t) for t in (1e-2, 1e-3, 1e-6)]),
+            (
+                "svds LOBPCG, PyTorch conv",
+                [
+                    lambda p=peer, t=t, m=m: svds_value(p, tol=t, solver="lobpcg", maxiter=m)
+                    for t, m in ((1e-4, 20), (1e-4, 60), (1e-5, 150))
+                ],
+            ),
+            ("500 power steps, PyTorch", [lambda k=kernel, n=n: power_iteration(k, n, 500)]),
+        ]
+        block(f"sigma_max, {channels} -> {channels}, 3x3, {n}x{n}, zero-padded, seed {seed}", rows, reference, repeats)
+
+    kernel = layer(64)
+    operator = ConvOperator(kernel, (32, 32))
+    bounds = singular_value_bounds(operator)
+    print(f"\nThe enclosure: [{bounds.lower:.6f}, {bounds.upper:.6f}], gap {bounds.upper / bounds.lower - 1:.2e}")
+    block(
+        "Upper bound of sigma_max, 64 -> 64, 3x3, 32x32 (the error column is the bound's excess over the grid's norm)",
+        [
+            ("convla, both sides, certified", [lambda: singular_value_bounds(operator).upper]),
+            ("FFT + eigenvalues on the full half grid of side 33, one side", [lambda: full_grid_norm(kernel, 33)]),
+        ],
+        full_grid_norm(kernel.astype(np.float64), 33),
+        repeats,
+    )
+
+    for channels in (4, 8):
+        kernel = layer(channels, dtype=np.float64)
+        small = ConvOperator(kernel, (16, 16))
+        reference = float(np.linalg.svd(small.to_dense(), compute_uv=False)[-1])
+        rows = [
+            ("convla", [lambda o=small: smallest_singular_value(o).value]),
+            ("sparse LU + svds", [lambda k=kernel: lu_svds(k, 16)]),
+        ]
+        if arguments.slow:
+            rows.append(("svds SM", [lambda o=small: svds_value(o.as_linear_operator(), which="SM", maxiter=20000)]))
+        block(
+            f"sigma_min, {channels} -> {channels}, 3x3, 16x16, zero-padded",
+            rows,
+            reference,
+            repeats if not arguments.slow else 1,
+        )
+
+    kernel = layer(64)
+    circular = ConvOperator(kernel, (32, 32), boundary="circular")
+    block(
+        "All singular values, 64 -> 64, 3x3, 32x32, circular",
+        [
+            ("convla", [lambda: float(singular_values(circular).values[0])]),
+            ("NumPy fft2 + batched svd", [lambda: fft_svd(kernel, 32)]),
+        ],
+        fft_svd(kernel.astype(np.float64), 32),
+        repeats,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,247 @@
+"""What `convla inspect` shows: a row of quantities for each convolution kernel of a model."""
+
+from __future__ import annotations
+
+import fnmatch
+import math
+import os
+import time
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from convla._validate import check_integer
+from convla.errors import ConvlaError
+from convla.geometry import ConvGeometry
+from convla.layer_similarity import convolutional_similarity
+from convla.model_files import split_kernels
+from convla.orthogonality import kernel_orthogonality, mutual_coherence, ocnn_residual, spectral_isometry
+from convla.typing import Padding
+
+__all__ = [
+    "COLUMNS",
+    "Column",
+    "Inspection",
+    "Layer",
+    "LayerReport",
+    "LayerSettings",
+    "inspect_network",
+    "read_settings",
+]
+
+
+@dataclass(frozen=True)
+class LayerSettings:
+    """How a layer uses its kernel; what a file of weights does not say."""
+
+    padding: Padding = "same"
+    stride: int = 1
+    dilation: int = 1
+    groups: int = 1
+    image: tuple[int, ...] | None = None
+    """The image that this layer is given, where it is another than the command's."""
+
+
+class Layer(NamedTuple):
+    """A kernel (c_out, c_in // groups, *kernel) and the map that it stands for."""
+
+    kernel: np.ndarray[Any, Any]
+    settings: LayerSettings
+    geometry: ConvGeometry
+
+
+class Column(NamedTuple):
+    """One quantity: its name in a report, its heading in a table, and how a layer's is found."""
+
+    name: str
+    heading: str
+    compute: Callable[[Layer], float]
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """The quantities of one layer."""
+
+    name: str
+    shape: tuple[int, ...]
+    settings: LayerSettings
+    quantities: dict[str, float | None]
+    """By column name; None where a quantity is not defined, and `notes` says why."""
+    notes: tuple[str, ...]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """The layers of a model, and what is no convolution kernel in it, with the reason."""
+
+    layers: tuple[LayerReport, ...]
+    others: dict[str, str]
+
+    def as_data(self) -> dict[str, Any]:
+        """Return the whole as mappings, lists, numbers and strings, for JSON."""
+        return {"layers": [asdict(layer) for layer in self.layers], "others": self.others}
+
+
+def read_settings(path: str | os.PathLike[str], default: LayerSettings) -> list[tuple[str, LayerSettings]]:
+    r"""Read how layers use their kernels from a TOML file.
+
+    Each table is for the layers that its name matches, ``*`` standing for anything; a later one goes before an earlier
+    one. Its keys are padding, stride, dilation, groups and image; what it leaves out is as in `default`.
+
+    Parameters
+    ----------
+    path : path
+        Such as a file of ``["layer2.*"]`` and ``stride = 2`` on two lines.
+    default : LayerSettings
+
+    Returns
+    -------
+    list of (pattern, LayerSettings)
+
+    Raises
+    ------
+    ValueError
+        If the file is not TOML, or has an unknown key.
+    OSError
+        If it cannot be read.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> from convla.inspection import LayerSettings, read_settings
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder) / "layers.toml"
+    ...     _ = path.write_text('["layer2.*"]\nstride = 2\n')
+    ...     read_settings(path, LayerSettings())[0][1].stride
+    2
+    """
+    try:
+        tables = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not a TOML file: {error}") from error
+    known = set(asdict(default))
+    settings = []
+    for pattern, table in tables.items():
+        if not isinstance(table, dict) or not set(table) <= known:
+            raise ValueError(f"{path}: [{pattern}] must be a table with the keys {', '.join(sorted(known))}")
+        if "image" in table:
+            table["image"] = tuple(table["image"])
+        settings.append((pattern, replace(default, **table)))
+    return settings
+
+
+def inspect_network(
+    arrays: Mapping[str, Any],
+    image: Sequence[int],
+    *,
+    default: LayerSettings | None = None,
+    settings: Sequence[tuple[str, LayerSettings]] = (),
+    progress: Callable[[str], None] | None = None,
+) -> Inspection:
+    """Measure every convolution kernel among a model's arrays.
+
+    Parameters
+    ----------
+    arrays : mapping of str to numpy.ndarray
+        As `read_weights` returns them.
+    image : sequence of int
+        The image that each layer is given. A file of weights does not say how layers follow each other; give layers of
+        other images theirs in `settings`. For kernels with another number of axes its last size is repeated.
+    default : LayerSettings, optional
+        For layers that no pattern matches: padding "same", stride 1, one group.
+    settings : sequence of (pattern, LayerSettings)
+        As `read_settings` returns them; the last that matches a layer's name is taken.
+    progress : callable, optional
+        Called with the name of each layer that is done.
+
+    Returns
+    -------
+    Inspection
+
+    Raises
+    ------
+    ShapeError, TypeError, ValueError
+        If settings do not fit a kernel; the message begins with the layer's name.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from convla.inspection import inspect_network
+    >>> report = inspect_network({"conv": np.ones((2, 1, 1)), "bias": np.ones(2)}, (8, 8))
+    >>> report.layers[0].quantities["similarity"], report.others
+    (1.0, {'bias': '1 axes: a convolution kernel has 3 to 5, (c_out, c_in, *kernel)'})
+    """
+    sizes = tuple(check_integer("image", size, minimum=1) for size in image)
+    kernels, others = split_kernels(arrays)
+    reports = []
+    for name, kernel in kernels.items():
+        chosen = default or LayerSettings()
+        for pattern, match in settings:
+            if fnmatch.fnmatchcase(name, pattern):
+                chosen = match
+        reports.append(_inspect_layer(name, kernel, chosen, sizes))
+        if progress is not None:
+            progress(name)
+    return Inspection(tuple(reports), others)
+
+
+def _inspect_layer(name: str, kernel: Any, settings: LayerSettings, image: tuple[int, ...]) -> LayerReport:
+    rank = kernel.ndim - 2
+    sizes = settings.image or (*image, *(image[-1],) * rank)[:rank]
+    try:
+        geometry = ConvGeometry(
+            kernel.shape,
+            sizes,
+            padding=settings.padding,
+            stride=settings.stride,
+            dilation=settings.dilation,
+            groups=settings.groups,
+        )
+    except (ConvlaError, TypeError, ValueError) as error:
+        raise type(error)(f"layer {name}: {error}") from error
+    layer = Layer(kernel, settings, geometry)
+    began = time.perf_counter()
+    quantities: dict[str, float | None] = {}
+    notes = []
+    for column in COLUMNS:
+        try:
+            quantities[column.name] = column.compute(layer)
+        except (TypeError, ValueError) as error:
+            quantities[column.name] = None
+            notes.append(f"{column.heading}: {error}")
+    return LayerReport(name, kernel.shape, settings, quantities, tuple(notes), time.perf_counter() - began)
+
+
+def _mean_normalized_similarity(layer: Layer) -> float:
+    count = layer.kernel.shape[0]
+    if count < 2:
+        raise ValueError(f"a layer of one kernel has no pairs, got shape {layer.kernel.shape}")
+    return float(convolutional_similarity(layer.kernel, normalized=True)) / math.comb(count, 2)
+
+
+def _over_groups(measure: Callable[[Any], Any], layer: Layer) -> list[float]:
+    # Kernels of different groups see different channels: their rows of the layer's matrix cannot meet.
+    return [float(measure(group)) for group in np.split(layer.kernel, layer.settings.groups)]
+
+
+# The quantities that need the layer's spectrum go here too: a Column that computes them from the Layer.
+COLUMNS: tuple[Column, ...] = (
+    Column("similarity", "L_CS", lambda layer: float(convolutional_similarity(layer.kernel))),
+    Column("normalized_similarity", "per pair, scaled", _mean_normalized_similarity),
+    Column("kernel_orthogonality", "|WW'-I|^2", lambda layer: math.fsum(_over_groups(kernel_orthogonality, layer))),
+    Column("spectral_isometry", "SRIP", lambda layer: max(_over_groups(spectral_isometry, layer))),
+    Column("mutual_coherence", "coherence", lambda layer: max(_over_groups(mutual_coherence, layer))),
+    Column(
+        "ocnn_residual",
+        "OCNN",
+        lambda layer: math.fsum(
+            _over_groups(lambda group: ocnn_residual(group, stride=layer.settings.stride), layer),
+        ),
+    ),
+)
+"""What `inspect_network` measures, in the order of the table."""

@@ -1,0 +1,278 @@
+"""Convolutional similarity of a whole network, and its minimisation before training (CSM Algorithm 1)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from convla._array import accumulation_dtype, is_numpy, namespace
+from convla._validate import check_array, check_integer
+from convla.descent import Adam
+from convla.errors import ShapeError
+from convla.layer_similarity import Pairs, convolutional_similarity_and_gradient, similarities_of_equal_layers
+from convla.typing import Array, ArrayLike, Engine, Namespace
+
+__all__ = ["Initialization", "NetworkSimilarity", "initialize_network", "network_similarity"]
+
+
+class NetworkSimilarity(NamedTuple):
+    """The convolutional similarity of a network's layers."""
+
+    total: float
+    layers: dict[str, float]
+    gradients: dict[str, Array]
+
+
+def network_similarity(
+    kernels: Mapping[str, ArrayLike],
+    *,
+    pairs: Pairs = "unordered",
+    normalized: bool = False,
+    engine: Engine = "auto",
+) -> NetworkSimilarity:
+    """Return the convolutional similarity of every layer of a network, their sum, and the gradients.
+
+    Parameters
+    ----------
+    kernels : mapping of str to array of shape (c_out, c_in, *kernel)
+        The layers by name.
+    pairs, normalized, engine
+        As in `convolutional_similarity`.
+
+    Returns
+    -------
+    NetworkSimilarity
+        ``total`` and ``layers`` (by name) as floats, ``gradients`` by name, of the kernels' shapes and dtypes.
+
+    Raises
+    ------
+    TypeError, ShapeError, ValueError, OverflowError, EngineError
+        As `convolutional_similarity`; the message begins with the layer's name.
+
+    Notes
+    -----
+    On a GPU, layers of equal shape are stacked and run in the launches of one.
+
+    References
+    ----------
+    CSM, Algorithms 1 and 2.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from convla import network_similarity
+    >>> network = {"first": np.array([[[1.0, 2.0]], [[3.0, -1.0]]]), "second": np.ones((2, 1, 1))}
+    >>> result = network_similarity(network)
+    >>> result.total, result.layers
+    (39.0, {'first': 38.0, 'second': 1.0})
+    """
+    names = list(kernels)
+    arrays = {name: _layer(name, kernels[name]) for name in names}
+    results: dict[str, tuple[Array, Array]] = {}
+    for group in _groups(arrays):
+        try:
+            if len(group) == 1:
+                results[group[0]] = convolutional_similarity_and_gradient(
+                    arrays[group[0]], pairs=pairs, normalized=normalized, engine=engine
+                )
+            else:
+                stacked = similarities_of_equal_layers(
+                    [arrays[name] for name in group], pairs=pairs, normalized=normalized, engine=engine
+                )
+                results.update(zip(group, stacked, strict=True))
+        except (TypeError, ValueError, OverflowError) as error:
+            raise type(error)(f"layer {', '.join(group)}: {error}") from error
+    layers = {name: float(results[name][0]) for name in names}
+    return NetworkSimilarity(math.fsum(layers.values()), layers, {name: results[name][1] for name in names})
+
+
+@dataclass
+class Initialization:
+    """Where a minimisation of convolutional similarity stands; `initialize_network` goes on from it."""
+
+    kernels: dict[str, Array]
+    """The kernels after `iteration` steps."""
+    settings: dict[str, Any]
+    """What the steps depend on; going on with others is refused."""
+    norms: dict[str, Array]
+    """The norms of the filters at the start, (c_out, 1, ...); empty where they are not kept."""
+    iteration: int = 0
+    losses: list[float] = field(default_factory=list)
+    """The network's similarity before each step."""
+    optimizers: dict[str, Adam] = field(default_factory=dict)
+
+    def to_arrays(self) -> dict[str, Any]:
+        """Return the whole state as NumPy arrays by name, to be saved."""
+        arrays: dict[str, Any] = {
+            "iteration": np.array(self.iteration),
+            "losses": np.array(self.losses, dtype=np.float64),
+            **{f"setting:{key}": np.array(value) for key, value in self.settings.items()},
+        }
+        for name, kernel in self.kernels.items():
+            arrays[f"kernel:{name}"] = kernel
+            if self.norms:
+                arrays[f"norms:{name}"] = self.norms[name]
+            if self.iteration:
+                arrays[f"first:{name}"], arrays[f"second:{name}"] = self.optimizers[name].moments
+        return arrays
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, Any]) -> Initialization:
+        """Return the state that `to_arrays` gave.
+
+        Raises
+        ------
+        ValueError
+            If the arrays are not those of a state.
+        """
+        try:
+            named: dict[str, dict[str, Any]] = {}
+            for key, array in arrays.items():
+                kind, _, name = key.partition(":")
+                named.setdefault(kind, {})[name] = array
+            settings = {name: array.tolist() for name, array in named["setting"].items()}
+            state = cls(
+                kernels=dict(named["kernel"]),
+                settings=settings,
+                norms=named.get("norms", {}),
+                iteration=int(named["iteration"][""]),
+                losses=named["losses"][""].tolist(),
+            )
+            state.optimizers = {name: _adam(settings) for name in state.kernels}
+            if state.iteration:
+                for name, adam in state.optimizers.items():
+                    adam.restore(state.iteration, named["first"][name], named["second"][name])
+        except (KeyError, AttributeError, TypeError) as error:
+            raise ValueError(f"not the state of an initialization: {error}") from error
+        return state
+
+
+def initialize_network(
+    kernels: Mapping[str, ArrayLike],
+    *,
+    iterations: int = 200,
+    learning_rate: float = 0.001,
+    betas: tuple[float, float] = (0.5, 0.999),
+    keep_norms: bool = False,
+    state: Initialization | None = None,
+    progress: Callable[[Initialization], None] | None = None,
+    engine: Engine = "auto",
+) -> Initialization:
+    """Minimise a network's convolutional similarity before training (CSM Algorithm 1).
+
+    Parameters
+    ----------
+    kernels : mapping of str to array of shape (c_out, c_in, *kernel)
+        The layers by name, float32 or float64. They are not changed.
+    iterations : int, default 200
+        Steps of Adam in all, those of `state` among them.
+    learning_rate : float, default 0.001
+        Of Adam.
+    betas : tuple of float, default (0.5, 0.999)
+        Of Adam.
+    keep_norms : bool, default False
+        Minimise the normalised similarity instead, and bring every filter back to its norm at the start after each
+        step. Without it the loss is the published one, which is least at kernels that are 0, and the norms fall.
+    state : Initialization, optional
+        Go on from there, with the same settings; `kernels` then only names the layers.
+    progress : callable, optional
+        Called with the state after each step.
+    engine : {"auto", "reference", "numba", "cuda"}
+        As in `convolutional_similarity`.
+
+    Returns
+    -------
+    Initialization
+        The kernels, the losses before each step, and what is needed to go on.
+
+    Raises
+    ------
+    TypeError, ShapeError, ValueError
+        If a layer is no array of finite real numbers of that shape, an option is out of range, or `state` belongs to
+        other layers or other settings. The message begins with the layer's name.
+
+    Notes
+    -----
+    Stopping and going on gives the same bits as not stopping, for any number of threads.
+
+    References
+    ----------
+    CSM, Algorithm 1 and Section 6.3.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from convla import initialize_network
+    >>> network = {"conv": np.random.default_rng(0).standard_normal((4, 3, 3, 3))}
+    >>> result = initialize_network(network, iterations=20)
+    >>> len(result.losses), result.losses[-1] < result.losses[0]
+    (20, True)
+    """
+    iterations = check_integer("iterations", iterations, minimum=0)
+    settings = {"learning_rate": learning_rate, "betas": list(betas), "keep_norms": keep_norms}
+    if state is None:
+        layers = {name: _layer(name, kernel, floating=True) for name, kernel in kernels.items()}
+        norms = {name: _norms(layer) for name, layer in layers.items()} if keep_norms else {}
+        state = Initialization(layers, settings, norms, optimizers={name: _adam(settings) for name in layers})
+    elif state.settings != settings or set(state.kernels) != set(kernels):
+        raise ValueError(
+            f"state belongs to layers {sorted(state.kernels)} and settings {state.settings}, got {sorted(kernels)} and "
+            f"{settings}"
+        )
+    while state.iteration < iterations:
+        _step(state, engine)
+        if progress is not None:
+            progress(state)
+    return state
+
+
+def _step(state: Initialization, engine: Engine) -> None:
+    similarity = network_similarity(state.kernels, normalized=bool(state.settings["keep_norms"]), engine=engine)
+    state.losses.append(similarity.total)
+    for name, gradient in similarity.gradients.items():
+        kernel = state.optimizers[name].step(state.kernels[name], gradient)
+        if state.norms:
+            xp = namespace(kernel)
+            kernel = kernel * xp.astype(state.norms[name] / _norms(kernel), kernel.dtype)
+        state.kernels[name] = kernel
+    state.iteration += 1
+
+
+def _adam(settings: Mapping[str, Any]) -> Adam:
+    beta1, beta2 = settings["betas"]
+    return Adam(settings["learning_rate"], betas=(beta1, beta2))
+
+
+def _norms(kernel: Array) -> Array:
+    """Return the norm of each filter in float64, (c_out, 1, ...)."""
+    xp = namespace(kernel)
+    wide = xp.astype(kernel, accumulation_dtype(kernel, xp), copy=False)
+    return xp.sqrt(xp.sum(wide * wide, axis=tuple(range(1, kernel.ndim)), keepdims=True))
+
+
+def _layer(name: str, kernel: ArrayLike, *, floating: bool = False) -> Array:
+    xp = namespace(kernel)
+    try:
+        array = check_array("kernels", kernel, xp, min_ndim=3, axes="(c_out, c_in, *kernel)", finite=False)
+    except (TypeError, ShapeError) as error:
+        raise type(error)(f"layer {name}: {error}") from error
+    if floating and not _is_floating(array, xp):
+        raise TypeError(f"layer {name}: kernels must be float32 or float64, got dtype {array.dtype}")
+    return array
+
+
+def _is_floating(array: Array, xp: Namespace) -> bool:
+    return array.dtype in (xp.float32, xp.float64)
+
+
+def _groups(arrays: Mapping[str, Array]) -> list[list[str]]:
+    """Return the names of layers to be run together: on a GPU those of one shape and dtype, else each alone."""
+    groups: dict[Any, list[str]] = {}
+    for name, array in arrays.items():
+        key = name if is_numpy(array) else (tuple(array.shape), str(array.dtype))
+        groups.setdefault(key, []).append(name)
+    return list(groups.values())

@@ -1,0 +1,340 @@
+"""What convolutional similarity is compared with: four measures of how far a layer's kernels are from orthogonal.
+
+With W the kernels reshaped to rows, (c_out, c_in * taps), three of them look at W W^T alone, at kernels that meet
+without a shift; the OCNN residual looks at all shifts.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import array_api_extra as xpx
+
+from convla._array import accumulation_dtype, device_of, is_exact, namespace
+from convla._validate import check_array, check_integer
+from convla.errors import ShapeError
+from convla.typing import Array, ArrayLike, Namespace
+
+__all__ = [
+    "kernel_orthogonality",
+    "kernel_orthogonality_gradient",
+    "mutual_coherence",
+    "mutual_coherence_gradient",
+    "ocnn_residual",
+    "ocnn_residual_gradient",
+    "spectral_isometry",
+    "spectral_isometry_gradient",
+]
+
+
+def kernel_orthogonality(kernels: ArrayLike) -> Array:
+    """Return the squared Frobenius norm of W W^T - I, W the kernels reshaped to rows.
+
+    Parameters
+    ----------
+    kernels : array of shape (c_out, c_in, *kernel)
+        One to three kernel axes; float32 or float64, integers become float64.
+
+    Returns
+    -------
+    array of shape ()
+        Of the kernels' dtype; the sums are kept in float64.
+
+    Raises
+    ------
+    TypeError, ShapeError, ValueError
+        If `kernels` is no array of finite real numbers of that shape.
+
+    Notes
+    -----
+    It cannot be 0 where c_out > c_in * taps; the least value is then c_out - c_in * taps.
+
+    References
+    ----------
+    D. Xie, J. Xiong and S. Pu, All You Need is Beyond a Good Init, CVPR 2017.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from convla.orthogonality import kernel_orthogonality
+    >>> round(float(kernel_orthogonality(np.array([[[0.6, 0.8]], [[0.8, -0.6]]]))), 12)
+    0.0
+    """
+    rows, kernels, xp = _rows(kernels)
+    residual = _gram_residual(rows, xp)
+    return xp.astype(xp.sum(residual * residual), kernels.dtype)
+
+
+def kernel_orthogonality_gradient(kernels: ArrayLike) -> Array:
+    """Return the gradient of `kernel_orthogonality`, 4 (W W^T - I) W in the kernels' shape and dtype.
+
+    Parameters and errors are those of `kernel_orthogonality`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from convla.orthogonality import kernel_orthogonality_gradient
+    >>> kernel_orthogonality_gradient(np.array([[[1.0, 1.0]]]))
+    array([[[4., 4.]]])
+    """
+    rows, kernels, xp = _rows(kernels)
+    return _like(4.0 * (_gram_residual(rows, xp) @ rows), kernels, xp)
+
+
+def ocnn_residual(kernels: ArrayLike, *, stride: int = 1) -> Array:
+    """Return the squared norm by which correlating the kernels with themselves misses the identity (OCNN).
+
+    With Z[i, j] the full cross-correlation of K_i and K_j, summed over their channels of equal index and taken at the
+    lags that are multiples of the stride, it is the sum of squares of Z - D, D[i, i] a 1 at lag 0 and D else 0. It is 0
+    exactly where the rows of the layer's matrix are orthonormal, for circular or large enough zero padding.
+
+    Parameters
+    ----------
+    kernels : array of shape (c_out, c_in, *kernel)
+        One to three kernel axes; float32 or float64, integers become float64.
+    stride : int, default 1
+        The layer's stride, along all axes.
+
+    Returns
+    -------
+    array of shape ()
+        Of the kernels' dtype; sums over lags and filters are kept in float64.
+
+    Raises
+    ------
+    TypeError, ShapeError, ValueError
+        If `kernels` is no array of finite real numbers of that shape, or the stride is no positive integer.
+
+    Notes
+    -----
+    Z at lag -t is the transpose of Z at lag t, so half of the lags are formed, each by one matrix product: c_out^2 c_in
+    times half of taps^2 operations at stride 1.
+
+    References
+    ----------
+    J. Wang, Y. Chen, R. Chakraborty and S. X. Yu, Orthogonal Convolutional Neural Networks, CVPR 2020.
+
+    Examples
+    --------
+    Two kernels that are orthonormal where they meet without a shift, and not one tap further:
+
+    >>> import numpy as np
+    >>> from convla.orthogonality import ocnn_residual
+    >>> kernels = np.array([[[0.6, 0.8]], [[0.8, -0.6]]])
+    >>> round(float(ocnn_residual(kernels)), 12), round(float(ocnn_residual(kernels, stride=2)), 12)
+    (2.0, 0.0)
+    """
+    _, kernels, xp = _rows(kernels)
+    total = 0.0
+    for weight, (high, low) in _half_lags(tuple(kernels.shape[2:]), stride):
+        residual = _lag_residual(kernels, high, low, xp)
+        total = total + weight * xp.sum(residual * residual, dtype=xp.float64)
+    return xp.astype(total, kernels.dtype)
+
+
+def ocnn_residual_gradient(kernels: ArrayLike, *, stride: int = 1) -> Array:
+    """Return the gradient of `ocnn_residual`, of the kernels' shape and dtype.
+
+    Parameters and errors are those of `ocnn_residual`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from convla.orthogonality import ocnn_residual_gradient
+    >>> ocnn_residual_gradient(np.array([[[1.0, 1.0]]]))
+    array([[[8., 8.]]])
+    """
+    _, kernels, xp = _rows(kernels)
+    shape = tuple(kernels.shape)
+    gradient = xp.zeros(shape, dtype=kernels.dtype, device=device_of(kernels))
+    for weight, (high, low) in _half_lags(shape[2:], stride):
+        residual = _lag_residual(kernels, high, low, xp)
+        for there, here, matrix in ((high, low, residual), (low, high, xp.matrix_transpose(residual))):
+            image = kernels[there]
+            term = 2.0 * weight * (matrix @ xp.reshape(image, (shape[0], -1)))
+            gradient = xpx.at(gradient)[here].add(xp.reshape(term, tuple(image.shape)))
+    return gradient
+
+
+def spectral_isometry(kernels: ArrayLike) -> Array:
+    """Return the spectral norm of W W^T - I, W the kernels reshaped to rows (the SRIP penalty).
+
+    Parameters
+    ----------
+    kernels : array of shape (c_out, c_in, *kernel)
+        One to three kernel axes; float32 or float64, integers become float64.
+
+    Returns
+    -------
+    array of shape ()
+        The largest abs(s^2 - 1) over the singular values s of W, those 0 where c_out > c_in * taps among them, by a
+        full eigenvalue decomposition in float64, in the kernels' dtype.
+
+    Raises
+    ------
+    TypeError, ShapeError, ValueError
+        If `kernels` is no array of finite real numbers of that shape.
+
+    References
+    ----------
+    N. Bansal, X. Chen and Z. Wang, Can We Gain More from Orthogonality Regularizations in Training Deep CNNs?, NeurIPS
+    2018.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from convla.orthogonality import spectral_isometry
+    >>> round(float(spectral_isometry(np.array([[[2.0, 0.0]], [[0.0, 1.0]]]))), 12)
+    3.0
+    """
+    rows, kernels, xp = _rows(kernels)
+    values = xp.linalg.eigvalsh(_gram_residual(rows, xp))
+    return xp.astype(xp.max(xp.abs(values)), kernels.dtype)
+
+
+def spectral_isometry_gradient(kernels: ArrayLike) -> Array:
+    """Return a subgradient of `spectral_isometry`, of the kernels' shape and dtype.
+
+    It is 2 sign(e) v v^T W for an eigenvalue e of W W^T - I of largest modulus and its unit eigenvector v: the gradient
+    where that eigenvalue is simple and the only one of its modulus, one of many subgradients elsewhere.
+
+    Parameters and errors are those of `spectral_isometry`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from convla.orthogonality import spectral_isometry_gradient
+    >>> spectral_isometry_gradient(np.array([[[2.0, 0.0]], [[0.0, 1.0]]]))
+    array([[[4., 0.]],
+    <BLANKLINE>
+           [[0., 0.]]])
+    """
+    rows, kernels, xp = _rows(kernels)
+    values, vectors = xp.linalg.eigh(_gram_residual(rows, xp))
+    worst = int(xp.argmax(xp.abs(values)))
+    vector = vectors[:, worst : worst + 1]
+    return _like(2.0 * xp.sign(values[worst]) * (vector @ (xp.matrix_transpose(vector) @ rows)), kernels, xp)
+
+
+def mutual_coherence(kernels: ArrayLike) -> Array:
+    """Return the largest modulus of the cosine between two different kernels.
+
+    Parameters
+    ----------
+    kernels : array of shape (c_out, c_in, *kernel)
+        At least two kernels that are not 0; float32 or float64, integers become float64.
+
+    Returns
+    -------
+    array of shape ()
+        Of the kernels' dtype; the sums are kept in float64.
+
+    Raises
+    ------
+    TypeError, ShapeError, ValueError
+        If `kernels` is no array of finite real numbers of that shape, has one kernel only, or a kernel is 0.
+
+    References
+    ----------
+    D. L. Donoho and X. Huo, Uncertainty Principles and Ideal Atomic Decomposition, IEEE Trans. Inf. Theory 47 (2001).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from convla.orthogonality import mutual_coherence
+    >>> round(float(mutual_coherence(np.array([[[1.0, 0.0]], [[3.0, 4.0]]]))), 12)
+    0.6
+    """
+    _, _, cosine, _, kernels, xp = _most_coherent(kernels)
+    return xp.astype(xp.abs(cosine), kernels.dtype)
+
+
+def mutual_coherence_gradient(kernels: ArrayLike) -> Array:
+    """Return a subgradient of `mutual_coherence`, of the kernels' shape and dtype.
+
+    It is the gradient of abs(cos) of the pair that attains the maximum, 0 for all other kernels; where several pairs
+    attain it, of the first of them. At orthogonal kernels, where abs(cos) is not differentiable, it is 0.
+
+    Parameters and errors are those of `mutual_coherence`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from convla.orthogonality import mutual_coherence_gradient
+    >>> mutual_coherence_gradient(np.array([[[1.0, 0.0]], [[3.0, 4.0]]])).round(6)
+    array([[[ 0.   ,  0.8  ]],
+    <BLANKLINE>
+           [[ 0.128, -0.096]]])
+    """
+    i, j, cosine, units, kernels, xp = _most_coherent(kernels)
+    norms, units = units
+    gradient = xp.zeros_like(units)
+    sign = xp.sign(cosine)
+    for here, there in ((i, j), (j, i)):
+        slope = sign * (units[there, :] - cosine * units[here, :]) / norms[here, 0]
+        gradient = xpx.at(gradient)[here, :].set(slope)
+    return _like(gradient, kernels, xp)
+
+
+def _rows(kernels: ArrayLike) -> tuple[Array, Array, Namespace]:
+    """Return the kernels as rows in float64, as they came (floating-point), and their namespace."""
+    xp = namespace(kernels)
+    kernels = check_array("kernels", kernels, xp, min_ndim=3, axes="(c_out, c_in, *kernel)")
+    if kernels.ndim > 5:
+        raise ShapeError(f"kernels must have 1 to 3 axes after its channels, got shape {tuple(kernels.shape)}")
+    if is_exact(kernels):
+        kernels = xp.astype(kernels, xp.float64)
+    if kernels.dtype not in (xp.float32, xp.float64):
+        raise TypeError(f"kernels must be float32, float64 or integers, got dtype {kernels.dtype}")
+    rows = xp.reshape(kernels, (kernels.shape[0], -1))
+    return xp.astype(rows, accumulation_dtype(kernels, xp), copy=False), kernels, xp
+
+
+def _gram_residual(rows: Array, xp: Namespace) -> Array:
+    identity = xp.eye(rows.shape[0], dtype=rows.dtype, device=device_of(rows))
+    return rows @ xp.matrix_transpose(rows) - identity
+
+
+def _like(rows: Array, kernels: Array, xp: Namespace) -> Array:
+    return xp.astype(xp.reshape(rows, tuple(kernels.shape)), kernels.dtype, copy=False)
+
+
+def _half_lags(size: tuple[int, ...], stride: int) -> Iterator[tuple[int, tuple[Any, Any]]]:
+    """Give lag 0 and one of each two (t, -t) that the stride leaves: a weight, and the taps p + t and p it joins."""
+    stride = check_integer("stride", stride, minimum=1)
+    reach = [range(-((k - 1) // stride) * stride, k, stride) for k in size]
+    for lag in itertools.product(*reach):
+        if lag >= (0,) * len(size):
+            high = tuple(slice(max(t, 0), k + min(t, 0)) for t, k in zip(lag, size, strict=True))
+            low = tuple(slice(max(-t, 0), k + min(-t, 0)) for t, k in zip(lag, size, strict=True))
+            yield (2 if any(lag) else 1), ((..., *high), (..., *low))
+
+
+def _lag_residual(kernels: Array, high: Any, low: Any, xp: Namespace) -> Array:
+    """Return Z at one lag, (c_out, c_out), less the identity at lag 0."""
+    count = kernels.shape[0]
+    product = xp.reshape(kernels[low], (count, -1)) @ xp.matrix_transpose(xp.reshape(kernels[high], (count, -1)))
+    return product - xp.eye(count, dtype=product.dtype, device=device_of(product)) if high == low else product
+
+
+def _most_coherent(kernels: ArrayLike) -> tuple[int, int, Array, tuple[Array, Array], Array, Namespace]:
+    """Return the first pair of largest abs(cosine), that cosine, and the norms and unit rows."""
+    rows, kernels, xp = _rows(kernels)
+    count = rows.shape[0]
+    if count < 2:
+        raise ShapeError(f"mutual coherence needs at least two kernels, got shape {tuple(kernels.shape)}")
+    # Divided by their largest entries first, so that no square leaves the range of float64.
+    largest = xp.max(xp.abs(rows), axis=1, keepdims=True)
+    if bool(xp.any(largest == 0)):
+        zero = int(xp.argmin(xp.reshape(largest, (-1,))))
+        raise ValueError(f"mutual coherence needs kernels that are not 0, got kernels[{zero}] = 0")
+    rows = rows / largest
+    norms = xp.sqrt(xp.sum(rows * rows, axis=1, keepdims=True))
+    units = rows / norms
+    cosines = xp.triu(units @ xp.matrix_transpose(units), k=1)
+    i, j = divmod(int(xp.argmax(xp.reshape(xp.abs(cosines), (-1,)))), count)
+    if i == j:  # every cosine is 0
+        i, j = 0, 1
+    return i, j, cosines[i, j], (norms * largest, units), kernels, xp

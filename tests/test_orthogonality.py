@@ -1,0 +1,194 @@
+"""Kernel orthogonality, the OCNN residual, SRIP and mutual coherence against their definitions and PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import array_api_strict
+import numpy as np
+import pytest
+
+from convla import orthogonality
+from convla.errors import ShapeError
+from convla.orthogonality import (
+    kernel_orthogonality,
+    kernel_orthogonality_gradient,
+    mutual_coherence,
+    mutual_coherence_gradient,
+    ocnn_residual,
+    ocnn_residual_gradient,
+    spectral_isometry,
+    spectral_isometry_gradient,
+)
+
+SHAPES = [(4, 3, 3, 3), (5, 2, 4), (3, 2, 2, 3), (6, 1, 1, 1), (7, 1, 2, 2), (2, 2, 2, 1, 3)]
+MEASURES = ["kernel_orthogonality", "ocnn_residual", "spectral_isometry", "mutual_coherence"]
+
+
+def gaussian(shape: tuple[int, ...], seed: int = 0) -> Any:
+    return np.random.default_rng(seed).standard_normal(shape)
+
+
+def measure(name: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    return getattr(orthogonality, name), getattr(orthogonality, f"{name}_gradient")
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", MEASURES)
+def test_gradient_by_central_differences(name: str, shape: tuple[int, ...]) -> None:
+    value, gradient = measure(name)
+    kernels, direction = gaussian(shape), gaussian(shape, seed=1)
+    step = 1e-4
+    f = [float(value(kernels + t * step * direction)) for t in (-2, -1, 1, 2)]
+    difference = (8 * (f[2] - f[1]) - (f[3] - f[0])) / (12 * step)
+    # Rounding of the four values over the step, and the fourth power of the step.
+    tolerance = 1e-15 * max(map(abs, f)) / step * 100 + 1e4 * step**4 * max(map(abs, f))
+    assert abs(float(np.sum(gradient(kernels) * direction)) - difference) <= tolerance
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+class TestDefinitions:
+    def test_kernel_orthogonality(self, shape: tuple[int, ...]) -> None:
+        kernels = gaussian(shape)
+        expected = sum(
+            (np.sum(kernels[i] * kernels[j]) - (i == j)) ** 2 for i in range(shape[0]) for j in range(shape[0])
+        )
+        assert float(kernel_orthogonality(kernels)) == pytest.approx(expected, rel=1e-13)
+
+    def test_spectral_isometry(self, shape: tuple[int, ...]) -> None:
+        kernels = gaussian(shape)
+        values = np.zeros(shape[0])
+        singular = np.linalg.svd(kernels.reshape(shape[0], -1), compute_uv=False)
+        values[: singular.size] = singular
+        assert float(spectral_isometry(kernels)) == pytest.approx(abs(values**2 - 1).max(), rel=1e-13)
+
+    def test_mutual_coherence(self, shape: tuple[int, ...]) -> None:
+        kernels = gaussian(shape)
+        rows = kernels.reshape(shape[0], -1)
+        cosines = [
+            abs(rows[i] @ rows[j]) / np.linalg.norm(rows[i]) / np.linalg.norm(rows[j])
+            for i in range(shape[0])
+            for j in range(i)
+        ]
+        assert float(mutual_coherence(kernels)) == pytest.approx(max(cosines), rel=1e-13)
+        gradient = mutual_coherence_gradient(kernels)
+        touched = np.any(gradient.reshape(shape[0], -1) != 0, axis=1).sum()
+        # One number per kernel: all cosines are +-1, and constant.
+        assert touched == (0 if rows.shape[1] == 1 else 2) or np.abs(gradient).max() < 1e-12
+
+    @pytest.mark.parametrize("stride", [1, 2, 3])
+    def test_ocnn_residual_by_its_sum(self, shape: tuple[int, ...], stride: int) -> None:
+        kernels = gaussian(shape)
+        lags: dict[tuple[int, ...], Any] = {(0,) * (len(shape) - 2): -np.eye(shape[0])}
+        for p in np.ndindex(*shape[2:]):
+            for q in np.ndindex(*shape[2:]):
+                lag = tuple(b - a for a, b in zip(p, q, strict=True))
+                if all(t % stride == 0 for t in lag):
+                    lags[lag] = lags.get(lag, 0) + kernels[(..., *p)] @ kernels[(..., *q)].T
+        expected = sum((matrix**2).sum() for matrix in lags.values())
+        assert float(ocnn_residual(kernels, stride=stride)) == pytest.approx(expected, rel=1e-13)
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("stride", [1, 2])
+def test_ocnn_residual_by_pytorch(stride: int) -> None:
+    import torch
+
+    kernels = torch.tensor(gaussian((5, 3, 3, 3)), requires_grad=True)
+    # OCNN's padding: the largest multiple of the stride below the kernel's size.
+    padding = 2 // stride * stride
+    correlation = torch.nn.functional.conv2d(kernels, kernels, padding=padding, stride=stride)
+    target = torch.zeros_like(correlation)
+    middle = correlation.shape[-1] // 2
+    target[:, :, middle, middle] = torch.eye(5)
+    total = ((correlation - target) ** 2).sum()
+    total.backward()
+    assert float(ocnn_residual(kernels.detach(), stride=stride)) == pytest.approx(float(total.detach()), rel=1e-13)
+    gradient = np.asarray(ocnn_residual_gradient(kernels.detach(), stride=stride))
+    expected = np.asarray(kernels.grad)
+    assert gradient == pytest.approx(expected, abs=1e-13 * abs(expected).max())
+
+
+@pytest.mark.parametrize("name", MEASURES)
+class TestEveryMeasure:
+    @pytest.mark.parametrize("dtype", ["float32", "float64"])
+    def test_dtype_is_kept(self, name: str, dtype: str) -> None:
+        value, gradient = measure(name)
+        kernels = gaussian((4, 3, 3, 3))
+        narrow = kernels.astype(dtype)
+        assert value(narrow).dtype == gradient(narrow).dtype == dtype
+        eps = float(np.finfo(dtype).eps)
+        assert float(value(narrow)) == pytest.approx(float(value(kernels)), rel=100 * eps)
+        expected = gradient(kernels)
+        assert gradient(narrow) == pytest.approx(expected, abs=100 * eps * abs(expected).max())
+
+    @pytest.mark.parametrize("device", ["CPU_DEVICE", "device1"])
+    def test_array_api_strict(self, name: str, device: str) -> None:
+        kernels = gaussian((4, 2, 3, 2))
+        strict = array_api_strict.asarray(kernels, device=array_api_strict.Device(device))
+        for function in measure(name):
+            result = function(strict)
+            assert result.device == strict.device
+            host = np.asarray(result.to_device(array_api_strict.Device("CPU_DEVICE")))
+            assert host == pytest.approx(function(kernels), rel=1e-12, abs=1e-12)
+
+    def test_zero_at_orthonormal_kernels(self, name: str) -> None:
+        # One tap each, at no distance: orthonormal under every shift as well.
+        kernels = np.zeros((2, 2, 3))
+        kernels[0, 0, 1] = kernels[1, 1, 1] = 1.0
+        value, gradient = measure(name)
+        assert float(value(kernels)) == 0
+        assert np.all(gradient(kernels) == 0)
+
+    @pytest.mark.parametrize(
+        ("kernels", "error", "message"),
+        [
+            (np.ones((2, 3)), ShapeError, "kernels must have at least 3 axes"),
+            (np.ones((2,) * 6), ShapeError, "kernels must have 1 to 3 axes after its channels"),
+            (np.ones((2, 0, 3)), ShapeError, "kernels must have no empty axis"),
+            (np.full((2, 1, 3), np.nan), ValueError, "kernels must be finite"),
+            (np.ones((2, 1, 3), dtype=complex), TypeError, "kernels must hold real numbers"),
+            (np.ones((2, 1, 3), dtype=np.float16), TypeError, "kernels must be float32, float64 or integers"),
+            ("abc", TypeError, "kernels must"),
+        ],
+    )
+    def test_bad_kernels(self, name: str, kernels: Any, error: type[Exception], message: str) -> None:
+        for function in measure(name):
+            with pytest.raises(error, match=message):
+                function(kernels)
+
+
+def test_bad_stride() -> None:
+    with pytest.raises(ValueError, match="stride must be at least 1, got 0"):
+        ocnn_residual(gaussian((2, 1, 3)), stride=0)
+    with pytest.raises(TypeError, match=r"stride must be an integer, got 1\.5"):
+        ocnn_residual_gradient(gaussian((2, 1, 3)), stride=1.5)
+
+
+def test_coherence_needs_two_kernels_that_are_not_zero() -> None:
+    with pytest.raises(ShapeError, match="needs at least two kernels"):
+        mutual_coherence(gaussian((1, 2, 3)))
+    with pytest.raises(ValueError, match=r"got kernels\[1\] = 0"):
+        mutual_coherence(np.stack([gaussian((2, 3)), np.zeros((2, 3))]))
+
+
+@pytest.mark.parametrize("scale", [1e-200, 1e200])
+def test_coherence_at_extreme_scales(scale: float) -> None:
+    kernels = gaussian((3, 2, 3))
+    expected = float(mutual_coherence(kernels))
+    kernels[1] *= scale
+    assert float(mutual_coherence(kernels)) == pytest.approx(expected, rel=1e-14)
+
+
+def test_integers_are_taken_as_float64() -> None:
+    kernels = np.random.default_rng(0).integers(-3, 4, (3, 2, 3))
+    for value, gradient in map(measure, MEASURES):
+        assert float(value(kernels)) == float(value(kernels.astype(float)))
+        assert np.array_equal(gradient(kernels), gradient(kernels.astype(float)))
+
+
+def test_kernel_orthogonality_gradient_by_hand() -> None:
+    # W = (2), W W^T - I = 3, and 4 * 3 * 2 = 24.
+    assert kernel_orthogonality_gradient(np.array([[[2.0]]])).item() == 24.0
+    assert spectral_isometry_gradient(np.array([[[0.5]]])).item() == -1.0
