@@ -230,5 +230,5 @@ def test_bad_input_is_named() -> None:
         adapter.GradientTransform([weight], "sobolev")
     with pytest.raises(ValueError, match=r"transform must be one of 'reweighted', .*got 'sobelov'"):
         adapter.GradientTransform(optimizer, "sobelov")
-    with pytest.raises(TypeError, match="kernels must be float32, float64 or integers, got dtype torch.float16"):
+    with pytest.raises(TypeError, match=r"kernels must be float32, .*got dtype torch.float16"):
         adapter.ocnn_loss(weight.half())
