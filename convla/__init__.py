@@ -15,6 +15,8 @@ from convla.layer_similarity import (
 from convla.network import Initialization, NetworkSimilarity, initialize_network, network_similarity
 from convla.operators import ConvOperator
 from convla.orthonormal import orthonormalize, orthonormalize_operator
+from convla.penalties import penalty, penalty_gradient
+from convla.penalty_descent import PenaltyDescent, Trace, minimize_penalty
 from convla.similarity import (
     feature_map_gram,
     feature_map_similarity,
@@ -42,8 +44,10 @@ __all__ = [
     "ConvOperator",
     "Initialization",
     "NetworkSimilarity",
+    "PenaltyDescent",
     "SingularValueBounds",
     "SingularValues",
+    "Trace",
     "__version__",
     "asymptotic_largest_singular_value",
     "circulant_matrix",
@@ -69,11 +73,14 @@ __all__ = [
     "kernel_similarity_gradient",
     "laplacian_smoothing",
     "largest_singular_value",
+    "minimize_penalty",
     "network_similarity",
     "normalized_gradient",
     "orthogonal_kernel",
     "orthonormalize",
     "orthonormalize_operator",
+    "penalty",
+    "penalty_gradient",
     "reweighted_gradient",
     "singular_value_bounds",
     "singular_values",

@@ -17,8 +17,10 @@ from rich.table import Table
 
 from convla import __version__
 from convla.errors import ConvlaError
+from convla.experiments.executors import AnySetting
 from convla.experiments.outcome import Outcome
 from convla.experiments.published import QUANTITIES, published_flags
+from convla.experiments.rck_settings import FigureSetting, Traces
 from convla.experiments.report import Report
 from convla.experiments.runner import DEFAULT_TARGETS, Request, Run, reproduce, saved_settings
 from convla.experiments.settings import TARGETS, Readings, Setting
@@ -96,6 +98,7 @@ def _reproduce(
         list[str] | None, typer.Argument(help=f"What to re-run: {', '.join(TARGETS)}; by default tables and controls.")
     ] = None,
     repetitions: Annotated[int, typer.Option(help="Repetitions of every setting.")] = 1000,
+    kernels: Annotated[int, typer.Option(help="Random kernels of each descent of the figures.")] = 5,
     seed: Annotated[int, typer.Option(help="Seed of the random draws.")] = 0,
     similarity: Annotated[
         str, typer.Option(help="Reading of 'feature map similarity': squared, absolute, signed or cosine.")
@@ -112,7 +115,7 @@ def _reproduce(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run in --output.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the whole report there.")] = None,
 ) -> int:
-    """Re-run the toy experiments of CSM Tables 1-6 and print our values beside the published ones.
+    """Re-run the toy experiments of CSM Tables 1-6, or RCK Figures 3.1-3.2, and compare with what was published.
 
     For every cell: ours with its standard error, the printed value, the z score of their difference, and a verdict.
     CSV files, plots and a manifest land in the results folder.
@@ -121,6 +124,7 @@ def _reproduce(
         targets=tuple(targets or DEFAULT_TARGETS),
         repetitions=repetitions,
         seed=seed,
+        kernels=kernels,
         readings=Readings(similarity, kernel_loss, train),
         engine=engine,
         executor=executor,
@@ -144,10 +148,11 @@ def _reproduce(
     return 0
 
 
-def _plot(outcomes: dict[Setting, Outcome], folder: Path) -> list[str]:
+def _plot(outcomes: dict[Setting, Outcome], figures: dict[FigureSetting, Traces], folder: Path) -> list[str]:
     from convla.experiments.plots import plot_run  # matplotlib takes half a second to import
+    from convla.experiments.rck_plots import plot_figures
 
-    return plot_run(outcomes, folder)
+    return plot_run(outcomes, folder) + plot_figures(figures, folder)
 
 
 @app.command("initialize")
@@ -313,15 +318,15 @@ class _ProgressBars:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def start(self, setting: Setting, repetitions: int) -> None:
+    def start(self, setting: AnySetting, repetitions: int) -> None:
         """Show a bar for a setting that begins."""
         self._bars[setting.name] = self._progress.add_task(setting.name, total=repetitions)
 
-    def advance(self, setting: Setting, repetitions: int) -> None:
+    def advance(self, setting: AnySetting, repetitions: int) -> None:
         """Move a setting's bar."""
         self._progress.advance(self._bars[setting.name], repetitions)
 
-    def finish(self, setting: Setting) -> None:
+    def finish(self, setting: AnySetting) -> None:
         """Take a setting's bar away, and move that of the whole."""
         self._progress.remove_task(self._bars.pop(setting.name))
         self._progress.advance(self._whole)

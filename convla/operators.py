@@ -55,6 +55,10 @@ class LinearMap(ABC):
     def T(self) -> LinearMap:
         """The transpose."""
 
+    @abstractmethod
+    def to_dense(self) -> Array:
+        """Return the matrix as an array of the kernel's library."""
+
     @property
     def H(self) -> LinearMap:
         """The conjugate transpose: the transpose, as the kernel is real."""

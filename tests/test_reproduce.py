@@ -103,7 +103,7 @@ def test_a_killed_run_keeps_whole_files(tmp_path: Path) -> None:
     process.wait()
     request = Request(targets=("tables",), repetitions=200_000, output=tmp_path)
     folder = ResultsFolder(tmp_path, request.identity)
-    loaded = [folder.load(setting) for setting in request.settings()]
+    loaded = [folder.load(setting, Outcome, 200_000) for setting in request.settings()]
     assert sum(outcome is not None for outcome in loaded) >= 2
     assert saved_settings(request) == sum(outcome is not None for outcome in loaded)
 

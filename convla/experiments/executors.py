@@ -6,14 +6,18 @@ import contextlib
 import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from convla._validate import check_choice
 from convla.errors import EngineError
 from convla.experiments.outcome import Outcome, check_engine, run_setting
+from convla.experiments.rck_settings import FigureSetting, Traces, run_figure
 from convla.experiments.settings import Readings, Setting
 
-__all__ = ["EXECUTORS", "Job", "Watcher", "run_jobs"]
+__all__ = ["EXECUTORS", "AnyOutcome", "AnySetting", "Job", "Watcher", "run_jobs"]
+
+AnySetting: TypeAlias = Setting | FigureSetting
+AnyOutcome: TypeAlias = Outcome | Traces
 
 EXECUTORS = ("local", "loky")
 
@@ -21,13 +25,13 @@ EXECUTORS = ("local", "loky")
 class Watcher(Protocol):
     """Who is told how a run goes: a progress display, or nobody."""
 
-    def start(self, setting: Setting, repetitions: int) -> None:
+    def start(self, setting: AnySetting, repetitions: int) -> None:
         """Hear that a setting begins."""
 
-    def advance(self, setting: Setting, repetitions: int) -> None:
+    def advance(self, setting: AnySetting, repetitions: int) -> None:
         """Hear that so many more repetitions of a setting are done."""
 
-    def finish(self, setting: Setting) -> None:
+    def finish(self, setting: AnySetting) -> None:
         """Hear that a setting is done, and saved."""
 
 
@@ -39,16 +43,25 @@ class Job:
     readings : Readings
     repetitions, seed : int
     engine : str
+    kernels : int
+        Random kernels of each descent of the figures.
     """
 
-    def __init__(self, readings: Readings, repetitions: int, seed: int, engine: str) -> None:
+    def __init__(self, readings: Readings, repetitions: int, seed: int, engine: str, kernels: int) -> None:
         self.readings = readings
         self.repetitions = repetitions
         self.seed = seed
         self.engine = engine
+        self.kernels = kernels
 
-    def __call__(self, setting: Setting, advance: Callable[[int], None] = lambda _: None) -> Outcome:
+    def size(self, setting: AnySetting) -> int:
+        """Return how many repetitions the setting has."""
+        return self.kernels if isinstance(setting, FigureSetting) else self.repetitions
+
+    def __call__(self, setting: AnySetting, advance: Callable[[int], None] = lambda _: None) -> AnyOutcome:
         """Run the setting."""
+        if isinstance(setting, FigureSetting):
+            return run_figure(setting, kernels=self.kernels, seed=self.seed, advance=advance)
         return run_setting(
             setting,
             self.readings,
@@ -60,14 +73,14 @@ class Job:
 
 
 def run_jobs(
-    job: Job, settings: Sequence[Setting], *, executor: str, workers: int, watcher: Watcher
-) -> Iterator[tuple[Setting, Outcome]]:
+    job: Job, settings: Sequence[AnySetting], *, executor: str, workers: int, watcher: Watcher
+) -> Iterator[tuple[AnySetting, AnyOutcome]]:
     """Yield each setting with its outcome as it ends, in any order.
 
     Parameters
     ----------
     job : Job
-    settings : sequence of Setting
+    settings : sequence of Setting or FigureSetting
     executor : {"local", "loky"}
         "local" runs them in order, each on `workers` threads; "loky" (extra ``parallel``) runs one in each of `workers`
         processes, which pays for the reference engine, a single thread otherwise.
@@ -88,11 +101,11 @@ def run_jobs(
 
 
 def _run_local(
-    job: Job, settings: Sequence[Setting], workers: int, watcher: Watcher
-) -> Iterator[tuple[Setting, Outcome]]:
+    job: Job, settings: Sequence[AnySetting], workers: int, watcher: Watcher
+) -> Iterator[tuple[AnySetting, AnyOutcome]]:
     with _numba_threads(workers) if check_engine(job.engine) == "numba" else contextlib.nullcontext():
         for setting in settings:
-            watcher.start(setting, job.repetitions)
+            watcher.start(setting, job.size(setting))
             yield setting, job(setting, functools.partial(watcher.advance, setting))
 
 
@@ -109,8 +122,8 @@ def _numba_threads(workers: int) -> Iterator[None]:
 
 
 def _run_loky(
-    job: Job, settings: Sequence[Setting], workers: int, watcher: Watcher
-) -> Iterator[tuple[Setting, Outcome]]:
+    job: Job, settings: Sequence[AnySetting], workers: int, watcher: Watcher
+) -> Iterator[tuple[AnySetting, AnyOutcome]]:
     try:
         from loky import as_completed, get_reusable_executor
     except ImportError as error:
@@ -120,10 +133,10 @@ def _run_loky(
     pool = get_reusable_executor(max_workers=min(workers, os.cpu_count() or 1), env=one_thread)
     futures = {pool.submit(job, setting): setting for setting in settings}
     for setting in settings:
-        watcher.start(setting, job.repetitions)
+        watcher.start(setting, job.size(setting))
     try:
         for future in as_completed(futures):
-            watcher.advance(futures[future], job.repetitions)
+            watcher.advance(futures[future], job.size(futures[future]))
             yield futures[future], future.result()
     finally:
         pool.shutdown(kill_workers=any(not future.done() for future in futures))

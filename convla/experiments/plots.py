@@ -15,7 +15,7 @@ from convla.experiments.outcome import Outcome
 from convla.experiments.published import published_cells
 from convla.experiments.settings import Setting
 
-__all__ = ["plot_run"]
+__all__ = ["DECREASE", "INCREASE", "INK", "plot_run", "save_figure"]
 
 DECREASE, INCREASE, INK, PRINTED = "#2a78b5", "#c8442e", "#333333", "#111111"
 MINIMIZED = {
@@ -49,14 +49,15 @@ def plot_run(outcomes: Mapping[Setting, Outcome], folder: Path) -> list[str]:
         rows = {s: o for s, o in outcomes.items() if s.tables == tables and s.control == "loss"}
         if rows:
             files.append(f"tables{tables[0]}{tables[1]}.png")
-            _save(_draw_tables(tables, rows), folder / files[-1])
+            save_figure(_draw_tables(tables, rows), folder / files[-1])
     if any(setting.control != "loss" for setting in outcomes):
         files.append("controls.png")
-        _save(_draw_controls(outcomes), folder / files[-1])
+        save_figure(_draw_controls(outcomes), folder / files[-1])
     return files
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as a PNG."""
     FigureCanvasAgg(figure)
     # No date and no version in the file: the same numbers give the same bytes.
     figure.savefig(path, dpi=150, metadata={"Software": None})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +12,13 @@ import numpy as np
 from convla.experiments.conclusions import Conclusion, draw_conclusions
 from convla.experiments.outcome import Outcome
 from convla.experiments.published import QUANTITIES, TABLES, published_cells, published_flags
+from convla.experiments.rck_conclusions import draw_figure_conclusions
+from convla.experiments.rck_settings import FigureSetting, Traces
 from convla.experiments.results import ResultsFolder
 from convla.experiments.settings import CONTROLS, Setting
 from convla.experiments.statistics import VERDICTS, Verdict, compare, estimate
 
-__all__ = ["CONTROL_HEADER", "TABLE_HEADER", "Report", "build_report"]
+__all__ = ["CONTROL_HEADER", "TABLE_HEADER", "TRACE_HEADER", "Report", "build_report"]
 
 TABLE_HEADER = ("table", "N", "optimizer", "quantity", "published", "ours", "stderr", "z", "verdict")
 CONTROL_HEADER = (
@@ -37,6 +39,19 @@ CONTROL_HEADER = (
     "cosine_after_stderr",
 )
 
+TRACE_HEADER = (
+    "kernel_size",
+    "alpha",
+    "variant",
+    "kernel",
+    "iteration",
+    "reported",
+    "true",
+    "sigma_max",
+    "sigma_min",
+    "condition",
+)
+
 
 @dataclass(frozen=True)
 class Report:
@@ -49,6 +64,8 @@ class Report:
     controls : list of tuple
         Rows under `CONTROL_HEADER`; empty unless the controls were asked for.
     conclusions : list of Conclusion
+    traces : list of tuple
+        Rows under `TRACE_HEADER`, one for each iterate; empty unless the figures were asked for.
     diverged : dict of str to int
         How many repetitions of each setting were dropped, where there were any.
     """
@@ -57,6 +74,7 @@ class Report:
     controls: list[tuple[Any, ...]]
     conclusions: list[Conclusion]
     diverged: dict[str, int]
+    traces: list[tuple[Any, ...]]
 
     def counts(self, columns: str = "ABCD") -> dict[str, int]:
         """Return how many cells of these columns got each verdict."""
@@ -83,6 +101,9 @@ class Report:
         if self.controls:
             files.append("controls.csv")
             folder.write_csv(files[-1], CONTROL_HEADER, self.controls)
+        if self.traces:
+            files.append("traces.csv")
+            folder.write_csv(files[-1], TRACE_HEADER, self.traces)
         if self.conclusions:
             files.append("conclusions.csv")
             rows = [(c.subject, c.statement, c.verdict, c.evidence) for c in self.conclusions]
@@ -104,13 +125,16 @@ class Report:
                 for table, verdicts in self.tables.items()
             },
             "controls": [dict(zip(CONTROL_HEADER, plain(row), strict=True)) for row in self.controls],
+            "traces": [dict(zip(TRACE_HEADER, plain(row), strict=True)) for row in self.traces],
             "conclusions": [vars(conclusion) for conclusion in self.conclusions],
             "diverged": self.diverged,
             "verdicts": self.counts(),
         }
 
 
-def build_report(outcomes: Mapping[Setting, Outcome], targets: Sequence[str]) -> Report:
+def build_report(
+    outcomes: Mapping[Setting, Outcome], targets: Sequence[str], figures: Mapping[FigureSetting, Traces]
+) -> Report:
     """Return the report on the targets, from the outcomes of the settings they need."""
     wanted = [table for table in TABLES if "tables" in targets or f"table{table}" in targets]
     estimates = {setting: estimate(outcome) for setting, outcome in outcomes.items()}
@@ -128,9 +152,19 @@ def build_report(outcomes: Mapping[Setting, Outcome], targets: Sequence[str]) ->
         controls=[_control_row(setting, outcomes[setting]) for setting in sorted(outcomes, key=_control_order)]
         if "controls" in targets
         else [],
-        conclusions=draw_conclusions(outcomes),
+        conclusions=draw_conclusions(outcomes) + draw_figure_conclusions(figures),
         diverged={setting.name: outcome.diverged for setting, outcome in outcomes.items() if outcome.diverged},
+        traces=[row for setting, traces in figures.items() for row in _trace_rows(setting, traces)],
     )
+
+
+def _trace_rows(setting: FigureSetting, traces: Traces) -> Iterator[tuple[Any, ...]]:
+    columns = (traces.reported, traces.true, traces.sigma_max, traces.sigma_min, traces.condition)
+    for kernel, iteration in np.ndindex(traces.true.shape):
+        # A descent that ended early has no more iterates.
+        if iteration <= traces.steps[kernel]:
+            values = (float(column[kernel, iteration]) for column in columns)
+            yield (setting.kernel, setting.alpha, setting.variant, kernel, iteration, *values)
 
 
 def _row(verdict: Verdict) -> tuple[Any, ...]:

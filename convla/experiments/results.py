@@ -11,17 +11,28 @@ import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol, TypeVar
 
 import numpy as np
 
 from convla.errors import ConvlaError
-from convla.experiments.outcome import Outcome
-from convla.experiments.settings import Setting
 
-__all__ = ["ResultsError", "ResultsFolder"]
+__all__ = ["Named", "ResultsError", "ResultsFolder"]
 
 MANIFEST = "manifest.json"
+
+T = TypeVar("T")
+
+
+class Named(Protocol):
+    """What the folder asks of a setting."""
+
+    @property
+    def name(self) -> str:
+        """The name of its file."""
+
+    def describe(self) -> dict[str, Any]:
+        """Return what its numbers depend on, as plain data."""
 
 
 class ResultsError(ConvlaError, ValueError):
@@ -89,24 +100,27 @@ class ResultsFolder:
         with self._writing(MANIFEST, "w") as file:
             file.write(text)
 
-    def save(self, setting: Setting, outcome: Outcome) -> None:
+    def save(self, setting: Named, outcome: Any) -> None:
         """Save what a setting left."""
-        arrays = {field.name: getattr(outcome, field.name) for field in fields(Outcome)}
+        arrays = {field.name: getattr(outcome, field.name) for field in fields(outcome)}
         with self._writing(self._run_file(setting), "wb") as file:
             np.savez(file, setting=np.array(self._stamp(setting)), **arrays)
 
-    def load(self, setting: Setting) -> Outcome | None:
-        """Return what a setting left when it was run in this folder with this identity, or None."""
+    def load(self, setting: Named, kind: type[T], length: int) -> T | None:
+        """Return what a setting left when it was run in this folder with this identity, or None.
+
+        It is a dataclass of arrays, each with as many rows as `length` says.
+        """
         try:
             with open(self.path / self._run_file(setting), "rb") as file, np.load(file, allow_pickle=False) as data:
                 if str(data["setting"]) != self._stamp(setting):
                     return None
-                outcome = Outcome(**{field.name: data[field.name] for field in fields(Outcome)})
+                outcome = kind(**{field.name: data[field.name] for field in fields(kind)})  # type: ignore[arg-type]
         except FileNotFoundError:
             return None
         except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
             raise ResultsError(f"{self.path / self._run_file(setting)} is damaged: delete it") from error
-        if any(len(value) != self.identity["repetitions"] for value in vars(outcome).values()):
+        if any(len(value) != length for value in vars(outcome).values()):
             raise ResultsError(f"{self.path / self._run_file(setting)} lacks repetitions: delete it")
         return outcome
 
@@ -117,11 +131,11 @@ class ResultsFolder:
             writer.writerow(header)
             writer.writerows([["" if value != value else value for value in row] for row in rows])
 
-    def _stamp(self, setting: Setting) -> str:
+    def _stamp(self, setting: Named) -> str:
         return json.dumps({"setting": setting.describe(), "identity": self.identity}, sort_keys=True)
 
     @staticmethod
-    def _run_file(setting: Setting) -> str:
+    def _run_file(setting: Named) -> str:
         return f"runs/{setting.name}.npz"
 
     @contextlib.contextmanager

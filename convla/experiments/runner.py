@@ -14,8 +14,9 @@ from typing import Any
 
 from convla._dispatch import ENGINES
 from convla._validate import check_choice, check_integer
-from convla.experiments.executors import EXECUTORS, Job, Watcher, run_jobs
+from convla.experiments.executors import EXECUTORS, AnyOutcome, AnySetting, Job, Watcher, run_jobs
 from convla.experiments.outcome import Outcome, check_engine
+from convla.experiments.rck_settings import FigureSetting, Traces, figure_settings
 from convla.experiments.report import Report, build_report
 from convla.experiments.results import ResultsFolder
 from convla.experiments.settings import TARGETS, Readings, Setting, control_settings, table_settings
@@ -37,6 +38,8 @@ class Request:
         Of every setting, at least 2.
     seed : int
         At least 0.
+    kernels : int
+        Random kernels of each descent of the figures, at least 2.
     readings : Readings
     engine : {"auto", "reference", "numba", "cuda"}
     executor : {"local", "loky"}
@@ -56,6 +59,7 @@ class Request:
     targets: tuple[str, ...] = DEFAULT_TARGETS
     repetitions: int = 1000
     seed: int = 0
+    kernels: int = 5
     readings: Readings = field(default_factory=Readings)
     engine: str = "auto"
     executor: str = "local"
@@ -70,7 +74,12 @@ class Request:
             raise TypeError(f"readings must be Readings, got {self.readings!r}")
         check_choice("engine", self.engine, ENGINES)
         check_choice("executor", self.executor, EXECUTORS)
-        for name, low, high in (("repetitions", 2, 10**8), ("seed", 0, None), ("workers", 1, None)):
+        for name, low, high in (
+            ("repetitions", 2, 10**8),
+            ("seed", 0, None),
+            ("kernels", 2, 10**4),
+            ("workers", 1, None),
+        ):
             object.__setattr__(self, name, check_integer(name, getattr(self, name), minimum=low, maximum=high))
         object.__setattr__(self, "targets", tuple(self.targets))
 
@@ -80,16 +89,19 @@ class Request:
         return {
             "seed": self.seed,
             "repetitions": self.repetitions,
+            "kernels": self.kernels,
             **asdict(self.readings),
             "convla": metadata.version("convla"),
         }
 
-    def settings(self) -> tuple[Setting, ...]:
+    def settings(self) -> tuple[AnySetting, ...]:
         """Return the settings that the targets need, each once."""
-        tables = [target for target in self.targets if target != "controls"]
-        needed = dict.fromkeys(table_settings(tables) if tables else ())
+        tables = [target for target in self.targets if target.startswith("table")]
+        needed: dict[AnySetting, None] = dict.fromkeys(table_settings(tables) if tables else ())
         if "controls" in self.targets:
             needed |= dict.fromkeys(control_settings())
+        if "figures" in self.targets:
+            needed |= dict.fromkeys(figure_settings())
         return tuple(needed)
 
 
@@ -99,32 +111,33 @@ class Run:
 
     report: Report
     outcomes: dict[Setting, Outcome]
+    figures: dict[FigureSetting, Traces]
     folder: Path
     files: list[str]
     seconds: float
 
 
 class _Silence:
-    def start(self, setting: Setting, repetitions: int) -> None:
+    def start(self, setting: AnySetting, repetitions: int) -> None:
         pass
 
-    def advance(self, setting: Setting, repetitions: int) -> None:
+    def advance(self, setting: AnySetting, repetitions: int) -> None:
         pass
 
-    def finish(self, setting: Setting) -> None:
+    def finish(self, setting: AnySetting) -> None:
         pass
 
 
 def saved_settings(request: Request) -> int:
     """Return how many settings of a request its results folder holds."""
     folder = ResultsFolder(request.output, request.identity)
-    return sum(folder.load(setting) is not None for setting in request.settings())
+    return sum(_load(folder, setting, request) is not None for setting in request.settings())
 
 
 def reproduce(
     request: Request,
     watcher: Watcher | None = None,
-    draw: Callable[[dict[Setting, Outcome], Path], list[str]] = lambda *_: [],
+    draw: Callable[[dict[Setting, Outcome], dict[FigureSetting, Traces], Path], list[str]] = lambda *_: [],
 ) -> Run:
     """Run the settings of a request, save them, and report on them beside the printed numbers.
 
@@ -134,8 +147,8 @@ def reproduce(
     watcher : Watcher, optional
         Who is told how it goes.
     draw : callable, optional
-        Draws pictures of the outcomes into a folder and returns their names: `convla.experiments.plots.plot_run`, which
-        needs matplotlib.
+        Draws pictures of the outcomes and of the figures' traces into a folder and returns their names: by
+        `convla.experiments.plots.plot_run` and `convla.experiments.rck_plots.plot_figures`, which need matplotlib.
 
     Returns
     -------
@@ -163,19 +176,21 @@ def reproduce(
     began = time.perf_counter()
     manifest = _describe(request, settings, engine)
     folder.write_manifest(manifest)
-    outcomes = {}
+    done: dict[AnySetting, AnyOutcome] = {}
     if request.resume:
-        saved = {setting: folder.load(setting) for setting in settings}
-        outcomes = {setting: outcome for setting, outcome in saved.items() if outcome is not None}
-    job = Job(request.readings, request.repetitions, request.seed, request.engine)
-    missing = [setting for setting in settings if setting not in outcomes]
+        saved = {setting: _load(folder, setting, request) for setting in settings}
+        done = {setting: outcome for setting, outcome in saved.items() if outcome is not None}
+    job = Job(request.readings, request.repetitions, request.seed, request.engine, request.kernels)
+    missing = [setting for setting in settings if setting not in done]
     for setting, outcome in run_jobs(job, missing, executor=request.executor, workers=request.workers, watcher=watcher):
         folder.save(setting, outcome)
-        outcomes[setting] = outcome
+        done[setting] = outcome
         watcher.finish(setting)
-    outcomes = {setting: outcomes[setting] for setting in settings}
-    report = build_report(outcomes, request.targets)
-    files = report.write(folder) + draw(outcomes, folder.path)
+    # In the order of the settings, whichever ended first.
+    outcomes = {s: o for s in settings if isinstance(s, Setting) and isinstance(o := done[s], Outcome)}
+    figures = {s: t for s in settings if isinstance(s, FigureSetting) and isinstance(t := done[s], Traces)}
+    report = build_report(outcomes, request.targets, figures)
+    files = report.write(folder) + draw(outcomes, figures, folder.path)
     seconds = time.perf_counter() - began
     folder.write_manifest(
         manifest
@@ -188,10 +203,16 @@ def reproduce(
             "files": files,
         }
     )
-    return Run(report, outcomes, folder.path, files, seconds)
+    return Run(report, outcomes, figures, folder.path, files, seconds)
 
 
-def _describe(request: Request, settings: Sequence[Setting], engine: str) -> dict[str, Any]:
+def _load(folder: ResultsFolder, setting: AnySetting, request: Request) -> AnyOutcome | None:
+    if isinstance(setting, FigureSetting):
+        return folder.load(setting, Traces, request.kernels)
+    return folder.load(setting, Outcome, request.repetitions)
+
+
+def _describe(request: Request, settings: Sequence[AnySetting], engine: str) -> dict[str, Any]:
     packages = ("convla", "numpy", "scipy", "numba", "array-api-compat")
     return {
         "complete": False,

@@ -1,0 +1,83 @@
+"""What one step of Algorithm 2.1 costs, in applications of the operator: float32, no matrix formed.
+
+A step is the gradient of the chosen triplet, the new kernel, and two power iterations on two triplets. Its cost is
+divided by that of one application to one image, the mean of `apply` and `adjoint`, interleaved with it in one run.
+
+    OPENBLAS_NUM_THREADS=1 python benchmarks/bench_penalty.py [--rounds N]
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import statistics
+import time
+
+import numpy as np
+
+from convla import ConvOperator
+from convla.penalties import ActivePairs, pair_gradient
+from convla.tracking import PowerTracker
+
+LAYERS = [
+    ((64, 64, 3, 3), (32, 32)),
+    ((16, 16, 3, 3), (32, 32)),
+    ((128, 128, 3, 3), (16, 16)),
+    ((512, 512, 3, 3), (7, 7)),
+    ((64, 3, 7, 7), (64, 64)),
+    ((3, 3, 3, 3), (15, 15)),
+]
+
+
+def timed(function, *arguments):
+    began = time.perf_counter()
+    result = function(*arguments)
+    return time.perf_counter() - began, result
+
+
+def measure(kernel_shape, image_shape, rounds):
+    rng = np.random.default_rng(0)
+    scale = np.sqrt(np.prod(kernel_shape[1:]))
+    operator = ConvOperator((rng.standard_normal(kernel_shape) / scale).astype(np.float32), image_shape)
+    image = rng.standard_normal(operator.domain_shape).astype(np.float32)
+    features = rng.standard_normal(operator.range_shape).astype(np.float32)
+    tracker = PowerTracker(1.0)
+    vectors = rng.standard_normal((2, image.size)).astype(np.float32)
+    tracker.restore({"vectors": vectors / np.linalg.norm(vectors, axis=1, keepdims=True)}, operator.kernel)
+    pairs = tracker.update(operator)
+
+    def step(operator, pairs):
+        place = slice(0, 1) if pairs.values[0] >= pairs.values[1] else slice(1, 2)
+        active = ActivePairs(
+            float(pairs.values[place][0]), pairs.signs[place], pairs.vectors[place], pairs.images[place]
+        )
+        moved = operator.with_kernel(operator.kernel - 0.01 * pair_gradient(operator, "input", active))
+        return moved, tracker.update(moved)
+
+    ratios, steps, applications = [], [], []
+    for _ in range(rounds):
+        forward, _ = timed(operator.apply, image)
+        backward, _ = timed(operator.adjoint, features)
+        seconds, (operator, pairs) = timed(step, operator, pairs)
+        again, _ = timed(operator.apply, image)
+        application = (0.5 * (forward + again) + backward) / 2
+        ratios.append(seconds / application)
+        steps.append(seconds)
+        applications.append(application)
+    return 1e3 * statistics.median(applications), 1e3 * statistics.median(steps), statistics.median(ratios)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=60)
+    rounds = parser.parse_args().rounds
+    print(f"{platform.processor() or platform.machine()}, NumPy {np.__version__}, {time.strftime('%Y-%m-%d')}")
+    print("| kernel | image | application ms | step ms | step / application |\n|---|---|---|---|---|")
+    for kernel, image in LAYERS:
+        application, step, ratio = measure(kernel, image, rounds)
+        shapes = ("x".join(map(str, kernel)), "x".join(map(str, image)))
+        print(f"| {shapes[0]} | {shapes[1]} | {application:.2f} | {step:.2f} | {ratio:.1f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,118 @@
+"""What a descent knows of the penalty at each iterate: one estimator for each tracker, with the state it carries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+from convla._array import namespace
+from convla.operators import ConvOperator
+from convla.penalties import ActivePairs, active_pairs, cluster, gram_map
+from convla.tracking import BlockTracker, PowerTracker, ShiftedPairs
+from convla.typing import Array
+
+__all__ = ["ESTIMATORS", "Block", "Estimator", "Exact", "Power"]
+
+State = dict[str, np.ndarray[Any, Any]]
+
+
+class Estimator(Protocol):
+    """The penalty and its active pairs, at one kernel after another."""
+
+    def estimate(self, operator: ConvOperator) -> ActivePairs:
+        """Return what is known at this kernel; exact at the first."""
+
+    def state(self) -> State:
+        """Return what is carried to the next kernel."""
+
+    def restore(self, state: Mapping[str, np.ndarray[Any, Any]], like: Array) -> None:
+        """Carry on from a state."""
+
+
+class Exact:
+    """The whole spectrum at every kernel."""
+
+    def __init__(self, alpha: float, gram: str, cluster_rtol: float | None) -> None:
+        self.alpha, self.gram, self.cluster_rtol = alpha, gram, cluster_rtol
+
+    def estimate(self, operator: ConvOperator) -> ActivePairs:
+        return active_pairs(gram_map(operator, self.gram), self.alpha, cluster_rtol=self.cluster_rtol)
+
+    def state(self) -> State:
+        return {}
+
+    def restore(self, state: Mapping[str, np.ndarray[Any, Any]], like: Array) -> None:
+        pass
+
+
+class Power:
+    """Two triplets by the power method, the larger of which is taken: steps 6 and 7 of Algorithm 2.1."""
+
+    def __init__(self, alpha: float, gram: str, iterations: int) -> None:
+        self.gram = gram
+        self.tracker = PowerTracker(alpha, iterations=iterations)
+
+    def estimate(self, operator: ConvOperator) -> ActivePairs:
+        pairs = self.tracker.update(gram_map(operator, self.gram))
+        return _chosen(pairs, 0 if pairs.values.shape[0] == 1 or pairs.values[0] >= pairs.values[1] else 1)
+
+    def state(self) -> State:
+        return self.tracker.state()
+
+    def restore(self, state: Mapping[str, np.ndarray[Any, Any]], like: Array) -> None:
+        self.tracker.restore(state, like)
+
+
+class Block:
+    """Both ends of the spectrum, each by a block of its own; the lower end of a singular Gram matrix is known."""
+
+    def __init__(self, alpha: float, gram: str, cluster_rtol: float | None, block: int, steps: int) -> None:
+        self.alpha, self.gram, self.cluster_rtol = alpha, gram, cluster_rtol
+        # Residuals of a thousandth of sigma_max^2 bound the error of the penalty by as much, and leave the usual small
+        # step of a descent with one or two block steps.
+        self.trackers = {
+            end: BlockTracker(block=block, steps=steps, end=end, rtol=1e-3) for end in ("largest", "smallest")
+        }
+        self.started = False
+
+    def estimate(self, operator: ConvOperator) -> ActivePairs:
+        factor = gram_map(operator, self.gram)
+        xp = namespace(factor.kernel)
+        rows, columns = factor.shape
+        ends = [
+            (tracker.update if self.started else tracker.start)(factor)
+            for end, tracker in self.trackers.items()
+            if end == "largest" or rows >= columns
+        ]
+        self.started = True
+        vectors, images = (xp.concat([getattr(end, name) for end in ends]) for name in ("vectors", "images"))
+        # Of a map with few columns both blocks hold the same vectors; each counts once.
+        total = min(vectors.shape[0], columns)
+        squares = xp.concat([end.singular_values**2 for end in ends])[:total]
+        value, signs, chosen, nulls = cluster(squares, self.alpha, max(0, columns - rows), self.cluster_rtol)
+        return ActivePairs(value, signs, xp.take(vectors, chosen, axis=0), xp.take(images, chosen, axis=0), nulls)
+
+    def state(self) -> State:
+        return {f"{end}_{key}": value for end, t in self.trackers.items() for key, value in t.state().items()}
+
+    def restore(self, state: Mapping[str, np.ndarray[Any, Any]], like: Array) -> None:
+        for end, tracker in self.trackers.items():
+            tracker.restore({k.removeprefix(f"{end}_"): v for k, v in state.items() if k.startswith(end)}, like)
+        self.started = bool(state)
+
+
+def _chosen(pairs: ShiftedPairs, place: int) -> ActivePairs:
+    one = slice(place, place + 1)
+    return ActivePairs(float(pairs.values[place]), pairs.signs[one], pairs.vectors[one, ...], pairs.images[one, ...])
+
+
+ESTIMATORS: dict[str, Callable[..., Estimator]] = {
+    "power": lambda options: Power(options.alpha, options.gram, options.power_iterations),
+    "block": lambda options: Block(
+        options.alpha, options.gram, options.cluster_rtol, options.block, options.block_steps
+    ),
+    "exact": lambda options: Exact(options.alpha, options.gram, options.cluster_rtol),
+}
+"""The estimator of each tracker, made from a descent's options."""

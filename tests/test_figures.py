@@ -1,0 +1,91 @@
+"""RCK Figures 3.1-3.2 through the same command: targets, files, resuming, seeds, and the verdicts they must give."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from convla import ConvOperator, kernel_from_hwio
+from convla.cli import run
+from convla.experiments import rck_settings
+from convla.experiments.rck_settings import FigureSetting, figure_settings, run_figure
+from convla.experiments.results import ResultsError
+from convla.experiments.runner import Request, reproduce
+
+FAST = ((3, 1), (1, 3), (1, 2), (2, 1))  # the two large kernels cost most of the time
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("rck_settings", "rck_conclusions", "rck_plots"):
+        monkeypatch.setattr(f"convla.experiments.{module}.SHAPES", FAST)
+
+
+def test_the_settings_are_those_of_the_two_examples_each_once() -> None:
+    settings = figure_settings()
+    assert len(set(settings)) == len(settings)
+    printed = {(s.kernel, s.alpha) for s in settings if s.variant == "printed"}
+    assert printed == {("3x3x3x1", a) for a in (0.1, 1.0, 5.0, 10.0)} | {
+        (kernel, 1.0) for kernel in ("3x3x1x3", "3x3x3x6", "3x3x6x3")
+    }
+
+
+def test_kernels_are_uniform_and_shared_between_the_panels_of_one_size() -> None:
+    one, ten = (run_figure(FigureSetting(3, 1, alpha), kernels=3, seed=0) for alpha in (1.0, 10.0))
+    np.testing.assert_array_equal(one.sigma_max[:, 0], ten.sigma_max[:, 0])
+    sequence = np.random.SeedSequence(0, spawn_key=(rck_settings.zlib.crc32(b"3x3x3x1"), 2))
+    kernel = kernel_from_hwio(np.random.default_rng(sequence).random((3, 3, 3, 1)))
+    largest = np.linalg.svd(ConvOperator(kernel, (15, 15)).to_dense(), compute_uv=False)[0]
+    assert one.sigma_max[2, 0] == pytest.approx(largest, rel=1e-13)
+    assert one.steps.tolist() == [40.0] * 3
+
+
+@pytest.mark.usefixtures("small")
+def test_the_command_writes_tables_plots_and_verdicts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report = tmp_path / "report.json"
+    arguments = ["reproduce", "figures", "--kernels", "3", "--seed", "1", "--output", str(tmp_path / "out")]
+    assert run([*arguments, "--json", str(report)]) == 0
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"traces.csv", "conclusions.csv", "figure31.png", "figure32.png", "barrier.png", "manifest.json"} <= names
+    assert "does not hold: Section 3, Example 2. For alpha = 5 and 10" in capsys.readouterr().out.replace("\n", " ")
+    verdicts = {c["statement"]: c["verdict"] for c in json.loads(report.read_text())["conclusions"]}
+
+    def verdict(words: str) -> str:
+        return next(verdict for statement, verdict in verdicts.items() if words in statement)
+
+    # What is a theorem, or differs by a factor: it cannot depend on the draws.
+    assert verdict("itself reaches a value below alpha") == "does not hold"
+    assert verdict("There is a barrier") == "holds"
+    assert verdict("the reported value increases back") == "holds"
+    assert verdict("leaves a larger sigma_min") == "holds"
+    with open(tmp_path / "out" / "traces.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    ten = [row for row in rows if (row["alpha"], row["variant"]) == ("10.0", "printed")]
+    for kernel in "012":
+        reported, true = ([float(row[name]) for row in ten if row["kernel"] == kernel] for name in ("reported", "true"))
+        assert len(true) == 41
+        assert min(reported) < 9.0
+        assert min(true) >= 10.0
+
+    before = (tmp_path / "out" / "traces.csv").read_bytes()
+    assert run([*arguments, "--resume"]) == 0
+    assert (tmp_path / "out" / "traces.csv").read_bytes() == before
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["complete"] is True
+    assert manifest["identity"]["kernels"] == 3
+    assert manifest["resumed_settings"] == len(manifest["settings"])
+
+
+def test_another_number_of_kernels_is_another_run(tmp_path: Path) -> None:
+    reproduce(Request(targets=("table1",), repetitions=2, kernels=2, output=tmp_path))
+    with pytest.raises(ResultsError, match="was made with kernels = 2, not kernels = 3"):
+        reproduce(Request(targets=("table1",), repetitions=2, kernels=3, output=tmp_path))
+
+
+def test_a_number_of_kernels_out_of_range_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["reproduce", "figures", "--kernels", "1"]) == 2
+    assert "kernels must be between 2 and 10000, got 1" in capsys.readouterr().err

@@ -1,0 +1,195 @@
+"""Algorithm 2.1 against itself written out on dense matrices, the better descents, saving, divergence, bad input."""
+
+from __future__ import annotations
+
+import pathlib
+
+import numpy as np
+import pytest
+
+from convla import ConvOperator, PenaltyDescent, minimize_penalty, penalty
+from convla.errors import ConvergenceWarning, ConvlaError
+from convla.penalties import penalty_gradient_by_entries
+
+IMAGE = (7, 7)
+SETTLING = {"tracker": "block", "step": "backtracking", "cluster_rtol": 0.01}
+
+
+def uniform(out: int, inner: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).random((out, inner, 3, 3))
+
+
+def algorithm_2_1(kernel: np.ndarray, alpha: float, rate: float, steps: int) -> tuple[np.ndarray, list[float]]:
+    """Algorithm 2.1 on dense matrices, with Eq. (2.5) entry by entry."""
+
+    def shifted(kernel: np.ndarray) -> np.ndarray:
+        matrix = ConvOperator(kernel, IMAGE).to_dense()
+        return matrix.T @ matrix - alpha * np.eye(matrix.shape[1])
+
+    values, vectors = np.linalg.eigh(shifted(kernel))
+    order = np.argsort(-np.abs(values))[:2]
+    carried, reported = [vectors[:, i] for i in order], [float(np.abs(values[order[0]]))]
+    sign, v = np.sign(values[order[0]]), carried[0]
+    for _ in range(steps):
+        kernel = kernel - rate * penalty_gradient_by_entries(ConvOperator(kernel, IMAGE), sign * v, v)
+        a, found = shifted(kernel), []
+        for index in range(2):
+            for _ in range(2):
+                v = carried[index]
+                product = a @ v
+                carried[index] = product / np.linalg.norm(product)
+            found.append((np.linalg.norm(product), np.sign(v @ product), v))
+        value, sign, v = found[0] if found[0][0] >= found[1][0] else found[1]
+        reported.append(float(value))
+    return kernel, reported
+
+
+@pytest.mark.parametrize(("out", "inner", "alpha"), [(3, 1, 1.0), (1, 3, 5.0), (2, 2, 0.1)])
+def test_the_defaults_are_algorithm_2_1(out: int, inner: int, alpha: float) -> None:
+    kernel = uniform(out, inner)
+    expected, reported = algorithm_2_1(kernel, alpha, 0.01, 12)
+    descent = minimize_penalty(kernel, IMAGE, alpha=alpha, iterations=12)
+    # The same arithmetic in another order: rounding, amplified where the power method separates close values.
+    np.testing.assert_allclose(descent.trace.reported, reported, rtol=1e-9)
+    np.testing.assert_allclose(descent.kernel, expected, rtol=0, atol=1e-9)
+
+
+def test_the_trace_holds_the_true_values() -> None:
+    descent = minimize_penalty(uniform(2, 1), IMAGE, iterations=3)
+    values = np.linalg.svd(ConvOperator(descent.kernel, IMAGE).to_dense(), compute_uv=False)
+    trace = descent.trace
+    assert trace.true[-1] == pytest.approx(float(penalty(descent.operator, 1.0)), rel=1e-12)
+    assert trace.sigma_max[-1] == pytest.approx(values[0], rel=1e-12)
+    assert trace.sigma_min[-1] == pytest.approx(values[-1], rel=1e-12)
+    assert trace.condition[-1] == pytest.approx(values[0] / values[-1], rel=1e-12)
+    assert trace.reported.shape == trace.step.shape == (4,)
+    assert np.isnan(trace.step[0])
+    np.testing.assert_array_equal(trace.step[1:], 0.01)
+
+
+def test_the_dip_below_alpha_is_reported_but_not_true() -> None:
+    trace = minimize_penalty(uniform(1, 3), (15, 15), alpha=10.0, iterations=8).trace
+    assert trace.reported.min() < 5.0
+    assert trace.true.min() >= 10.0
+
+
+def test_the_barrier_and_its_remedy_side_by_side() -> None:
+    kernel = uniform(1, 3)
+    ends = {
+        gram: minimize_penalty(kernel, (15, 15), iterations=60, gram=gram, **SETTLING) for gram in ("input", "smaller")
+    }
+    barred, freed = (ends[gram].trace for gram in ("input", "smaller"))
+    assert ends["input"].status == "stationary"
+    assert barred.true[-1] == pytest.approx(1.0, abs=1e-12)
+    assert freed.true[-1] < 0.5
+    assert freed.sigma_min[-1] > 2 * barred.sigma_min[-1]
+    assert freed.condition[-1] < barred.condition[-1] / 2
+
+
+def test_at_the_end_of_a_settled_descent_both_ends_balance() -> None:
+    trace = minimize_penalty(uniform(3, 1), (15, 15), iterations=60, **SETTLING).trace
+    upper, lower = trace.sigma_max[-1] ** 2 - 1.0, 1.0 - trace.sigma_min[-1] ** 2
+    # Both within the cluster's width, a hundredth of sigma_max^2.
+    assert abs(upper - lower) <= 0.01 * trace.sigma_max[-1] ** 2
+
+
+@pytest.mark.parametrize("tracker", ["block", "exact"])
+def test_backtracking_never_goes_up(tracker: str) -> None:
+    descent = minimize_penalty(
+        uniform(2, 1), IMAGE, iterations=30, tracker=tracker, step="backtracking", cluster_rtol=0.01, learning_rate=1.0
+    )
+    assert (np.diff(descent.trace.reported) < 0).all()
+    assert descent.trace.true[-1] < 0.05 * descent.trace.true[0]
+
+
+def test_it_stops_when_the_penalty_no_longer_decreases() -> None:
+    descent = minimize_penalty(uniform(1, 2), IMAGE, iterations=500, tolerance=1e-3, patience=5)
+    assert descent.status == "converged"
+    least = np.minimum.accumulate(descent.trace.reported)
+    assert least[-6] - least[-1] <= 1e-3 * least[-1]
+    assert descent.iteration < 500
+
+
+@pytest.mark.parametrize("options", [{}, SETTLING, {"tracker": "exact"}, {"tracker": "block", "gram": "smaller"}])
+def test_a_saved_descent_goes_on_with_the_same_numbers(tmp_path: pathlib.Path, options: dict) -> None:
+    whole = minimize_penalty(uniform(2, 3), IMAGE, iterations=10, padding="valid", **options)
+    minimize_penalty(uniform(2, 3), IMAGE, iterations=4, padding="valid", **options).save(tmp_path / "part.npz")
+    resumed = PenaltyDescent.load(tmp_path / "part.npz").run(6)
+    np.testing.assert_array_equal(resumed.kernel, whole.kernel)
+    for name in ("reported", "true", "step"):
+        np.testing.assert_array_equal(getattr(resumed.trace, name), getattr(whole.trace, name))
+    assert (resumed.status, resumed.iteration) == (whole.status, whole.iteration)
+    assert [path.name for path in tmp_path.iterdir()] == ["part.npz"]
+
+
+def test_a_file_that_is_no_descent_is_refused(tmp_path: pathlib.Path) -> None:
+    np.savez(tmp_path / "other.npz", kernel=np.ones(3))
+    with pytest.raises(ConvlaError, match=r"other\.npz is not a saved descent"):
+        PenaltyDescent.load(tmp_path / "other.npz")
+
+
+def test_the_callback_sees_every_step_and_can_stop() -> None:
+    seen: list[int] = []
+    descent = minimize_penalty(
+        uniform(1, 1), IMAGE, iterations=10, callback=lambda d: seen.append(d.iteration) or d.iteration == 4
+    )
+    assert seen == [1, 2, 3, 4]
+    assert descent.status == "stopped"
+
+
+@pytest.mark.parametrize("rate", [1.0, 1e300])
+def test_divergence_is_reported_with_its_iteration(rate: float) -> None:
+    with pytest.warns(ConvergenceWarning, match=r"iteration \d+: diverged"):
+        descent = minimize_penalty(uniform(2, 2), IMAGE, iterations=200, learning_rate=rate)
+    assert descent.status == "diverged"
+    assert descent.iteration == descent.trace.reported.size
+    assert f"iteration {descent.iteration}:" in descent.message
+    assert np.isfinite(descent.kernel).all()
+    assert np.isfinite(descent.trace.reported).all()
+    assert descent.run(5).iteration == descent.iteration
+
+
+@pytest.mark.parametrize("options", [{}, SETTLING, {"tracker": "exact"}])
+@pytest.mark.parametrize(
+    ("kernel", "image"),
+    [(np.zeros((2, 2, 3)), (5,)), (np.ones((1, 1, 3, 3)), (1, 1)), (np.ones((1, 1, 1)), (1,)), (uniform(1, 4), (3, 3))],
+    ids=["zero", "one pixel", "one entry", "one output channel"],
+)
+def test_degenerate_kernels_give_finite_numbers(kernel: np.ndarray, image: tuple[int, ...], options: dict) -> None:
+    descent = minimize_penalty(kernel, image, iterations=30, **options)
+    assert np.isfinite(descent.kernel).all()
+    assert np.isfinite(descent.trace.reported).all()
+    assert np.isfinite(descent.trace.true).all()
+
+
+def test_float32_stays_float32_and_close() -> None:
+    kernel = uniform(2, 1)
+    single = minimize_penalty(kernel.astype(np.float32), IMAGE, iterations=5)
+    double = minimize_penalty(kernel, IMAGE, iterations=5)
+    assert single.kernel.dtype == np.float32
+    # Five contracting steps on values of order 10, each with a few hundred roundings.
+    np.testing.assert_allclose(single.trace.reported, double.trace.reported, rtol=1e3 * np.finfo(np.float32).eps)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"alpha": 0.0}, ValueError, "alpha must be positive, got 0"),
+        ({"learning_rate": 0.0}, ValueError, "learning_rate must be positive, got 0"),
+        ({"learning_rate": -1.0}, ValueError, "learning_rate must be positive, got -1"),
+        ({"iterations": -1}, ValueError, "iterations must be at least 0, got -1"),
+        ({"power_iterations": 0}, ValueError, "power_iterations must be at least 1, got 0"),
+        ({"tracker": "lanczos"}, ValueError, "tracker must be one of 'power', 'block', 'exact', got 'lanczos'"),
+        ({"gram": "output"}, ValueError, "gram must be one of 'input', 'smaller', got 'output'"),
+        ({"step": "backtracking"}, ValueError, "step 'backtracking' needs a penalty that can be trusted"),
+        ({"padding": "half"}, ValueError, "padding must be one of 'full', 'same', 'valid', got 'half'"),
+    ],
+)
+def test_bad_arguments(options: dict, error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
+        minimize_penalty(uniform(1, 1), IMAGE, **{"iterations": 1, **options})
+
+
+def test_a_kernel_with_nan_is_refused() -> None:
+    with pytest.raises(ValueError, match="kernel must be finite, got NaN"):
+        minimize_penalty(np.full((1, 1, 3), np.nan), (5,), iterations=1)
