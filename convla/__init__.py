@@ -4,6 +4,8 @@ from convla.asymptotics import asymptotic_largest_singular_value
 from convla.bounds import SingularValueBounds, singular_value_bounds
 from convla.conv import convolve, cross_correlate, image_adjoint, kernel_adjoint
 from convla.geometry import ConvGeometry
+from convla.gradients import laplacian_smoothing, normalized_gradient, reweighted_gradient, sobolev_gradient
+from convla.initializers import delta_orthogonal_kernel, orthogonal_kernel
 from convla.layer_similarity import (
     convolutional_similarity,
     convolutional_similarity_and_gradient,
@@ -12,6 +14,7 @@ from convla.layer_similarity import (
 )
 from convla.network import Initialization, NetworkSimilarity, initialize_network, network_similarity
 from convla.operators import ConvOperator
+from convla.orthonormal import orthonormalize, orthonormalize_operator
 from convla.penalties import penalty, penalty_gradient
 from convla.penalty_descent import PenaltyDescent, Trace, minimize_penalty
 from convla.similarity import (
@@ -56,6 +59,7 @@ __all__ = [
     "convolutional_similarity_hessian_product",
     "convolve",
     "cross_correlate",
+    "delta_orthogonal_kernel",
     "doubly_block_circulant",
     "doubly_block_toeplitz",
     "feature_map_gram",
@@ -67,14 +71,21 @@ __all__ = [
     "kernel_from_hwio",
     "kernel_similarity",
     "kernel_similarity_gradient",
+    "laplacian_smoothing",
     "largest_singular_value",
     "minimize_penalty",
     "network_similarity",
+    "normalized_gradient",
+    "orthogonal_kernel",
+    "orthonormalize",
+    "orthonormalize_operator",
     "penalty",
     "penalty_gradient",
+    "reweighted_gradient",
     "singular_value_bounds",
     "singular_values",
     "smallest_singular_value",
+    "sobolev_gradient",
     "toeplitz_matrix",
     "unvec",
     "vec",

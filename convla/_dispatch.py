@@ -33,6 +33,9 @@ KERNELS: dict[tuple[str, str], str] = {
     ("summed_autocorrelations", "cuda"): "convla.engines.cupy_similarity:summed_autocorrelations",
     ("correlate_lags", "numba"): "convla.engines.numba_similarity:correlate_lags",
     ("correlate_lags", "cuda"): "convla.engines.cupy_similarity:correlate_lags",
+    ("laplacian_smoothing", "numba"): "convla.engines.numba_gradients:laplacian_smoothing",
+    ("reweighted_gradient", "numba"): "convla.engines.numba_gradients:reweighted_gradient",
+    ("sobolev_gradient", "numba"): "convla.engines.numba_gradients:sobolev_gradient",
 }
 """Where each faster kernel lives, as "module:function"; its signature is its reference's, without `engine`."""
 

@@ -7,11 +7,11 @@ import operator
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from convla._array import all_finite, as_array, describe, is_numpy
+from convla._array import all_finite, as_array, as_float_array, describe, is_numpy
 from convla.errors import ShapeError
 from convla.typing import Array, ArrayLike, Namespace
 
-__all__ = ["check_array", "check_choice", "check_integer", "check_real", "check_same_shape"]
+__all__ = ["check_array", "check_choice", "check_floating", "check_integer", "check_real", "check_same_shape"]
 
 
 def check_array(
@@ -70,6 +70,26 @@ def check_array(
         raise ShapeError(f"{name} must have no empty axis{wanted and ','}{wanted}, got shape {shape}")
     if finite and not all_finite(array, xp):
         raise ValueError(f"{name} must be finite, got NaN or infinity in an array of shape {shape}")
+    return array
+
+
+def check_floating(
+    name: str, value: ArrayLike, xp: Namespace, *, min_ndim: int = 0, axes: str = "", finite: bool = True
+) -> Array:
+    """Return `value` as a float32 or float64 array, checked as by `check_array`; integers become float64.
+
+    Half precision is refused, not promoted in silence: its sums would need a result of another dtype.
+
+    Raises
+    ------
+    TypeError
+        If the value is no array of real numbers, or one of half or extended precision.
+    ShapeError, ValueError
+        As for `check_array`.
+    """
+    array = as_float_array(check_array(name, value, xp, min_ndim=min_ndim, axes=axes, finite=finite), xp)
+    if array.dtype not in (xp.float32, xp.float64):
+        raise TypeError(f"{name} must hold float32, float64 or integers, got dtype {array.dtype}")
     return array
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from convla import _windows, autocorrelation
+from convla import _windows, autocorrelation, gradients
 from convla._dispatch import Accelerated
 from convla.experiments import pairs
 from tests.geometries import integers, product
@@ -20,20 +20,25 @@ Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 class Examples(NamedTuple):
-    """An operation and its example calls; the results of a faster kernel have to equal the reference's exactly."""
+    """An operation and its example calls.
+
+    The results of a faster kernel have to equal the reference's exactly, or, where a recursion cannot be made exact, to
+    within so many epsilons of the dtype times the largest entry.
+    """
 
     operation: Accelerated[Any, Any]
     arguments: Callable[[], Iterator[Call]]
+    epsilons: int = 0
 
 
 EXAMPLES: dict[str, Examples] = {}
 
 
-def examples(operation: Accelerated[Any, Any]) -> Callable[..., Any]:
+def examples(operation: Accelerated[Any, Any], *, epsilons: int = 0) -> Callable[..., Any]:
     """Register the decorated function as the examples of `operation`."""
 
     def register(arguments: Callable[[], Iterator[Call]]) -> Any:
-        EXAMPLES[operation.operation] = Examples(operation, arguments)
+        EXAMPLES[operation.operation] = Examples(operation, arguments, epsilons)
         return arguments
 
     return register
@@ -108,3 +113,26 @@ def _descend_pairs() -> Iterator[Call]:
                 "both": True,
             },
         )
+
+
+def _lines(*weights: float) -> Iterator[Call]:
+    rng = np.random.default_rng(2)
+    for shape in ((1, 1, 1), (1, 7, 40), (3, 64, 9), (2, 33, 1), (1, 130, 700)):
+        for dtype in (np.float32, np.float64):
+            yield (rng.standard_normal(shape).astype(dtype), *weights), {}
+
+
+@examples(gradients._reweight, epsilons=8)
+def _reweight() -> Iterator[Call]:
+    yield from _lines(3.0)
+
+
+@examples(gradients._sobolev, epsilons=200)
+def _sobolev() -> Iterator[Call]:
+    yield from _lines(0.7, 0.25)
+
+
+@examples(gradients._smooth, epsilons=20)
+def _smooth() -> Iterator[Call]:
+    yield from _lines(5.0)
+    yield from _lines(0.0)

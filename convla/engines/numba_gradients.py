@@ -1,0 +1,268 @@
+"""Sweeps along one axis of a gradient, compiled for the CPU.
+
+The middle axis of (outer, n, inner) is swept. Columns are taken in tiles that stay in the cache from the first pass to
+the last, so the data come from memory once and go back once; the inner loops run over a tile's columns and become
+vector instructions. Sums and recursions are kept in float64.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numba
+import numpy as np
+
+from convla.typing import Array
+
+__all__ = ["laplacian_smoothing", "reweighted_gradient", "sobolev_gradient"]
+
+# Of one tile: within the second-level cache of current processors, with room for the result beside it.
+TILE_BYTES = 1 << 19
+# Below this, rows of a tile are shorter than the memory's prefetch pays for.
+LEAST_WIDTH = 32
+
+
+def reweighted_gradient(blocks: Array, lam: float) -> Array:
+    """Run the operation; see `convla.gradients`."""
+    out = np.empty_like(blocks, order="C")
+    _reweight(np.ascontiguousarray(blocks), 1.0 / lam, _width(blocks), out)
+    return out
+
+
+def sobolev_gradient(blocks: Array, lam: float, blend: float) -> Array:
+    """Run the operation; see `convla.gradients`."""
+    out = np.empty_like(blocks, order="C")
+    _sobolev(np.ascontiguousarray(blocks), 1.0 / lam, blend, _width(blocks), out)
+    return out
+
+
+def laplacian_smoothing(blocks: Array, sigma: float) -> Array:
+    """Run the operation; see `convla.gradients`."""
+    n = blocks.shape[1]
+    root = 2.0 * math.sqrt(0.25 + sigma)
+    decay, complement = (root - 1.0) / (root + 1.0), 2.0 / (root + 1.0)
+    closing = -math.expm1(n * math.log1p(-complement)) if decay > 0 else 1.0
+    out = np.empty_like(blocks, order="C")
+    blocks, gain = np.ascontiguousarray(blocks), complement * complement
+    if blocks.shape[2] == 1:
+        _smooth_lines(blocks[:, :, 0], decay, 1.0 / closing, gain, out[:, :, 0])
+    else:
+        _smooth(blocks, decay, 1.0 / closing, gain, _width(blocks), out)
+    return out
+
+
+def _width(blocks: Array) -> int:
+    _, n, inner = blocks.shape
+    return int(min(inner, max(LEAST_WIDTH, TILE_BYTES // (n * blocks.itemsize))))
+
+
+def _compiled(**options: bool) -> Any:
+    # error_model="numpy": no test for division by zero in the loops.
+    return numba.njit(cache=True, error_model="numpy", **options)
+
+
+@_compiled(parallel=True)
+def _reweight(blocks: Array, share: float, width: int, out: Array) -> None:
+    outer, n, inner = blocks.shape
+    tiles = -(-inner // width)
+    for tile in numba.prange(outer * tiles):
+        block, first = tile // tiles, tile % tiles * width
+        last = min(inner, first + width)
+        f, g = blocks[block], out[block]
+        mean, base = np.zeros(last - first), np.empty(last - first, blocks.dtype)
+        for j in range(0, n - 3, 4):
+            _add_four(f[j, first:last], f[j + 1, first:last], f[j + 2, first:last], f[j + 3, first:last], mean)
+        for j in range(n - n % 4, n):
+            _add(f[j, first:last], mean)
+        for i in range(base.size):
+            base[i] = (1.0 - share) / n * mean[i]
+        for j in range(n):
+            _draw_in(f[j, first:last], base, blocks.dtype.type(share), g[j, first:last])
+
+
+@_compiled()
+def _add(f: Array, total: Array) -> None:
+    for i in range(f.size):
+        total[i] += f[i]
+
+
+@_compiled()
+def _add_four(f0: Array, f1: Array, f2: Array, f3: Array, total: Array) -> None:
+    for i in range(f0.size):
+        total[i] += (np.float64(f0[i]) + np.float64(f1[i])) + (np.float64(f2[i]) + np.float64(f3[i]))
+
+
+@_compiled()
+def _draw_in(f: Array, base: Array, share: float, g: Array) -> None:
+    for i in range(f.size):
+        g[i] = base[i] + share * f[i]
+
+
+@_compiled(parallel=True)
+def _sobolev(blocks: Array, share: float, blend: float, width: int, out: Array) -> None:
+    outer, n, inner = blocks.shape
+    tiles = -(-inner // width)
+    scale = share / n / n
+    for tile in numba.prange(outer * tiles):
+        block, first = tile // tiles, tile % tiles * width
+        last = min(inner, first + width)
+        f, g = blocks[block], out[block]
+        mean, slope, value = np.zeros(last - first), np.zeros(last - first), np.zeros(last - first)
+        # The mean, the first slope and the first value are three weighted sums of one pass: with the weights of the
+        # discrete Green's function, all below 1, nothing large is subtracted.
+        for j in range(0, n - 1, 2):
+            _add_moments(f[j, first:last], f[j + 1, first:last], j, n, mean, slope, value)
+        if n % 2:
+            _add_moments(f[n - 1, first:last], np.zeros(last - first, blocks.dtype), n - 1, n, mean, slope, value)
+        mean /= n
+        slope *= -scale
+        value *= share / n
+        value += mean
+        for j in range(0, n - 3, 4):
+            _walk_four(
+                f[j, first:last],
+                f[j + 1, first:last],
+                f[j + 2, first:last],
+                f[j + 3, first:last],
+                mean,
+                scale,
+                blend,
+                slope,
+                value,
+                g[j, first:last],
+                g[j + 1, first:last],
+                g[j + 2, first:last],
+                g[j + 3, first:last],
+            )
+        for j in range(n - n % 4, n):
+            _walk(f[j, first:last], mean, scale, blend, slope, value, g[j, first:last])
+
+
+@_compiled()
+def _linear(j: int, n: int) -> float:
+    return (j - 0.5 * (n - 1)) / n
+
+
+@_compiled()
+def _green(j: int, n: int) -> float:
+    return 0.5 * j / n * (j / n - 1.0) + (1.0 - 1.0 / n / n) / 12.0
+
+
+@_compiled()
+def _add_moments(f0: Array, f1: Array, j: int, n: int, mean: Array, slope: Array, value: Array) -> None:
+    linear0, linear1, green0, green1 = _linear(j, n), _linear(j + 1, n), _green(j, n), _green(j + 1, n)
+    for i in range(f0.size):
+        x0, x1 = np.float64(f0[i]), np.float64(f1[i])
+        mean[i] += x0 + x1
+        slope[i] += linear0 * x0 + linear1 * x1
+        value[i] += green0 * x0 + green1 * x1
+
+
+@_compiled()
+def _walk(f: Array, mean: Array, scale: float, blend: float, slope: Array, value: Array, g: Array) -> None:
+    for i in range(f.size):
+        x = np.float64(f[i])
+        g[i] = value[i] + blend * x
+        slope[i] -= scale * (x - mean[i])
+        value[i] += slope[i]
+
+
+@_compiled()
+def _walk_four(
+    f0: Array,
+    f1: Array,
+    f2: Array,
+    f3: Array,
+    mean: Array,
+    scale: float,
+    blend: float,
+    slope: Array,
+    value: Array,
+    g0: Array,
+    g1: Array,
+    g2: Array,
+    g3: Array,
+) -> None:
+    # As `_walk` on four rows, with the state in registers between them.
+    for i in range(f0.size):
+        x0, x1, x2, x3 = np.float64(f0[i]), np.float64(f1[i]), np.float64(f2[i]), np.float64(f3[i])
+        v, d, c = value[i], slope[i], mean[i]
+        g0[i] = v + blend * x0
+        d -= scale * (x0 - c)
+        v += d
+        g1[i] = v + blend * x1
+        d -= scale * (x1 - c)
+        v += d
+        g2[i] = v + blend * x2
+        d -= scale * (x2 - c)
+        v += d
+        g3[i] = v + blend * x3
+        d -= scale * (x3 - c)
+        slope[i] = d
+        value[i] = v + d
+
+
+@_compiled(parallel=True)
+def _smooth(blocks: Array, decay: float, closing: float, gain: float, width: int, out: Array) -> None:
+    outer, n, inner = blocks.shape
+    tiles = -(-inner // width)
+    for tile in numba.prange(outer * tiles):
+        block, first = tile // tiles, tile % tiles * width
+        last = min(inner, first + width)
+        half = np.empty((n, last - first))
+        state, back = np.zeros(last - first), np.zeros(last - first)
+        for j in range(n):
+            _recur(blocks[block, j, first:last], decay, state)
+        # The state that the sweep leaves at its end is the one it must have begun with.
+        state *= closing
+        power = 1.0
+        for j in range(n):
+            _recur(blocks[block, j, first:last], decay, state)
+            _keep(state, power, half[j], back)
+            power *= decay
+        # Likewise from the other side: back is the value at j = n, which is that at j = 0.
+        back *= closing
+        for j in range(n - 1, -1, -1):
+            _recur(half[j], decay, back)
+            _scale(back, gain, out[block, j, first:last])
+
+
+@_compiled(parallel=True)
+def _smooth_lines(lines: Array, decay: float, closing: float, gain: float, out: Array) -> None:
+    # As `_smooth`, for lines that lie one after the other: there is nothing to take in vectors.
+    outer, n = lines.shape
+    for line in numba.prange(outer):
+        half = np.empty(n)
+        state, back, power = 0.0, 0.0, 1.0
+        for j in range(n):
+            state = lines[line, j] + decay * state
+        state *= closing
+        for j in range(n):
+            state = lines[line, j] + decay * state
+            half[j] = state
+            back += power * state
+            power *= decay
+        back *= closing
+        for j in range(n - 1, -1, -1):
+            back = half[j] + decay * back
+            out[line, j] = gain * back
+
+
+@_compiled()
+def _recur(f: Array, decay: float, state: Array) -> None:
+    for i in range(f.size):
+        state[i] = f[i] + decay * state[i]
+
+
+@_compiled()
+def _keep(state: Array, power: float, half: Array, back: Array) -> None:
+    for i in range(state.size):
+        half[i] = state[i]
+        back[i] += power * state[i]
+
+
+@_compiled()
+def _scale(back: Array, gain: float, g: Array) -> None:
+    for i in range(back.size):
+        g[i] = gain * back[i]

@@ -1,0 +1,326 @@
+"""Orthonormalised gradients: the polar factor of a layer's gradient, exact or by polynomials of its Gram matrix."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from convla._array import device_of, namespace
+from convla._validate import check_choice, check_floating, check_integer, check_real
+from convla.errors import ShapeError
+from convla.typing import Array, ArrayLike, Namespace
+
+__all__ = ["orthonormalize", "orthonormalize_operator", "polar_express_coefficients"]
+
+# K. Jordan et al., Muon: five steps with these coefficients move every singular value that is not tiny to about 1.
+MUON_STEPS = 5
+MUON_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+
+# The Gram matrix squares the condition number, and its eigenvectors are off by its unit roundoff times that square. It
+# is used down to these ratios of its extreme eigenvalues, so that what it loses is below what the dtype can show.
+GRAM_RESOLVES = {"float32": 1e-10, "float64": 1e-6}
+# Up to this condition number, the product with the gradient in float32 leaves the rows orthonormal to within 1e-6.
+FLOAT32_PRODUCT = 16.0
+
+
+def orthonormalize(
+    gradient: ArrayLike,
+    *,
+    method: str = "exact",
+    batch_axes: int = 0,
+    rank_deficient: str = "partial",
+    rtol: float | None = None,
+    lower_bound: float = 1e-5,
+) -> Array:
+    """Return the orthonormal polar factor U V^T of a layer's gradient, seen as a matrix of filters times taps.
+
+    Parameters
+    ----------
+    gradient : array of shape (..., c_out, c_in, *kernel)
+        float32, float64, or integers (taken as float64); at least two axes after the batch.
+    method : {"exact", "svd", "newton-schulz", "polar-express"}
+        "exact" takes the eigenvectors of the smaller Gram matrix in float64, and a QR factorisation followed by an SVD
+        where that would lose accuracy. "svd" is the source's, in float64. "newton-schulz" is Muon's polynomial, which
+        leaves singular values between about 0.7 and 1.2 and small ones smaller; "polar-express" composes minimax
+        polynomials for all singular values above `lower_bound`.
+    batch_axes : int, default 0
+        How many leading axes count layers of equal shape, each taken by itself.
+    rank_deficient : {"partial", "complete"}
+        For "exact" and "svd": "partial" leaves out the directions whose singular values count as zero, "complete" gives
+        them arbitrary orthonormal ones, as the source's code does. A gradient of zeros gives zeros in both.
+    rtol : float, optional
+        For "exact" and "svd": singular values up to this times the largest count as zero. By default the larger of 4
+        times the dtype's epsilon, which rounding of the entries can do to them, and the longer side times float64's
+        epsilon, which the computation can.
+    lower_bound : float, default 1e-5
+        For "polar-express": the least singular value to be brought to 1, relative to an upper bound on the largest.
+
+    Returns
+    -------
+    array of the shape and dtype of `gradient`
+        With orthonormal rows (filters), or orthonormal columns where there are more filters than taps.
+
+    Raises
+    ------
+    TypeError, ShapeError, ValueError
+        If the gradient is no array of finite real numbers with enough axes, or one of half precision, or another
+        argument is none of those above.
+
+    Notes
+    -----
+    U V^T is the nearest matrix with orthonormal rows in the Frobenius norm, and does not depend on the gradient's
+    scale. Where the rank is deficient it is not unique, and it is discontinuous there.
+
+    Relative distance to the polar factor (Frobenius), for a condition number c:
+
+    - "svd": the dtype's rounding, plus about 10 c times float64's roundoff.
+    - "exact": below 1e-6 in float32. In float64 below 1e-11 while c is below 1e3, then as "svd".
+    - "polar-express": below 1e-6 in float32 and 1e-7 in float64 while c is a few times below 1 / `lower_bound`;
+      beyond, up to 1 in the directions below it.
+    - "newton-schulz": 0.2 for c = 1 to 60, 0.5 for c = 1e4, 0.8 for c = 1e8.
+
+    References
+    ----------
+    Orthonormalising gradients improves neural network optimisation (OGN), Eqs. (3)-(5), Section 4.4. K. Jordan et al.,
+    Muon, 2024. N. Amsel et al., The Polar Express, arXiv:2505.16932.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from convla import orthonormalize
+    >>> orthonormalize(np.array([[[3.0, 4.0]], [[-8.0, 6.0]]]))
+    array([[[ 0.6,  0.8]],
+    <BLANKLINE>
+           [[-0.8,  0.6]]])
+    """
+    xp = namespace(gradient)
+    batch = check_integer("batch_axes", batch_axes, minimum=0)
+    gradient = check_floating("gradient", gradient, xp, min_ndim=batch + 2, axes="(..., c_out, c_in, *kernel)")
+    check_choice("method", method, tuple(METHODS))
+    check_choice("rank_deficient", rank_deficient, ("partial", "complete"))
+    lower_bound = check_real("lower_bound", lower_bound, minimum=1e-12, maximum=1.0)
+    complete = rank_deficient == "complete"
+    if complete and method not in ("exact", "svd"):
+        raise ValueError(f"rank_deficient must be 'partial' for method {method!r}, which completes nothing")
+    shape = tuple(gradient.shape)
+    matrices = xp.reshape(gradient, (math.prod(shape[:batch]), shape[batch], math.prod(shape[batch + 1 :])))
+    tall = matrices.shape[1] > matrices.shape[2]
+    wide = xp.matrix_transpose(matrices) if tall else matrices
+    if rtol is None:
+        rtol = max(4 * xp.finfo(wide.dtype).eps, wide.shape[2] * float(np.finfo(np.float64).eps))
+    rtol = check_real("rtol", rtol, minimum=0.0, maximum=1.0)
+    isometry = METHODS[method](wide, xp, rtol, complete, lower_bound)
+    isometry = xp.astype(xp.matrix_transpose(isometry) if tall else isometry, gradient.dtype, copy=False)
+    return xp.reshape(isometry, shape)
+
+
+def orthonormalize_operator(gradient: ArrayLike, image_shape: Sequence[int], *, rtol: float | None = None) -> Array:
+    """Return the projection to the kernel's support of the orthonormalised gradient of the layer's operator.
+
+    The circular layer is orthonormalised as a linear map of images, which is at each frequency a matrix of c_out times
+    c_in; the resulting kernel is as large as the image, and all but the taps of `gradient` are dropped.
+
+    Parameters
+    ----------
+    gradient : array of shape (c_out, c_in, *kernel)
+        float32, float64, or integers (taken as float64); one to three kernel axes.
+    image_shape : sequence of int
+        The sizes of the image, none below the kernel's.
+    rtol : float, optional
+        Singular values of the operator up to this times its largest count as zero; the default is as in
+        `orthonormalize`.
+
+    Returns
+    -------
+    array of the shape and dtype of `gradient`
+
+    Raises
+    ------
+    TypeError, ShapeError, ValueError
+        If the gradient is no array of finite real numbers of that shape, or the image does not hold the kernel.
+
+    Notes
+    -----
+    Before the projection every singular value of the operator is 1, against up to the root of the number of taps for
+    `orthonormalize`, which makes the filters orthonormal and not the layer. The projection, which is the nearest kernel
+    of the given support, undoes some of that. The cost is one small SVD for every second frequency: for N positions,
+    N c_out c_in min(c_out, c_in) against taps c_out c_in min(c_out, taps c_in) for the matrix of filters.
+
+    Examples
+    --------
+    A kernel whose layer is an isometry already keeps its direction:
+
+    >>> import numpy as np
+    >>> from convla import orthonormalize_operator
+    >>> np.round(orthonormalize_operator(np.array([[[0.0, 5.0, 0.0]]]), (8,)), 12)
+    array([[[0., 1., 0.]]])
+    """
+    xp = namespace(gradient)
+    gradient = check_floating("gradient", gradient, xp, min_ndim=3, axes="(c_out, c_in, *kernel)")
+    shape = tuple(gradient.shape)
+    image = tuple(check_integer("every entry of image_shape", n, minimum=1) for n in image_shape)
+    if len(shape) > 5 or len(image) != len(shape) - 2 or any(n < k for n, k in zip(image, shape[2:], strict=True)):
+        raise ShapeError(
+            f"image_shape must have one entry, not below the kernel's, for each of the 1 to 3 kernel axes of gradient, "
+            f"got {image} for shape {shape}"
+        )
+    if rtol is None:
+        rtol = max(4 * xp.finfo(gradient.dtype).eps, max(shape[:2]) * float(np.finfo(np.float64).eps))
+    rtol = check_real("rtol", rtol, minimum=0.0, maximum=1.0)
+    axes = tuple(range(2, len(shape)))
+    wide = _scaled(xp.astype(gradient, xp.float64)[None, ...], xp)[0, ...]
+    symbol = xp.fft.rfftn(wide, s=image, axes=axes)
+    symbol = xp.permute_dims(symbol, (*axes, 0, 1))
+    u, values, vh = xp.linalg.svd(symbol, full_matrices=False)
+    kept = xp.astype((values > rtol * xp.max(values)) & (values > 0), symbol.dtype)
+    isometries = xp.permute_dims((u * kept[..., None, :]) @ vh, (len(axes), len(axes) + 1, *range(len(axes))))
+    full = xp.fft.irfftn(isometries, s=image, axes=axes)
+    return xp.astype(full[(..., *(slice(k) for k in shape[2:]))], gradient.dtype)
+
+
+@functools.lru_cache(maxsize=32)
+def polar_express_coefficients(lower_bound: float, tolerance: float) -> tuple[tuple[float, float, float], ...]:
+    """Return odd quintics whose composition maps [lower_bound, 1] to within `tolerance` of 1.
+
+    Parameters
+    ----------
+    lower_bound, tolerance : float
+        Both above 0.
+
+    Returns
+    -------
+    tuple of (a, b, c)
+        Each the polynomial ``a x + b x^3 + c x^5`` with the least largest distance to 1 on the interval that those
+        before it leave, less than a hundredth wider: an interval's upper end goes to the upper end of the next, and
+        errors there would grow from each step to the next.
+
+    References
+    ----------
+    N. Amsel et al., The Polar Express, arXiv:2505.16932, Theorem 3.1 and Algorithm 1.
+
+    Examples
+    --------
+    >>> from convla.orthonormal import polar_express_coefficients
+    >>> [len(polar_express_coefficients(bound, 1e-3)) for bound in (0.5, 1e-3, 1e-6)]
+    [2, 7, 11]
+    """
+    low, high = lower_bound, 1.0
+    steps = []
+    while True:
+        a, b, c = _minimax_quintic(low, high)
+        steps.append((a, b, c))
+        low = low * (a + low * low * (b + low * low * c))
+        if 1 - low <= tolerance:
+            return tuple(steps)
+        high = 1.005 * (2 - low)  # the error at the upper end is that at the lower
+
+
+def _minimax_quintic(low: float, high: float) -> tuple[float, float, float]:
+    """Return the odd quintic nearest to 1 on [low, high], by Remez' exchange: its error has four equal extrema."""
+    if low >= 0.98:
+        # The exchange is ill-conditioned here, and the quintic with 1 - p(x) = O((1 - x)^3) as good.
+        return 15 / 8, -10 / 8, 3 / 8
+    inner = np.array([0.75 * low + 0.25 * high, 0.25 * low + 0.75 * high])
+    signs = np.array([1.0, -1.0, 1.0, -1.0])
+    error = 0.0
+    while True:
+        x = np.array([low, *inner, high])
+        a, b, c, level = (float(v) for v in np.linalg.solve(np.stack([x, x**3, x**5, signs], axis=1), np.ones(4)))
+        # The inner extrema of the error are the roots of the derivative a + 3 b x^2 + 5 c x^4.
+        root = math.sqrt(9 * b * b - 20 * a * c)
+        inner = np.sqrt(np.array([-3 * b - root, -3 * b + root]) / (10 * c))
+        if abs(level - error) <= 1e-12:
+            return a, b, c
+        error = level
+
+
+def _exact(matrices: Array, xp: Namespace, rtol: float, complete: bool, _: float) -> Array:
+    single = matrices.dtype == xp.float32
+    # Squares of float32 numbers neither overflow nor vanish in float64; those of float64 numbers can.
+    wide = xp.astype(matrices, xp.float64) if single else _scaled(matrices, xp)
+    eigenvalues, vectors = xp.linalg.eigh(wide @ xp.matrix_transpose(wide))
+    least, largest = eigenvalues[:, 0], eigenvalues[:, -1]
+    resolved = (largest > 0) & (least > max(rtol**2, GRAM_RESOLVES["float32" if single else "float64"]) * largest)
+    safe = xp.where(resolved[:, None], eigenvalues, xp.ones_like(eigenvalues))
+    inverse_root = (vectors / xp.sqrt(safe)[:, None, :]) @ xp.matrix_transpose(vectors)
+    if single and bool(xp.all(largest <= FLOAT32_PRODUCT**2 * least)):
+        return xp.astype(inverse_root, xp.float32) @ matrices
+    isometries = inverse_root @ wide
+    if bool(xp.all(resolved)):
+        return isometries
+    each = [
+        isometries[i, ...] if bool(resolved[i]) else _by_qr(wide[i, ...], xp, rtol, complete)
+        for i in range(wide.shape[0])
+    ]
+    return xp.stack(each)
+
+
+def _by_qr(wide: Array, xp: Namespace, rtol: float, complete: bool) -> Array:
+    # The SVD of the small triangular factor, at the accuracy of one of the whole.
+    q, r = xp.linalg.qr(xp.matrix_transpose(wide))
+    small = _isometry(xp.matrix_transpose(r)[None, ...], xp, rtol, complete)
+    return small[0, ...] @ xp.matrix_transpose(q)
+
+
+def _by_svd(matrices: Array, xp: Namespace, rtol: float, complete: bool, _: float) -> Array:
+    return _isometry(_scaled(xp.astype(matrices, xp.float64), xp), xp, rtol, complete)
+
+
+def _isometry(matrices: Array, xp: Namespace, rtol: float, complete: bool) -> Array:
+    u, values, vh = xp.linalg.svd(matrices, full_matrices=False)
+    largest = values[:, :1]
+    kept = (largest > 0) & (complete | (values > rtol * largest))
+    return (u * xp.astype(kept, u.dtype)[:, None, :]) @ vh
+
+
+def _newton_schulz(matrices: Array, xp: Namespace, _: float, __: bool, ___: float) -> Array:
+    scaled = _scaled(matrices, xp)
+    length = xp.sqrt(xp.sum(scaled * scaled, axis=(1, 2), keepdims=True))
+    unit = scaled / xp.where(length > 0, length, xp.ones_like(length))
+    return _compose(unit, unit @ xp.matrix_transpose(unit), (MUON_COEFFICIENTS,) * MUON_STEPS, xp)
+
+
+def _polar_express(matrices: Array, xp: Namespace, _: float, __: bool, lower_bound: float) -> Array:
+    # Evaluating a polynomial at 1 takes a few roundings.
+    coefficients = polar_express_coefficients(lower_bound, 8 * float(xp.finfo(matrices.dtype).eps))
+    wide = _scaled(xp.astype(matrices, xp.float64), xp)
+    gram = wide @ xp.matrix_transpose(wide)
+    # The root of the Gram matrix's Frobenius norm: at least the largest singular value, and nearer than their root sum.
+    square = xp.sqrt(xp.sum(gram * gram, axis=(1, 2), keepdims=True))
+    square = xp.where(square > 0, square, xp.ones_like(square))
+    return _compose(wide / xp.sqrt(square), gram / square, coefficients, xp)
+
+
+def _compose(matrices: Array, gram: Array, coefficients: Sequence[tuple[float, float, float]], xp: Namespace) -> Array:
+    """Return the composition of odd quintics at `matrices`, whose Gram matrix is `gram`.
+
+    Each polynomial p(X) = (a + b X X^T + c (X X^T)^2) X is a polynomial q of the Gram matrix times X, and the next Gram
+    matrix is q G q: all but the last product stay on the small side.
+    """
+    identity = xp.eye(gram.shape[1], dtype=gram.dtype, device=device_of(gram))
+    total = None
+    for step, (a, b, c) in enumerate(coefficients):
+        factor = a * identity + b * gram + c * (gram @ gram)
+        total = factor if total is None else factor @ total
+        if step < len(coefficients) - 1:
+            gram = factor @ gram @ factor
+    return total @ matrices
+
+
+def _scaled(matrices: Array, xp: Namespace) -> Array:
+    """Return each matrix divided by its largest entry, so that no square overflows or vanishes."""
+    largest = xp.max(xp.abs(matrices), axis=tuple(range(1, matrices.ndim)), keepdims=True)
+    return matrices / xp.where(largest > 0, largest, xp.ones_like(largest))
+
+
+METHODS: dict[str, Callable[[Array, Any, float, bool, float], Array]] = {
+    "exact": _exact,
+    "svd": _by_svd,
+    "newton-schulz": _newton_schulz,
+    "polar-express": _polar_express,
+}
+"""The function of each method: (matrices with no more rows than columns, namespace, rtol, complete, lower bound)."""
