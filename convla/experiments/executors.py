@@ -113,12 +113,13 @@ def _run_local(
 
 
 def _one_blas_thread() -> contextlib.AbstractContextManager[Any]:
-    """The matrices are small: threads of the BLAS wait for each other, and their number changes the rounding."""
+    """Hold the BLAS to one thread: for small matrices more only wait, and their number changes the rounding."""
     try:
         from threadpoolctl import threadpool_limits
     except ImportError:  # it comes with the extra cli
         return contextlib.nullcontext()
-    return threadpool_limits(limits=1, user_api="blas")
+    limits: contextlib.AbstractContextManager[Any] = threadpool_limits(limits=1, user_api="blas")
+    return limits
 
 
 @contextlib.contextmanager
