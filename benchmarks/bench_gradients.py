@@ -12,6 +12,7 @@ import os
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
     os.environ[_name] = "1"  # before the libraries load
 
+import itertools
 import platform
 import time
 from collections.abc import Callable
@@ -21,6 +22,7 @@ import numpy as np
 import torch
 
 import convla
+from convla.frameworks.torch import GradientTransform
 
 torch.set_num_threads(1)
 
@@ -182,6 +184,65 @@ def operator() -> None:
         print(f"| {channels} x {channels} x 3 x 3 on {n} x {n} | {rows:.1f} | {layer:.0f} | {layer / rows:.0f} |")
 
 
+class Block(torch.nn.Module):
+    """A basic residual block."""
+
+    def __init__(self, before: int, after: int) -> None:
+        super().__init__()
+        stride = 1 if before == after else 2
+        self.body = torch.nn.Sequential(
+            torch.nn.Conv2d(before, after, 3, stride, 1, bias=False),
+            torch.nn.BatchNorm2d(after),
+            torch.nn.ReLU(),
+            torch.nn.Conv2d(after, after, 3, 1, 1, bias=False),
+            torch.nn.BatchNorm2d(after),
+        )
+        self.shortcut = torch.nn.Identity() if stride == 1 else torch.nn.Conv2d(before, after, 1, 2, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the block's features."""
+        return torch.relu(self.body(x) + self.shortcut(x))
+
+
+def resnet18() -> torch.nn.Module:
+    """Return ResNet-18 for 32 x 32 images."""
+    widths = [64, 64, 64, 128, 128, 256, 256, 512, 512]
+    blocks = [Block(before, after) for before, after in itertools.pairwise(widths)]
+    stem = [torch.nn.Conv2d(3, 64, 3, 1, 1, bias=False), torch.nn.BatchNorm2d(64), torch.nn.ReLU()]
+    return torch.nn.Sequential(
+        *stem, *blocks, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(512, 10)
+    )
+
+
+def wrappers() -> None:
+    torch.manual_seed(0)
+    network = resnet18()
+    optimizer = torch.optim.SGD(network.parameters(), lr=1e-6, momentum=0.9)
+    x, y = torch.randn(32, 3, 32, 32), torch.randint(10, (32,))
+
+    def forward_and_backward() -> None:
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(network(x), y).backward()
+
+    step = milliseconds(forward_and_backward, 2)
+    plain = milliseconds(optimizer.step)
+    print("\n| ResNet-18, batch of 32: transform in optimizer.step() | added, ms | of a training step |\n|---|---|---|")
+    print(f"| none: forward, backward and SGD with momentum take {step + plain:.0f} ms | | |")
+    options: dict[str, dict[str, Any]] = {
+        "reweighted": {"lam": 2.0},
+        "sobolev": {"lam": 1.0, "blend": 0.5},
+        "laplacian": {"sigma": 1.0, "axis": 0},
+        "normalized": {},
+        "orthonormal": {},
+        "orthonormal, Newton-Schulz": {"method": "newton-schulz"},
+    }
+    for name, keywords in options.items():
+        handle = GradientTransform(optimizer, name.partition(",")[0], **keywords)
+        added = milliseconds(optimizer.step, 3) - plain
+        handle.remove()
+        print(f"| {name} | {added:.0f} | {100 * added / (step + plain):.1f} % |")
+
+
 def main() -> None:
     print(f"{platform.processor() or platform.machine()}, torch {torch.__version__}, numpy {np.__version__}\n")
     orthonormalisation()
@@ -189,6 +250,7 @@ def main() -> None:
     channel_directed()
     initialisation()
     operator()
+    wrappers()
 
 
 if __name__ == "__main__":

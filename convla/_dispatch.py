@@ -29,13 +29,13 @@ KERNELS: dict[tuple[str, str], str] = {
     ("correlate_image_adjoint", "cuda"): "convla.engines.cupy_gpu:correlate_image_adjoint",
     ("correlate_kernel_adjoint", "cuda"): "convla.engines.cupy_gpu:correlate_kernel_adjoint",
     ("descend_pairs", "numba"): "convla.engines.numba_cpu:descend_pairs",
-    ("laplacian_smoothing", "numba"): "convla.engines.numba_gradients:laplacian_smoothing",
-    ("reweighted_gradient", "numba"): "convla.engines.numba_gradients:reweighted_gradient",
-    ("sobolev_gradient", "numba"): "convla.engines.numba_gradients:sobolev_gradient",
     ("summed_autocorrelations", "numba"): "convla.engines.numba_similarity:summed_autocorrelations",
     ("summed_autocorrelations", "cuda"): "convla.engines.cupy_similarity:summed_autocorrelations",
     ("correlate_lags", "numba"): "convla.engines.numba_similarity:correlate_lags",
     ("correlate_lags", "cuda"): "convla.engines.cupy_similarity:correlate_lags",
+    ("laplacian_smoothing", "numba"): "convla.engines.numba_gradients:laplacian_smoothing",
+    ("reweighted_gradient", "numba"): "convla.engines.numba_gradients:reweighted_gradient",
+    ("sobolev_gradient", "numba"): "convla.engines.numba_gradients:sobolev_gradient",
 }
 """Where each faster kernel lives, as "module:function"; its signature is its reference's, without `engine`."""
 

@@ -24,7 +24,7 @@ from convla.experiments.rck_settings import FigureSetting, Traces
 from convla.experiments.report import Report
 from convla.experiments.runner import DEFAULT_TARGETS, Request, Run, reproduce, saved_settings
 from convla.experiments.settings import TARGETS, Readings, Setting
-from convla.inspection import COLUMNS, Inspection, LayerSettings, inspect_network, read_settings
+from convla.inspection import Inspection, LayerSettings, inspect_network, read_settings
 from convla.model_files import initialize_file
 from convla.network import Initialization
 from convla.typing import Padding
@@ -228,10 +228,13 @@ def _inspect(
     stride: Annotated[int, typer.Option(help="Likewise.")] = 1,
     dilation: Annotated[int, typer.Option(help="Likewise.")] = 1,
     groups: Annotated[int, typer.Option(help="Likewise.")] = 1,
+    spectra: Annotated[
+        bool, typer.Option("--spectra/--no-spectra", help="Find singular values too; large layers take seconds.")
+    ] = True,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the whole report there.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Also draw the quantities there (.png, .svg, .pdf).")] = None,
 ) -> int:
-    """Measure every convolution kernel of a model: similarity, orthogonality, and how long that took.
+    """Measure every convolution kernel of a model: singular values, similarity, orthogonality, and the time it took.
 
     Files are only read, never run: no pickled object is loaded.
     """
@@ -244,7 +247,12 @@ def _inspect(
     with _progress() as progress:
         bar = progress.add_task("layers", total=None)
         report = inspect_network(
-            arrays, sizes, default=default, settings=settings, progress=lambda _: progress.advance(bar)
+            arrays,
+            sizes,
+            default=default,
+            settings=settings,
+            spectra=spectra,
+            progress=lambda _: progress.advance(bar),
         )
     _show_inspection(report, file)
     if json_file is not None:
@@ -289,10 +297,10 @@ def _show_inspection(report: Inspection, file: Path) -> None:
     table = Table(title=escape(str(file)), title_justify="left", title_style="bold", box=None, pad_edge=False)
     table.add_column("layer")
     table.add_column("kernel")
-    for heading in (*(column.heading for column in COLUMNS), "ms"):
+    for heading in (*(column.heading for column in report.columns), "ms"):
         table.add_column(heading, justify="right")
     for layer in report.layers:
-        values = [layer.quantities[column.name] for column in COLUMNS]
+        values = [layer.quantities[column.name] for column in report.columns]
         cells = ["-" if value is None else f"{value:.4g}" for value in values]
         table.add_row(escape(layer.name), "x".join(map(str, layer.shape)), *cells, f"{1e3 * layer.seconds:.1f}")
     if report.layers:

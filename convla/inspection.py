@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import fnmatch
+import functools
 import math
 import os
 import time
 import tomllib
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,15 +17,21 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from convla._validate import check_integer
-from convla.errors import ConvlaError
+from convla.bounds import SingularValueBounds, singular_value_bounds
+from convla.errors import ConvergenceWarning, ConvlaError
 from convla.geometry import ConvGeometry
 from convla.layer_similarity import convolutional_similarity
 from convla.model_files import split_kernels
+from convla.operators import ConvOperator
 from convla.orthogonality import kernel_orthogonality, mutual_coherence, ocnn_residual, spectral_isometry
+from convla.spectra import largest_singular_value, smallest_singular_value
+from convla.triplets import SingularValues
 from convla.typing import Padding
 
 __all__ = [
     "COLUMNS",
+    "FACTORIZED",
+    "SPECTRAL_COLUMNS",
     "Column",
     "Inspection",
     "Layer",
@@ -46,12 +54,53 @@ class LayerSettings:
     """The image that this layer is given, where it is another than the command's."""
 
 
-class Layer(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Layer:
     """A kernel (c_out, c_in // groups, *kernel) and the map that it stands for."""
 
     kernel: np.ndarray[Any, Any]
     settings: LayerSettings
     geometry: ConvGeometry
+
+    @functools.cached_property
+    def operator(self) -> ConvOperator:
+        """The layer's matrix, matrix-free."""
+        geometry = self.geometry
+        return ConvOperator(
+            self.kernel,
+            geometry.image_shape,
+            padding=geometry.padding,
+            stride=geometry.stride,
+            dilation=geometry.dilation,
+            groups=geometry.groups,
+            boundary=geometry.boundary,
+        )
+
+    @functools.cached_property
+    def largest(self) -> SingularValues:
+        """The operator's largest singular value."""
+        return largest_singular_value(self.operator)
+
+    @functools.cached_property
+    def bounds(self) -> SingularValueBounds:
+        """Its enclosure, which holds whatever the iteration behind `largest` did."""
+        return singular_value_bounds(self.operator, result=self.largest)
+
+    @functools.cached_property
+    def smallest(self) -> SingularValues:
+        """The operator's smallest singular value, where the matrix can be factorised.
+
+        Raises
+        ------
+        ValueError
+            If the matrix is too large.
+        """
+        if min(self.operator.shape) > FACTORIZED:
+            raise ValueError(
+                f"a matrix of shape {self.operator.shape} is too large to factorise (more than {FACTORIZED} on its "
+                "shorter side): inspect the layer with a smaller image"
+            )
+        return smallest_singular_value(self.operator)
 
 
 class Column(NamedTuple):
@@ -81,6 +130,7 @@ class Inspection:
 
     layers: tuple[LayerReport, ...]
     others: dict[str, str]
+    columns: tuple[Column, ...]
 
     def as_data(self) -> dict[str, Any]:
         """Return the whole as mappings, lists, numbers and strings, for JSON."""
@@ -141,6 +191,7 @@ def inspect_network(
     *,
     default: LayerSettings | None = None,
     settings: Sequence[tuple[str, LayerSettings]] = (),
+    spectra: bool = True,
     progress: Callable[[str], None] | None = None,
 ) -> Inspection:
     """Measure every convolution kernel among a model's arrays.
@@ -156,6 +207,9 @@ def inspect_network(
         For layers that no pattern matches: padding "same", stride 1, one group.
     settings : sequence of (pattern, LayerSettings)
         As `read_settings` returns them; the last that matches a layer's name is taken.
+    spectra : bool, default True
+        Also find the singular values of every layer, which takes seconds for large layers on large images. The smallest
+        one is left out where the matrix is too large to factorise.
     progress : callable, optional
         Called with the name of each layer that is done.
 
@@ -178,19 +232,22 @@ def inspect_network(
     """
     sizes = tuple(check_integer("image", size, minimum=1) for size in image)
     kernels, others = split_kernels(arrays)
+    columns = SPECTRAL_COLUMNS + COLUMNS if spectra else COLUMNS
     reports = []
     for name, kernel in kernels.items():
         chosen = default or LayerSettings()
         for pattern, match in settings:
             if fnmatch.fnmatchcase(name, pattern):
                 chosen = match
-        reports.append(_inspect_layer(name, kernel, chosen, sizes))
+        reports.append(_inspect_layer(name, kernel, chosen, sizes, columns))
         if progress is not None:
             progress(name)
-    return Inspection(tuple(reports), others)
+    return Inspection(tuple(reports), others, columns)
 
 
-def _inspect_layer(name: str, kernel: Any, settings: LayerSettings, image: tuple[int, ...]) -> LayerReport:
+def _inspect_layer(
+    name: str, kernel: Any, settings: LayerSettings, image: tuple[int, ...], columns: tuple[Column, ...]
+) -> LayerReport:
     rank = kernel.ndim - 2
     sizes = settings.image or (*image, *(image[-1],) * rank)[:rank]
     try:
@@ -208,12 +265,15 @@ def _inspect_layer(name: str, kernel: Any, settings: LayerSettings, image: tuple
     began = time.perf_counter()
     quantities: dict[str, float | None] = {}
     notes = []
-    for column in COLUMNS:
-        try:
-            quantities[column.name] = column.compute(layer)
-        except (TypeError, ValueError) as error:
-            quantities[column.name] = None
-            notes.append(f"{column.heading}: {error}")
+    for column in columns:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", ConvergenceWarning)
+            try:
+                quantities[column.name] = column.compute(layer)
+            except (TypeError, ValueError) as error:
+                quantities[column.name] = None
+                notes.append(f"{column.heading}: {error}")
+        notes += [f"{column.heading}: {warning.message}" for warning in caught]
     return LayerReport(name, kernel.shape, settings, quantities, tuple(notes), time.perf_counter() - began)
 
 
@@ -229,7 +289,24 @@ def _over_groups(measure: Callable[[Any], Any], layer: Layer) -> list[float]:
     return [float(measure(group)) for group in np.split(layer.kernel, layer.settings.groups)]
 
 
-# The quantities that need the layer's spectrum go here too: a Column that computes them from the Layer.
+def _condition_number(layer: Layer) -> float:
+    if layer.smallest.status == "rank deficient":
+        raise ValueError("infinite: the operator is rank deficient")
+    return layer.largest.value / layer.smallest.value
+
+
+FACTORIZED = 4096
+"""The longest shorter side of a matrix whose smallest singular value is looked for: seconds, and hundreds of MiB."""
+
+SPECTRAL_COLUMNS: tuple[Column, ...] = (
+    Column("sigma_max", "sigma_max", lambda layer: layer.largest.value),
+    Column("sigma_max_lower", "at least", lambda layer: layer.bounds.lower),
+    Column("sigma_max_upper", "at most", lambda layer: layer.bounds.upper),
+    Column("sigma_min", "sigma_min", lambda layer: layer.smallest.value),
+    Column("condition_number", "cond", _condition_number),
+)
+"""The singular values of the layer's matrix; the enclosure of the largest is proved."""
+
 COLUMNS: tuple[Column, ...] = (
     Column("similarity", "L_CS", lambda layer: float(convolutional_similarity(layer.kernel))),
     Column("normalized_similarity", "per pair, scaled", _mean_normalized_similarity),
@@ -244,4 +321,4 @@ COLUMNS: tuple[Column, ...] = (
         ),
     ),
 )
-"""What `inspect_network` measures, in the order of the table."""
+"""The similarity and orthogonality of the kernels."""

@@ -7,7 +7,7 @@ import os
 from matplotlib.figure import Figure
 
 from convla.errors import WeightsError
-from convla.inspection import COLUMNS, Inspection
+from convla.inspection import Inspection
 
 __all__ = ["plot_inspection"]
 
@@ -45,9 +45,9 @@ def plot_inspection(report: Inspection, path: str | os.PathLike[str]) -> None:
         raise WeightsError("there is no convolution kernel to plot")
     names = [layer.name for layer in report.layers]
     height = 1.2 + 0.22 * len(names)
-    figure = Figure(figsize=(2.4 * len(COLUMNS) + 2, height), layout="constrained")
-    panels = figure.subplots(1, len(COLUMNS), sharey=True, squeeze=False)[0]
-    for panel, column in zip(panels, COLUMNS, strict=True):
+    figure = Figure(figsize=(2.4 * len(report.columns) + 2, height), layout="constrained")
+    panels = figure.subplots(1, len(report.columns), sharey=True, squeeze=False)[0]
+    for panel, column in zip(panels, report.columns, strict=True):
         values = [layer.quantities[column.name] or 0.0 for layer in report.layers]
         panel.barh(range(len(names)), values, color="tab:blue", height=0.7)
         # Layers differ by orders of magnitude; a linear stretch about 0 keeps those that are 0.

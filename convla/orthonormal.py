@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from convla._array import namespace
+from convla._array import device_of, namespace
 from convla._validate import check_choice, check_floating, check_integer, check_real
 from convla.errors import ShapeError
 from convla.typing import Array, ArrayLike, Namespace
@@ -301,7 +301,7 @@ def _compose(matrices: Array, gram: Array, coefficients: Sequence[tuple[float, f
     Each polynomial p(X) = (a + b X X^T + c (X X^T)^2) X is a polynomial q of the Gram matrix times X, and the next Gram
     matrix is q G q: all but the last product stay on the small side.
     """
-    identity = xp.eye(gram.shape[1], dtype=gram.dtype, device=getattr(gram, "device", None))
+    identity = xp.eye(gram.shape[1], dtype=gram.dtype, device=device_of(gram))
     total = None
     for step, (a, b, c) in enumerate(coefficients):
         factor = a * identity + b * gram + c * (gram @ gram)

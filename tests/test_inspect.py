@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from convla import convolutional_similarity, network_similarity
+from convla import ConvOperator, convolutional_similarity, network_similarity
 from convla.cli import run
-from convla.inspection import COLUMNS, LayerSettings, inspect_network, read_settings
+from convla.inspection import COLUMNS, FACTORIZED, SPECTRAL_COLUMNS, LayerSettings, inspect_network, read_settings
 from convla.model_files import initialize_file, split_kernels
 from convla.orthogonality import kernel_orthogonality, ocnn_residual
 from convla.weights import read_weights, write_weights
@@ -63,7 +63,7 @@ class TestInspect:
         assert [layer["name"] for layer in report["layers"]] == ["conv1.weight", "conv2.weight", "wave.weight"]
         assert set(report["others"]) == {"fc.weight", "steps", "index"}
         quantities = report["layers"][1]["quantities"]
-        assert list(quantities) == [column.name for column in COLUMNS]
+        assert list(quantities) == [column.name for column in SPECTRAL_COLUMNS + COLUMNS]
         kernel = model()["conv2.weight"]
         assert quantities["similarity"] == float(convolutional_similarity(kernel))
         assert quantities["normalized_similarity"] == float(convolutional_similarity(kernel, normalized=True)) / 15
@@ -282,7 +282,7 @@ class TestNetworksOfPyTorch:
         assert len(state) == 20
         state["fc.weight"] = torch.zeros(1000, 512)
         torch.save(state, path)
-        assert run(["inspect", str(path), "--image", "56x56", "--json", str(json_file)]) == 0
+        assert run(["inspect", str(path), "--image", "56x56", "--no-spectra", "--json", str(json_file)]) == 0
         report = json.loads(json_file.read_text())
         assert {layer["name"]: tuple(layer["shape"]) for layer in report["layers"]} == shapes
         assert list(report["others"]) == ["fc.weight"]
@@ -290,3 +290,45 @@ class TestNetworksOfPyTorch:
             assert all(value is not None for value in layer["quantities"].values())
             # Two random filters of many channels have the average similarity of 1; see the documentation.
             assert layer["quantities"]["normalized_similarity"] == pytest.approx(1.0, abs=0.3)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        LayerSettings(),
+        LayerSettings(padding="valid"),
+        LayerSettings(padding=1, stride=2),
+        LayerSettings(groups=2),
+    ],
+    ids=str,
+)
+def test_the_singular_values_are_those_of_the_written_out_matrix(settings: LayerSettings) -> None:
+    rng = np.random.default_rng(5)
+    kernel = rng.standard_normal((4, 4 // settings.groups, 3, 3))
+    report = inspect_network({"conv": kernel}, (7, 6), default=settings)
+    (layer,) = report.layers
+    options = {"padding": settings.padding, "stride": settings.stride, "groups": settings.groups}
+    values = np.linalg.svd(ConvOperator(kernel, (7, 6), **options).to_dense(), compute_uv=False)
+    found = layer.quantities
+    assert found["sigma_max"] == pytest.approx(values[0], rel=1e-9)
+    assert found["sigma_max_lower"] <= values[0] <= found["sigma_max_upper"]
+    assert found["sigma_min"] == pytest.approx(values[-1], rel=1e-9, abs=1e-13 * values[0])
+    assert found["condition_number"] == pytest.approx(values[0] / values[-1], rel=1e-8)
+
+
+def test_what_is_not_defined_or_too_large_is_said() -> None:
+    side = int(np.sqrt(FACTORIZED)) + 1
+    arrays = {"large": np.ones((1, 1, 1, 1)), "zero": np.zeros((2, 2, 3, 3))}
+    report = inspect_network(arrays, (side, side), settings=[("zero", LayerSettings(image=(4, 4)))])
+    large, zero = report.layers
+    assert large.quantities["sigma_max"] == pytest.approx(1.0, rel=1e-9)
+    assert large.quantities["sigma_min"] is None
+    assert any("too large to factorise" in note for note in large.notes)
+    assert zero.quantities["sigma_max"] == 0.0
+    assert zero.quantities["condition_number"] is None
+    assert any("rank deficient" in note for note in zero.notes)
+
+
+def test_without_spectra_only_the_kernels_are_measured() -> None:
+    report = inspect_network({"conv": np.ones((2, 1, 3))}, (8,), spectra=False)
+    assert list(report.layers[0].quantities) == [column.name for column in COLUMNS]

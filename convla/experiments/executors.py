@@ -6,7 +6,7 @@ import contextlib
 import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from convla._validate import check_choice
 from convla.errors import EngineError
@@ -103,10 +103,23 @@ def run_jobs(
 def _run_local(
     job: Job, settings: Sequence[AnySetting], workers: int, watcher: Watcher
 ) -> Iterator[tuple[AnySetting, AnyOutcome]]:
-    with _numba_threads(workers) if check_engine(job.engine) == "numba" else contextlib.nullcontext():
+    with contextlib.ExitStack() as threads:
+        if check_engine(job.engine) == "numba":
+            threads.enter_context(_numba_threads(workers))
+        threads.enter_context(_one_blas_thread())
         for setting in settings:
             watcher.start(setting, job.size(setting))
             yield setting, job(setting, functools.partial(watcher.advance, setting))
+
+
+def _one_blas_thread() -> contextlib.AbstractContextManager[Any]:
+    """Hold the BLAS to one thread: for small matrices more only wait, and their number changes the rounding."""
+    try:
+        from threadpoolctl import threadpool_limits
+    except ImportError:  # it comes with the extra cli
+        return contextlib.nullcontext()
+    limits: contextlib.AbstractContextManager[Any] = threadpool_limits(limits=1, user_api="blas")
+    return limits
 
 
 @contextlib.contextmanager

@@ -1,0 +1,1 @@
+"""Thin adapters to frameworks; each module needs its framework, and the core needs none."""
