@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import zip_longest
 
 from matplotlib.figure import Figure
 
@@ -10,6 +11,8 @@ from convla.errors import WeightsError
 from convla.inspection import Inspection
 
 __all__ = ["plot_inspection"]
+
+PANELS = 4  # side by side
 
 
 def plot_inspection(report: Inspection, path: str | os.PathLike[str]) -> None:
@@ -44,16 +47,22 @@ def plot_inspection(report: Inspection, path: str | os.PathLike[str]) -> None:
     if not report.layers:
         raise WeightsError("there is no convolution kernel to plot")
     names = [layer.name for layer in report.layers]
-    height = 1.2 + 0.22 * len(names)
-    figure = Figure(figsize=(2.4 * len(report.columns) + 2, height), layout="constrained")
-    panels = figure.subplots(1, len(report.columns), sharey=True, squeeze=False)[0]
-    for panel, column in zip(panels, report.columns, strict=True):
+    rows = -(-len(report.columns) // PANELS)
+    figure = Figure(figsize=(3.0 * PANELS + 1.5, rows * (1.0 + 0.22 * len(names))), layout="constrained")
+    panels = figure.subplots(rows, PANELS, sharey=True, squeeze=False)
+    for panel, column in zip_longest(panels.flat, report.columns):
+        if column is None:
+            panel.set_axis_off()
+            continue
         values = [layer.quantities[column.name] or 0.0 for layer in report.layers]
         panel.barh(range(len(names)), values, color="tab:blue", height=0.7)
         # Layers differ by orders of magnitude; a linear stretch about 0 keeps those that are 0.
-        panel.set_xscale("symlog", linthresh=1.0)
+        if min(values) > 0.0 and max(values) > 10.0 * min(values):
+            panel.set_xscale("log")
+        elif max(values) > 10.0:
+            panel.set_xscale("symlog", linthresh=1.0)
         panel.set_title(column.name.replace("_", " "), fontsize=9)
         panel.tick_params(labelsize=7)
-    panels[0].set_yticks(range(len(names)), names)
-    panels[0].invert_yaxis()
+    panels[0, 0].set_yticks(range(len(names)), names)
+    panels[0, 0].invert_yaxis()
     figure.savefig(path, dpi=150)
