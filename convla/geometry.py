@@ -11,7 +11,7 @@ import functools
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, cast
 
 import numpy as np
@@ -128,7 +128,7 @@ class ConvGeometry:
                     f"the kernel must fit in the padded image: kernel {kernel[2:]} with dilation {dilations} spans "
                     f"{extents}, image {image} with padding {pads}"
                 )
-        fields = {
+        values = {
             "kernel_shape": kernel,
             "image_shape": image,
             "padding": pads,
@@ -137,7 +137,7 @@ class ConvGeometry:
             "groups": groups,
             "boundary": boundary,
         }
-        for name, value in fields.items():
+        for name, value in values.items():
             object.__setattr__(self, name, value)
 
     @functools.cached_property
@@ -146,6 +146,10 @@ class ConvGeometry:
 
     def __hash__(self) -> int:
         return self._hash
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Without what is cached: the hash of a string, and so of a geometry, differs between processes.
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     # Sizes. Each is cached: operators ask for them at every application.
 

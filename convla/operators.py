@@ -238,6 +238,10 @@ class ConvOperator(LinearMap):
         rows, columns = self.shape
         return f"<{rows}x{columns} ConvOperator of {self.dtype}, {self.geometry}>"
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The resolved kernels stay behind: another process may have other engines.
+        return _rebuild, (self.kernel, self.geometry, self.order, self._engine)
+
     def __abs__(self) -> ConvOperator:
         """Return the operator of the kernel's moduli, which bounds the entries of M: the factor of rounding bounds."""
         xp = namespace(self.kernel)
@@ -269,18 +273,7 @@ class ConvOperator(LinearMap):
         array([[0., 1., 0.],
                [0., 0., 1.]])
         """
-        geometry = self.geometry
-        return ConvOperator(
-            kernel,
-            geometry.image_shape,
-            padding=geometry.padding,
-            stride=geometry.stride,
-            dilation=geometry.dilation,
-            groups=geometry.groups,
-            boundary=geometry.boundary,
-            order=self.order,
-            engine=self._engine,
-        )
+        return _rebuild(kernel, self.geometry, self.order, self._engine)
 
     @property
     def domain_shape(self) -> tuple[int, ...]:
@@ -430,6 +423,9 @@ class _Transpose(LinearMap):
     def __repr__(self) -> str:
         return f"<transpose of {self._operator!r}>"
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Transpose, (self._operator,)
+
     @property
     def geometry(self) -> ConvGeometry:
         """The geometry of the map that this is the transpose of."""
@@ -461,3 +457,18 @@ class _Transpose(LinearMap):
 
     def to_sparse(self, format: str = "csr") -> Any:  # noqa: A002
         return self._operator.to_sparse("csr").T.asformat(check_choice("format", format, ("csr", "csc", "coo")))
+
+
+def _rebuild(kernel: ArrayLike, geometry: ConvGeometry, order: Order, engine: Engine) -> ConvOperator:
+    """Return the operator of a kernel in the setting of `geometry`, whose kernel may have another size."""
+    return ConvOperator(
+        kernel,
+        geometry.image_shape,
+        padding=geometry.padding,
+        stride=geometry.stride,
+        dilation=geometry.dilation,
+        groups=geometry.groups,
+        boundary=geometry.boundary,
+        order=order,
+        engine=engine,
+    )

@@ -1,5 +1,10 @@
 """`ConvOperator` as a matrix: products, transposes, solvers, and the public adjoint test."""
 
+import os
+import pickle
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import scipy.sparse.linalg
@@ -178,3 +183,38 @@ def test_the_test_helpers_can_fail():
         assert_within_rounding(a * b + 4 * bound, product_of, a, b)
     with pytest.raises(AssertionError):
         assert_within_rounding(np.array([1, 3]), product_of, np.array([1, 2]), np.array([1, 1]))
+
+
+@pytest.mark.parametrize("engine", ["auto", "reference"])
+def test_operators_and_their_transposes_survive_pickling(engine):
+    rng = np.random.default_rng(6)
+    options = {"stride": 2, "dilation": (1, 2), "groups": 2, "boundary": "circular", "order": "F"}
+    operator = ConvOperator(rng.standard_normal((4, 2, 3, 2)), (7, 6), padding=1, engine=engine, **options)
+    operator.apply(np.ones(operator.domain_shape))
+    x = rng.standard_normal(operator.shape[1])
+    again = pickle.loads(pickle.dumps(operator))
+    assert repr(again) == repr(operator)
+    assert (again.geometry, again.order, again._engine) == (operator.geometry, operator.order, engine)
+    np.testing.assert_array_equal(again @ x, operator @ x)
+    transpose = pickle.loads(pickle.dumps(operator.T))
+    y = rng.standard_normal(operator.shape[0])
+    np.testing.assert_array_equal(transpose @ y, operator.T @ y)
+    np.testing.assert_array_equal(transpose.T.kernel, operator.kernel)
+
+
+def test_a_geometry_from_another_process_is_found_in_a_dictionary():
+    # The hash of a string differs between processes, so a hash that travelled would hide the geometry.
+    make = "ConvGeometry((1, 1, 3), (5,), padding='same', boundary='circular')"
+    dump = f"import pickle, sys; from convla import ConvGeometry; g = {make}; hash(g); g.shape\n"
+    dump += "sys.stdout.buffer.write(pickle.dumps(g))"
+    load = f"import pickle, sys; from convla import ConvGeometry; g = pickle.load(sys.stdin.buffer); h = {make}\n"
+    load += "assert set(g.__dict__) <= set(h.__dict__), g.__dict__\nassert g == h and hash(g) == hash(h) and {h: 1}[g]"
+    written = _python(dump, "1", b"")
+    _python(load, "2", written)
+
+
+def _python(code, seed, stdin):
+    environment = {**os.environ, "PYTHONHASHSEED": seed}
+    return subprocess.run(
+        [sys.executable, "-c", code], input=stdin, env=environment, check=True, capture_output=True
+    ).stdout
