@@ -10,7 +10,7 @@ from convla.errors import ShapeError
 from convla.geometry import ConvGeometry
 from convla.typing import Array, ArrayLike, Namespace
 
-__all__ = ["check_integer_range", "check_kernel", "check_signal", "match_dtypes"]
+__all__ = ["check_integer_range", "check_integer_sums", "check_kernel", "check_signal", "match_dtypes"]
 
 
 def check_kernel(kernel: ArrayLike, xp: Namespace) -> Array:
@@ -61,6 +61,20 @@ def check_integer_range(a: Array, b: Array, terms: int) -> None:
         raise OverflowError(
             f"sums of {terms} products can reach {largest}, beyond the largest {a.dtype}, {limit}: pass floating-point "
             "arrays, or object arrays of Python integers"
+        )
+
+
+def check_integer_sums(name: str, array: Array, terms: int) -> None:
+    """Raise `OverflowError` if a sum of `terms` moduli of entries could leave the integer dtype of `array`."""
+    if array.dtype == object or not is_exact(array):
+        return
+    xp = namespace(array)
+    limit: Any = xp.iinfo(array.dtype).max
+    largest = terms * _largest(array, xp)
+    if largest > limit:
+        raise OverflowError(
+            f"sums of {terms} entries of {name} can reach {largest} in modulus, beyond the largest {array.dtype}, "
+            f"{limit}: pass floating-point arrays, or object arrays of Python integers"
         )
 
 

@@ -215,6 +215,21 @@ class ConvGeometry:
             readers *= int(np.bincount(sources[sources >= 0]).max(initial=0))
         return self.out_channels // self.groups * readers
 
+    @functools.cached_property
+    def largest_entry_count(self) -> int:
+        """The largest number of taps that meet in one entry of M: above 1 only where the boundary repeats the image."""
+        meeting = 1
+        for axis in range(self.ndim):
+            sources = np.sort(self.axis_map(axis), axis=1)
+            # In a sorted row, `count` taps read one source where two places `count - 1` apart hold the same.
+            count = 1
+            while count < sources.shape[1] and np.any(
+                (sources[:, count:] == sources[:, :-count]) & (sources[:, count:] >= 0)
+            ):
+                count += 1
+            meeting *= count
+        return meeting
+
     # Index maps.
 
     def sources(self, axis: int) -> IndexArray:

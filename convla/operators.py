@@ -10,7 +10,7 @@ from typing import Any, final
 import numpy as np
 
 from convla._array import all_finite, namespace, sparse_library
-from convla._checks import check_integer_range, check_kernel, check_signal, match_dtypes
+from convla._checks import check_integer_range, check_integer_sums, check_kernel, check_signal, match_dtypes
 from convla._dispatch import KERNELS
 from convla._validate import check_array, check_choice
 from convla._windows import correlate, correlate_image_adjoint, correlate_kernel_adjoint
@@ -245,6 +245,7 @@ class ConvOperator(LinearMap):
     def __abs__(self) -> ConvOperator:
         """Return the operator of the kernel's moduli, which bounds the entries of M: the factor of rounding bounds."""
         xp = namespace(self.kernel)
+        check_integer_sums("kernel", self.kernel, 1)  # the modulus of the least integer is none
         return self.with_kernel(abs(self.kernel) if self.dtype == object else xp.abs(self.kernel))
 
     def with_kernel(self, kernel: ArrayLike) -> ConvOperator:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from convla._array import available_memory, is_cupy, is_numpy, namespace, on_device_of, sparse_library
-from convla._checks import check_kernel
+from convla._checks import check_integer_sums, check_kernel
 from convla._validate import check_array, check_choice, check_integer
 from convla._windows import correlate
 from convla.errors import ShapeError
@@ -320,6 +320,8 @@ def convolution_matrix(
         If the kernel's shape is not the geometry's.
     ValueError
         If `order` or `format` is unknown.
+    OverflowError
+        If integers could leave their dtype where several taps meet in one entry.
     MemoryError
         If the dense matrix would not fit in memory.
 
@@ -343,6 +345,8 @@ def convolution_matrix(
     check_choice("format", format, MATRIX_FORMATS)
     if tuple(kernel.shape) != geometry.kernel_shape:
         raise ShapeError(f"kernel must have the geometry's shape {geometry.kernel_shape}, got {tuple(kernel.shape)}")
+    if geometry.largest_entry_count > 1:
+        check_integer_sums("kernel", kernel, geometry.largest_entry_count)
     if format == "dense":
         return _dense(kernel, geometry, order)
     csr = _csr(kernel, geometry, order)

@@ -218,3 +218,10 @@ def _python(code, seed, stdin):
     return subprocess.run(
         [sys.executable, "-c", code], input=stdin, env=environment, check=True, capture_output=True
     ).stdout
+
+
+def test_the_least_integer_has_no_modulus():
+    kernel = np.array([[[-128, 1]]], np.int8)
+    with pytest.raises(OverflowError, match="int8, 127"):
+        abs(ConvOperator(kernel, (3,)))
+    assert abs(ConvOperator(kernel + np.int8(1), (3,))).kernel.max() == 127

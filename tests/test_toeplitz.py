@@ -203,3 +203,26 @@ def test_a_larger_product_of_geometries(geometry):
         expected = dense_matrix(kernel, geometry, order)
         np.testing.assert_array_equal(convolution_matrix(kernel, geometry, order=order).toarray(), expected)
         np.testing.assert_array_equal(convolution_matrix(kernel, geometry, order=order, format="dense"), expected)
+
+
+@pytest.mark.parametrize("format", ["dense", "csr", "coo"])
+def test_integers_that_meet_in_one_entry_may_not_overflow(format):  # noqa: A002
+    kernel = np.array([100, 20, 30], np.int8)
+    with pytest.raises(OverflowError, match=r"sums of 3 entries of kernel can reach 300 .* int8, 127"):
+        circulant_matrix(kernel, 1, format=format)
+    with pytest.raises(OverflowError, match="sums of 2 entries"):
+        circulant_matrix(kernel, 2, format=format)
+    geometry = ConvGeometry((1, 1, 2, 3), (2, 3), padding=2, boundary="replicate")
+    with pytest.raises(OverflowError, match="sums of 6 entries"):
+        convolution_matrix(np.full((1, 1, 2, 3), 60, np.int8), geometry, format=format)
+    # One tap an entry: any integer can stand there, the least of all too.
+    least = np.array([-128, 127, -128], np.int8)
+    for matrix in (circulant_matrix(least, 4, format=format), toeplitz_matrix(least, 4, format=format)):
+        assert (matrix if format == "dense" else matrix.toarray()).min() == -128
+    assert circulant_matrix(kernel.astype(object), 1)[0, 0] == 150
+
+
+@given(conv_geometries())
+def test_the_taps_that_meet_in_one_entry_are_counted(geometry):
+    ones = dense_matrix(np.ones(geometry.kernel_shape, int), geometry)
+    assert geometry.largest_entry_count == max(ones.max(initial=0), 1)

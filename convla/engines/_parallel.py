@@ -14,7 +14,7 @@ from typing import Any
 
 import numba
 
-__all__ = ["ParallelFunction", "compiled_in_parallel"]
+__all__ = ["ParallelFunction", "compiled_in_parallel", "threading_layer"]
 
 _CONCURRENT_LAYERS = ("omp", "tbb")
 
