@@ -59,6 +59,10 @@ class LinearMap(ABC):
     def to_dense(self) -> Array:
         """Return the matrix as an array of the kernel's library."""
 
+    @abstractmethod
+    def astype(self, dtype: Any) -> LinearMap:
+        """Return the map of the kernel in another dtype."""
+
     @property
     def H(self) -> LinearMap:
         """The conjugate transpose: the transpose, as the kernel is real."""
@@ -103,10 +107,13 @@ class LinearMap(ABC):
     def as_linear_operator(self) -> Any:
         """Return the map as a SciPy LinearOperator (CuPy's for CuPy arrays), for `scipy.sparse.linalg`.
 
+        As for a sparse matrix, a product has the dtype that the kernel's and the vector's promote to, and is computed
+        in it: solvers pass float64 vectors to a float32 operator. An integer kernel is taken in float64.
+
         Raises
         ------
         TypeError
-            If the kernel is neither a NumPy nor a CuPy array.
+            If the kernel is neither a NumPy nor a CuPy array, or holds exact objects.
 
         Examples
         --------
@@ -117,14 +124,23 @@ class LinearMap(ABC):
         >>> bool(np.isclose(svds(identity.as_linear_operator(), k=1, return_singular_vectors=False)[0], 1.0))
         True
         """
-        return sparse_library(self.kernel).linalg.LinearOperator(
-            self.shape,
-            matvec=self.matvec,
-            rmatvec=self.rmatvec,
-            matmat=self.matmat,
-            rmatmat=self.rmatmat,
-            dtype=self.dtype,
-        )
+        library, xp = sparse_library(self.kernel), namespace(self.kernel)
+        if self.dtype == object:
+            raise TypeError("as_linear_operator takes kernels of float32, float64 or integers, got dtype object")
+        floating = self if xp.isdtype(self.dtype, "real floating") else self.astype(xp.float64)
+        maps = {floating.dtype: floating}
+
+        def product(method: str) -> Callable[[Array], Array]:
+            def multiply(vectors: Array) -> Array:
+                dtype = xp.result_type(vectors.dtype, floating.dtype)
+                if dtype not in maps:
+                    maps[dtype] = self.astype(dtype)
+                return getattr(maps[dtype], method)(xp.astype(vectors, dtype, copy=False))
+
+            return multiply
+
+        methods = {method: product(method) for method in ("matvec", "rmatvec", "matmat", "rmatmat")}
+        return library.linalg.LinearOperator(self.shape, **methods, dtype=floating.dtype)
 
     def _multiply(self, other: ArrayLike, ndim: int | None) -> Array:
         xp = namespace(other, self.kernel)
@@ -275,6 +291,10 @@ class ConvOperator(LinearMap):
                [0., 0., 1.]])
         """
         return _rebuild(kernel, self.geometry, self.order, self._engine)
+
+    def astype(self, dtype: Any) -> ConvOperator:
+        """Return the operator of the kernel in another dtype, in the same setting."""
+        return self.with_kernel(namespace(self.kernel).astype(self.kernel, dtype))
 
     @property
     def domain_shape(self) -> tuple[int, ...]:
@@ -452,6 +472,9 @@ class _Transpose(LinearMap):
 
     def __abs__(self) -> LinearMap:
         return abs(self._operator).T
+
+    def astype(self, dtype: Any) -> LinearMap:
+        return self._operator.astype(dtype).T
 
     def to_dense(self) -> Array:
         return namespace(self.kernel).matrix_transpose(self._operator.to_dense())

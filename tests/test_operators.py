@@ -92,6 +92,41 @@ def test_scipy_solvers_run_on_the_operator():
     assert column.shape == (operator.shape[0], 1)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64])
+def test_scipy_solvers_take_every_dtype_of_kernel(dtype):
+    rng = np.random.default_rng(7)
+    kernel = integers(rng, (2, 2, 3, 3), dtype)
+    kernel[[0, 1], [0, 1], 1, 1] += 200  # diagonally dominant, so every solver converges
+    operator = ConvOperator(kernel, (6, 6))
+    linear, dense = operator.as_linear_operator(), operator.to_dense().astype(float)
+    assert linear.dtype == (np.float64 if dtype == np.int64 else dtype)
+    b = rng.standard_normal(operator.shape[0])
+    # Float64 vectors give float64 products, as they do with a sparse matrix, and float64 accuracy.
+    for got, wanted in [(linear @ b, dense @ b), (linear.rmatvec(b), dense.T @ b), (linear.T @ b, dense.T @ b)]:
+        assert got.dtype == np.float64
+        np.testing.assert_allclose(got, wanted, rtol=1e-12, atol=1e-10)
+    assert (linear @ b.astype(np.float32)).dtype == linear.dtype
+    linalg = scipy.sparse.linalg
+    solutions = [
+        linalg.gmres(linear, b, rtol=1e-11)[0],
+        linalg.lsqr(linear, b, atol=1e-13, btol=1e-13)[0],
+        linalg.lsmr(linear, b, atol=1e-13, btol=1e-13)[0],
+        linalg.cg(linear.T @ linear, dense.T @ b, rtol=1e-12)[0],
+        linalg.gmres(operator.T.as_linear_operator().T, b, rtol=1e-11)[0],
+    ]
+    for x in solutions:
+        np.testing.assert_allclose(dense @ x, b, rtol=0, atol=1e-9 * np.linalg.norm(b))
+    wanted = np.linalg.svd(dense, compute_uv=False)[0]
+    for solver in ("arpack", "lobpcg"):
+        got = linalg.svds(linear, k=1, solver=solver, rng=0, maxiter=500, return_singular_vectors=False)
+        np.testing.assert_allclose(got[0], wanted, rtol=1e-4)
+
+
+def test_exact_objects_have_no_linear_operator():
+    with pytest.raises(TypeError, match="object"):
+        ConvOperator(np.ones((1, 1, 3), object), (4,)).as_linear_operator()
+
+
 def test_arguments_are_in_the_kernel_dtype():
     operator = ConvOperator(np.ones((1, 1, 3), np.float32), (4,))
     assert operator.apply(np.ones((1, 4), np.float32)).dtype == np.float32
