@@ -54,6 +54,8 @@ def check_array(
         array = as_array(value, xp)
     except (TypeError, ValueError) as error:
         raise TypeError(f"{name} must be an array of real numbers, got {describe(value)}") from error
+    if is_numpy(array) and not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))  # compiled code and the BLAS read native bytes only
     shape = tuple(array.shape)
     wanted = f" of shape {axes}" if axes else ""
     exact_objects = is_numpy(array) and array.dtype == object

@@ -7,7 +7,7 @@ import scipy.ndimage
 import scipy.signal
 from hypothesis import given
 
-from convla import ConvGeometry, convolve, cross_correlate, image_adjoint, kernel_adjoint
+from convla import ConvGeometry, ConvOperator, convolve, cross_correlate, image_adjoint, kernel_adjoint
 from convla.conv import flip_kernel
 from convla.errors import ShapeError
 from convla.testing import assert_within_rounding
@@ -273,3 +273,19 @@ def test_the_geometry_of_a_call_is_its_own():
     with pytest.raises(TypeError, match="stride"):
         cross_correlate(X, K, padding=1, stride=1.0)
     assert ConvGeometry(K.shape, (5, 5), padding=1).stride == (1, 1)
+
+
+@pytest.mark.parametrize("kind", ["f4", "f8", "i2", "i8"])
+def test_arrays_of_either_byte_order_are_taken(kind):
+    rng = np.random.default_rng(12)
+    geometry = ConvGeometry((3, 2, 3, 2), (6, 5), padding="same")
+    shapes = geometry.domain_shape, geometry.kernel_shape, geometry.range_shape
+    native = [integers(rng, shape, kind) for shape in shapes]
+    expected = three_maps(geometry, *native, "auto")
+    for order in "<>":
+        swapped = [array.astype(order + kind) for array in native]
+        operator = ConvOperator(swapped[1], (6, 5))
+        got = [*three_maps(geometry, *swapped, "auto"), operator.apply(swapped[0]), operator.adjoint(swapped[2])]
+        for value, wanted in zip(got, [*expected, *expected[:2]], strict=True):
+            assert value.dtype.isnative
+            np.testing.assert_array_equal(value, wanted)
