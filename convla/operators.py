@@ -244,7 +244,7 @@ class ConvOperator(LinearMap):
         found = self.kernel, self.kernel, self.geometry
         self._correlate: Callable[..., Array] = correlate.resolve(*found, engine=engine)
         self._image_adjoint: Callable[..., Array] = correlate_image_adjoint.resolve(*found, engine=engine)
-        # No engine need have all three: the reference's BLAS is hard to beat here.
+        # No engine need have all three: where it has no kernel adjoint, "auto" chooses.
         has_kernel = (correlate_kernel_adjoint.operation, engine) in KERNELS
         self._kernel_adjoint: Callable[..., Array] = correlate_kernel_adjoint.resolve(
             *found, engine=engine if has_kernel or engine == "reference" else "auto"

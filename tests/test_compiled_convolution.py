@@ -102,3 +102,20 @@ def test_random_larger_geometries(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_many_random_larger_geometries(monkeypatch: pytest.MonkeyPatch) -> None:
     for seed in range(1000, 2000):
         check(seed, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("kernel_shape", "image_shape", "dilation"),
+    [((4, 4, 3, 3, 3), (4, 512, 512), 1), ((1, 64, 3, 3), (224, 224), 16), ((64, 1, 3, 3), (224, 224), 16)],
+)
+def test_taps_that_reach_far_are_not_copied_over_and_over(
+    kernel_shape: tuple[int, ...], image_shape: tuple[int, ...], dilation: int
+) -> None:
+    geometry = ConvGeometry(kernel_shape, image_shape, padding="same", dilation=dilation)
+    forward = numba_conv._forward_plan(geometry, 4)
+    _, phases = numba_conv._adjoint_plans(geometry, 4)
+    for plan in (forward, *(phase.plan for phase in phases)):
+        assert plan is not None
+        sizes = plan.sizes[0]
+        copied = int(sizes["blocks"]) * int(sizes["window"])
+        assert copied < 3 * (sizes["total"] + sizes["window"])
