@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from convla._array import describe, is_exact, is_numpy, namespace
+from convla._array import describe, is_exact, namespace
 from convla._validate import check_array
 from convla.errors import ShapeError
 from convla.geometry import ConvGeometry
@@ -35,7 +35,7 @@ def check_signal(name: str, array: Array, wanted: tuple[int, ...], geometry: Con
 def match_dtypes(first: str, a: Array, second: str, b: Array, xp: Namespace) -> tuple[Array, Array]:
     """Return both arrays in one dtype: integers follow a floating partner; unequal dtypes of one kind are refused."""
     for name, array in ((first, a), (second, b)):
-        if is_numpy(array) and array.dtype.kind == "f" and array.dtype.itemsize not in (4, 8):
+        if not is_exact(array) and array.dtype not in (xp.float32, xp.float64):
             raise TypeError(f"{name} must hold float32, float64, integers or exact objects, got dtype {array.dtype}")
     if a.dtype == b.dtype:
         return a, b

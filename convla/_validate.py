@@ -11,7 +11,15 @@ from convla._array import all_finite, as_array, as_float_array, describe, is_num
 from convla.errors import ShapeError
 from convla.typing import Array, ArrayLike, Namespace
 
-__all__ = ["check_array", "check_choice", "check_floating", "check_integer", "check_real", "check_same_shape"]
+__all__ = [
+    "check_array",
+    "check_choice",
+    "check_floating",
+    "check_integer",
+    "check_real",
+    "check_same_shape",
+    "check_sizes",
+]
 
 
 def check_array(
@@ -112,6 +120,15 @@ def check_integer(name: str, value: object, *, minimum: int | None = None, maxim
     if (minimum is not None and number < minimum) or (maximum is not None and number > maximum):
         raise ValueError(f"{name} must be {_range(minimum, maximum)}, got {number}")
     return number
+
+
+def check_sizes(name: str, value: Sequence[int]) -> tuple[int, ...]:
+    """Return `value` as a tuple of positive integers."""
+    try:
+        sizes = tuple(value)
+    except TypeError:
+        raise TypeError(f"{name} must be a sequence of integers, got {value!r}") from None
+    return tuple(check_integer(f"{name}[{axis}]", size, minimum=1) for axis, size in enumerate(sizes))
 
 
 def check_real(

@@ -16,7 +16,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from convla._validate import check_choice, check_integer
+from convla._validate import check_choice, check_integer, check_sizes
 from convla.errors import ShapeError
 from convla.typing import Boundary, Padding
 
@@ -105,13 +105,13 @@ class ConvGeometry:
         groups: int = 1,
         boundary: Boundary = "zero",
     ) -> None:
-        kernel = _sizes("kernel_shape", kernel_shape)
+        kernel = check_sizes("kernel_shape", kernel_shape)
         if len(kernel) not in (3, 4, 5):
             raise ShapeError(
                 f"kernel_shape must be (c_out, c_in // groups, *kernel) with 1 to 3 kernel axes, got {kernel}"
             )
         ndim = len(kernel) - 2
-        image = _sizes("image_shape", image_shape)
+        image = check_sizes("image_shape", image_shape)
         if len(image) != ndim:
             raise ShapeError(f"image_shape must have {ndim} axes, as the kernel {kernel} has, got {image}")
         groups = check_integer("groups", groups, minimum=1)
@@ -392,14 +392,6 @@ class ConvGeometry:
                     for start, n, s in zip(starts, self.output_shape, self.stride, strict=True)
                 ),
             )
-
-
-def _sizes(name: str, value: Sequence[int]) -> tuple[int, ...]:
-    try:
-        sizes = tuple(value)
-    except TypeError:
-        raise TypeError(f"{name} must be a sequence of integers, got {value!r}") from None
-    return tuple(check_integer(f"{name}[{axis}]", size, minimum=1) for axis, size in enumerate(sizes))
 
 
 def _per_axis(name: str, value: int | Sequence[int], ndim: int) -> tuple[int, ...]:

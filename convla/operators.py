@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import numbers
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, final
 
 import numpy as np
 
-from convla._array import all_finite, namespace, sparse_library
+from convla._array import all_finite, copy_of, describe, namespace, sparse_library
 from convla._checks import check_integer_range, check_integer_sums, check_kernel, check_signal, match_dtypes
 from convla._dispatch import KERNELS
 from convla._validate import check_array, check_choice
@@ -100,6 +101,7 @@ class LinearMap(ABC):
         return self._multiply(other, None)
 
     def __rmatmul__(self, other: ArrayLike) -> Array:
+        _refuse_no_array("the left operand of @", other)
         xp = namespace(other)
         array = check_array("the left operand of @", other, xp, min_ndim=1, axes="(m,) or (j, m)")
         return self.T @ array if array.ndim == 1 else xp.matrix_transpose(self.T @ xp.matrix_transpose(array))
@@ -143,6 +145,7 @@ class LinearMap(ABC):
         return library.linalg.LinearOperator(self.shape, **methods, dtype=floating.dtype)
 
     def _multiply(self, other: ArrayLike, ndim: int | None) -> Array:
+        _refuse_no_array("the right operand of @", other)
         xp = namespace(other, self.kernel)
         columns = self.shape[1]
         array = check_array(
@@ -180,6 +183,7 @@ class ConvOperator(LinearMap):
     Attributes
     ----------
     kernel : array
+        A copy of the argument.
     geometry : ConvGeometry
     order : str
 
@@ -225,7 +229,8 @@ class ConvOperator(LinearMap):
         order: Order = "C",
         engine: Engine = "auto",
     ) -> None:
-        self.kernel = check_kernel(kernel, namespace(kernel))
+        # A copy: what was checked stays as it was, whatever becomes of the caller's array.
+        self.kernel = copy_of(check_kernel(kernel, namespace(kernel)), namespace(kernel))
         match_dtypes("kernel", self.kernel, "kernel", self.kernel, namespace(self.kernel))
         self.geometry = ConvGeometry(
             tuple(self.kernel.shape),
@@ -496,3 +501,8 @@ def _rebuild(kernel: ArrayLike, geometry: ConvGeometry, order: Order, engine: En
         order=order,
         engine=engine,
     )
+
+
+def _refuse_no_array(name: str, value: object) -> None:
+    if isinstance(value, numbers.Number) or hasattr(value, "toarray"):
+        raise TypeError(f"{name} must be a dense vector or matrix, got {describe(value)}")

@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+import scipy.sparse
 import scipy.sparse.linalg
 from hypothesis import given
 
@@ -164,6 +165,9 @@ X, Y = np.ones((2, 5, 6)), np.ones((4, 5, 6))
         (lambda: OPERATOR.kernel_adjoint(Y, X[0]), ShapeError, ["image"]),
         (lambda: OPERATOR @ X, ShapeError, ["@", "(60,)", "(2, 5, 6)"]),
         (lambda: OPERATOR @ np.ones(61), ShapeError, ["@", "(60,)", "(61,)"]),
+        (lambda: OPERATOR @ 3, TypeError, ["right operand of @", "dense", "int"]),
+        (lambda: 3.0 @ OPERATOR, TypeError, ["left operand of @", "dense", "float"]),
+        (lambda: OPERATOR @ scipy.sparse.eye_array(60), TypeError, ["right operand of @", "dense", "scipy"]),
         (lambda: OPERATOR.T @ np.ones(60), ShapeError, ["(120,)", "(60,)"]),
         (lambda: OPERATOR.matmat(np.ones(60)), ShapeError, ["2 axes", "(60,)"]),
         (lambda: np.ones(7) @ OPERATOR, ShapeError, ["(120,)", "(7,)"]),
@@ -260,3 +264,10 @@ def test_the_least_integer_has_no_modulus():
     with pytest.raises(OverflowError, match="int8, 127"):
         abs(ConvOperator(kernel, (3,)))
     assert abs(ConvOperator(kernel + np.int8(1), (3,))).kernel.max() == 127
+
+
+def test_the_kernel_of_an_operator_is_its_own():
+    kernel = np.ones((1, 1, 3))
+    operator = ConvOperator(kernel, (4,))
+    kernel[:] = np.nan
+    np.testing.assert_array_equal(operator @ np.ones(4), [2, 3, 3, 2])

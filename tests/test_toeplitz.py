@@ -226,3 +226,16 @@ def test_integers_that_meet_in_one_entry_may_not_overflow(format):  # noqa: A002
 def test_the_taps_that_meet_in_one_entry_are_counted(geometry):
     ones = dense_matrix(np.ones(geometry.kernel_shape, int), geometry)
     assert geometry.largest_entry_count == max(ones.max(initial=0), 1)
+
+
+def test_bad_shapes_and_geometries_are_named():
+    for shape, error, words in [
+        ((2, 2.5), TypeError, r"shape\[1\] must be an integer, got 2.5"),
+        ((0, 4), ValueError, r"shape\[0\] must be at least 1, got 0"),
+        (4, TypeError, "shape must be a sequence of integers, got 4"),
+        ((4,), ShapeError, r"shape must be .*, got \(4,\)"),
+    ]:
+        with pytest.raises(error, match=words):
+            unvec(np.ones(4), shape)
+    with pytest.raises(TypeError, match="geometry must be a ConvGeometry, got str"):
+        convolution_matrix(np.ones((1, 1, 3)), "x")
