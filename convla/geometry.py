@@ -72,7 +72,8 @@ class ConvGeometry:
     Notes
     -----
     "same" with unit stride and dilation is the layer of Guo and Ye, whose ``m = ceil(k / 2)`` is this ``(k - 1) // 2``
-    counted from one.
+    counted from one. For an even kernel it reads one entry more after than before; numpy.correlate, scipy.signal and
+    scipy.ndimage read one more before, so that their features stand one place later.
 
     References
     ----------

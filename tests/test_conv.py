@@ -116,6 +116,20 @@ def test_full_and_valid_agree_with_scipy_exactly(ndim, size):
         np.testing.assert_array_equal(got, scipy.signal.convolve(x, k, mode=mode, method="direct"))
 
 
+@pytest.mark.parametrize("size", [2, 4])
+def test_same_for_even_kernels_stands_one_place_before_that_of_numpy_and_scipy(size):
+    rng = np.random.default_rng(13)
+    x, k = integers(rng, (9,)), integers(rng, (size,))
+    got = cross_correlate(x[None], k[None, None], padding="same")[0]
+    for theirs in (
+        np.correlate(x, k, mode="same"),
+        scipy.signal.correlate(x, k, mode="same", method="direct"),
+        scipy.ndimage.correlate(x, k, mode="constant"),
+    ):
+        np.testing.assert_array_equal(got[:-1], theirs[1:])
+        assert (got != theirs).any()
+
+
 @pytest.mark.parametrize(
     ("boundary", "mode"), [("circular", "grid-wrap"), ("reflect", "mirror"), ("replicate", "nearest")]
 )

@@ -2,8 +2,10 @@
 
 import os
 import pickle
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -271,3 +273,16 @@ def test_the_kernel_of_an_operator_is_its_own():
     operator = ConvOperator(kernel, (4,))
     kernel[:] = np.nan
     np.testing.assert_array_equal(operator @ np.ones(4), [2, 3, 3, 2])
+
+
+def test_the_operator_of_the_guide_works():
+    guide = (Path(__file__).parent.parent / "docs" / "adding-an-operator.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+    names = {}
+    exec(example, names)
+    operator = names["operator"]
+    x = np.arange(operator.shape[1], dtype=float)
+    dense = operator.to_dense()
+    for got in (operator @ x, x @ operator, operator.as_linear_operator() @ x, operator.rmatvec(x)):
+        np.testing.assert_array_equal(got, dense @ x)
+    np.testing.assert_array_equal(abs(operator).to_dense(), abs(dense))
