@@ -23,6 +23,7 @@ __all__ = [
     "as_array",
     "as_float_array",
     "available_memory",
+    "copy_of",
     "cuda_is_available",
     "describe",
     "device_of",
@@ -59,6 +60,13 @@ def as_array(value: ArrayLike, xp: Namespace) -> Array:
     return value if array_api_compat.is_array_api_obj(value) else xp.asarray(value)
 
 
+def copy_of(array: Array, xp: Namespace) -> Array:
+    """Return a copy of `array` in memory of its own."""
+    if array_api_compat.is_torch_array(array):
+        return array.clone()  # asarray warns of what it does to tensors that autograd follows
+    return xp.asarray(array, copy=True)
+
+
 def as_float_array(value: ArrayLike, xp: Namespace) -> Array:
     """Return `value` as a real floating-point array of `xp`: float32 and float64 stay, integers become float64."""
     array = as_array(value, xp)
@@ -93,6 +101,8 @@ def all_finite(array: Array, xp: Namespace) -> bool:
         return math.isfinite(np.vdot(flat, flat)) or bool(np.isfinite(flat).all())
     if is_exact(array):
         return True
+    if array_api_compat.is_torch_array(array):
+        array = array.detach()  # a number read from a tensor that autograd follows brings a warning
     return math.isfinite(float(xp.sum(array))) or bool(xp.all(xp.isfinite(array)))
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from convla._array import describe, is_exact, is_numpy, namespace
+from convla._array import describe, is_exact, namespace
 from convla._validate import check_array
 from convla.errors import ShapeError
 from convla.geometry import ConvGeometry
 from convla.typing import Array, ArrayLike, Namespace
 
-__all__ = ["check_integer_range", "check_kernel", "check_signal", "match_dtypes"]
+__all__ = ["check_integer_range", "check_integer_sums", "check_kernel", "check_signal", "match_dtypes"]
 
 
 def check_kernel(kernel: ArrayLike, xp: Namespace) -> Array:
@@ -35,7 +35,7 @@ def check_signal(name: str, array: Array, wanted: tuple[int, ...], geometry: Con
 def match_dtypes(first: str, a: Array, second: str, b: Array, xp: Namespace) -> tuple[Array, Array]:
     """Return both arrays in one dtype: integers follow a floating partner; unequal dtypes of one kind are refused."""
     for name, array in ((first, a), (second, b)):
-        if is_numpy(array) and array.dtype.kind == "f" and array.dtype.itemsize not in (4, 8):
+        if not is_exact(array) and array.dtype not in (xp.float32, xp.float64):
             raise TypeError(f"{name} must hold float32, float64, integers or exact objects, got dtype {array.dtype}")
     if a.dtype == b.dtype:
         return a, b
@@ -61,6 +61,20 @@ def check_integer_range(a: Array, b: Array, terms: int) -> None:
         raise OverflowError(
             f"sums of {terms} products can reach {largest}, beyond the largest {a.dtype}, {limit}: pass floating-point "
             "arrays, or object arrays of Python integers"
+        )
+
+
+def check_integer_sums(name: str, array: Array, terms: int) -> None:
+    """Raise `OverflowError` if a sum of `terms` moduli of entries could leave the integer dtype of `array`."""
+    if array.dtype == object or not is_exact(array):
+        return
+    xp = namespace(array)
+    limit: Any = xp.iinfo(array.dtype).max
+    largest = terms * _largest(array, xp)
+    if largest > limit:
+        raise OverflowError(
+            f"sums of {terms} entries of {name} can reach {largest} in modulus, beyond the largest {array.dtype}, "
+            f"{limit}: pass floating-point arrays, or object arrays of Python integers"
         )
 
 

@@ -112,13 +112,13 @@ class Accelerated(Generic[P, R]):
             raise EngineError("engine 'cuda' needs CuPy (extras cuda12, cuda13) and a CUDA device; none is available")
         for array in arrays:
             if not _takes(engine, array):
-                wanted = {"numba": "NumPy arrays of numbers", "cuda": "CuPy arrays"}[engine]
+                wanted = {"numba": "NumPy arrays of float32 or float64", "cuda": "CuPy arrays"}[engine]
                 raise EngineError(f"engine {engine!r} takes {wanted}, got {describe(array)} of dtype {array.dtype}")
 
 
 def _takes(engine: str, array: Any) -> bool:
     if engine == "numba":
-        return is_numpy(array) and array.dtype.kind in "iuf"
+        return is_numpy(array) and array.dtype.char in "fd"
     return is_cupy(array)
 
 

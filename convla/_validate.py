@@ -11,7 +11,15 @@ from convla._array import all_finite, as_array, as_float_array, describe, is_num
 from convla.errors import ShapeError
 from convla.typing import Array, ArrayLike, Namespace
 
-__all__ = ["check_array", "check_choice", "check_floating", "check_integer", "check_real", "check_same_shape"]
+__all__ = [
+    "check_array",
+    "check_choice",
+    "check_floating",
+    "check_integer",
+    "check_real",
+    "check_same_shape",
+    "check_sizes",
+]
 
 
 def check_array(
@@ -54,6 +62,8 @@ def check_array(
         array = as_array(value, xp)
     except (TypeError, ValueError) as error:
         raise TypeError(f"{name} must be an array of real numbers, got {describe(value)}") from error
+    if is_numpy(array) and not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))  # compiled code and the BLAS read native bytes only
     shape = tuple(array.shape)
     wanted = f" of shape {axes}" if axes else ""
     exact_objects = is_numpy(array) and array.dtype == object
@@ -110,6 +120,15 @@ def check_integer(name: str, value: object, *, minimum: int | None = None, maxim
     if (minimum is not None and number < minimum) or (maximum is not None and number > maximum):
         raise ValueError(f"{name} must be {_range(minimum, maximum)}, got {number}")
     return number
+
+
+def check_sizes(name: str, value: Sequence[int]) -> tuple[int, ...]:
+    """Return `value` as a tuple of positive integers."""
+    try:
+        sizes = tuple(value)
+    except TypeError:
+        raise TypeError(f"{name} must be a sequence of integers, got {value!r}") from None
+    return tuple(check_integer(f"{name}[{axis}]", size, minimum=1) for axis, size in enumerate(sizes))
 
 
 def check_real(

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from convla._array import namespace
 from convla._checks import check_integer_range, check_kernel, check_signal, match_dtypes
-from convla._validate import check_array, check_integer
+from convla._validate import check_array, check_integer, check_sizes
 from convla._windows import correlate, correlate_image_adjoint, correlate_kernel_adjoint
 from convla.errors import ShapeError
 from convla.geometry import ConvGeometry
@@ -206,10 +206,10 @@ def kernel_adjoint(
     array([[[5., 6., 7.]]])
     """
     xp = namespace(features, image)
-    try:
-        ndim = len(kernel_size)
-    except TypeError:
-        raise TypeError(f"kernel_size must be a sequence of integers, got {kernel_size!r}") from None
+    kernel_size = check_sizes("kernel_size", kernel_size)
+    ndim = len(kernel_size)
+    if not 1 <= ndim <= 3:
+        raise ShapeError(f"kernel_size must have 1 to 3 axes, got {kernel_size}")
     image = check_array("image", image, xp, min_ndim=ndim + 1, axes=f"(..., c_in, *image) with {ndim} image axes")
     features = check_array(
         "features", features, xp, min_ndim=ndim + 1, axes=f"(..., c_out, *output), {ndim} output axes"

@@ -11,12 +11,12 @@ import functools
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, cast
 
 import numpy as np
 
-from convla._validate import check_choice, check_integer
+from convla._validate import check_choice, check_integer, check_sizes
 from convla.errors import ShapeError
 from convla.typing import Boundary, Padding
 
@@ -72,7 +72,8 @@ class ConvGeometry:
     Notes
     -----
     "same" with unit stride and dilation is the layer of Guo and Ye, whose ``m = ceil(k / 2)`` is this ``(k - 1) // 2``
-    counted from one.
+    counted from one. For an even kernel it reads one entry more after than before; numpy.correlate, scipy.signal and
+    scipy.ndimage read one more before, so that their features stand one place later.
 
     References
     ----------
@@ -105,13 +106,13 @@ class ConvGeometry:
         groups: int = 1,
         boundary: Boundary = "zero",
     ) -> None:
-        kernel = _sizes("kernel_shape", kernel_shape)
+        kernel = check_sizes("kernel_shape", kernel_shape)
         if len(kernel) not in (3, 4, 5):
             raise ShapeError(
                 f"kernel_shape must be (c_out, c_in // groups, *kernel) with 1 to 3 kernel axes, got {kernel}"
             )
         ndim = len(kernel) - 2
-        image = _sizes("image_shape", image_shape)
+        image = check_sizes("image_shape", image_shape)
         if len(image) != ndim:
             raise ShapeError(f"image_shape must have {ndim} axes, as the kernel {kernel} has, got {image}")
         groups = check_integer("groups", groups, minimum=1)
@@ -128,7 +129,7 @@ class ConvGeometry:
                     f"the kernel must fit in the padded image: kernel {kernel[2:]} with dilation {dilations} spans "
                     f"{extents}, image {image} with padding {pads}"
                 )
-        fields = {
+        values = {
             "kernel_shape": kernel,
             "image_shape": image,
             "padding": pads,
@@ -137,7 +138,7 @@ class ConvGeometry:
             "groups": groups,
             "boundary": boundary,
         }
-        for name, value in fields.items():
+        for name, value in values.items():
             object.__setattr__(self, name, value)
 
     @functools.cached_property
@@ -146,6 +147,10 @@ class ConvGeometry:
 
     def __hash__(self) -> int:
         return self._hash
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Without what is cached: the hash of a string, and so of a geometry, differs between processes.
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     # Sizes. Each is cached: operators ask for them at every application.
 
@@ -210,6 +215,21 @@ class ConvGeometry:
             sources = self.axis_map(axis)
             readers *= int(np.bincount(sources[sources >= 0]).max(initial=0))
         return self.out_channels // self.groups * readers
+
+    @functools.cached_property
+    def largest_entry_count(self) -> int:
+        """The largest number of taps that meet in one entry of M: above 1 only where the boundary repeats the image."""
+        meeting = 1
+        for axis in range(self.ndim):
+            sources = np.sort(self.axis_map(axis), axis=1)
+            # In a sorted row, `count` taps read one source where two places `count - 1` apart hold the same.
+            count = 1
+            while count < sources.shape[1] and np.any(
+                (sources[:, count:] == sources[:, :-count]) & (sources[:, count:] >= 0)
+            ):
+                count += 1
+            meeting *= count
+        return meeting
 
     # Index maps.
 
@@ -373,14 +393,6 @@ class ConvGeometry:
                     for start, n, s in zip(starts, self.output_shape, self.stride, strict=True)
                 ),
             )
-
-
-def _sizes(name: str, value: Sequence[int]) -> tuple[int, ...]:
-    try:
-        sizes = tuple(value)
-    except TypeError:
-        raise TypeError(f"{name} must be a sequence of integers, got {value!r}") from None
-    return tuple(check_integer(f"{name}[{axis}]", size, minimum=1) for axis, size in enumerate(sizes))
 
 
 def _per_axis(name: str, value: int | Sequence[int], ndim: int) -> tuple[int, ...]:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
+import numbers
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, final
 
 import numpy as np
 
-from convla._array import all_finite, namespace, sparse_library
-from convla._checks import check_integer_range, check_kernel, check_signal, match_dtypes
+from convla._array import all_finite, copy_of, describe, namespace, sparse_library
+from convla._checks import check_integer_range, check_integer_sums, check_kernel, check_signal, match_dtypes
 from convla._dispatch import KERNELS
 from convla._validate import check_array, check_choice
 from convla._windows import correlate, correlate_image_adjoint, correlate_kernel_adjoint
@@ -59,6 +60,10 @@ class LinearMap(ABC):
     def to_dense(self) -> Array:
         """Return the matrix as an array of the kernel's library."""
 
+    @abstractmethod
+    def astype(self, dtype: Any) -> LinearMap:
+        """Return the map of the kernel in another dtype."""
+
     @property
     def H(self) -> LinearMap:
         """The conjugate transpose: the transpose, as the kernel is real."""
@@ -96,6 +101,7 @@ class LinearMap(ABC):
         return self._multiply(other, None)
 
     def __rmatmul__(self, other: ArrayLike) -> Array:
+        _refuse_no_array("the left operand of @", other)
         xp = namespace(other)
         array = check_array("the left operand of @", other, xp, min_ndim=1, axes="(m,) or (j, m)")
         return self.T @ array if array.ndim == 1 else xp.matrix_transpose(self.T @ xp.matrix_transpose(array))
@@ -103,10 +109,13 @@ class LinearMap(ABC):
     def as_linear_operator(self) -> Any:
         """Return the map as a SciPy LinearOperator (CuPy's for CuPy arrays), for `scipy.sparse.linalg`.
 
+        As for a sparse matrix, a product has the dtype that the kernel's and the vector's promote to, and is computed
+        in it: solvers pass float64 vectors to a float32 operator. An integer kernel is taken in float64.
+
         Raises
         ------
         TypeError
-            If the kernel is neither a NumPy nor a CuPy array.
+            If the kernel is neither a NumPy nor a CuPy array, or holds exact objects.
 
         Examples
         --------
@@ -117,16 +126,26 @@ class LinearMap(ABC):
         >>> bool(np.isclose(svds(identity.as_linear_operator(), k=1, return_singular_vectors=False)[0], 1.0))
         True
         """
-        return sparse_library(self.kernel).linalg.LinearOperator(
-            self.shape,
-            matvec=self.matvec,
-            rmatvec=self.rmatvec,
-            matmat=self.matmat,
-            rmatmat=self.rmatmat,
-            dtype=self.dtype,
-        )
+        library, xp = sparse_library(self.kernel), namespace(self.kernel)
+        if self.dtype == object:
+            raise TypeError("as_linear_operator takes kernels of float32, float64 or integers, got dtype object")
+        floating = self if xp.isdtype(self.dtype, "real floating") else self.astype(xp.float64)
+        maps = {floating.dtype: floating}
+
+        def product(method: str) -> Callable[[Array], Array]:
+            def multiply(vectors: Array) -> Array:
+                dtype = xp.result_type(vectors.dtype, floating.dtype)
+                if dtype not in maps:
+                    maps[dtype] = self.astype(dtype)
+                return getattr(maps[dtype], method)(xp.astype(vectors, dtype, copy=False))
+
+            return multiply
+
+        methods = {method: product(method) for method in ("matvec", "rmatvec", "matmat", "rmatmat")}
+        return library.linalg.LinearOperator(self.shape, **methods, dtype=floating.dtype)
 
     def _multiply(self, other: ArrayLike, ndim: int | None) -> Array:
+        _refuse_no_array("the right operand of @", other)
         xp = namespace(other, self.kernel)
         columns = self.shape[1]
         array = check_array(
@@ -164,6 +183,7 @@ class ConvOperator(LinearMap):
     Attributes
     ----------
     kernel : array
+        A copy of the argument.
     geometry : ConvGeometry
     order : str
 
@@ -209,7 +229,8 @@ class ConvOperator(LinearMap):
         order: Order = "C",
         engine: Engine = "auto",
     ) -> None:
-        self.kernel = check_kernel(kernel, namespace(kernel))
+        # A copy: what was checked stays as it was, whatever becomes of the caller's array.
+        self.kernel = copy_of(check_kernel(kernel, namespace(kernel)), namespace(kernel))
         match_dtypes("kernel", self.kernel, "kernel", self.kernel, namespace(self.kernel))
         self.geometry = ConvGeometry(
             tuple(self.kernel.shape),
@@ -228,7 +249,7 @@ class ConvOperator(LinearMap):
         found = self.kernel, self.kernel, self.geometry
         self._correlate: Callable[..., Array] = correlate.resolve(*found, engine=engine)
         self._image_adjoint: Callable[..., Array] = correlate_image_adjoint.resolve(*found, engine=engine)
-        # No engine need have all three: the reference's BLAS is hard to beat here.
+        # No engine need have all three: where it has no kernel adjoint, "auto" chooses.
         has_kernel = (correlate_kernel_adjoint.operation, engine) in KERNELS
         self._kernel_adjoint: Callable[..., Array] = correlate_kernel_adjoint.resolve(
             *found, engine=engine if has_kernel or engine == "reference" else "auto"
@@ -238,9 +259,14 @@ class ConvOperator(LinearMap):
         rows, columns = self.shape
         return f"<{rows}x{columns} ConvOperator of {self.dtype}, {self.geometry}>"
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The resolved kernels stay behind: another process may have other engines.
+        return _rebuild, (self.kernel, self.geometry, self.order, self._engine)
+
     def __abs__(self) -> ConvOperator:
         """Return the operator of the kernel's moduli, which bounds the entries of M: the factor of rounding bounds."""
         xp = namespace(self.kernel)
+        check_integer_sums("kernel", self.kernel, 1)  # the modulus of the least integer is none
         return self.with_kernel(abs(self.kernel) if self.dtype == object else xp.abs(self.kernel))
 
     def with_kernel(self, kernel: ArrayLike) -> ConvOperator:
@@ -269,18 +295,11 @@ class ConvOperator(LinearMap):
         array([[0., 1., 0.],
                [0., 0., 1.]])
         """
-        geometry = self.geometry
-        return ConvOperator(
-            kernel,
-            geometry.image_shape,
-            padding=geometry.padding,
-            stride=geometry.stride,
-            dilation=geometry.dilation,
-            groups=geometry.groups,
-            boundary=geometry.boundary,
-            order=self.order,
-            engine=self._engine,
-        )
+        return _rebuild(kernel, self.geometry, self.order, self._engine)
+
+    def astype(self, dtype: Any) -> ConvOperator:
+        """Return the operator of the kernel in another dtype, in the same setting."""
+        return self.with_kernel(namespace(self.kernel).astype(self.kernel, dtype))
 
     @property
     def domain_shape(self) -> tuple[int, ...]:
@@ -430,6 +449,9 @@ class _Transpose(LinearMap):
     def __repr__(self) -> str:
         return f"<transpose of {self._operator!r}>"
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Transpose, (self._operator,)
+
     @property
     def geometry(self) -> ConvGeometry:
         """The geometry of the map that this is the transpose of."""
@@ -456,8 +478,31 @@ class _Transpose(LinearMap):
     def __abs__(self) -> LinearMap:
         return abs(self._operator).T
 
+    def astype(self, dtype: Any) -> LinearMap:
+        return self._operator.astype(dtype).T
+
     def to_dense(self) -> Array:
         return namespace(self.kernel).matrix_transpose(self._operator.to_dense())
 
     def to_sparse(self, format: str = "csr") -> Any:  # noqa: A002
         return self._operator.to_sparse("csr").T.asformat(check_choice("format", format, ("csr", "csc", "coo")))
+
+
+def _rebuild(kernel: ArrayLike, geometry: ConvGeometry, order: Order, engine: Engine) -> ConvOperator:
+    """Return the operator of a kernel in the setting of `geometry`, whose kernel may have another size."""
+    return ConvOperator(
+        kernel,
+        geometry.image_shape,
+        padding=geometry.padding,
+        stride=geometry.stride,
+        dilation=geometry.dilation,
+        groups=geometry.groups,
+        boundary=geometry.boundary,
+        order=order,
+        engine=engine,
+    )
+
+
+def _refuse_no_array(name: str, value: object) -> None:
+    if isinstance(value, numbers.Number) or hasattr(value, "toarray"):
+        raise TypeError(f"{name} must be a dense vector or matrix, got {describe(value)}")

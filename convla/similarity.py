@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from convla._array import namespace
 from convla._boundary import extend
+from convla._checks import check_integer_range
 from convla._validate import check_array, check_same_shape
 from convla.conv import cross_correlate
 from convla.errors import ShapeError
@@ -41,6 +42,8 @@ def kernel_similarity(k1: ArrayLike, k2: ArrayLike) -> Array:
     ------
     TypeError, ShapeError, ValueError
         If an argument is no array of finite real numbers, or the shapes differ.
+    OverflowError
+        If sums of integers could leave their dtype.
 
     References
     ----------
@@ -54,6 +57,7 @@ def kernel_similarity(k1: ArrayLike, k2: ArrayLike) -> Array:
     """
     xp = namespace(k1, k2)
     k1, k2 = _check_pair(k1, k2, xp)
+    _check_range(k1, k2, math.prod(k1.shape))
     return xp.sum(k1 * k2)
 
 
@@ -98,6 +102,8 @@ def feature_map_similarity(
     ------
     TypeError, ShapeError, ValueError
         If an argument is no array of finite real numbers, or the shapes do not fit each other.
+    OverflowError
+        If sums of integers could leave their dtype.
 
     See Also
     --------
@@ -122,6 +128,7 @@ def feature_map_similarity(
     if not channels:
         k1, k2, x = k1[None, ...], k2[None, ...], x[None, ...]
     f1, f2 = (cross_correlate(x, k[None, ...], padding=padding) for k in (k1, k2))
+    _check_range(f1, f2, math.prod(f1.shape))
     return xp.sum(f1 * f2)
 
 
@@ -143,6 +150,8 @@ def feature_map_similarity_gradient(
     x = _check_input(x, k1, xp)
     kernel_shape = tuple(k1.shape)[1:] if channels else tuple(k1.shape)
     gram = feature_map_gram(x if channels else x[None, ...], kernel_shape, padding=padding)
+    _check_range(gram, k1, math.prod(k1.shape))
+    _check_range(gram, k2, math.prod(k2.shape))
     g1, g2 = (xp.reshape(gram @ xp.reshape(k, (-1,)), tuple(k1.shape)) for k in (k2, k1))
     return g1, g2
 
@@ -171,6 +180,8 @@ def feature_map_gram(x: ArrayLike, kernel_shape: Sequence[int], *, padding: Padd
     ------
     TypeError, ShapeError, ValueError
         If an argument is no array of finite real numbers, or the shapes do not fit each other.
+    OverflowError
+        If sums of integers could leave their dtype.
 
     References
     ----------
@@ -196,6 +207,7 @@ def feature_map_gram(x: ArrayLike, kernel_shape: Sequence[int], *, padding: Padd
     extended = extend(x, geometry, xp)
     windows = xp.stack([extended[(..., *window)] for _, window in geometry.windows()], axis=split + 1)
     rows = xp.reshape(windows, (*shape[:split], shape[split] * math.prod(size), math.prod(geometry.output_shape)))
+    _check_range(rows, rows, math.prod(geometry.output_shape))
     return rows @ xp.matrix_transpose(rows)
 
 
@@ -214,3 +226,13 @@ def _check_input(x: ArrayLike, kernel: Array, xp: Namespace) -> Array:
             f"with kernels of shape {tuple(kernel.shape)}"
         )
     return x
+
+
+def _check_range(a: Array, b: Array, terms: int) -> None:
+    """Raise `OverflowError` if sums of `terms` products could leave the integer dtype that `a` and `b` promote to."""
+    if object in (a.dtype, b.dtype):
+        return
+    xp = namespace(a, b)
+    dtype = xp.result_type(a, b)
+    if xp.isdtype(dtype, "integral"):
+        check_integer_range(xp.astype(a, dtype), xp.astype(b, dtype), terms)

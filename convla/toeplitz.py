@@ -12,9 +12,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from convla._array import available_memory, is_cupy, is_numpy, namespace, on_device_of, sparse_library
-from convla._checks import check_kernel
-from convla._validate import check_array, check_choice, check_integer
+from convla._array import available_memory, describe, is_cupy, is_numpy, namespace, on_device_of, sparse_library
+from convla._checks import check_integer_sums, check_kernel
+from convla._validate import check_array, check_choice, check_integer, check_sizes
 from convla._windows import correlate
 from convla.errors import ShapeError
 from convla.geometry import ORDERS, ConvGeometry
@@ -275,11 +275,12 @@ def unvec(vector: ArrayLike, shape: Sequence[int], *, order: Order = "C") -> Arr
     """
     xp = namespace(vector)
     check_choice("order", order, ORDERS)
+    shape = check_sizes("shape", shape)
+    if not 2 <= len(shape) <= 4:
+        raise ShapeError(f"shape must be (c, *positions) with 1 to 3 axes of positions, got {shape}")
     array = check_array("vector", vector, xp, min_ndim=1, axes=f"(..., {math.prod(shape)})", finite=False)
     if array.shape[-1] != math.prod(shape):
-        raise ShapeError(
-            f"vector must have last axis {math.prod(shape)} for shape {tuple(shape)}, got {tuple(array.shape)}"
-        )
+        raise ShapeError(f"vector must have last axis {math.prod(shape)} for shape {shape}, got {tuple(array.shape)}")
     batch = tuple(array.shape[:-1])
     if order == "C":
         return xp.reshape(array, (*batch, *shape))
@@ -320,6 +321,8 @@ def convolution_matrix(
         If the kernel's shape is not the geometry's.
     ValueError
         If `order` or `format` is unknown.
+    OverflowError
+        If integers could leave their dtype where several taps meet in one entry.
     MemoryError
         If the dense matrix would not fit in memory.
 
@@ -339,10 +342,14 @@ def convolution_matrix(
            [0., 3., 4.]])
     """
     kernel = check_kernel(kernel, namespace(kernel))
+    if not isinstance(geometry, ConvGeometry):
+        raise TypeError(f"geometry must be a ConvGeometry, got {describe(geometry)}")
     check_choice("order", order, ORDERS)
     check_choice("format", format, MATRIX_FORMATS)
     if tuple(kernel.shape) != geometry.kernel_shape:
         raise ShapeError(f"kernel must have the geometry's shape {geometry.kernel_shape}, got {tuple(kernel.shape)}")
+    if geometry.largest_entry_count > 1:
+        check_integer_sums("kernel", kernel, geometry.largest_entry_count)
     if format == "dense":
         return _dense(kernel, geometry, order)
     csr = _csr(kernel, geometry, order)

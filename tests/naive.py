@@ -26,10 +26,13 @@ def read(position: int, size: int, boundary: str) -> int | None:
     return position
 
 
-def dense_matrix(kernel: Any, geometry: ConvGeometry, order: str = "C") -> Any:
-    """The matrix of a convolution, by loops over every output, channel and tap (Guo and Ye, Eqs. 1.2 and 2.4)."""
+def products(geometry: ConvGeometry, order: str = "C") -> list[tuple[int, int, tuple[int, ...]]]:
+    """Every product of a convolution, by loops over output, channel and tap (Guo and Ye, Eqs. 1.2 and 2.4).
+
+    Each is (row, column, kernel entry): that entry times the image at that column adds to the features at that row.
+    """
+    found = []
     out_shape, in_shape = geometry.range_shape, geometry.domain_shape
-    matrix = np.zeros((int(np.prod(out_shape)), int(np.prod(in_shape))), kernel.dtype)
     out_per_group = geometry.out_channels // geometry.groups
     inner = geometry.kernel_shape[1]
 
@@ -49,5 +52,44 @@ def dense_matrix(kernel: Any, geometry: ConvGeometry, order: str = "C") -> Any:
             if None not in position:
                 row = place(c, tuple(output), out_shape[1:])
                 column = place(c // out_per_group * inner + d, tuple(position), in_shape[1:])
-                matrix[row, column] += kernel[(c, d, *tap)]
+                found.append((row, column, (c, d, *tap)))
+    return found
+
+
+def dense_matrix(kernel: Any, geometry: ConvGeometry, order: str = "C") -> Any:
+    """The matrix of a convolution, filled product by product."""
+    matrix = np.zeros((int(np.prod(geometry.range_shape)), int(np.prod(geometry.domain_shape))), kernel.dtype)
+    for row, column, entry in products(geometry, order):
+        matrix[row, column] += kernel[entry]
     return matrix
+
+
+class NaiveMaps:
+    """The three maps of a geometry on one image or a batch, summed product by product in the dtype of the arguments."""
+
+    def __init__(self, geometry: ConvGeometry) -> None:
+        self.geometry = geometry
+        rows, columns, entries = zip(*products(geometry), strict=True)
+        self._rows, self._columns = np.array(rows), np.array(columns)
+        self._entries = np.ravel_multi_index(np.array(entries).T, geometry.kernel_shape)
+
+    def apply(self, image: Any, kernel: Any) -> Any:
+        """The features (batch, c_out, *output)."""
+        x, k = image.reshape(len(image), -1), kernel.reshape(-1)
+        features = np.zeros((len(x), int(np.prod(self.geometry.range_shape))), np.result_type(x, k))
+        np.add.at(features, (slice(None), self._rows), k[self._entries] * x[:, self._columns])
+        return features.reshape(-1, *self.geometry.range_shape)
+
+    def image_adjoint(self, features: Any, kernel: Any) -> Any:
+        """The image (batch, c_in, *image)."""
+        y, k = features.reshape(len(features), -1), kernel.reshape(-1)
+        image = np.zeros((len(y), int(np.prod(self.geometry.domain_shape))), np.result_type(y, k))
+        np.add.at(image, (slice(None), self._columns), k[self._entries] * y[:, self._rows])
+        return image.reshape(-1, *self.geometry.domain_shape)
+
+    def kernel_adjoint(self, features: Any, image: Any) -> Any:
+        """The kernel, summed over the batch."""
+        y, x = features.reshape(len(features), -1), image.reshape(len(image), -1)
+        kernel = np.zeros(int(np.prod(self.geometry.kernel_shape)), np.result_type(y, x))
+        np.add.at(kernel, self._entries, (y[:, self._rows] * x[:, self._columns]).sum(axis=0))
+        return kernel.reshape(self.geometry.kernel_shape)

@@ -116,3 +116,17 @@ def test_libraries_do_not_mix_and_engines_keep_to_their_arrays():
     for call in (operator.to_sparse, operator.as_linear_operator):
         with pytest.raises(TypeError, match="array_api_strict"):
             call()
+
+
+@pytest.mark.torch
+def test_tensors_of_half_precision_are_refused_and_followed_ones_bring_no_warning():
+    torch = pytest.importorskip("torch")
+    image, kernel = torch.ones((1, 5)), torch.ones((1, 1, 3))
+    for dtype in (torch.float16, torch.bfloat16):
+        with pytest.raises(TypeError, match="image must hold float32"):
+            cross_correlate(image.to(dtype), kernel.to(dtype), padding="same")
+        with pytest.raises(TypeError, match="kernel must hold float32"):
+            ConvOperator(kernel.to(dtype), (5,))
+    kernel.requires_grad_()
+    ConvOperator(kernel, (5,)).apply(image).sum().backward()
+    assert kernel.grad.tolist() == [[[4, 5, 4]]]

@@ -7,12 +7,12 @@ import scipy.ndimage
 import scipy.signal
 from hypothesis import given
 
-from convla import ConvGeometry, convolve, cross_correlate, image_adjoint, kernel_adjoint
+from convla import ConvGeometry, ConvOperator, convolve, cross_correlate, image_adjoint, kernel_adjoint
 from convla.conv import flip_kernel
 from convla.errors import ShapeError
 from convla.testing import assert_within_rounding
 from tests.geometries import conv_geometries, integers, keywords_of, name_of, product
-from tests.naive import dense_matrix
+from tests.naive import NaiveMaps, dense_matrix
 
 PRODUCT = product(every=7)
 ENGINES = ("reference", "numba")
@@ -57,27 +57,32 @@ def test_the_kernel_adjoint_agrees_with_the_written_out_matrix_exactly(geometry)
         assert got[entry] == y.ravel() @ (dense_matrix(unit, geometry) @ x.ravel())
 
 
+@pytest.fixture(scope="module")
+def naive_maps():
+    return [NaiveMaps(geometry) for geometry in product(seed=4, every=31)]
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("engine", ENGINES)
-def test_floats_stay_within_the_forward_error_bound(dtype, engine):
+def test_floats_stay_within_the_forward_error_bound(dtype, engine, naive_maps):
     rng = np.random.default_rng(3)
-    for geometry in product(seed=4, every=11):
+    for naive in naive_maps:
+        geometry = naive.geometry
         shapes = geometry.domain_shape, geometry.kernel_shape, geometry.range_shape
         # Magnitudes over nine decades, and a batch.
         x, k, y = (
             (rng.standard_normal((2, *shape)) * 10.0 ** rng.integers(-4, 5, (2, *shape))).astype(dtype)
             for shape in shapes
         )
-        keywords = {**keywords_of(geometry), "engine": engine}
-        size = {"image_shape": geometry.image_shape}
-        got = cross_correlate(x, k[0], **keywords)
-        exact = {**keywords, "engine": "reference"}
-        assert_within_rounding(got, lambda x, k, o=exact: cross_correlate(x, k, **o), x, k[0])
-        got = image_adjoint(y, k[0], **size, **keywords)
-        assert_within_rounding(got, lambda y, k, o=exact, s=size: image_adjoint(y, k, **s, **o), y, k[0])
-        size = {"kernel_size": geometry.kernel_size}
-        got = kernel_adjoint(y, x, **size, **{**keywords, "engine": "auto"})
-        assert_within_rounding(got, lambda y, x, o=exact, s=size: kernel_adjoint(y, x, **s, **o), y, x)
+        got = three_maps(geometry, x, k[0], y, engine)
+        for value, bilinear, a, b in [
+            (got[0], naive.apply, x, k[0]),
+            (got[1], naive.image_adjoint, y, k[0]),
+            (got[2], naive.kernel_adjoint, y, x),
+        ]:
+            assert value.dtype == dtype
+            expected = bilinear(a.astype(np.longdouble), b.astype(np.longdouble))
+            assert_within_rounding(value, bilinear, a, b, expected)
 
 
 def random_polynomials(rng, shape):
@@ -109,6 +114,20 @@ def test_full_and_valid_agree_with_scipy_exactly(ndim, size):
         np.testing.assert_array_equal(got, scipy.signal.correlate(x, k, mode=mode, method="direct"))
         got = convolve(x[None], k[None, None], padding=mode)[0]
         np.testing.assert_array_equal(got, scipy.signal.convolve(x, k, mode=mode, method="direct"))
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_same_for_even_kernels_stands_one_place_before_that_of_numpy_and_scipy(size):
+    rng = np.random.default_rng(13)
+    x, k = integers(rng, (9,)), integers(rng, (size,))
+    got = cross_correlate(x[None], k[None, None], padding="same")[0]
+    for theirs in (
+        np.correlate(x, k, mode="same"),
+        scipy.signal.correlate(x, k, mode="same", method="direct"),
+        scipy.ndimage.correlate(x, k, mode="constant"),
+    ):
+        np.testing.assert_array_equal(got[:-1], theirs[1:])
+        assert (got != theirs).any()
 
 
 @pytest.mark.parametrize(
@@ -234,7 +253,9 @@ Y = np.ones((4, 5, 5))
         (lambda: image_adjoint(Y * np.nan, K, image_shape=(5, 5), padding=1), ValueError, ["features", "finite"]),
         (lambda: image_adjoint([["a"]], K, image_shape=(5, 5), padding=1), TypeError, ["features", "real"]),
         (lambda: kernel_adjoint(Y, X, kernel_size=3, padding=1), TypeError, ["kernel_size", "3"]),
-        (lambda: kernel_adjoint(Y, X, kernel_size=(3, 0), padding=1), ValueError, ["kernel_shape[3]", "0"]),
+        (lambda: kernel_adjoint(Y, X, kernel_size=(3, 0), padding=1), ValueError, ["kernel_size[1]", "0"]),
+        (lambda: kernel_adjoint(Y, X, kernel_size=(), padding=1), ShapeError, ["kernel_size", "()"]),
+        (lambda: kernel_adjoint(Y, X, kernel_size=(3, 1.5), padding=1), TypeError, ["kernel_size[1]", "1.5"]),
         (lambda: kernel_adjoint(Y, X, kernel_size=(3, 2), padding=1), ShapeError, ["features", "(..., 4, 5, 6)"]),
         (lambda: kernel_adjoint(Y, X, kernel_size=(3, 3), padding=1, groups=3), ShapeError, ["groups", "2", "3"]),
         (lambda: kernel_adjoint(Y[None], X, kernel_size=(3, 3), padding=1), ShapeError, ["same leading axes"]),
@@ -273,3 +294,19 @@ def test_the_geometry_of_a_call_is_its_own():
     with pytest.raises(TypeError, match="stride"):
         cross_correlate(X, K, padding=1, stride=1.0)
     assert ConvGeometry(K.shape, (5, 5), padding=1).stride == (1, 1)
+
+
+@pytest.mark.parametrize("kind", ["f4", "f8", "i2", "i8"])
+def test_arrays_of_either_byte_order_are_taken(kind):
+    rng = np.random.default_rng(12)
+    geometry = ConvGeometry((3, 2, 3, 2), (6, 5), padding="same")
+    shapes = geometry.domain_shape, geometry.kernel_shape, geometry.range_shape
+    native = [integers(rng, shape, kind) for shape in shapes]
+    expected = three_maps(geometry, *native, "auto")
+    for order in "<>":
+        swapped = [array.astype(order + kind) for array in native]
+        operator = ConvOperator(swapped[1], (6, 5))
+        got = [*three_maps(geometry, *swapped, "auto"), operator.apply(swapped[0]), operator.adjoint(swapped[2])]
+        for value, wanted in zip(got, [*expected, *expected[:2]], strict=True):
+            assert value.dtype.isnative
+            np.testing.assert_array_equal(value, wanted)

@@ -1,7 +1,15 @@
 """`ConvOperator` as a matrix: products, transposes, solvers, and the public adjoint test."""
 
+import os
+import pickle
+import re
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
+import scipy.sparse
 import scipy.sparse.linalg
 from hypothesis import given
 
@@ -87,6 +95,41 @@ def test_scipy_solvers_run_on_the_operator():
     assert column.shape == (operator.shape[0], 1)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.int64])
+def test_scipy_solvers_take_every_dtype_of_kernel(dtype):
+    rng = np.random.default_rng(7)
+    kernel = integers(rng, (2, 2, 3, 3), dtype)
+    kernel[[0, 1], [0, 1], 1, 1] += 200  # diagonally dominant, so every solver converges
+    operator = ConvOperator(kernel, (6, 6))
+    linear, dense = operator.as_linear_operator(), operator.to_dense().astype(float)
+    assert linear.dtype == (np.float64 if dtype == np.int64 else dtype)
+    b = rng.standard_normal(operator.shape[0])
+    # Float64 vectors give float64 products, as they do with a sparse matrix, and float64 accuracy.
+    for got, wanted in [(linear @ b, dense @ b), (linear.rmatvec(b), dense.T @ b), (linear.T @ b, dense.T @ b)]:
+        assert got.dtype == np.float64
+        np.testing.assert_allclose(got, wanted, rtol=1e-12, atol=1e-10)
+    assert (linear @ b.astype(np.float32)).dtype == linear.dtype
+    linalg = scipy.sparse.linalg
+    solutions = [
+        linalg.gmres(linear, b, rtol=1e-11)[0],
+        linalg.lsqr(linear, b, atol=1e-13, btol=1e-13)[0],
+        linalg.lsmr(linear, b, atol=1e-13, btol=1e-13)[0],
+        linalg.cg(linear.T @ linear, dense.T @ b, rtol=1e-12)[0],
+        linalg.gmres(operator.T.as_linear_operator().T, b, rtol=1e-11)[0],
+    ]
+    for x in solutions:
+        np.testing.assert_allclose(dense @ x, b, rtol=0, atol=1e-9 * np.linalg.norm(b))
+    wanted = np.linalg.svd(dense, compute_uv=False)[0]
+    for solver in ("arpack", "lobpcg"):
+        got = linalg.svds(linear, k=1, solver=solver, rng=0, maxiter=500, return_singular_vectors=False)
+        np.testing.assert_allclose(got[0], wanted, rtol=1e-4)
+
+
+def test_exact_objects_have_no_linear_operator():
+    with pytest.raises(TypeError, match="object"):
+        ConvOperator(np.ones((1, 1, 3), object), (4,)).as_linear_operator()
+
+
 def test_arguments_are_in_the_kernel_dtype():
     operator = ConvOperator(np.ones((1, 1, 3), np.float32), (4,))
     assert operator.apply(np.ones((1, 4), np.float32)).dtype == np.float32
@@ -124,6 +167,9 @@ X, Y = np.ones((2, 5, 6)), np.ones((4, 5, 6))
         (lambda: OPERATOR.kernel_adjoint(Y, X[0]), ShapeError, ["image"]),
         (lambda: OPERATOR @ X, ShapeError, ["@", "(60,)", "(2, 5, 6)"]),
         (lambda: OPERATOR @ np.ones(61), ShapeError, ["@", "(60,)", "(61,)"]),
+        (lambda: OPERATOR @ 3, TypeError, ["right operand of @", "dense", "int"]),
+        (lambda: 3.0 @ OPERATOR, TypeError, ["left operand of @", "dense", "float"]),
+        (lambda: OPERATOR @ scipy.sparse.eye_array(60), TypeError, ["right operand of @", "dense", "scipy"]),
         (lambda: OPERATOR.T @ np.ones(60), ShapeError, ["(120,)", "(60,)"]),
         (lambda: OPERATOR.matmat(np.ones(60)), ShapeError, ["2 axes", "(60,)"]),
         (lambda: np.ones(7) @ OPERATOR, ShapeError, ["(120,)", "(7,)"]),
@@ -178,3 +224,65 @@ def test_the_test_helpers_can_fail():
         assert_within_rounding(a * b + 4 * bound, product_of, a, b)
     with pytest.raises(AssertionError):
         assert_within_rounding(np.array([1, 3]), product_of, np.array([1, 2]), np.array([1, 1]))
+
+
+@pytest.mark.parametrize("engine", ["auto", "reference"])
+def test_operators_and_their_transposes_survive_pickling(engine):
+    rng = np.random.default_rng(6)
+    options = {"stride": 2, "dilation": (1, 2), "groups": 2, "boundary": "circular", "order": "F"}
+    operator = ConvOperator(rng.standard_normal((4, 2, 3, 2)), (7, 6), padding=1, engine=engine, **options)
+    operator.apply(np.ones(operator.domain_shape))
+    x = rng.standard_normal(operator.shape[1])
+    again = pickle.loads(pickle.dumps(operator))
+    assert repr(again) == repr(operator)
+    assert (again.geometry, again.order, again._engine) == (operator.geometry, operator.order, engine)
+    np.testing.assert_array_equal(again @ x, operator @ x)
+    transpose = pickle.loads(pickle.dumps(operator.T))
+    y = rng.standard_normal(operator.shape[0])
+    np.testing.assert_array_equal(transpose @ y, operator.T @ y)
+    np.testing.assert_array_equal(transpose.T.kernel, operator.kernel)
+
+
+def test_a_geometry_from_another_process_is_found_in_a_dictionary():
+    # The hash of a string differs between processes, so a hash that travelled would hide the geometry.
+    make = "ConvGeometry((1, 1, 3), (5,), padding='same', boundary='circular')"
+    dump = f"import pickle, sys; from convla import ConvGeometry; g = {make}; hash(g); g.shape\n"
+    dump += "sys.stdout.buffer.write(pickle.dumps(g))"
+    load = f"import pickle, sys; from convla import ConvGeometry; g = pickle.load(sys.stdin.buffer); h = {make}\n"
+    load += "assert set(g.__dict__) <= set(h.__dict__), g.__dict__\nassert g == h and hash(g) == hash(h) and {h: 1}[g]"
+    written = _python(dump, "1", b"")
+    _python(load, "2", written)
+
+
+def _python(code, seed, stdin):
+    environment = {**os.environ, "PYTHONHASHSEED": seed}
+    return subprocess.run(
+        [sys.executable, "-c", code], input=stdin, env=environment, check=True, capture_output=True
+    ).stdout
+
+
+def test_the_least_integer_has_no_modulus():
+    kernel = np.array([[[-128, 1]]], np.int8)
+    with pytest.raises(OverflowError, match="int8, 127"):
+        abs(ConvOperator(kernel, (3,)))
+    assert abs(ConvOperator(kernel + np.int8(1), (3,))).kernel.max() == 127
+
+
+def test_the_kernel_of_an_operator_is_its_own():
+    kernel = np.ones((1, 1, 3))
+    operator = ConvOperator(kernel, (4,))
+    kernel[:] = np.nan
+    np.testing.assert_array_equal(operator @ np.ones(4), [2, 3, 3, 2])
+
+
+def test_the_operator_of_the_guide_works():
+    guide = (Path(__file__).parent.parent / "docs" / "adding-an-operator.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+    names = {}
+    exec(example, names)
+    operator = names["operator"]
+    x = np.arange(operator.shape[1], dtype=float)
+    dense = operator.to_dense()
+    for got in (operator @ x, x @ operator, operator.as_linear_operator() @ x, operator.rmatvec(x)):
+        np.testing.assert_array_equal(got, dense @ x)
+    np.testing.assert_array_equal(abs(operator).to_dense(), abs(dense))

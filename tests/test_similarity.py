@@ -209,3 +209,19 @@ def test_read_only_inputs_are_taken() -> None:
 def test_bad_input_is_named(call: Callable[[], object], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         call()
+
+
+def test_integers_that_could_overflow_are_refused() -> None:
+    k, big = np.array([100, 100], np.int8), np.array([2**40, 2**40])
+    for call in (
+        lambda: convla.kernel_similarity(k, k),
+        lambda: convla.kernel_similarity(big, big),
+        lambda: convla.feature_map_similarity([1, 1], [1, 1], [2**31, 2**31], padding="full"),
+        lambda: convla.feature_map_gram(k[None], (2,), padding="full"),
+        lambda: convla.feature_map_similarity_gradient(big, big, [2**20, 1, 1], padding="valid"),
+    ):
+        with pytest.raises(OverflowError, match="sums of"):
+            call()
+    assert convla.kernel_similarity(k, np.array([1000, 1000])) == 200_000
+    assert convla.kernel_similarity(k, np.array([0.5, 0.5])) == 100
+    assert convla.kernel_similarity(big.astype(object), big) == 2**81

@@ -203,3 +203,39 @@ def test_a_larger_product_of_geometries(geometry):
         expected = dense_matrix(kernel, geometry, order)
         np.testing.assert_array_equal(convolution_matrix(kernel, geometry, order=order).toarray(), expected)
         np.testing.assert_array_equal(convolution_matrix(kernel, geometry, order=order, format="dense"), expected)
+
+
+@pytest.mark.parametrize("format", ["dense", "csr", "coo"])
+def test_integers_that_meet_in_one_entry_may_not_overflow(format):  # noqa: A002
+    kernel = np.array([100, 20, 30], np.int8)
+    with pytest.raises(OverflowError, match=r"sums of 3 entries of kernel can reach 300 .* int8, 127"):
+        circulant_matrix(kernel, 1, format=format)
+    with pytest.raises(OverflowError, match="sums of 2 entries"):
+        circulant_matrix(kernel, 2, format=format)
+    geometry = ConvGeometry((1, 1, 2, 3), (2, 3), padding=2, boundary="replicate")
+    with pytest.raises(OverflowError, match="sums of 6 entries"):
+        convolution_matrix(np.full((1, 1, 2, 3), 60, np.int8), geometry, format=format)
+    # One tap an entry: any integer can stand there, the least of all too.
+    least = np.array([-128, 127, -128], np.int8)
+    for matrix in (circulant_matrix(least, 4, format=format), toeplitz_matrix(least, 4, format=format)):
+        assert (matrix if format == "dense" else matrix.toarray()).min() == -128
+    assert circulant_matrix(kernel.astype(object), 1)[0, 0] == 150
+
+
+@given(conv_geometries())
+def test_the_taps_that_meet_in_one_entry_are_counted(geometry):
+    ones = dense_matrix(np.ones(geometry.kernel_shape, int), geometry)
+    assert geometry.largest_entry_count == max(ones.max(initial=0), 1)
+
+
+def test_bad_shapes_and_geometries_are_named():
+    for shape, error, words in [
+        ((2, 2.5), TypeError, r"shape\[1\] must be an integer, got 2.5"),
+        ((0, 4), ValueError, r"shape\[0\] must be at least 1, got 0"),
+        (4, TypeError, "shape must be a sequence of integers, got 4"),
+        ((4,), ShapeError, r"shape must be .*, got \(4,\)"),
+    ]:
+        with pytest.raises(error, match=words):
+            unvec(np.ones(4), shape)
+    with pytest.raises(TypeError, match="geometry must be a ConvGeometry, got str"):
+        convolution_matrix(np.ones((1, 1, 3)), "x")

@@ -15,6 +15,7 @@ from typing import Any
 import numba
 import numpy as np
 
+from convla.engines._parallel import compiled_in_parallel
 from convla.engines._tile import VECTOR_BYTES, WIDTHS, clear, copy, tile
 
 __all__ = ["SIZES", "SLACK_VECTORS", "correlate_parallel", "correlate_serial"]
@@ -216,7 +217,7 @@ def correlate_serial(image: Any, kernel: Any, tables: Any, sizes: Any, out: Any)
         _correlate_block(item, image, packed, tables, s, out)
 
 
-@numba.njit(cache=True, nogil=True, parallel=True)
+@compiled_in_parallel(correlate_serial, nogil=True)
 def correlate_parallel(image: Any, kernel: Any, tables: Any, sizes: Any, out: Any) -> None:
     """Cross-correlate on all of numba's threads."""
     groups, rows, terms = sizes[0].groups, sizes[0].rows, sizes[0].channels * sizes[0].taps

@@ -242,11 +242,15 @@ def _plan(
 
 
 def _block_length(itemsize: int, channels: int, rows: int, reach: int, share: int) -> int:
-    """Return the length of a block: a whole number of tiles, within the caches, and a share for every thread."""
+    """Return the length of a block: a whole number of tiles, within the caches, and a share for every thread.
+
+    A block copies its source and the `reach` of the taps beyond it. Where that alone overflows the caches, blocks as
+    long as the reach copy each entry twice; short ones would copy it once for each block within reach.
+    """
     tile: int = WIDTHS[max(r for r in WIDTHS if r <= rows)] * VECTOR_BYTES // itemsize
     cached = SOURCE_BYTES // (channels * itemsize) - reach
-    longest = min(cached, share, LONGEST_BLOCK_BYTES // itemsize)
-    return -(-max(longest, SHORTEST_BLOCK_BYTES // itemsize) // tile) * tile
+    longest = max(min(cached, LONGEST_BLOCK_BYTES // itemsize), reach)
+    return -(-max(min(longest, share), SHORTEST_BLOCK_BYTES // itemsize) // tile) * tile
 
 
 def _longest_run(source: np.ndarray[Any, Any], step: int) -> tuple[int, int, int]:

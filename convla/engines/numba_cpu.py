@@ -13,6 +13,7 @@ from typing import Any
 import numba
 import numpy as np
 
+from convla.engines._parallel import compiled_in_parallel
 from convla.typing import Array
 
 __all__ = ["descend_pairs"]
@@ -87,9 +88,9 @@ def _from_lanes(lanes: Array, repetitions: int) -> Array:
     return np.ascontiguousarray(lanes.transpose(0, 2, 1)).reshape(-1, lanes.shape[1])[:repetitions]
 
 
-def _compiled(**options: bool) -> Any:
+def _compiled() -> Any:
     # error_model="numpy": a division by zero in one lane gives inf or nan there and stops nothing.
-    return numba.njit(cache=True, error_model="numpy", **options)
+    return numba.njit(cache=True, error_model="numpy")
 
 
 @_compiled()
@@ -236,7 +237,7 @@ def _adam_step(k: Array, g: Array, first: Array, second: Array, length: float, r
             k[i, lane] -= length * (first[i, lane] / (math.sqrt(second[i, lane]) / root + _EPSILON))
 
 
-@_compiled(parallel=True)
+@compiled_in_parallel(error_model="numpy")
 def _descend_blocks(
     k1s: Array,
     k2s: Array,

@@ -13,6 +13,7 @@ from typing import Any
 import numba
 import numpy as np
 
+from convla.engines._parallel import compiled_in_parallel
 from convla.typing import Array
 
 __all__ = ["laplacian_smoothing", "reweighted_gradient", "sobolev_gradient"]
@@ -57,12 +58,12 @@ def _width(blocks: Array) -> int:
     return int(min(inner, max(LEAST_WIDTH, TILE_BYTES // (n * blocks.itemsize))))
 
 
-def _compiled(**options: bool) -> Any:
+def _compiled() -> Any:
     # error_model="numpy": no test for division by zero in the loops.
-    return numba.njit(cache=True, error_model="numpy", **options)
+    return numba.njit(cache=True, error_model="numpy")
 
 
-@_compiled(parallel=True)
+@compiled_in_parallel(error_model="numpy")
 def _reweight(blocks: Array, share: float, width: int, out: Array) -> None:
     outer, n, inner = blocks.shape
     tiles = -(-inner // width)
@@ -99,7 +100,7 @@ def _draw_in(f: Array, base: Array, share: float, g: Array) -> None:
         g[i] = base[i] + share * f[i]
 
 
-@_compiled(parallel=True)
+@compiled_in_parallel(error_model="numpy")
 def _sobolev(blocks: Array, share: float, blend: float, width: int, out: Array) -> None:
     outer, n, inner = blocks.shape
     tiles = -(-inner // width)
@@ -203,7 +204,7 @@ def _walk_four(
         value[i] = v + d
 
 
-@_compiled(parallel=True)
+@compiled_in_parallel(error_model="numpy")
 def _smooth(blocks: Array, decay: float, closing: float, gain: float, width: int, out: Array) -> None:
     outer, n, inner = blocks.shape
     tiles = -(-inner // width)
@@ -228,7 +229,7 @@ def _smooth(blocks: Array, decay: float, closing: float, gain: float, width: int
             _scale(back, gain, out[block, j, first:last])
 
 
-@_compiled(parallel=True)
+@compiled_in_parallel(error_model="numpy")
 def _smooth_lines(lines: Array, decay: float, closing: float, gain: float, out: Array) -> None:
     # As `_smooth`, for lines that lie one after the other: there is nothing to take in vectors.
     outer, n = lines.shape

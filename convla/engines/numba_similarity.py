@@ -15,6 +15,7 @@ import numba
 import numpy as np
 
 from convla.autocorrelation import lag_index
+from convla.engines._parallel import compiled_in_parallel
 from convla.errors import EngineError
 from convla.typing import Array
 
@@ -57,9 +58,12 @@ def _is_large(rows: Array) -> bool:
     return bool(filters * channels * taps**2 >= _PARALLEL_PRODUCTS)
 
 
-def _compiled(**options: bool) -> Any:
-    # Sums may be reassociated into vector lanes, once, by the compiler; NaN and infinity keep their meaning.
-    return numba.njit(cache=True, fastmath={"reassoc", "contract", "nsz"}, **options)
+# Sums may be reassociated into vector lanes, once, by the compiler; NaN and infinity keep their meaning.
+_FASTMATH = {"reassoc", "contract", "nsz"}
+
+
+def _compiled() -> Any:
+    return numba.njit(cache=True, fastmath=_FASTMATH)
 
 
 @_compiled()
@@ -171,7 +175,7 @@ def _autocorrelate_serially(kernels: Array, index: Array, lags: Array) -> None:
         _autocorrelate_filter(kernels[i], index, lags[i])
 
 
-@_compiled(parallel=True)
+@compiled_in_parallel(_autocorrelate_serially, fastmath=_FASTMATH)
 def _autocorrelate_in_parallel(kernels: Array, index: Array, lags: Array) -> None:
     for i in numba.prange(kernels.shape[0]):
         _autocorrelate_filter(kernels[i], index, lags[i])
@@ -183,7 +187,7 @@ def _correlate_serially(kernels: Array, index: Array, lags: Array, out: Array) -
         _correlate_filter(kernels[i], index, lags[i], out[i])
 
 
-@_compiled(parallel=True)
+@compiled_in_parallel(_correlate_serially, fastmath=_FASTMATH)
 def _correlate_in_parallel(kernels: Array, index: Array, lags: Array, out: Array) -> None:
     for i in numba.prange(kernels.shape[0]):
         _correlate_filter(kernels[i], index, lags[i], out[i])
