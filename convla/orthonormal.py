@@ -84,11 +84,11 @@ def orthonormalize(
 
     Relative distance to the polar factor (Frobenius), for a condition number c of what does not count as zero:
 
-    - "svd": the dtype's rounding, plus about 10 c times float64's roundoff.
-    - "exact": below 1e-6 in float32. In float64 below 1e-11 while c is below 1e3, then as "svd".
+    - "svd": the dtype's rounding, plus at most about 10 c times float64's roundoff.
+    - "exact": below 1e-6 in float32, for any c. In float64 below 1e-11 while c is below 1e3, then as "svd".
     - "polar-express": below 1e-6 in float32 and 1e-7 in float64 while c is a few times below 1 / `lower_bound`;
       beyond, up to 1 in the directions below it.
-    - "newton-schulz": 0.2 for c = 1 to 60, 0.5 for c = 1e4, 0.8 for c = 1e8.
+    - "newton-schulz": 0.1 to 0.3 up to c = 100, 0.5 to 0.6 for c = 1e4, 0.8 for c = 1e8.
 
     References
     ----------

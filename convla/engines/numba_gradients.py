@@ -21,7 +21,7 @@ __all__ = ["laplacian_smoothing", "reweighted_gradient", "sobolev_gradient"]
 
 # Of one tile: a core's share of the third-level cache. Smaller tiles would fit the second level, but their rows are
 # short pieces far apart, which memory delivers at half its speed.
-TILE_BYTES = 1 << 22
+TILE_BYTES = 1 << 23
 # `_smooth` goes over its tile four times, in float64, and gains more from the second level.
 SMOOTHED_TILE_BYTES = 1 << 19
 # Rows of a tile: below the one they are shorter than the memory's prefetch pays for, above the other the sums of their
@@ -61,9 +61,9 @@ def laplacian_smoothing(blocks: Array, sigma: float) -> Array:
 def _width(blocks: Array, tile_bytes: int) -> int:
     """Return the number of columns of a tile: as many as `tile_bytes` hold, but a tile at least for each thread."""
     outer, n, inner = blocks.shape
-    share = -(-inner * outer // numba.get_num_threads())
-    wanted = min(tile_bytes // (n * blocks.itemsize), share, LARGEST_WIDTH)
-    return int(min(inner, max(LEAST_WIDTH, wanted)))
+    widest = min(tile_bytes // (n * blocks.itemsize), LARGEST_WIDTH)
+    tiles = max(-(-inner // max(LEAST_WIDTH, widest)), -(-numba.get_num_threads() // outer))
+    return int(min(inner, max(LEAST_WIDTH, -(-inner // tiles))))
 
 
 def _compiled() -> Any:
