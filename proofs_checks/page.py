@@ -1,25 +1,44 @@
-"""Write the documentation's pages on the ledger from the statements: ``python -m proofs_checks.page [--check]``."""
+"""Write the documentation's pages on the ledger from the statements: ``python -m proofs_checks.page [--check]``.
+
+What a page says of counterexamples and measurements is what their evidence finds as the page is written.
+"""
 
 from __future__ import annotations
 
 import argparse
+import functools
 import inspect
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from proofs_checks.ledger import SOURCES, ledger
-from proofs_checks.statement import Evidence, Statement, Verdict
+from proofs_checks.runner import run_evidence
+from proofs_checks.statement import Evidence, Kind, Statement, Verdict
 
 __all__ = ["main", "pages"]
 
 ROOT = Path(__file__).parent.parent
 HEADER = "<!-- Written by `python -m proofs_checks.page` from the statements in proofs_checks; change those. -->\n"
 
+FOUND = "  - *found:* "
+EXAMPLES = 50
+"""The default of `convla verify`."""
+TOLERANCE = 0.05
+"""By how much, relatively, a figure that is found may differ between machines without making the page stale."""
+NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[+-]?\d+)?")
+
 
 def pages() -> dict[str, str]:
-    """Return the text of every page by its path under docs/."""
+    """Return the text of every page by its path under docs/.
+
+    Raises
+    ------
+    RuntimeError
+        If evidence whose findings are shown cannot run, or contradicts its verdict.
+    """
     statements = ledger()
     return {
         "ledger.md": "\n".join(_ledger(statements)),
@@ -38,12 +57,27 @@ def main(arguments: list[str] | None = None) -> int:
     for name, text in pages().items():
         path = options.docs / name
         if options.check:
-            if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            if not path.is_file() or not _agree(path.read_text(encoding="utf-8"), text):
                 print(f"{path} is stale: run python -m proofs_checks.page", file=sys.stderr)
                 stale = 1
         else:
             path.write_text(text, encoding="utf-8")
     return stale
+
+
+def _agree(stored: str, fresh: str) -> bool:
+    """Tell whether two pages are the same, figures that were found within the tolerance."""
+    lines = stored.split("\n"), fresh.split("\n")
+    return len(lines[0]) == len(lines[1]) and all(
+        a == b or (a.startswith(FOUND) and _agree_in_figures(a, b)) for a, b in zip(*lines, strict=True)
+    )
+
+
+def _agree_in_figures(stored: str, fresh: str) -> bool:
+    figures = [[float(number) for number in NUMBER.findall(line)] for line in (stored, fresh)]
+    return NUMBER.sub("", stored) == NUMBER.sub("", fresh) and all(
+        abs(a - b) <= TOLERANCE * max(a, b) for a, b in zip(*figures, strict=True)
+    )
 
 
 def _ledger(statements: tuple[Statement, ...]) -> Iterator[str]:
@@ -61,7 +95,9 @@ def _ledger(statements: tuple[Statement, ...]) -> Iterator[str]:
     yield "- **counterexample**: a smallest input, found by search, for which what is printed fails; checked exactly."
     yield "- **property**: random inputs, adversarial ones among them; floating-point values against rounding bounds that are"
     yield "  derived, not chosen."
-    yield "- **measurement**: a distribution, with what is asserted of it.\n"
+    yield "- **measurement**: a distribution, with what is asserted of it."
+    yield ""
+    yield "What a counterexample or a measurement *found* is written here by the check itself.\n"
     yield "What is misprinted or false is collected on [its own page](errata.md). Each name of a check leads to its code.\n"
     for key, title in SOURCES.items():
         own = [statement for statement in statements if statement.source == key]
@@ -89,7 +125,17 @@ def _entry(statement: Statement) -> Iterator[str]:
         yield f"{statement.note}\n"
     for piece in statement.evidence:
         yield f"- {piece.kind.value}: {piece.covers} ([{piece.name.replace('_', ' ')}](#{_code_anchor(piece)}))"
+        if piece.kind in (Kind.COUNTEREXAMPLE, Kind.MEASUREMENT):
+            yield from (f"{FOUND}`{part}`" for part in _finding(statement, piece).split("; "))
     yield ""
+
+
+@functools.lru_cache
+def _finding(statement: Statement, piece: Evidence) -> str:
+    outcome = run_evidence(statement, piece, EXAMPLES)
+    if outcome.status != "confirmed":
+        raise RuntimeError(f"{statement.id} {piece.name}: {outcome.finding}")
+    return outcome.finding
 
 
 def _errata(statements: tuple[Statement, ...]) -> Iterator[str]:
@@ -98,7 +144,9 @@ def _errata(statements: tuple[Statement, ...]) -> Iterator[str]:
     yield "What the source documents print that does not hold as it stands. Each entry leads to its evidence in the ledger;"
     yield "`convla verify ID` runs it.\n"
     for key, title in SOURCES.items():
-        wrong = [s for s in statements if s.source == key and not s.ours and s.verdict is not Verdict.HOLDS]
+        wrong = [
+            s for s in statements if s.source == key and not s.ours and (s.verdict is not Verdict.HOLDS or s.correction)
+        ]
         if not wrong:
             continue
         yield f"## {title} ({key})\n"
@@ -106,6 +154,7 @@ def _errata(statements: tuple[Statement, ...]) -> Iterator[str]:
             Verdict.REFUTED: "False",
             Verdict.CORRECTED: "To be corrected",
             Verdict.STATISTICAL: "Not as likely as stated",
+            Verdict.HOLDS: "True, with a misprint in the proof",
         }
         for verdict, heading in headings.items():
             entries = [statement for statement in wrong if statement.verdict is verdict]
@@ -116,7 +165,7 @@ def _errata(statements: tuple[Statement, ...]) -> Iterator[str]:
                 if verdict is Verdict.REFUTED:
                     text = f"{statement.claim} *Counterexample:* {statement.counterexample}"
                 elif verdict is Verdict.STATISTICAL:
-                    text = f"{statement.claim} *Measured:* {statement.note}"
+                    text = f"{statement.claim} {statement.note}"
                 yield f"{statement.number}, {statement.title}"
                 yield f": {text} [{statement.id}](#{_anchor(statement)})\n"
 

@@ -13,6 +13,7 @@ from convla.testing import gamma
 from convla.typing import Array
 from proofs_checks.bases import unit_kernels
 from proofs_checks.draws import for_all, moderate_floats
+from proofs_checks.oic import bound_is_sharp, norm_is_at_most_the_root_of_the_taps
 from proofs_checks.statement import Kind, Mutation, Statement, Verdict, evidence
 
 __all__ = ["STATEMENTS"]
@@ -102,6 +103,27 @@ def block_matrix_on_the_bases(_: int) -> str:
         stacked = np.stack([np.concatenate([plane.T.ravel() for plane in y]) for y in features], axis=1)
         assert np.array_equal(operator.to_dense() @ printed, stacked), f"vec: g = {g}, h = {h}, k = {k}, N = {n}"
     return "54 sizes"
+
+
+@evidence(Kind.PROOF, "every g, h, k <= 4: entries of the kernel")
+def a_filter_has_as_many_weights_as_taps(_: int) -> str:
+    for g, h, k in itertools.product(range(1, 5), repeat=3):
+        kernel = convla.kernel_from_hwio(np.ones((k, k, g, h), np.int64))
+        assert kernel.reshape(h, g * k * k).shape == (h, g * k**2)
+        assert (kernel.size == h * g * k) == (k == 1), (g, h, k)
+    return "64 shapes; h (g k) falls short by the factor k"
+
+
+@evidence(Kind.COUNTEREXAMPLE, "K = (3/4; 1/2), one tap and two input channels, alpha = 1, and its adjoint")
+def adjoints_have_other_penalties(_: int) -> str:
+    wide = convla.ConvOperator(np.array([[[0.75], [0.5]]]), (2,))
+    tall = convla.ConvOperator(identities.adjoint_kernel(wide.kernel), (2,))
+    values = [np.linalg.svd(operator.to_dense(), compute_uv=False) for operator in (wide, tall)]
+    assert np.allclose(values[0], values[1], rtol=1e-14), "the same singular values"
+    penalties = [float(convla.penalty(operator, 1.0)) for operator in (wide, tall)]
+    assert penalties[0] == 1.0, penalties
+    assert abs(penalties[1] - 3 / 16) < 1e-14, penalties
+    return f"sigma^2 = 13/16 twice: the penalty is {penalties[0]:g} for the wide M, {penalties[1]:g} for the tall one"
 
 
 @evidence(Kind.PROOF, "g <= 4, h <= 4, k <= 3, N <= 4: entries of M^T M on and above its diagonal; entries of K")
@@ -230,6 +252,22 @@ STATEMENTS = (
         ),
     ),
     Statement(
+        id="RCK-reshape",
+        number="Section 1",
+        title="the matrix of filters",
+        claim=r"The kernel in $\mathbb{R}^{k\times k\times g\times h}$ reshaped is an $h \times (gk)$ matrix $W$, and to "
+        r"constrain $W$ has no clear impact on $M$.",
+        verdict=Verdict.CORRECTED,
+        correction="It is h x (g k^2). It has an impact, if a weak one: sigma_max(M) is at most k times the norm of W for "
+        "stride 1, and that is sharp; of sigma_min(M) it says nothing. See OIC-norm.",
+        evidence=(a_filter_has_as_many_weights_as_taps, norm_is_at_most_the_root_of_the_taps, bound_is_sharp),
+        mutations=(
+            Mutation(
+                "convla.operators:ConvOperator.to_dense", "return convolution_matrix(", "return 2 * convolution_matrix("
+            ),
+        ),
+    ),
+    Statement(
         id="RCK-delta",
         number="Section 1",
         title="whether small kernels can be orthogonal",
@@ -260,7 +298,7 @@ STATEMENTS = (
         claim="A kernel with its channels swapped and its taps flipped has the transposed matrix, for same padding and odd "
         "k: the same singular values, but another penalty, because M^T M becomes M M^T.",
         verdict=Verdict.HOLDS,
-        evidence=(swapped_and_flipped_is_the_transpose,),
+        evidence=(swapped_and_flipped_is_the_transpose, adjoints_have_other_penalties),
         mutations=(
             Mutation(f"{MATRICES}:adjoint_kernel", "return flip_kernel(xp", "return (xp"),
             Mutation(f"{MATRICES}:adjoint_kernel", "(1, 0, *range", "(0, 1, *range"),
