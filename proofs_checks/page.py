@@ -23,7 +23,8 @@ __all__ = ["main", "pages"]
 ROOT = Path(__file__).parent.parent
 HEADER = "<!-- Written by `python -m proofs_checks.page` from the statements in proofs_checks; change those. -->\n"
 
-FOUND = "  - *found:* "
+FENCE = "  ~~~"
+"""Before and after what a check found, so that `--check` knows its figures."""
 EXAMPLES = 50
 """The default of `convla verify`."""
 TOLERANCE = 0.05
@@ -67,10 +68,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _agree(stored: str, fresh: str) -> bool:
     """Tell whether two pages are the same, figures that were found within the tolerance."""
-    lines = stored.split("\n"), fresh.split("\n")
-    return len(lines[0]) == len(lines[1]) and all(
-        a == b or (a.startswith(FOUND) and _agree_in_figures(a, b)) for a, b in zip(*lines, strict=True)
-    )
+    lines, others = stored.split("\n"), fresh.split("\n")
+    if len(lines) != len(others):
+        return False
+    found = False
+    for line, other in zip(lines, others, strict=True):
+        found ^= line.startswith(FENCE)
+        if line != other and not (found and _agree_in_figures(line, other)):
+            return False
+    return True
 
 
 def _agree_in_figures(stored: str, fresh: str) -> bool:
@@ -97,7 +103,8 @@ def _ledger(statements: tuple[Statement, ...]) -> Iterator[str]:
     yield "  derived, not chosen."
     yield "- **measurement**: a distribution, with what is asserted of it."
     yield ""
-    yield "What a counterexample or a measurement *found* is written here by the check itself.\n"
+    yield "A claim is quoted as it is meant, misprints mended; the correction says what is printed, or what holds instead."
+    yield "What stands in a box under a counterexample or a measurement is what the check itself found.\n"
     yield "What is misprinted or false is collected on [its own page](errata.md). Each name of a check leads to its code.\n"
     for key, title in SOURCES.items():
         own = [statement for statement in statements if statement.source == key]
@@ -120,14 +127,26 @@ def _entry(statement: Statement) -> Iterator[str]:
     yield f"> {statement.claim}\n"
     for label, text in (("Correction", statement.correction), ("Counterexample", statement.counterexample)):
         if text:
-            yield f"{label}: {text}\n"
+            yield f"{label}: {_linked(text)}\n"
     if statement.note:
-        yield f"{statement.note}\n"
+        yield f"{_linked(statement.note)}\n"
     for piece in statement.evidence:
         yield f"- {piece.kind.value}: {piece.covers} ([{piece.name.replace('_', ' ')}](#{_code_anchor(piece)}))"
         if piece.kind in (Kind.COUNTEREXAMPLE, Kind.MEASUREMENT):
-            yield from (f"{FOUND}`{part}`" for part in _finding(statement, piece).split("; "))
+            finding = _finding(statement, piece)
+            parts = finding.split("; ") if piece.kind is Kind.MEASUREMENT else [finding]
+            yield from ("", f"{FENCE}text", *(f"  {part}" for part in parts), FENCE, "")
     yield ""
+
+
+@functools.lru_cache
+def _ids() -> re.Pattern[str]:
+    return re.compile(rf"\b({'|'.join(re.escape(statement.id) for statement in reversed(ledger()))})\b(?!\.\d)")
+
+
+def _linked(text: str) -> str:
+    """Return the text with the ids of statements as links to them."""
+    return _ids().sub(lambda match: f"[{match[1]}](#{match[1].lower()})", text)
 
 
 @functools.lru_cache
@@ -167,7 +186,7 @@ def _errata(statements: tuple[Statement, ...]) -> Iterator[str]:
                 elif verdict is Verdict.STATISTICAL:
                     text = f"{statement.claim} {statement.note}"
                 yield f"{statement.number}, {statement.title}"
-                yield f": {text} [{statement.id}](#{_anchor(statement)})\n"
+                yield f": {_linked(text)} [{statement.id}](#{_anchor(statement)})\n"
 
 
 def _code(statements: tuple[Statement, ...]) -> Iterator[str]:

@@ -344,8 +344,8 @@ STATEMENTS = (
         title="the Riemann sums of the integrals",
         claim="Replacing the integrals (10) to (12) by Riemann sums computes the Sobolev gradient, at a linear cost.",
         verdict=Verdict.CORRECTED,
-        correction="It computes the exact discrete solution, of the periodic second difference, plus mean(f) / (12 lambda "
-        "O^2) in every channel. Both converge to the integrals like 1 / O^2.",
+        correction="It computes the exact discrete solution, of the periodic second difference, plus "
+        r"$\bar f/(12\lambda O^2)$ in every channel. Both converge to the integrals like $1/O^2$.",
         evidence=(riemann_sums_are_off_by_a_constant, cost_is_linear, discretisations_converge),
         mutations=(
             Mutation(f"{GRADIENTS}:_sobolev_riemann", "slope = -_mean", "slope = _mean"),

@@ -277,8 +277,8 @@ STATEMENTS = (
         title="the printed code for the re-weighted gradient",
         claim=r"$f + \lambda\bar f$, the printed code, is Eq. (8).",
         verdict=Verdict.CORRECTED,
-        correction="It is 1 + lambda times Eq. (8) with 1 + lambda for lambda. So lambda = 0 is plain gradient descent in the "
-        "code and in Figure 6, and lambda = 1 in Eq. (8).",
+        correction=r"It is $1+\lambda$ times Eq. (8) with $1+\lambda$ for $\lambda$. So $\lambda=0$ is plain gradient descent in the "
+        r"code and in Figure 6, and $\lambda=1$ in Eq. (8).",
         evidence=(printed_code_is_a_reparametrisation, printed_code_at_the_same_weight),
         mutations=(
             Mutation("proofs_checks.cdg.metrics:_figure_3", "+ lam *", "+ 2 * lam *"),

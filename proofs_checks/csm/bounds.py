@@ -151,6 +151,6 @@ STATEMENTS = (
         ),
         note="So the unconstrained loss is 0 only where kernels vanish, and part of what CSM Tables 4 and 6 report is "
         "kernels shrinking: the controls of `convla reproduce` measure how much. The loss that divides by the norms has "
-        "no such escape. Each of the values found for N = 1 .. 16 is a proved upper bound of c_N.",
+        r"no such escape. Each of the values found for N = 1 .. 16 is a proved upper bound of $c_N$.",
     ),
 )

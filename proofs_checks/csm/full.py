@@ -264,9 +264,9 @@ STATEMENTS = (
         claim=r"Under Eq. (13), $(K_1 \circledast K_2)[t] = \sum_n K_1[n]\,K_2[n+t]$, while Eq. (2) defines "
         r"$(X \circledast K)[t] = \sum_n K[n]\,X[n+t]$.",
         verdict=Verdict.CORRECTED,
-        correction="Under Eq. (13) read K2 (x) K1 in the sense of Eq. (2), or reverse the lags; squared norms over all "
-        "lags, and so the convolutional similarity, do not notice. Eqs. (3) and (4) write K (x) X for what Eqs. (2) and (25) "
-        "write X (x) K.",
+        correction=r"Under Eq. (13) read $K_2\circledast K_1$ in the sense of Eq. (2), or reverse the lags; squared norms over all "
+        r"lags, and so the convolutional similarity, do not notice. Eqs. (3) and (4) write $K\circledast X$ for what Eqs. (2) and (25) "
+        r"write $X\circledast K$.",
         evidence=(operands_swap_between_equations, swapping_kernels_reverses_lags),
         mutations=(Mutation(f"{INNER_PRODUCTS}:kernel_correlation", "for k in (k2, k1)", "for k in (k1, k2)"),),
     ),
@@ -309,8 +309,8 @@ STATEMENTS = (
         mutations=(
             Mutation(f"{INNER_PRODUCTS}:kernel_correlation", 'padding="full"', "padding=[(n, 0) for n in size]"),
         ),
-        correction="In the proof the bounds of n1 + n2 in the sum added last are N and N + n2 - 1; N + n - 1 is printed.",
-        note="The second line of the proof puts -n2 for n2 without saying so.",
+        correction=r"In the proof the bounds of $n_1+n_2$ in the sum added last are N and $N+n_2-1$; $N+n-1$ is printed.",
+        note=r"The second line of the proof puts $-n_2$ for $n_2$ without saying so.",
     ),
     Statement(
         id="CSM-4.3",
@@ -326,7 +326,7 @@ STATEMENTS = (
                 "f1, f2 = layer(x, k1, padding=padding), cross_correlate(x, k2, padding=padding)",
             ),
         ),
-        correction="In the proof the upper limit N1 of a sum over n2 must read N - 1, and the lower limit i = -n2 of the last "
+        correction=r"In the proof the upper limit $N_1$ of a sum over $n_2$ must read N - 1, and the lower limit $i=-n_2$ of the last "
         "sums i = 0, as in Eq. (10).",
         note="For one input channel only; see CSM-4.3C.",
     ),
@@ -354,7 +354,7 @@ STATEMENTS = (
         claim=r"$\langle F_1, F_2\rangle = \|X\|^2 \langle K_1, K_2\rangle + \sum_{n \ne 0} (X \circledast X)[n]\,"
         r"(K_1 \circledast K_2)[n]$; so $\langle K_1, K_2\rangle = 0$ does not imply $\langle F_1, F_2\rangle = 0$.",
         verdict=Verdict.HOLDS,
-        correction="The sums above Eq. (23) run over n but leave out n2 = 0: n is meant.",
+        correction=r"The sums above Eq. (23) run over n but leave out $n_2=0$: n is meant.",
         evidence=(centre_lag_is_the_kernel_similarity, orthogonal_kernels_with_similar_feature_maps),
         mutations=(
             Mutation(f"{INNER_PRODUCTS}:off_centre_inner_product", "skip_centre=True", "skip_centre=False"),

@@ -206,7 +206,7 @@ def _measured(kind: str, examples: int) -> str:
         assert not error_ratios(kind, n, m, n - 1, 5).any(), "A + B at P = N - 1"
     # The ratio grows as N / M does: at the printed sizes it is largest for N = 16.
     small, large = (np.median(error_ratios(kind, n, 64, 0, max(100, 4 * examples))) for n in (3, 16))
-    assert 0 < small < large < 1, f"medians {small:.3f} at N = 3, {large:.3f} at N = 16"
+    assert 0 < small < SHARES[0] < large < SHARES[1], f"medians {small:.3f} at N = 3, {large:.3f} at N = 16"
     return "; ".join(found)
 
 
@@ -296,7 +296,7 @@ STATEMENTS = (
         claim=r"For $P \in [0, N-1]$ and $i \in [N-1-P, M-1+P]$, $F_j[i] = \sum_n K_j[n]\,X[i+n-N+1]$; $P = 0$ is "
         r"valid, $P = N-1$ full, $P = \frac{N-1}{2}$ same.",
         verdict=Verdict.CORRECTED,
-        correction="Eq. (26) prints X[n1 + 1 - N + 1] and Eq. (27) X[n2 + - N + 1]; both must read X[n + i - N + 1]. "
+        correction=r"Eq. (26) prints $X[n_1+1-N+1]$ and Eq. (27) $X[n_2+-N+1]$; both must read $X[n+i-N+1]$. "
         '"Same" exists for odd N only.',
         evidence=(padded_definition_on_the_bases, padded_identity_on_vectors),
         mutations=(
@@ -313,7 +313,7 @@ STATEMENTS = (
         r" with $A = \sum_{n_1, n_2} K_1[n_1]K_2[n_2]\sum_{i=n_1+1-N}^{n_1-P-1} X[i+n_2-n_1]X[i]$ and $B$ likewise over "
         r"$i \in [M-N+P+n_1+1, M-1+n_1]$; $A = B = 0$ at $P = N-1$; $A$ and $B$ have $N^2(N-P-1)$ terms each.",
         verdict=Verdict.CORRECTED,
-        correction="Eqs. (30) to (32) print X[i + n2 - n2]; it must read X[i + n2 - n1].",
+        correction=r"Eqs. (30) to (32) print $X[i+n_2-n_2]$; it must read $X[i+n_2-n_1]$.",
         evidence=(
             padded_identity_on_vectors,
             padded_identity_on_planes_and_channels,
@@ -360,8 +360,8 @@ STATEMENTS = (
         claim=r"The closer $P$ is to $N-1$, the closer are $\langle F_1, F_2\rangle_P$ and $\langle K_1 \circledast K_2, "
         r"(X \circledast X)_{[1-N,\,N-1]}\rangle$.",
         verdict=Verdict.REFUTED,
-        counterexample="N = 3: what outputs at both ends contribute can cancel at P = 0 and not at P = 1. On average it holds: "
-        "the median of |A + B| falls with every P.",
+        counterexample="N = 3: what the outputs left out contribute can cancel at P = 0 and not at P = 1. On average it holds: "
+        r"the median of $|A+B|$ falls with every P.",
         evidence=(error_terms_may_grow_with_padding, error_terms_fall_on_average),
         mutations=(
             Mutation(f"{INNER_PRODUCTS}:padding_error_terms", "range(n - 1 - low, m + high)", "range(n - 1, m)"),

@@ -210,8 +210,8 @@ STATEMENTS = (
         claim=r"$O = UV^T$ of $G = U\Sigma V^T$, $P \times N$, minimises $\|O - G\|_F$ over matrices with orthonormal "
         r"columns.",
         verdict=Verdict.CORRECTED,
-        correction="For P >= N and full rank. With P < N parameters no such matrix exists, and U V^T is a partial isometry; "
-        "at rank deficiency the minimiser is not unique, and U V^T jumps.",
+        correction=r"For $P\ge N$ and full rank. With $P<N$ parameters no such matrix exists, and $UV^T$ is a partial isometry; "
+        r"at rank deficiency the minimiser is not unique, and $UV^T$ jumps.",
         evidence=(
             polar_factor_is_nearest,
             fewer_parameters_than_components,
@@ -231,8 +231,8 @@ STATEMENTS = (
         claim=r"With $v \leftarrow \gamma v + \eta O$, $\theta \leftarrow \theta - v$ the components are pushed in orthogonal "
         r"directions.",
         verdict=Verdict.CORRECTED,
-        correction="Without momentum. With gamma > 0 the velocity is a sum of isometries, and no multiple of one; its norm is "
-        "at most eta / (1 - gamma).",
+        correction=r"Without momentum. With $\gamma>0$ the velocity is a sum of isometries, not a multiple of one; its norm is "
+        r"at most $\eta/(1-\gamma)$.",
         evidence=(velocity_stays_bounded, momentum_is_not_orthogonal),
         mutations=(Mutation(f"{ORTHONORMAL}:orthonormalize", "METHODS[method](", "1.01 * METHODS[method]("),),
     ),

@@ -172,7 +172,7 @@ STATEMENTS = (
         title="orthonormal weight vectors and the norm of the convolutional layer",
         claim="With orthonormal weight vectors the convolutional layer keeps the norm, as a dense layer does.",
         verdict=Verdict.REFUTED,
-        counterexample="One filter (1, 1, 1) / sqrt 3 stretches a constant signal by almost sqrt 3; (1, 1) / sqrt 2 maps the "
+        counterexample=r"One filter $(1,1,1)/\sqrt3$ stretches a constant signal by almost $\sqrt3$; $(1,1)/\sqrt2$ maps the "
         r"alternating one to 0. What holds is $\sigma_{\max}(M) \le k$, the root of the number of taps, for stride 1 and "
         "k x k filters, and no smaller bound does.",
         evidence=(

@@ -91,9 +91,9 @@ STATEMENTS = (
         claim=r"There may be a barrier to reducing $\sigma_{\max}(M^TM-\alpha I)$ much below $\alpha$; for $\alpha = 5, 10$ "
         r"a value a little below $\alpha$ is reached, after which it rises to $\alpha$ again.",
         verdict=Verdict.CORRECTED,
-        correction="For more input than output channels (g > h, same padding) the barrier is a theorem: M^T M is singular, "
-        "so the value is max(sigma_max^2 - alpha, alpha), never below alpha, and alpha exactly when sigma_max^2 <= 2 "
-        "alpha. Its gradient is zero there, so it says nothing of sigma_min. The dip is the two-step power method lagging "
+        correction=r"For more input than output channels ($g>h$, same padding) the barrier is a theorem: $M^TM$ is singular, "
+        r"so the value is $\max(\sigma_{\max}^2-\alpha,\,\alpha)$, never below $\alpha$, and $\alpha$ exactly when "
+        r"$\sigma_{\max}^2 \le 2\alpha$. Its gradient is zero there, so it says nothing of $\sigma_{\min}$. The dip is the two-step power method lagging "
         "behind the true value.",
         evidence=(smaller_gram_matrix_has_no_floor, penalty_is_at_least_alpha, tracked_value_dips_below_the_true_one),
         mutations=(

@@ -249,7 +249,7 @@ STATEMENTS = (
         claim=r"$\partial\sigma_{\max}(M^TM-\alpha I)/\partial m_{ij} = v(j)\,u^TM^Te_i + u(j)\,e_i^TMv$ where the value is "
         r"simple and positive.",
         verdict=Verdict.CORRECTED,
-        correction="e_i is a column of the m x m identity; n x n is printed. The entries of M^T M that change are those of row "
+        correction=r"e_i is a column of the $m\times m$ identity; $n\times n$ is printed. The entries of $M^TM$ that change are those of row "
         'and column j; "volume" is printed.',
         evidence=(penalty_derivative_by_entries, no_derivative_where_not_simple),
         mutations=(
@@ -265,8 +265,8 @@ STATEMENTS = (
         r" + \sum_s u(s)v(j)m_{is}\big)$, $\Omega$ the entries of $M$ that hold $k_{p,q,z,y}$, where the value is simple "
         r"and positive.",
         verdict=Verdict.CORRECTED,
-        correction="Theorem 2.3, and parts of Theorem 2.2's proof, print I where alpha I is meant. Omega is the set of the "
-        "places (i, j) that hold the entry of K, not of all with m_ij = k_pq: entries of K may be equal.",
+        correction=r"Theorem 2.3, and parts of Theorem 2.2's proof, print I where alpha I is meant. $\Omega$ is the set of the "
+        r"places (i, j) that hold the entry of K, not of all with $m_{ij}=k_{p,q}$: entries of K may be equal.",
         evidence=(
             penalty_derivative_by_kernel,
             gradient_is_the_sum_over_omega,

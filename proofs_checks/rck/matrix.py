@@ -258,8 +258,8 @@ STATEMENTS = (
         claim=r"The kernel in $\mathbb{R}^{k\times k\times g\times h}$ reshaped is an $h \times (gk)$ matrix $W$, and to "
         r"constrain $W$ has no clear impact on $M$.",
         verdict=Verdict.CORRECTED,
-        correction="It is h x (g k^2). It has an impact, if a weak one: sigma_max(M) is at most k times the norm of W for "
-        "stride 1, and that is sharp; of sigma_min(M) it says nothing. See OIC-norm.",
+        correction=r"It is $h\times(gk^2)$. It has an impact, if a weak one: $\sigma_{\max}(M)$ is at most k times the norm of W for "
+        r"stride 1, and that is sharp; of $\sigma_{\min}(M)$ it says nothing. See OIC-norm.",
         evidence=(a_filter_has_as_many_weights_as_taps, norm_is_at_most_the_root_of_the_taps, bound_is_sharp),
         mutations=(
             Mutation(
@@ -274,11 +274,11 @@ STATEMENTS = (
         claim=r"With $k \ll N$, $M^T M = I$ is impossible in general; an orthogonal $M$ is known for periodic one-channel "
         r"convolution with $k = N$.",
         verdict=Verdict.REFUTED,
-        counterexample="The kernel that is 1 at its centre and 0 elsewhere gives M = I at every N; with h >= g any matrix of "
-        "channels with orthonormal columns at the centre tap gives M^T M = I.",
+        counterexample=r"The kernel that is 1 at its centre and 0 elsewhere gives M = I at every N; with $h\ge g$ any matrix of "
+        r"channels with orthonormal columns at the centre tap gives $M^TM=I$.",
         evidence=(delta_kernels_are_orthogonal,),
         mutations=(Mutation("convla.geometry:_resolve_padding", "((k - 1) // 2, k // 2)", "(k // 2 + 1, k // 2 - 1)"),),
-        note="Counting does not decide: the equations are far from independent. For h < g it is impossible, because M^T M "
+        note=r"Counting does not decide: the equations are far from independent. For $h<g$ it is impossible, because $M^TM$ "
         "is singular (RCK-barrier).",
     ),
     Statement(

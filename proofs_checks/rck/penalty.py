@@ -190,6 +190,6 @@ STATEMENTS = (
             Mutation(f"{PENALTIES}:active_pairs", "nulls = max(0, columns - rows)", "nulls = 0"),
         ),
         note="So alpha sets the scale of the layer and nothing else: a larger one meets the premise of Theorem 2.1 sooner, "
-        "and bounds the norm by the larger sqrt(2 alpha).",
+        r"and bounds the norm by the larger $\sqrt{2\alpha}$.",
     ),
 )
