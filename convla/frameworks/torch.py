@@ -16,14 +16,14 @@ import torch
 from convla._validate import check_choice
 from convla.gradients import laplacian_smoothing, normalized_gradient, reweighted_gradient, sobolev_gradient
 from convla.initializers import delta_orthogonal_kernel, orthogonal_kernel
-from convla.layer_similarity import convolutional_similarity_and_gradient
-from convla.orthogonality import (
+from convla.orthonormal import orthonormalize
+from convla.similarity import convolutional_similarity_and_gradient
+from convla.similarity.orthogonality import (
     kernel_orthogonality,
     kernel_orthogonality_gradient,
     ocnn_residual,
     ocnn_residual_gradient,
 )
-from convla.orthonormal import orthonormalize
 from convla.typing import Seed
 
 __all__ = [
@@ -110,7 +110,7 @@ def kernel_orthogonality_loss(kernels: Tensor) -> Tensor:
     Raises
     ------
     TypeError, ShapeError, ValueError
-        As `convla.orthogonality.kernel_orthogonality`.
+        As `convla.similarity.orthogonality.kernel_orthogonality`.
 
     Examples
     --------
@@ -141,7 +141,7 @@ def ocnn_loss(kernels: Tensor, *, stride: int = 1) -> Tensor:
     Raises
     ------
     TypeError, ShapeError, ValueError
-        As `convla.orthogonality.ocnn_residual`.
+        As `convla.similarity.orthogonality.ocnn_residual`.
 
     Examples
     --------

@@ -13,7 +13,7 @@ from proofs_checks.statement import Kind, Mutation, Statement, Verdict, evidence
 
 __all__ = ["STATEMENTS"]
 
-PENALTIES = "convla.penalties"
+PENALTIES = "convla.penalties.value"
 
 
 @evidence(Kind.PROPERTY, "operators with g > h, subnormal and ill-scaled too, alpha on both sides of sigma_max^2 / 2")

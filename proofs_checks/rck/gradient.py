@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import convla
 from convla import identities
-from convla.penalties import penalty_gradient_by_entries
+from convla.penalties.value import penalty_gradient_by_entries
 from convla.testing import gamma
 from convla.typing import Array
 from proofs_checks.draws import for_all, integers, matrices, operators, targets

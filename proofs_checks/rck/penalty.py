@@ -17,7 +17,7 @@ from proofs_checks.statement import Kind, Mutation, Statement, Verdict, evidence
 __all__ = ["STATEMENTS", "eigenvalue_rounding", "matrix_and_target"]
 
 MATRICES = "convla.identities.matrices"
-PENALTIES = "convla.penalties"
+PENALTIES = "convla.penalties.value"
 
 
 def matrix_and_target(operator: convla.ConvOperator, ratio: float) -> tuple[Array, float]:
