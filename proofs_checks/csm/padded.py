@@ -248,10 +248,11 @@ def error_terms_may_grow_with_padding(_: int) -> str:
             np.array(sorted(itertools.product((-1, 0, 1), repeat=size), key=lambda v: sum(map(abs, v))))[:, None]
             for size in (n, m)
         )
-        terms = [
-            np.abs(sum(identities.padding_error_terms(kernels, kernels, inputs, p, stacks=True)))
-            for p in range(max(0, (n - m + 1) // 2), n)
-        ]
+        whole, terms = identities.correlation_inner_product(kernels, kernels, inputs, stacks=True), []
+        for p in range(max(0, (n - m + 1) // 2), n):
+            terms.append(np.abs(sum(identities.padding_error_terms(kernels, kernels, inputs, p, stacks=True))))
+            kept = identities.feature_inner_product(kernels, kernels, inputs, padding=p, stacks=True)
+            assert np.array_equal(terms[-1], np.abs(whole - kept)), f"the distance of the two sides: {n}, {m}, {p}"
         for p, (before, after) in enumerate(itertools.pairwise(terms), n - len(terms)):
             if (after > before).any():
                 x, a, b = np.argwhere(after > before)[0]
