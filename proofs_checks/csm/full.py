@@ -93,10 +93,10 @@ def similarity_is_symmetric(examples: int) -> str:
     return for_all(examples, pairs_and_inputs(integers), check)
 
 
-@evidence(Kind.PROOF, "all basis inputs, every N <= 6, M <= 10, and (N, M) = (3, 64), (9, 64), (16, 64)")
+@evidence(Kind.PROOF, "all basis inputs, every N <= 8, M <= 16, and (N, M) = (3, 64), (9, 64), (16, 64)")
 def full_identity_on_vectors(_: int) -> str:
     count = 0
-    for n, m in (*vector_sizes(6, 10), *TABLE_SIZES):
+    for n, m in (*vector_sizes(8, 16), *TABLE_SIZES):
         count += agree_on_all_bases(_features, _lags, 1, (n,), (m,))
     return f"{count} integer equalities"
 
@@ -173,13 +173,13 @@ def printed_proof_would_make_the_kernel_vanish(_: int) -> str:
     return "K2[i] = 0 for i in [0, N-1] contradicts K2 = (1, 1)"
 
 
-@evidence(Kind.PROOF, "all basis inputs, every N <= 6, M <= 10, and N = 3, 9, 16 with M = 64; 2-D and 3-D; one channel")
+@evidence(Kind.PROOF, "all basis inputs, every N <= 8, M <= 16, and N = 3, 9, 16 with M = 64; 2-D and 3-D; one channel")
 def convolution_gives_the_same_inner_product(_: int) -> str:
     def convolved(k1: Array, k2: Array, x: Array) -> Array:
         return identities.feature_inner_product(k1, k2, x, operation="convolution", stacks=True)
 
     count = 0
-    for n, m in (*vector_sizes(6, 10), *TABLE_SIZES):
+    for n, m in (*vector_sizes(8, 16), *TABLE_SIZES):
         count += agree_on_all_bases(_features, convolved, 1, (n,), (m,))
     count += sum(agree_on_all_bases(_features, convolved, 1, kernel, image) for kernel, image in PLANES)
     return f"{count} integer equalities"
@@ -216,7 +216,7 @@ def convolution_transposes_the_channel_pairs(_: int) -> str:
     return f"{sum(agree_on_all_bases(convolved, swapped, 2, (n,), (m,)) for n, m in vector_sizes(3, 4))} equalities"
 
 
-@evidence(Kind.PROOF, "all basis inputs, every N <= 6, M <= 10, and N = 16, M = 64; 2-D and 3-D")
+@evidence(Kind.PROOF, "all basis inputs, every N <= 8, M <= 16, and N = 3, 9, 16 with M = 64; 2-D and 3-D")
 def centre_lag_is_the_kernel_similarity(_: int) -> str:
     def split(k1: Array, k2: Array, x: Array) -> Array:
         kernels = k1.reshape(k1.shape[0], -1)
@@ -226,7 +226,7 @@ def centre_lag_is_the_kernel_similarity(_: int) -> str:
         )
 
     count = 0
-    for n, m in (*vector_sizes(6, 10), (16, 64)):
+    for n, m in (*vector_sizes(8, 16), *TABLE_SIZES):
         count += agree_on_all_bases(_features, split, 1, (n,), (m,))
     return f"{count + sum(agree_on_all_bases(_features, split, 1, k, i) for k, i in PLANES)} integer equalities"
 

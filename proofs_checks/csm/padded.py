@@ -46,10 +46,13 @@ def padded_definition_on_the_bases(_: int) -> str:
     return f"{count} feature maps equal"
 
 
-@evidence(Kind.PROOF, "all basis inputs, every P, N <= 5, M <= 8 with an output; (3, 64), (9, 64), (16, 64), every P")
+@evidence(
+    Kind.PROOF,
+    "all basis inputs, every P with an output, N <= 8, M <= 16; and (N, M) = (3, 64), (9, 64), (16, 64), every P",
+)
 def padded_identity_on_vectors(_: int) -> str:
     count = 0
-    for n, m in (*vector_sizes(5, 8), *TABLE_SIZES):
+    for n, m in (*vector_sizes(8, 16), *TABLE_SIZES):
         for p in range(max(0, (n - m + 1) // 2), n):
             count += agree_on_all_bases(*_both_sides(p), 1, (n,), (m,), f", P = {p}")
     return f"{count} integer equalities"
@@ -134,7 +137,7 @@ def number_of_terms(_: int) -> str:
     return "counts N N (N - P - 1) and N N (M + N - 1)"
 
 
-@evidence(Kind.COUNTEREXAMPLE, "N = 2, M = 1, P = 1: exhaustive over 0/1 inputs in order of size")
+@evidence(Kind.COUNTEREXAMPLE, "exhaustive over unit kernels and 0/1 inputs, N, M <= 3, every P, in order of size")
 def misprinted_error_terms_fail(_: int) -> str:
     for n, m in vector_sizes(3, 3):
         for p in range(max(0, (n - m + 1) // 2), n):
@@ -225,10 +228,13 @@ def error_terms_for_photographs(examples: int) -> str:
     return _measured("photograph rows", examples)
 
 
-@evidence(Kind.COUNTEREXAMPLE, "N = 2, M = 2, P = 0: exhaustive over entries in {-1, 0, 1}")
+@evidence(
+    Kind.COUNTEREXAMPLE,
+    "N = 2, M = 2, P = 0, the least sizes that leave an output out: entries in {-1, 0, 1}, in order of size",
+)
 def error_terms_larger_than_the_whole(_: int) -> str:
     entries = np.array(list(itertools.product((-1, 0, 1), repeat=2)))
-    for k1, k2, x in itertools.product(entries, repeat=3):
+    for k1, k2, x in sorted(itertools.product(entries, repeat=3), key=lambda drawn: np.abs(drawn).sum()):
         a, b = identities.padding_error_terms(k1, k2, x, 0)
         full = identities.correlation_inner_product(k1, k2, x)
         if abs(full) < abs(a + b):
@@ -304,7 +310,6 @@ STATEMENTS = (
             Mutation(f"{INNER_PRODUCTS}:feature_inner_product", "x, k, padding=padding", 'x, k, padding="full"'),
             Mutation("convla.geometry:_resolve_padding", "((amount, amount),)", "((amount, max(0, amount - 1)),)"),
         ),
-        note="The identity of Eq. (33), on all basis inputs, holds for these index ranges and no others.",
     ),
     Statement(
         id="CSM-33",
