@@ -151,7 +151,7 @@ STATEMENTS = (
         id="SPEC-balance",
         number="ours",
         title="where the descent on the penalty ends",
-        claim=r"At a minimiser of $R_\alpha$, for $M$ with at least as many rows as columns, $\sigma_{\max}^2 - \alpha = "
+        claim=r"At a minimiser of $R_\alpha$ with $\sigma_{\min} > 0$, for $M$ with at least as many rows as columns, $\sigma_{\max}^2 - \alpha = "
         r"\alpha - \sigma_{\min}^2$; so the power method on $M^TM - \alpha I$ has no single limit there.",
         verdict=Verdict.STATISTICAL,
         evidence=(
@@ -160,7 +160,7 @@ STATEMENTS = (
             descent_stalls_where_sigma_min_vanishes,
         ),
         mutations=(Mutation("convla.penalties.value:pair_gradient", "2.0 * pairs.signs", "2.0 * abs(pairs.signs)"),),
-        note=r"If only one end were active, and $\sigma_{\min}>0$, scaling the kernel would lessen the penalty: RCK-scale. A "
+        note=r"If only one end were active, scaling the kernel would lessen the penalty: RCK-scale. A "
         r"descent need not get there: with $\sigma_{\min}$ near 0 its gradient is near 0 as well, and it stalls.",
     ),
 )
