@@ -113,7 +113,8 @@ def least_similarity_by_taps(_: int) -> str:
     assert abs(found[1] - 1 / 2) < 1e-9, f"c_2 = {found[1]}"
     assert abs(found[2] - 1 / 9) < 1e-9, f"c_3 = {found[2]}"
     assert all(later < earlier / 2 for earlier, later in itertools.pairwise(found[1:])), "c_N falls by more than half"
-    return "c_N <= " + ", ".join(f"{value:.3g}" for value in found)
+    halves = (("N = 1 .. 8", found[:8]), ("N = 9 .. 16", found[8:]))
+    return "; ".join(f"{sizes}: c_N <= {', '.join(f'{value:.3g}' for value in values)}" for sizes, values in halves)
 
 
 STATEMENTS = (
