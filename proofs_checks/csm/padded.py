@@ -286,11 +286,11 @@ def error_terms_fall_on_average(examples: int) -> str:
             ]
         )
         medians = np.median(terms, axis=1)
-        assert (np.diff(medians) < 0).all(), f"{kind}: medians {medians}"
+        assert medians[0] > medians[4] > medians[7] > medians[8] == 0, f"{kind}: medians {medians}"
         grew = float((np.diff(terms, axis=0) > 0).mean())
         assert 0 < grew < 0.5, f"{kind}: it grows in {grew:.0%} of steps"
         found.append(
-            f"{kind}: median {medians[0]:.2f} at P = 0, {medians[7]:.3f} at P = 7, a step up in {grew:.0%} of steps"
+            f"{kind}: median {medians[0]:.2f}, {medians[4]:.2f}, {medians[7]:.3f} at P = 0, 4, 7, a step up in {grew:.0%} of steps"
         )
     return "; ".join(found)
 
@@ -367,7 +367,7 @@ STATEMENTS = (
         r"(X \circledast X)_{[1-N,\,N-1]}\rangle$.",
         verdict=Verdict.REFUTED,
         counterexample="N = 3: what the outputs left out contribute can cancel at P = 0 and not at P = 1. On average it holds: "
-        r"the median of $|A+B|$ falls with every P.",
+        r"the median of $|A+B|$ falls as P grows.",
         evidence=(error_terms_may_grow_with_padding, error_terms_fall_on_average),
         mutations=(
             Mutation(f"{INNER_PRODUCTS}:padding_error_terms", "range(n - 1 - low, m + high)", "range(n - 1, m)"),
