@@ -19,6 +19,8 @@ __all__ = ["STATEMENTS"]
 ORTHONORMAL = "convla.orthonormal"
 
 
+ACCURACY = 1e-11
+"""What `convla.orthonormalize` states of its relative distance, in the Frobenius norm, to the polar factor."""
 CONDITION = 1e5
 """Up to this condition number the polar factor is determined well enough to be checked."""
 
@@ -164,7 +166,7 @@ def velocity_stays_bounded(examples: int) -> str:
         for gradient in gradients:
             step = convla.orthonormalize(gradient[:, None, :])[:, 0]
             velocity = momentum * velocity + step
-            bound = (1 + gamma(4000, np.float64)) / (1 - momentum)
+            bound = (1 + math.sqrt(3) * ACCURACY) * (1 + gamma(100, np.float64)) / (1 - momentum)
             assert np.linalg.norm(velocity, 2) <= bound, (gradients, momentum)
             assert momentum or np.array_equal(velocity, step), "without momentum the step is orthonormal"
 
