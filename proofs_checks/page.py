@@ -86,11 +86,19 @@ def _agree_in_figures(stored: str, fresh: str) -> bool:
     )
 
 
+COUNTED = {
+    Verdict.HOLDS: "hold",
+    Verdict.CORRECTED: "hold as corrected",
+    Verdict.REFUTED: "are refuted",
+    Verdict.STATISTICAL: "are statistical",
+}
+
+
 def _ledger(statements: tuple[Statement, ...]) -> Iterator[str]:
     yield HEADER
     yield "# The ledger\n"
     verdicts = Counter(statement.verdict for statement in statements)
-    counts = ", ".join(f"{count} {verdict.value}" for verdict, count in verdicts.items())
+    counts = ", ".join(f"{count} {COUNTED[verdict]}" for verdict, count in verdicts.items())
     yield (
         f"{len(statements)} statements of the source documents, and of this project, each with a verdict and evidence that "
         f"runs the shipped functions: {counts}. `convla verify` runs it all, `convla verify CSM-6` one statement.\n"
