@@ -86,7 +86,7 @@ def network_similarity(
                 results.update(zip(group, stacked, strict=True))
         except (TypeError, ValueError, OverflowError) as error:
             raise type(error)(f"layer {', '.join(group)}: {error}") from error
-    layers = {name: float(results[name][0]) for name in names}
+    layers = {name: _number(name, results[name][0]) for name in names}
     return NetworkSimilarity(math.fsum(layers.values()), layers, {name: results[name][1] for name in names})
 
 
@@ -263,6 +263,13 @@ def _layer(name: str, kernel: ArrayLike, *, floating: bool = False) -> Array:
     if floating and not _is_floating(array, xp):
         raise TypeError(f"layer {name}: kernels must be float32 or float64, got dtype {array.dtype}")
     return array
+
+
+def _number(name: str, value: Array) -> float:
+    try:
+        return float(value)
+    except (TypeError, OverflowError) as error:
+        raise type(error)(f"layer {name}: its similarity is no floating-point number: {error}") from error
 
 
 def _is_floating(array: Array, xp: Namespace) -> bool:
