@@ -14,7 +14,8 @@ from typing import Any
 
 from convla._array import as_float_array, namespace, on_device_of
 from convla._validate import check_array, check_choice, check_real
-from convla.operators import ConvOperator, LinearMap
+from convla.linear_map import LinearMap
+from convla.operators import ConvOperator
 from convla.spectra.tracking import DENSE_ENTRIES
 from convla.spectra.values import singular_values, smallest_singular_value
 from convla.toeplitz import unvec, vec

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from convla._array import namespace, to_numpy
-from convla.operators import LinearMap
+from convla.linear_map import LinearMap
 from convla.spectra.maximiser import symbol_peaks
 from convla.spectra.scaling import scaled_to_unit
 from convla.spectra.symbol import FloatArray, Symbol

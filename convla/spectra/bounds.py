@@ -11,7 +11,8 @@ import numpy as np
 from convla._array import device_of, namespace
 from convla._validate import check_choice, check_integer
 from convla.geometry import ConvGeometry
-from convla.operators import ConvOperator, LinearMap
+from convla.linear_map import LinearMap
+from convla.operators import ConvOperator
 from convla.spectra.certificate import certified_norm_bound, gamma
 from convla.spectra.maximiser import SymbolPeak, power_steps, symbol_peaks
 from convla.spectra.scaling import scaled_to_unit

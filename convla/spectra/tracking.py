@@ -20,7 +20,7 @@ import numpy as np
 from convla._array import as_array, namespace, on_device_of, to_numpy
 from convla._validate import check_choice, check_integer, check_real
 from convla.errors import ConvergenceWarning
-from convla.operators import LinearMap
+from convla.linear_map import LinearMap
 from convla.toeplitz import unvec
 from convla.typing import Array, Namespace
 

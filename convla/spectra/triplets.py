@@ -13,7 +13,8 @@ from typing import Literal
 import numpy as np
 
 from convla._array import namespace, on_device_of, to_numpy
-from convla.operators import ConvOperator, LinearMap
+from convla.linear_map import LinearMap
+from convla.operators import ConvOperator
 from convla.spectra.lanczos import golub_kahan_lanczos
 from convla.spectra.maximiser import SymbolPeak, start_vectors, symbol_peaks
 from convla.spectra.symbol import FloatArray, Symbol

@@ -12,7 +12,8 @@ import numpy as np
 from convla._array import device_of, namespace, on_device_of
 from convla._validate import check_array, check_choice, check_integer, check_real
 from convla.errors import ConvergenceWarning, ShapeError
-from convla.operators import ConvOperator, LinearMap
+from convla.linear_map import LinearMap
+from convla.operators import ConvOperator
 from convla.spectra.inverse import factorisation_work, smallest_by_inverse
 from convla.spectra.scaling import scaled_to_unit
 from convla.spectra.torus import circular_lattice
