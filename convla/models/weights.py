@@ -21,7 +21,7 @@ import numpy as np
 from convla._array import available_memory
 from convla.errors import WeightsError
 
-__all__ = ["WEIGHT_FORMATS", "read_weights", "write_weights"]
+__all__ = ["WEIGHT_FORMATS", "check_weights_name", "printable", "read_weights", "write_weights"]
 
 # NumPy's own arrays have headers of at most a few hundred bytes; longer ones are parsed slowly.
 _MAX_HEADER = 10_000
@@ -83,8 +83,12 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, np.ndarray[Any, Any]
     except WeightsError:
         raise
     except Exception as error:  # whatever a parser makes of hostile bytes is the file's fault
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise WeightsError(f"{path}: not a readable {path.suffix} file: {reason[:200]}") from error
+        raise WeightsError(f"{path}: not a readable {path.suffix} file: {_one_line(error)}") from error
+
+
+def printable(text: str) -> str:
+    """Return `text` with escapes for what is no visible character: a name in a file must not command the terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def write_weights(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> None:
@@ -99,7 +103,7 @@ def write_weights(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> No
     Raises
     ------
     WeightsError
-        If the format is unknown, or what writes it is not installed.
+        If the format is unknown or cannot hold these arrays, or what writes it is not installed.
     TypeError
         If an array holds anything but numbers.
     OSError
@@ -119,7 +123,12 @@ def write_weights(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> No
     handle, name = tempfile.mkstemp(suffix=path.suffix, prefix=f".{path.stem}-", dir=path.parent)
     os.close(handle)
     try:
-        writer(Path(name), plain)
+        try:
+            writer(Path(name), plain)
+        except (OSError, WeightsError):
+            raise
+        except Exception as error:  # names and dtypes that the format has no place for
+            raise WeightsError(f"{path}: cannot hold these arrays: {_one_line(error)}") from error
         os.replace(name, path)
     finally:
         Path(name).unlink(missing_ok=True)
@@ -255,6 +264,15 @@ def _format_of(path: Path) -> _Format:
     if path.suffix not in _FORMATS:
         raise WeightsError(f"{path}: the name must end in one of {', '.join(_FORMATS)}")
     return _FORMATS[path.suffix]
+
+
+def check_weights_name(path: str | os.PathLike[str]) -> None:
+    """Raise `WeightsError` if no format of weights has this ending: before the work that the file is for."""
+    _format_of(Path(path))
+
+
+def _one_line(error: Exception) -> str:
+    return (" ".join(str(error).split()) or type(error).__name__)[:200]
 
 
 def _import_for(path: Path, module: str, extra: str) -> Any:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from convla._array import accumulation_dtype, is_numpy, namespace
-from convla._validate import check_array, check_integer
+from convla._validate import check_array, check_integer, check_same_shape
 from convla.descent import Adam
 from convla.errors import ShapeError
 from convla.similarity.layer import Pairs, convolutional_similarity_and_gradient, similarities_of_equal_layers
@@ -223,6 +223,9 @@ def initialize_network(
             f"state belongs to layers {sorted(state.kernels)} and settings {state.settings}, got {sorted(kernels)} and "
             f"{settings}"
         )
+    else:
+        for name, kernel in state.kernels.items():
+            check_same_shape(f"layer {name} of kernels", _layer(name, kernels[name]), "state", kernel)
     while state.iteration < iterations:
         _step(state, engine)
         if progress is not None:
