@@ -12,6 +12,7 @@ from rich.table import Table
 from convla.cli.app import app
 from convla.cli.output import check_writable, console, progress_bars, write_json
 from convla.models.inspection import Inspection, LayerSettings, inspect_network, read_settings
+from convla.models.kernels import split_kernels
 from convla.models.weights import WEIGHT_FORMATS, printable, read_weights
 from convla.typing import Padding
 
@@ -51,7 +52,7 @@ def _inspect(
     sizes = _image_sizes(image)
     arrays = read_weights(file)
     with progress_bars() as progress:
-        bar = progress.add_task("layers", total=None)
+        bar = progress.add_task("layers", total=len(split_kernels(arrays).kernels))
         report = inspect_network(
             arrays,
             sizes,
@@ -88,7 +89,7 @@ def _plain(text: object) -> str:
 def _show_inspection(report: Inspection, file: Path) -> None:
     screen = console()
     table = Table(title=_plain(file), title_justify="left", title_style="bold", box=None, pad_edge=False)
-    table.add_column("layer")
+    table.add_column("layer", overflow="fold")  # the ends of names are what differs
     table.add_column("kernel")
     for heading in (*(column.heading for column in report.columns), "ms"):
         table.add_column(heading, justify="right")
@@ -102,6 +103,6 @@ def _show_inspection(report: Inspection, file: Path) -> None:
         screen.print(f"{_plain(file)}: no convolution kernel")
     for layer in report.layers:
         for note in layer.notes:
-            screen.print(f"  {_plain(layer.name)}: {_plain(note)}", style="dim")
+            screen.print(f"  {_plain(layer.name)}: {_plain(note)}", style="dim", soft_wrap=True)
     for name, reason in report.others.items():
-        screen.print(f"  not a kernel: {_plain(name)}: {_plain(reason)}", style="dim")
+        screen.print(f"  not a kernel: {_plain(name)}: {_plain(reason)}", style="dim", soft_wrap=True)

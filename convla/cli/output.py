@@ -22,7 +22,7 @@ def complain(message: str) -> None:
 
 def console() -> Console:
     """Return a console on standard output; a pipe has no width of its own: wide enough that no cell is folded."""
-    return Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    return Console(width=None if sys.stdout.isatty() else 240, highlight=False)
 
 
 def check_writable(option: str, path: Path | None) -> None:

@@ -285,9 +285,10 @@ def _inspect_layer(
     layer = Layer(kernel, settings, geometry)
     began = time.perf_counter()
     quantities: dict[str, float | None] = {}
-    notes = []
+    reasons: dict[str, list[str]] = {}
     for column in columns:
-        with warnings.catch_warnings(record=True) as caught:
+        # What overflows comes out as infinity or NaN, and is told below.
+        with warnings.catch_warnings(record=True) as caught, np.errstate(over="ignore", invalid="ignore"):
             warnings.simplefilter("always", ConvergenceWarning)
             try:
                 value = column.compute(layer)
@@ -296,9 +297,11 @@ def _inspect_layer(
                 quantities[column.name] = value
             except (TypeError, ValueError, ArithmeticError, MemoryError) as error:
                 quantities[column.name] = None
-                notes.append(f"{column.heading}: {error or type(error).__name__}")
-        notes += [f"{column.heading}: {warning.message}" for warning in caught]
-    return LayerReport(name, kernel.shape, settings, quantities, tuple(notes), time.perf_counter() - began)
+                reasons.setdefault(str(error) or type(error).__name__, []).append(column.heading)
+        for warning in caught:
+            reasons.setdefault(str(warning.message), []).append(column.heading)
+    notes = tuple(f"{', '.join(headings)}: {reason}" for reason, headings in reasons.items())
+    return LayerReport(name, kernel.shape, settings, quantities, notes, time.perf_counter() - began)
 
 
 def _mean_normalized_similarity(layer: Layer) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import warnings
 from itertools import zip_longest
@@ -16,6 +15,7 @@ from convla.models.weights import printable
 __all__ = ["plot_inspection"]
 
 PANELS = 4  # side by side
+REACH = 1e100
 
 
 def plot_inspection(report: Inspection, path: str | os.PathLike[str]) -> None:
@@ -49,7 +49,7 @@ def plot_inspection(report: Inspection, path: str | os.PathLike[str]) -> None:
     """
     if not report.layers:
         raise WeightsError("there is no convolution kernel to plot")
-    names = [printable(layer.name) for layer in report.layers]
+    names = [printable(layer.name).replace("$", r"\$") for layer in report.layers]  # a name is no formula
     rows = -(-len(report.columns) // PANELS)
     figure = Figure(figsize=(3.0 * PANELS + 1.5, rows * (1.0 + 0.22 * len(names))), layout="constrained")
     panels = figure.subplots(rows, PANELS, sharey=True, squeeze=False)
@@ -57,9 +57,11 @@ def plot_inspection(report: Inspection, path: str | os.PathLike[str]) -> None:
         if column is None:
             panel.set_axis_off()
             continue
-        # What is not defined, or beyond the range of numbers, has no bar.
+        # What is not defined, or further out than an axis can reach, has no bar.
         found = {i: layer.quantities[column.name] for i, layer in enumerate(report.layers)}
-        bars = {i: value for i, value in found.items() if value is not None and math.isfinite(value)}
+        bars = {
+            i: value for i, value in found.items() if value is not None and (value == 0 or 1 / REACH < value < REACH)
+        }
         panel.barh(list(bars), list(bars.values()), color="tab:blue", height=0.7)
         # Layers differ by orders of magnitude; a linear stretch about 0 keeps those that are 0.
         low, high = min(bars.values(), default=0.0), max(bars.values(), default=0.0)
@@ -69,7 +71,7 @@ def plot_inspection(report: Inspection, path: str | os.PathLike[str]) -> None:
             panel.set_xscale("symlog", linthresh=1.0)
         panel.set_title(column.name.replace("_", " "), fontsize=9)
         panel.tick_params(labelsize=7)
-    panels[0, 0].set_yticks(range(len(names)), names, parse_math=False)
+    panels[0, 0].set_yticks(range(len(names)), names)
     panels[0, 0].set_ylim(len(names) - 0.5, -0.5)
     with warnings.catch_warnings(action="ignore", category=UserWarning):  # of letters that the font lacks
         figure.savefig(path, dpi=150)

@@ -206,8 +206,8 @@ def _read_torch(path: Path) -> Iterator[tuple[str, Any]]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:  # whose own message advises to load the objects after all
         raise WeightsError(
-            f"{path}: not a readable .pt file: it is damaged, or holds objects other than tensors, which are never "
-            "loaded; save a network as torch.save(network.state_dict(), ...)"
+            f"{path}: not a readable {path.suffix} file: it is damaged, or holds objects other than tensors, which are "
+            "never loaded; save a network as torch.save(network.state_dict(), ...)"
         ) from error
     if not isinstance(content, Mapping):
         raise WeightsError(f"{path}: holds a {type(content).__name__}, not tensors by name")
