@@ -7,13 +7,13 @@ without a shift; the OCNN residual looks at all shifts.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import array_api_extra as xpx
 
 from convla._array import accumulation_dtype, device_of, is_exact, namespace
-from convla._validate import check_array, check_integer
+from convla._validate import check_array, check_integer, check_sizes
 from convla.errors import ShapeError
 from convla.typing import Array, ArrayLike, Namespace
 
@@ -83,7 +83,7 @@ def kernel_orthogonality_gradient(kernels: ArrayLike) -> Array:
     return _like(4.0 * (_gram_residual(rows, xp) @ rows), kernels, xp)
 
 
-def ocnn_residual(kernels: ArrayLike, *, stride: int = 1) -> Array:
+def ocnn_residual(kernels: ArrayLike, *, stride: int | Sequence[int] = 1) -> Array:
     """Return the squared norm by which correlating the kernels with themselves misses the identity (OCNN).
 
     With Z[i, j] the full cross-correlation of K_i and K_j, summed over their channels of equal index and taken at the
@@ -94,8 +94,8 @@ def ocnn_residual(kernels: ArrayLike, *, stride: int = 1) -> Array:
     ----------
     kernels : array of shape (c_out, c_in, *kernel)
         One to three kernel axes; float32 or float64, integers become float64.
-    stride : int, default 1
-        The layer's stride, along all axes.
+    stride : int or sequence of int, default 1
+        The layer's stride, along all axes or along each.
 
     Returns
     -------
@@ -105,7 +105,7 @@ def ocnn_residual(kernels: ArrayLike, *, stride: int = 1) -> Array:
     Raises
     ------
     TypeError, ShapeError, ValueError
-        If `kernels` is no array of finite real numbers of that shape, or the stride is no positive integer.
+        If `kernels` is no array of finite real numbers of that shape, or the stride is not positive.
 
     Notes
     -----
@@ -134,7 +134,7 @@ def ocnn_residual(kernels: ArrayLike, *, stride: int = 1) -> Array:
     return xp.astype(total, kernels.dtype)
 
 
-def ocnn_residual_gradient(kernels: ArrayLike, *, stride: int = 1) -> Array:
+def ocnn_residual_gradient(kernels: ArrayLike, *, stride: int | Sequence[int] = 1) -> Array:
     """Return the gradient of `ocnn_residual`, of the kernels' shape and dtype.
 
     Parameters and errors are those of `ocnn_residual`.
@@ -301,10 +301,15 @@ def _like(rows: Array, kernels: Array, xp: Namespace) -> Array:
     return xp.astype(xp.reshape(rows, tuple(kernels.shape)), kernels.dtype, copy=False)
 
 
-def _half_lags(size: tuple[int, ...], stride: int) -> Iterator[tuple[int, tuple[Any, Any]]]:
+def _half_lags(size: tuple[int, ...], stride: int | Sequence[int]) -> Iterator[tuple[int, tuple[Any, Any]]]:
     """Give lag 0 and one of each two (t, -t) that the stride leaves: a weight, and the taps p + t and p it joins."""
-    stride = check_integer("stride", stride, minimum=1)
-    reach = [range(-((k - 1) // stride) * stride, k, stride) for k in size]
+    if isinstance(stride, Sequence):
+        strides = check_sizes("stride", stride)
+    else:
+        strides = (check_integer("stride", stride, minimum=1),) * len(size)
+    if len(strides) != len(size):
+        raise ShapeError(f"stride must be an integer or {len(size)} integers, one for each kernel axis, got {stride!r}")
+    reach = [range(-((k - 1) // step) * step, k, step) for k, step in zip(size, strides, strict=True)]
     for lag in itertools.product(*reach):
         if lag >= (0,) * len(size):
             high = tuple(slice(max(t, 0), k + min(t, 0)) for t, k in zip(lag, size, strict=True))
