@@ -49,11 +49,21 @@ class _ClosedForm(torch.autograd.Function):  # type: ignore[misc]
     def forward(ctx: Any, kernels: Tensor, value_and_gradient: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Tensor:
         with full_precision(kernels):
             value, gradient = value_and_gradient(kernels.detach())
-        ctx.save_for_backward(gradient)
+        ctx.save_for_backward(kernels, gradient)
         return value
 
     @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, None]:
-        (gradient,) = ctx.saved_tensors
-        return outer * gradient, None
+        kernels, gradient = ctx.saved_tensors
+        # Asked for a graph (create_graph=True), the gradient must not pass for a constant.
+        return outer * (_Gradient.apply(kernels, gradient) if torch.is_grad_enabled() else gradient), None
+
+
+class _Gradient(torch.autograd.Function):  # type: ignore[misc]
+    @staticmethod
+    def forward(ctx: Any, kernels: Tensor, gradient: Tensor) -> Tensor:  # noqa: ARG004
+        return gradient.clone()
+
+    @staticmethod
+    def backward(ctx: Any, outer: Tensor) -> tuple[None, None]:  # noqa: ARG004
+        raise RuntimeError("losses with closed-form backward can be differentiated once, not twice")

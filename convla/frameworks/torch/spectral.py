@@ -62,8 +62,12 @@ class SpectralPenalty(nn.Module):  # type: ignore[misc]
 
     Attributes
     ----------
-    updates : tensor of shape ()
-        How many passes in training mode the buffers have seen. At 0 the next pass finds the vectors from nothing.
+    largest, smallest : tensor of shape (block, columns)
+        Buffers: the vectors followed at either end of the spectrum. The lower end of a map with more columns than rows
+        is known, and has none. With tracker "power" there is one block ``shifted`` instead, with "exact" none.
+    largest_updates, smallest_updates : tensor of shape ()
+        Buffers: in how many passes in training mode each was followed. At 0 the vectors are found from nothing when
+        they are needed; the lower end is not while ``sigma_max^2`` is above ``2 alpha``, where it cannot count.
 
     Raises
     ------
@@ -144,12 +148,12 @@ class SpectralPenalty(nn.Module):  # type: ignore[misc]
             raise ValueError(
                 f"tracker 'exact' takes matrices of at most {DENSE_ENTRIES} entries, got {rows}x{columns}: use 'block'"
             )
-        self.register_buffer("updates", torch.zeros((), dtype=torch.int64, device=weight.device))
         # Zeros of float32 or float64: the shapes say what a saved state must fit.
         factor = gram_map(self._operator(torch.zeros_like(weight, dtype=_wide(weight.dtype))), gram)
         for name, carried in ESTIMATORS[tracker](self.options).trackers(factor).items():
             count = min(carried.block if isinstance(carried, BlockTracker) else carried.triplets, factor.shape[1])
             self.register_buffer(name, weight.new_zeros(count, factor.shape[1], dtype=_wide(weight.dtype)))
+            self.register_buffer(f"{name}_updates", weight.new_zeros((), dtype=torch.int64))
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the penalty of a weight, a tensor of shape () and of the weight's dtype."""
@@ -184,15 +188,15 @@ class SpectralPenalty(nn.Module):  # type: ignore[misc]
         # Made afresh: whatever is remembered is in the buffers.
         estimator = ESTIMATORS[self.options.tracker](self.options)
         trackers = estimator.trackers(gram_map(operator, self.options.gram))
-        updates = int(self.updates)
-        if updates:
-            for name, carried in trackers.items():
+        for name, carried in trackers.items():
+            if self.get_buffer(f"{name}_updates"):
                 carried.vectors = self.get_buffer(name).to(operator.kernel, copy=True)
+        before = {name: carried.vectors for name, carried in trackers.items()}
         pairs = estimator.estimate(operator)
-        if self.training:
-            for name, carried in trackers.items():
+        for name, carried in trackers.items():
+            if self.training and carried.vectors is not before[name]:
                 self.get_buffer(name).copy_(carried.vectors)
-            self.updates.fill_(updates + 1)
+                self.get_buffer(f"{name}_updates").add_(1)
         return pairs
 
 
