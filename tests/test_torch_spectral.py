@@ -79,8 +79,8 @@ def test_the_first_value_is_that_of_the_layers_matrix(name: str, gram: str, trac
     assert value.item() == pytest.approx(_expected(layer, image_shape, alpha, gram), rel=1e-12)
 
 
-# Where the leading eigenvalue is multiple the penalty has no gradient: under a circular boundary singular values come in
-# pairs, and the matrix of a kernel of even size is nearly singular in several directions.
+# Where the leading eigenvalue is multiple the penalty has no gradient: under a circular boundary singular values come
+# in pairs, and the matrix of a kernel of even size is nearly singular in several directions.
 SIMPLE = [
     (name, end)
     for name in LAYERS
