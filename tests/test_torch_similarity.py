@@ -10,7 +10,7 @@ import pytest
 
 import convla
 from convla.errors import ShapeError
-from convla.network import Initialization
+from convla.similarity import Initialization
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 from convla.frameworks import torch as adapter  # noqa: E402

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from convla import tracking
 from convla.errors import ShapeError
+from convla.spectra import tracking
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 from convla.frameworks import torch as adapter  # noqa: E402

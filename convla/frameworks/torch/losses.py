@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from convla.frameworks.torch._closed_form import closed_form
-from convla.layer_similarity import Pairs, convolutional_similarity, convolutional_similarity_and_gradient
-from convla.orthogonality import (
+from convla.similarity.layer import Pairs, convolutional_similarity, convolutional_similarity_and_gradient
+from convla.similarity.orthogonality import (
     kernel_orthogonality,
     kernel_orthogonality_gradient,
     ocnn_residual,
@@ -78,7 +78,7 @@ def kernel_orthogonality_loss(kernels: Tensor, *, groups: int = 1) -> Tensor:
     Raises
     ------
     TypeError, ShapeError, ValueError
-        As `convla.orthogonality.kernel_orthogonality`.
+        As `convla.similarity.orthogonality.kernel_orthogonality`.
 
     Examples
     --------
@@ -112,7 +112,7 @@ def ocnn_loss(kernels: Tensor, *, stride: int | Sequence[int] = 1, groups: int =
     Raises
     ------
     TypeError, ShapeError, ValueError
-        As `convla.orthogonality.ocnn_residual`.
+        As `convla.similarity.orthogonality.ocnn_residual`.
 
     Examples
     --------

@@ -11,8 +11,8 @@ from torch import nn
 from convla.errors import ShapeError
 from convla.frameworks.torch.layers import convolutions
 from convla.frameworks.torch.losses import convolutional_similarity_loss
-from convla.layer_similarity import Pairs
-from convla.network import Initialization, initialize_network
+from convla.similarity import Initialization, initialize_network
+from convla.similarity.layer import Pairs
 
 __all__ = ["minimize_similarity_", "network_similarity_loss", "similarity_losses"]
 

@@ -9,14 +9,14 @@ import torch
 from torch import nn
 
 from convla._array import describe
-from convla._penalty_estimators import ESTIMATORS, EstimatorOptions
 from convla.errors import ShapeError
 from convla.frameworks.torch._closed_form import check_weight, closed_form
 from convla.frameworks.torch.layers import CONVOLUTIONS, convolutions, image_shapes
 from convla.geometry import ConvGeometry
 from convla.operators import ConvOperator
-from convla.penalties import ActivePairs, gram_map, pair_gradient
-from convla.tracking import DENSE_ENTRIES, BlockTracker
+from convla.penalties._estimators import ESTIMATORS, EstimatorOptions
+from convla.penalties.value import ActivePairs, gram_map, pair_gradient
+from convla.spectra.tracking import DENSE_ENTRIES, BlockTracker
 from convla.typing import Boundary, Padding
 
 __all__ = ["NetworkSpectralPenalty", "SpectralPenalty"]

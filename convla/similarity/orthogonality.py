@@ -61,7 +61,7 @@ def kernel_orthogonality(kernels: ArrayLike, *, groups: int = 1) -> Array:
     Examples
     --------
     >>> import numpy as np
-    >>> from convla.orthogonality import kernel_orthogonality
+    >>> from convla.similarity.orthogonality import kernel_orthogonality
     >>> round(float(kernel_orthogonality(np.array([[[0.6, 0.8]], [[0.8, -0.6]]]))), 12)
     0.0
     """
@@ -78,7 +78,7 @@ def kernel_orthogonality_gradient(kernels: ArrayLike, *, groups: int = 1) -> Arr
     Examples
     --------
     >>> import numpy as np
-    >>> from convla.orthogonality import kernel_orthogonality_gradient
+    >>> from convla.similarity.orthogonality import kernel_orthogonality_gradient
     >>> kernel_orthogonality_gradient(np.array([[[1.0, 1.0]]]))
     array([[[4., 4.]]])
     """
@@ -129,7 +129,7 @@ def ocnn_residual(kernels: ArrayLike, *, stride: int | Sequence[int] = 1, groups
     Two kernels that are orthonormal where they meet without a shift, and not one tap further:
 
     >>> import numpy as np
-    >>> from convla.orthogonality import ocnn_residual
+    >>> from convla.similarity.orthogonality import ocnn_residual
     >>> kernels = np.array([[[0.6, 0.8]], [[0.8, -0.6]]])
     >>> round(float(ocnn_residual(kernels)), 12), round(float(ocnn_residual(kernels, stride=2)), 12)
     (2.0, 0.0)
@@ -151,7 +151,7 @@ def ocnn_residual_gradient(kernels: ArrayLike, *, stride: int | Sequence[int] = 
     Examples
     --------
     >>> import numpy as np
-    >>> from convla.orthogonality import ocnn_residual_gradient
+    >>> from convla.similarity.orthogonality import ocnn_residual_gradient
     >>> ocnn_residual_gradient(np.array([[[1.0, 1.0]]]))
     array([[[8., 8.]]])
     """
@@ -195,7 +195,7 @@ def spectral_isometry(kernels: ArrayLike) -> Array:
     Examples
     --------
     >>> import numpy as np
-    >>> from convla.orthogonality import spectral_isometry
+    >>> from convla.similarity.orthogonality import spectral_isometry
     >>> round(float(spectral_isometry(np.array([[[2.0, 0.0]], [[0.0, 1.0]]]))), 12)
     3.0
     """
@@ -215,7 +215,7 @@ def spectral_isometry_gradient(kernels: ArrayLike) -> Array:
     Examples
     --------
     >>> import numpy as np
-    >>> from convla.orthogonality import spectral_isometry_gradient
+    >>> from convla.similarity.orthogonality import spectral_isometry_gradient
     >>> spectral_isometry_gradient(np.array([[[2.0, 0.0]], [[0.0, 1.0]]]))
     array([[[4., 0.]],
     <BLANKLINE>
@@ -253,7 +253,7 @@ def mutual_coherence(kernels: ArrayLike) -> Array:
     Examples
     --------
     >>> import numpy as np
-    >>> from convla.orthogonality import mutual_coherence
+    >>> from convla.similarity.orthogonality import mutual_coherence
     >>> round(float(mutual_coherence(np.array([[[1.0, 0.0]], [[3.0, 4.0]]]))), 12)
     0.6
     """
@@ -272,7 +272,7 @@ def mutual_coherence_gradient(kernels: ArrayLike) -> Array:
     Examples
     --------
     >>> import numpy as np
-    >>> from convla.orthogonality import mutual_coherence_gradient
+    >>> from convla.similarity.orthogonality import mutual_coherence_gradient
     >>> mutual_coherence_gradient(np.array([[[1.0, 0.0]], [[3.0, 4.0]]])).round(6)
     array([[[ 0.   ,  0.8  ]],
     <BLANKLINE>

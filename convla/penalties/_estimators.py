@@ -10,9 +10,10 @@ import numpy as np
 
 from convla._array import namespace
 from convla._validate import check_choice, check_integer, check_real
-from convla.operators import ConvOperator, LinearMap
-from convla.penalties import GRAMS, ActivePairs, active_pairs, cluster, gram_map
-from convla.tracking import BlockTracker, PowerTracker, ShiftedPairs, SingularTriplets
+from convla.linear_map import LinearMap
+from convla.operators import ConvOperator
+from convla.penalties.value import GRAMS, ActivePairs, active_pairs, cluster, gram_map
+from convla.spectra.tracking import BlockTracker, PowerTracker, ShiftedPairs, SingularTriplets
 from convla.typing import Array, Namespace
 
 __all__ = ["ESTIMATORS", "Block", "Estimator", "EstimatorOptions", "Exact", "Power"]
