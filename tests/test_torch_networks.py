@@ -84,12 +84,12 @@ def test_the_printed_shapes_of_the_basic_cnn() -> None:
 
 
 @pytest.mark.parametrize("name", adapter.NETWORKS)
-@pytest.mark.parametrize(("channels", "size", "classes"), [(1, 8, 10), (3, (5, 9), 4), (2, 32, 2)])
+@pytest.mark.parametrize(("channels", "size", "classes"), [(1, 8, 10), (3, (5, 9), 4)])
 def test_every_network_learns_from_other_images(name: str, channels: int, size: Any, classes: int) -> None:
     network = adapter.NETWORKS[name](in_channels=channels, image_size=size, classes=classes)
     height, width = size if isinstance(size, tuple) else (size, size)
-    out = network(torch.randn(4, channels, height, width))
-    assert out.shape == (4, classes)
+    out = network(torch.randn(2, channels, height, width))
+    assert out.shape == (2, classes)
     out.square().sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
 
