@@ -266,6 +266,7 @@ def test_a_computed_weight() -> None:
         (torch.nn.ConvTranspose1d(2, 2, 3), (4,), {}, TypeError, "got torch.ConvTranspose1d"),
         (torch.nn.LazyConv1d(2, 3), (4,), {}, ValueError, "layer has no weight yet"),
         (torch.nn.Conv1d(2, 2, 3), (2,), {}, ShapeError, "the kernel must fit in the padded image"),
+        (torch.nn.Conv1d(2, 2, 3), 4, {}, TypeError, "image_shape must be a sequence of integers, got 4"),
         (torch.nn.Conv1d(2, 2, 3), (4, 4), {}, ShapeError, "image_shape must have 1 axes"),
         (torch.nn.Conv1d(2, 2, 3), (4,), {"alpha": 0.0}, ValueError, "alpha must be positive, got 0"),
         (torch.nn.Conv1d(2, 2, 3), (4,), {"gram": "output"}, ValueError, "gram must be one of 'input', 'smaller'"),
@@ -275,7 +276,7 @@ def test_a_computed_weight() -> None:
     ],
 )
 def test_bad_arguments_are_named(
-    layer: Any, image_shape: tuple[int, ...], options: dict[str, Any], error: type[Exception], message: str
+    layer: Any, image_shape: Any, options: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
         adapter.SpectralPenalty(layer, image_shape, **options)
@@ -365,6 +366,8 @@ class TestWholeNetwork:
             penalty(network)
         with pytest.raises(ValueError, match=r"network must have the layers \('0', '3'\), got one without '3'"):
             penalty(network[:2])
+        with pytest.raises(TypeError, match=r"network must be a torch\.nn\.Module, got torch\.Tensor"):
+            penalty(torch.ones(3))
         with pytest.raises(TypeError, match=r"network must be a torch\.nn\.Module, got torch\.Tensor"):
             adapter.NetworkSpectralPenalty(torch.ones(3), torch.ones(3))
         with pytest.raises(ValueError, match="network must have a convolutional layer"):
