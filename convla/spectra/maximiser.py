@@ -40,7 +40,7 @@ class SymbolPeak:
 
 
 def symbol_peaks(
-    symbol: Symbol, *, rng: np.random.Generator, candidates: int = 6, refinements: int = 4
+    symbol: Symbol, *, rng: np.random.Generator, candidates: int = 4, refinements: int = 4
 ) -> list[SymbolPeak]:
     """Find the largest of the symbol's maxima that a coarse grid shows, the best first.
 
@@ -71,13 +71,17 @@ def symbol_peaks(
     matrices = symbol.at(frequencies)
     vectors = random_complex((*matrices.shape[:2], symbol.columns), symbol.kernel, rng)
     values, vectors = power_steps(matrices, vectors, steps=8)
-    order = np.argsort(values, axis=None)[::-1][:candidates]
-    peaks = []
-    for group, index in zip(*np.unravel_index(order, values.shape), strict=True):
-        start = SymbolPeak(
+    # A point next to a better one climbs to the same maximum.
+    summits: list[SymbolPeak] = []
+    for group, index in zip(*np.unravel_index(np.argsort(values, axis=None)[::-1], values.shape), strict=True):
+        point = SymbolPeak(
             float(values[group, index]), frequencies[index], vectors[int(group), int(index), :], int(group)
         )
-        peaks.append(_refined(symbol, start, refinements))
+        if not any(_same_maximum(point, other, symbol) for other in summits):
+            summits.append(point)
+            if len(summits) == candidates:
+                break
+    peaks = [_refined(symbol, summit, refinements) for summit in summits]
     peaks.sort(key=lambda peak: -peak.value)
     distinct: list[SymbolPeak] = []
     for peak in peaks:
@@ -87,8 +91,8 @@ def symbol_peaks(
 
 
 def _same_maximum(a: SymbolPeak, b: SymbolPeak, symbol: Symbol) -> bool:
-    """Tell whether two frequencies, or one and the other's conjugate, are closer than a quarter of a period of f* f."""
-    reach = 0.5 * np.pi / np.maximum(symbol.degrees, 1)
+    """Tell whether two frequencies, up to conjugation, are no farther apart than a quarter of a period of f* f."""
+    reach = 0.5 * np.pi / np.maximum(symbol.degrees, 1) * (1 + 1e-9)
     distances = [np.abs((a.frequency - sign * b.frequency + np.pi) % (2 * np.pi) - np.pi) for sign in (1, -1)]
     return a.group == b.group and any(bool((distance < reach).all()) for distance in distances)
 

@@ -15,6 +15,7 @@ import numpy as np
 from convla._array import namespace, on_device_of, to_numpy
 from convla.linear_map import LinearMap
 from convla.operators import ConvOperator
+from convla.spectra.companion import conjugate_wave
 from convla.spectra.lanczos import golub_kahan_lanczos
 from convla.spectra.maximiser import SymbolPeak, start_vectors, symbol_peaks
 from convla.spectra.symbol import FloatArray, Symbol
@@ -190,6 +191,7 @@ def lanczos_triplets(
         basis_size=min(max(3 * k, 2 * k + 22), max(2 * k + 12, 20, _BASIS_BYTES // (itemsize * (rows + columns)))),
         max_matvecs=max_matvecs,
         rng=rng,
+        companion=None if which == "smallest" else lambda x: conjugate_wave(xp.reshape(x, domain)),
     )
     result = SingularValues(
         values=on_device_of(found.values, operator.kernel, xp, dtype=operator.dtype),
