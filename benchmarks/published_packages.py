@@ -32,13 +32,13 @@ def conv2d(kernel: np.ndarray, *, groups: int = 1, padding_mode: str = "zeros") 
 
 
 def orthogonium(kernel: np.ndarray, n: int) -> float:
-    """``get_conv_sv`` with 4 Gram iterations, the default of its inner functions: announced as an upper bound."""
+    """Run ``get_conv_sv`` with 4 Gram iterations, the default of its inner functions: announced as an upper bound."""
     get_conv_sv = importlib.import_module("orthogonium.layers.conv.singular_values").get_conv_sv
     return float(get_conv_sv(conv2d(kernel), n_iter=4, return_stab_rank=False, imsize=n))
 
 
 def torchlip(kernel: np.ndarray, n: int) -> float:
-    """What `SpectralConv2d` divides by: the flattened kernel's norm over `compute_lconv_coef`, announced as a bound."""
+    """Return `SpectralConv2d`'s divisor, announced as a bound: the flattened norm over `compute_lconv_coef`."""
     normalizers = importlib.import_module("deel.torchlip.normalizers")
     lconv = importlib.import_module("deel.torchlip.utils.lconv_norm")
     torch.manual_seed(0)
@@ -48,7 +48,7 @@ def torchlip(kernel: np.ndarray, n: int) -> float:
 
 
 def cola(kernel: np.ndarray, n: int) -> float:
-    """The power method with its defaults, on ``M^T M``: an estimate from below."""
+    """Run the power method with its defaults, on ``M^T M``: an estimate from below."""
     library = importlib.import_module("cola")
     power = importlib.import_module("cola.linalg.eig.power_iteration").power_iteration
     matrix = torch.from_numpy(ConvOperator(kernel, (n, n)).to_dense())
@@ -57,7 +57,7 @@ def cola(kernel: np.ndarray, n: int) -> float:
 
 
 def deepinv(kernel: np.ndarray, n: int) -> float:
-    """``compute_norm`` with its defaults: the power method until it changes by 1e-3, an estimate from below."""
+    """Run ``compute_norm`` with its defaults: the power method until it changes by 1e-3, an estimate from below."""
     physics = importlib.import_module("deepinv.physics")
     layer = conv2d(kernel)
     operator = physics.LinearPhysics(A=layer, img_size=(kernel.shape[1], n, n))
@@ -115,7 +115,7 @@ def importable(estimate: Estimate) -> str | None:
         estimate(np.ones((1, 1, 3, 3)), 4)
     except (ImportError, OSError) as error:
         return f"{type(error).__name__}: {error}"
-    except Exception as error:  # noqa: BLE001 - any other refusal is shown kernel by kernel, but for broken imports
+    except Exception as error:
         return f"it does not import: {error}" if "does not exist" in str(error) else None
     return None
 

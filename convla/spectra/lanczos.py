@@ -63,6 +63,8 @@ def golub_kahan_lanczos(
     max_matvecs: int,
     rng: np.random.Generator,
     companion: Callable[[Array], Array | None] | None = None,
+    spacing: float = 1.0,
+    min_steps: int = 0,
 ) -> LanczosResult:
     """Find the k largest, or smallest, singular triplets of M.
 
@@ -82,13 +84,18 @@ def golub_kahan_lanczos(
     which : {"largest", "smallest"}
         "smallest" takes M with no more columns than rows, and converges slowly unless they are well separated.
     basis_size : int
-        How many vectors of either side are kept at most. Below 2 k + 12 the search for further copies may not end.
+        How many vectors of either side are kept at most. Few more than k make slow progress.
     max_matvecs : int
         The search ends unconverged after this many applications.
     rng : numpy.random.Generator
         For new directions where the bidiagonalisation ends early.
     companion : callable, optional
         For k = 1: returns a guess of the singular vector whose value may be close to that of a given one, or None.
+    spacing : float
+        The part of a large value by which the next one is smaller, at most; the error estimates believe in no wider
+        gap.
+    min_steps : int
+        Before so many steps estimates of errors are not believed, only residuals.
 
     Returns
     -------
@@ -116,10 +123,10 @@ def golub_kahan_lanczos(
     H. D. Simon and H. Zha, Low-rank matrix approximation using the Lanczos bidiagonalization process with applications,
     SIAM J. Sci. Comput. 21 (2000) 2257-2274, for re-orthogonalising one side.
     """
-    process = _Bidiagonalisation(matvec, rmatvec, start, rows, k, basis_size, which, rng)
+    process = _Bidiagonalisation(matvec, rmatvec, start, rows, k, basis_size, which, spacing, rng)
     limit = max(1, min(start.shape[0], rows))
     by_value = criterion == "value"
-    search = _HiddenVectors(k, rtol, by_value, companion)
+    search = _HiddenVectors(k, rtol, by_value, companion, min_steps)
     since_restart = 0
     while True:
         process.step()
@@ -167,8 +174,15 @@ class _HiddenVectors:
     tolerance: this happens no more often than there are singular values that do, so the search ends.
     """
 
-    def __init__(self, k: int, rtol: float, by_value: bool, companion: Callable[[Array], Array | None] | None) -> None:
-        self.k, self.rtol, self.by_value = k, rtol, by_value
+    def __init__(
+        self,
+        k: int,
+        rtol: float,
+        by_value: bool,
+        companion: Callable[[Array], Array | None] | None,
+        min_steps: int,
+    ) -> None:
+        self.k, self.rtol, self.by_value, self.min_steps = k, rtol, by_value, min_steps
         self.companion = companion if k == 1 else None
         self.before: FloatArray | None = None  # the k values at the last fresh start
         self.errors: FloatArray | float = 0.0  # and their errors
@@ -176,6 +190,8 @@ class _HiddenVectors:
 
     def finished(self, process: _Bidiagonalisation, ritz: Ritz) -> bool:
         """Tell whether this start has shown what it can."""
+        if 2 * self.min_steps > process.matvecs and ritz.residuals[: self.k].max() > ritz.tolerance(self.rtol):
+            return False
         # With a companion the errors of two starts add up.
         share = 0.5 * self.rtol if self.companion is not None else self.rtol
         if self.before is not None:
@@ -223,6 +239,7 @@ class _Bidiagonalisation:
         k: int,
         basis_size: int,
         which: str,
+        spacing: float,
         rng: np.random.Generator,
     ) -> None:
         self._which = which
@@ -239,6 +256,7 @@ class _Bidiagonalisation:
         self.size = 0
         self.matvecs = 0
         self.invariant = False
+        self.spacing = spacing
         self.beyond = 0.0  # what is known from before of the values that follow the found ones
         self._beta = 0.0
         self._both_sides = which == "smallest"
@@ -300,7 +318,9 @@ class _Bidiagonalisation:
         x, values, yt = np.linalg.svd(self._B[:size, :size])
         rounding = self._tiny * float(values[0])
         end = slice(None, None, 1 if self._which == "largest" else -1)
-        return Ritz(values[end], x[:, end], yt.T[:, end], self._beta * np.abs(x[-1, end]), rounding, self.beyond)
+        return Ritz(
+            values[end], x[:, end], yt.T[:, end], self._beta * np.abs(x[-1, end]), rounding, self.beyond, self.spacing
+        )
 
     def vectors(self, ritz: Ritz, k: int) -> tuple[Array, Array]:
         """Return the first k Ritz vectors of either side, in rows."""

@@ -40,7 +40,7 @@ class SymbolPeak:
 
 
 def symbol_peaks(
-    symbol: Symbol, *, rng: np.random.Generator, candidates: int = 4, refinements: int = 4
+    symbol: Symbol, *, rng: np.random.Generator, candidates: int = 6, refinements: int = 4
 ) -> list[SymbolPeak]:
     """Find the largest of the symbol's maxima that a coarse grid shows, the best first.
 
@@ -54,7 +54,7 @@ def symbol_peaks(
     candidates : int
         How many points of the grid are refined.
     refinements : int
-        Rounds of refinement for each.
+        Rounds of refinement for each, at most: fewer where the value has stopped rising.
 
     Returns
     -------
@@ -71,17 +71,13 @@ def symbol_peaks(
     matrices = symbol.at(frequencies)
     vectors = random_complex((*matrices.shape[:2], symbol.columns), symbol.kernel, rng)
     values, vectors = power_steps(matrices, vectors, steps=8)
-    # A point next to a better one climbs to the same maximum.
-    summits: list[SymbolPeak] = []
-    for group, index in zip(*np.unravel_index(np.argsort(values, axis=None)[::-1], values.shape), strict=True):
-        point = SymbolPeak(
+    order = np.argsort(values, axis=None)[::-1][:candidates]
+    peaks = []
+    for group, index in zip(*np.unravel_index(order, values.shape), strict=True):
+        start = SymbolPeak(
             float(values[group, index]), frequencies[index], vectors[int(group), int(index), :], int(group)
         )
-        if not any(_same_maximum(point, other, symbol) for other in summits):
-            summits.append(point)
-            if len(summits) == candidates:
-                break
-    peaks = [_refined(symbol, summit, refinements) for summit in summits]
+        peaks.append(_refined(symbol, start, refinements))
     peaks.sort(key=lambda peak: -peak.value)
     distinct: list[SymbolPeak] = []
     for peak in peaks:
@@ -91,8 +87,8 @@ def symbol_peaks(
 
 
 def _same_maximum(a: SymbolPeak, b: SymbolPeak, symbol: Symbol) -> bool:
-    """Tell whether two frequencies, up to conjugation, are no farther apart than a quarter of a period of f* f."""
-    reach = 0.5 * np.pi / np.maximum(symbol.degrees, 1) * (1 + 1e-9)
+    """Tell whether two frequencies, up to conjugation, are closer than a quarter of a period of f* f."""
+    reach = 0.5 * np.pi / np.maximum(symbol.degrees, 1)
     distances = [np.abs((a.frequency - sign * b.frequency + np.pi) % (2 * np.pi) - np.pi) for sign in (1, -1)]
     return a.group == b.group and any(bool((distance < reach).all()) for distance in distances)
 
@@ -183,7 +179,9 @@ def _refined(symbol: Symbol, peak: SymbolPeak, rounds: int) -> SymbolPeak:
         phases = on_device_of(np.exp(1j * lags @ theta), vector, xp, dtype=vector.dtype)
         matrix = xp.reshape(xp.matmul(phases, stacked), (symbol.rows, symbol.columns))
         values, vector = power_steps(matrix, vector, steps=3)
-        value = float(values)
+        gain, value = float(values) - value, float(values)
+        if gain <= 1e-6 * value:
+            break
     return SymbolPeak(value, theta, vector, peak.group)
 
 

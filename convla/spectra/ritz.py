@@ -30,6 +30,8 @@ class Ritz:
         What the rounding errors of the applications of M may do to a value: no error is below it.
     beyond : float
         A value up to which there are more singular values, whether or not this space shows them.
+    spacing : float
+        A value is followed by one that is smaller by no more than this part of it, whether or not this space shows it.
     """
 
     values: FloatArray
@@ -38,6 +40,7 @@ class Ritz:
     residuals: FloatArray
     rounding: float
     beyond: float = 0.0
+    spacing: float = 1.0
 
     def tolerance(self, rtol: float) -> float:
         """Return a relative tolerance as an absolute one, no smaller than what rounding allows."""
@@ -118,7 +121,7 @@ class Ritz:
         way = min(float(self.residuals[index]), _WAY * gap)
         if not self._down:
             return max(0.0, float(self.values[index] - way))
-        shown = float(self.values[index] + way)
+        shown = max(float(self.values[index] + way), float(self.values[index - 1]) * (1.0 - self.spacing))
         return self.beyond if shown < self.beyond < self.values[index - 1] else shown
 
     def _lehmann(self, cluster: int, rest: float) -> FloatArray:
