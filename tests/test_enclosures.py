@@ -39,6 +39,17 @@ def test_the_enclosure_holds(data: st.DataObject, dtype: Any, method: Any) -> No
         assert bounds.upper - bounds.lower <= 1e-9 * exact + rounding(operator) + cancelled
 
 
+@pytest.mark.parametrize("scale", [1e-200, 1e-3, 1.0, 3.0, 1e200])
+@pytest.mark.parametrize("method", ["dense", "symbol"])
+@pytest.mark.parametrize("kernel", [np.ones((1, 1, 1)), np.random.default_rng(3).standard_normal((2, 3, 3))])
+def test_a_result_at_hand_gives_the_same_enclosure(kernel: Any, method: Any, scale: float) -> None:
+    operator = ConvOperator(kernel * scale, (9,))
+    own = singular_value_bounds(operator, method=method)
+    reused = singular_value_bounds(operator, method=method, result=largest_singular_value(operator, rtol=1e-10))
+    assert reused.lower == pytest.approx(own.lower, rel=1e-3)
+    assert reused.upper == pytest.approx(own.upper, rel=1e-9)
+
+
 @pytest.mark.parametrize("n", [6, 10, 14, 22])
 def test_the_circular_norm_is_no_bound_but_the_enclosure_is(n: int) -> None:
     kernel = np.array([[[1.0, 0.0, -1.0]]])
