@@ -1,0 +1,400 @@
+"""What a training run depends on, and an experiment as a plan of runs: the same for every seed, paired by seed."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from convla._validate import check_choice, check_integer, check_real
+
+__all__ = [
+    "MEASURES",
+    "Arm",
+    "Experiment",
+    "Initialization",
+    "Penalty",
+    "Plan",
+    "Published",
+    "Run",
+    "Selection",
+    "Training",
+    "Transform",
+    "block_name",
+]
+
+OPTIMIZERS = ("sgd", "adam")
+INITIALIZATIONS = ("convolutional-similarity", "orthogonal", "delta-orthogonal")
+PENALTIES = ("convolutional-similarity", "kernel-orthogonality", "ocnn", "singular-values")
+TRANSFORMS = {
+    "reweighted": ("lam", "axis"),
+    "sobolev": ("lam", "blend", "axis", "discretization"),
+    "laplacian": ("sigma", "axis"),
+    "orthonormal": ("method", "rank_deficient"),
+    "normalized": ("per_filter",),
+}
+AXES = {"output": 0, "input": 1, "rasterised": None}
+
+MEASURES = {
+    "best-test-accuracy": "best test accuracy over the epochs, %",
+    "final-test-accuracy": "test accuracy after the last epoch, %",
+    "final-test-loss": "test loss after the last epoch",
+    "final-train-accuracy": "training accuracy in the last epoch, %",
+    "final-train-loss": "training loss in the last epoch",
+    "mean-train-accuracy": "training accuracy, mean over the epochs, %",
+    "mean-train-loss": "training loss, mean over the epochs",
+    "final-similarity": "convolutional similarity after the last epoch",
+}
+"""What a run is summed up by, and what it is in words. A best over the epochs is chosen by the test set itself, as some
+sources do; it is above what one would meet on new images."""
+
+
+@dataclass(frozen=True)
+class Initialization:
+    """How the convolutional kernels are set before training.
+
+    Attributes
+    ----------
+    kind : {"convolutional-similarity", "orthogonal", "delta-orthogonal"}
+        The first minimises convolutional similarity from the network's own initial weights (CSM Algorithm 1).
+    iterations : int
+        Steps of Adam on the convolutional similarity.
+    learning_rate, beta1, beta2 : float
+        Of that Adam.
+    normalized : bool
+        Minimise the scale-invariant form instead.
+    gain : float
+        Of the orthogonal kernels.
+    """
+
+    kind: str
+    iterations: int = 500
+    learning_rate: float = 0.001
+    beta1: float = 0.9
+    beta2: float = 0.999
+    normalized: bool = False
+    gain: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_choice("kind", self.kind, INITIALIZATIONS)
+        check_integer("iterations", self.iterations, minimum=0)
+        check_real("learning_rate", self.learning_rate, minimum=0.0)
+        _check_share("beta1", self.beta1)
+        _check_share("beta2", self.beta2)
+        check_real("gain", self.gain, minimum=0.0)
+
+
+@dataclass(frozen=True)
+class Penalty:
+    """What is added to the loss, summed over the convolutional layers.
+
+    Attributes
+    ----------
+    kind : {"convolutional-similarity", "kernel-orthogonality", "ocnn", "singular-values"}
+        The last is R_alpha of each layer's matrix on the image that the layer is given.
+    weight : float
+        Its factor.
+    normalized : bool
+        The scale-invariant form of the first.
+    alpha : float
+        Of the last.
+    """
+
+    kind: str
+    weight: float
+    normalized: bool = False
+    alpha: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_choice("kind", self.kind, PENALTIES)
+        check_real("weight", self.weight, minimum=0.0)
+        check_real("alpha", self.alpha, minimum=0.0)
+
+
+@dataclass(frozen=True)
+class Transform:
+    """What the gradients of the kernels become before every step of the optimizer.
+
+    Attributes
+    ----------
+    kind : {"reweighted", "sobolev", "laplacian", "orthonormal", "normalized"}
+    linear : bool
+        Those of linear layers too.
+    lam, sigma, blend : float
+    axis : {"output", "input", "rasterised"}
+        Of the re-weighting or smoothing.
+    discretization, method, rank_deficient : str
+    per_filter : bool
+        As the functions of `convla.gradients` and `convla.orthonormal` take them. What is left out is their default;
+        what the kind does not have is refused.
+    """
+
+    kind: str
+    linear: bool = False
+    lam: float | None = None
+    sigma: float | None = None
+    blend: float | None = None
+    axis: str | None = None
+    discretization: str | None = None
+    method: str | None = None
+    rank_deficient: str | None = None
+    per_filter: bool | None = None
+
+    def __post_init__(self) -> None:
+        known = TRANSFORMS[check_choice("kind", self.kind, tuple(TRANSFORMS))]
+        for name, value in vars(self).items():
+            if name not in ("kind", "linear", *known) and value is not None:
+                raise ValueError(f"{name} is not an option of the transform {self.kind!r}: it has {', '.join(known)}")
+        if self.axis is not None:
+            check_choice("axis", self.axis, tuple(AXES))
+
+    def options(self) -> dict[str, Any]:
+        """Return the keyword arguments of the transform."""
+        given = {name: getattr(self, name) for name in TRANSFORMS[self.kind] if getattr(self, name) is not None}
+        return given | ({"axis": AXES[given["axis"]]} if "axis" in given else {})
+
+
+@dataclass(frozen=True)
+class Training:
+    """Everything but the seed that a run depends on.
+
+    Attributes
+    ----------
+    dataset : str
+        A key of `convla.experiments.training.datasets.DATASETS`.
+    swap : bool
+        Train on the test images and test on the training images, as CDG Figure 6 does.
+    network : str
+        A key of `convla.experiments.training.networks.NETWORKS`.
+    optimizer : {"sgd", "adam"}
+    learning_rate : float
+    momentum : float
+        Of SGD; the first beta of Adam.
+    beta2 : float
+        The second beta of Adam.
+    weight_decay : float
+    batch_size, epochs : int
+    milestones : tuple of int
+        The epochs after which the learning rate is multiplied by `decay`.
+    decay : float
+    augment : bool
+        Crop from images padded by four pixels, and flip left and right, at random.
+    standardize : bool
+        Subtract each channel's mean over the training images and divide by its standard deviation.
+    held_out : float
+        If not 0, this share of the training images takes the place of the test images.
+    initialization : Initialization, optional
+    penalty : Penalty, optional
+    transform : Transform, optional
+    """
+
+    dataset: str
+    network: str
+    learning_rate: float
+    batch_size: int
+    epochs: int
+    optimizer: str = "sgd"
+    momentum: float = 0.0
+    beta2: float = 0.999
+    weight_decay: float = 0.0
+    milestones: tuple[int, ...] = ()
+    decay: float = 0.1
+    augment: bool = False
+    standardize: bool = False
+    swap: bool = False
+    held_out: float = 0.0
+    initialization: Initialization | None = None
+    penalty: Penalty | None = None
+    transform: Transform | None = None
+
+    def __post_init__(self) -> None:
+        check_choice("optimizer", self.optimizer, OPTIMIZERS)
+        check_real("learning_rate", self.learning_rate, minimum=0.0)
+        check_real("weight_decay", self.weight_decay, minimum=0.0)
+        check_real("decay", self.decay, minimum=0.0)
+        for name in ("momentum", "beta2", "held_out"):
+            _check_share(name, getattr(self, name))
+        check_integer("batch_size", self.batch_size, minimum=2)
+        check_integer("epochs", self.epochs, minimum=1)
+        for milestone in self.milestones:
+            check_integer("milestones", milestone, minimum=1)
+
+    def lasting(self, epochs: int) -> Training:
+        """Return the same for another number of epochs, the milestones in proportion."""
+        moved = tuple(max(1, round(milestone * epochs / self.epochs)) for milestone in self.milestones)
+        return replace(self, epochs=epochs, milestones=moved)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training, from one seed: initial weights and batches follow from the seed alone."""
+
+    training: Training
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """The name of its file: it tells runs apart, whichever experiment they are for."""
+        text = json.dumps(asdict(self.training), sort_keys=True)
+        key = hashlib.sha256(text.encode()).hexdigest()[:12]
+        return f"{self.training.dataset}-{self.training.network}-{key}-seed{self.seed}"
+
+    def describe(self) -> dict[str, Any]:
+        """Return the run as plain data."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One of the ways of training that an experiment compares.
+
+    Attributes
+    ----------
+    name : str
+    against : str
+        The arm that it is compared with, seed by seed; empty for a baseline.
+    changes : mapping
+        The fields of `Training` in which it differs from the experiment's settings.
+    """
+
+    name: str
+    against: str
+    changes: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """How each arm gets its learning rate: by the same search for all, on images that are not the test images.
+
+    Attributes
+    ----------
+    learning_rate : tuple of float
+        The grid.
+    seeds : int
+        Runs of each; their seeds are not those of the runs that are reported.
+    held_out : float
+        The share of the training images that decides.
+    """
+
+    learning_rate: tuple[float, ...]
+    seeds: int = 2
+    held_out: float = 0.25
+
+    def __post_init__(self) -> None:
+        if not self.learning_rate:
+            raise ValueError("learning_rate must have at least one entry")
+        for rate in self.learning_rate:
+            check_real("learning_rate", rate, minimum=0.0)
+        check_integer("seeds", self.seeds, minimum=1)
+        if not 0.0 < self.held_out < 1.0:
+            raise ValueError(f"held_out must be between 0 and 1, got {self.held_out}")
+
+
+@dataclass(frozen=True)
+class Published:
+    """A printed value: of an arm, at a point of the grid, in the measure of the same place."""
+
+    arm: str
+    value: float
+    where: Mapping[str, Any] = field(default_factory=dict)
+    measure: str = ""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An experiment at one size.
+
+    Attributes
+    ----------
+    settings : mapping
+        Fields of `Training`, common to all.
+    grid : mapping of str to tuple
+        Fields that are varied; every combination is a block, with every arm in it.
+    seeds : int
+    selection : Selection, optional
+        Without one, the learning rates of settings, grid and arms are taken as they are.
+    """
+
+    settings: Mapping[str, Any]
+    grid: Mapping[str, tuple[Any, ...]]
+    seeds: int
+    selection: Selection | None = None
+
+    def blocks(self) -> Iterator[dict[str, Any]]:
+        """Yield every point of the grid."""
+        for values in itertools.product(*self.grid.values()):
+            yield dict(zip(self.grid, values, strict=True))
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """An experiment: what is compared, at the source's size and at that of the digits.
+
+    Attributes
+    ----------
+    name, title, source, notes : str
+    measures : tuple of str
+        Keys of `MEASURES`; the first is what the verdict rests on.
+    arms : tuple of Arm
+    full, digits : Plan
+    published : tuple of Published
+        What is printed for the full size.
+    """
+
+    name: str
+    title: str
+    source: str
+    notes: str
+    measures: tuple[str, ...]
+    arms: tuple[Arm, ...]
+    full: Plan
+    digits: Plan
+    published: tuple[Published, ...] = ()
+
+    def training(self, plan: Plan, arm: Arm, block: Mapping[str, Any]) -> Training:
+        """Return what one arm does in one block."""
+        return Training(**{**plan.settings, **block, **arm.changes})
+
+    def sized(self, dataset: str, *, seeds: int | None = None, epochs: int | None = None) -> tuple[Experiment, Plan]:
+        """Return the experiment with the plan for a data set, its seeds and epochs changed if they are given.
+
+        Parameters
+        ----------
+        dataset : str
+            "digits" for the small size; "source" for the full size on the source's data; or the name of a data set, for
+            the full size on that one.
+        seeds, epochs : int, optional
+
+        Returns
+        -------
+        tuple of Experiment and Plan
+        """
+        plan = self.digits if dataset == "digits" else self.full
+        grid, settings, arms = dict(plan.grid), dict(plan.settings), self.arms
+        if dataset not in ("digits", "source"):
+            grid.pop("dataset", None)
+            settings["dataset"] = dataset
+        if epochs is not None:
+            # An arm may have epochs and milestones of its own.
+            changed = [self.training(plan, arm, next(plan.blocks())).lasting(epochs) for arm in arms]
+            own = {"epochs", "milestones"}
+            arms = tuple(
+                replace(arm, changes={**arm.changes, **{name: getattr(training, name) for name in own}})
+                for arm, training in zip(arms, changed, strict=True)
+            )
+        plan = replace(plan, grid=grid, settings=settings, seeds=seeds if seeds is not None else plan.seeds)
+        return replace(self, arms=arms), plan
+
+
+def block_name(block: Mapping[str, Any]) -> str:
+    """Return a point of the grid in words."""
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in block.items())
+
+
+def _check_share(name: str, value: float) -> None:
+    check_real(name, value, minimum=0.0)
+    if value >= 1.0:
+        raise ValueError(f"{name} must be below 1, got {value}")
