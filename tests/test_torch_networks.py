@@ -1,0 +1,177 @@
+"""The sources' networks: numbers of parameters, printed shapes, and the residual networks against a plain rewriting."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from convla.errors import ShapeError
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+from convla.frameworks import torch as adapter  # noqa: E402
+
+pytestmark = pytest.mark.torch
+
+functional = torch.nn.functional
+
+
+def _count(network: Any) -> int:
+    return sum(p.numel() for p in network.parameters())
+
+
+def _residual_count(stem: int, widths: list[tuple[int, int]], blocks: int, *, projections: bool) -> int:
+    """Count the parameters of a residual network from its widths alone; each normalisation has two for each map."""
+    total = 3 * widths[0][0] * stem**2 + 2 * widths[0][0]
+    for before, maps in widths:
+        total += 9 * (before * maps + (2 * blocks - 1) * maps * maps) + 2 * (2 * blocks * maps)
+        if projections and before != maps:
+            total += before * maps + 2 * maps
+    return total + 10 * widths[-1][1] + 10
+
+
+THIN = [(16, 16), (16, 32), (32, 64)]
+BROAD = [(64, 64), (64, 128), (128, 256), (256, 512)]
+
+
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [
+        ("cnn1", 118_858),  # CSM, Section 6.3
+        ("cnn2", 458_890),
+        ("cnn2-512", 7_143_946),
+        ("basic-cnn", 24_714),  # OGN, Appendix A.1
+        ("resnet18", _residual_count(3, BROAD, 2, projections=True)),
+        ("resnet18-imagenet", _residual_count(7, BROAD, 2, projections=True)),
+        ("resnet20", _residual_count(3, THIN, 3, projections=False)),
+        ("resnet44", _residual_count(3, THIN, 7, projections=False)),
+        ("resnet56", _residual_count(3, THIN, 9, projections=False)),
+    ],
+)
+def test_the_number_of_parameters(name: str, count: int) -> None:
+    assert _count(adapter.NETWORKS[name]()) == count
+
+
+def test_the_residual_numbers_are_the_known_ones() -> None:
+    # torchvision's resnet18 is published with 11,689,512 parameters for 1000 classes; He et al. print 0.27M, 0.66M,
+    # 0.85M.
+    assert _count(adapter.resnet18(stem="imagenet", classes=1000)) == 11_689_512
+    for depth, millions in ((20, 0.27), (44, 0.66), (56, 0.85)):
+        for order in (True, False):
+            network = adapter.cifar_resnet(depth=depth, preactivation=order)
+            assert abs(_count(network) / 1e6 - millions) < 0.01
+            weights = [m for m in network.modules() if isinstance(m, torch.nn.Conv2d | torch.nn.Linear)]
+            assert len(weights) == depth
+
+
+def test_the_linear_layers_of_table_7() -> None:
+    for name, inputs in (("cnn1", 576), ("cnn2", 1152)):
+        assert adapter.NETWORKS[name]()[-1].in_features == inputs
+
+
+def test_the_printed_shapes_of_the_basic_cnn() -> None:
+    shapes = []
+    network = adapter.basic_cnn()
+    for layer in network:
+        if not isinstance(layer, torch.nn.ReLU | torch.nn.Flatten):
+            layer.register_forward_hook(lambda _, __, output: shapes.append(tuple(output.shape[1:])))
+    network(torch.zeros(2, 3, 32, 32))
+    pairs = [(32, 16, 16)] * 2 + [(32, 8, 8)] * 2 + [(32, 4, 4)] * 2
+    assert shapes == [*pairs, (10,)]
+
+
+@pytest.mark.parametrize("name", adapter.NETWORKS)
+@pytest.mark.parametrize(("channels", "size", "classes"), [(1, 8, 10), (3, (5, 9), 4), (2, 32, 2)])
+def test_every_network_learns_from_other_images(name: str, channels: int, size: Any, classes: int) -> None:
+    network = adapter.NETWORKS[name](in_channels=channels, image_size=size, classes=classes)
+    height, width = size if isinstance(size, tuple) else (size, size)
+    out = network(torch.randn(4, channels, height, width))
+    assert out.shape == (4, classes)
+    out.square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in network.parameters())
+
+
+@pytest.mark.parametrize("name", ["cnn1", "basic-cnn", "resnet18", "resnet20"])
+def test_a_single_pixel_is_enough_for_those_that_say_any_size(name: str) -> None:
+    network = adapter.NETWORKS[name](image_size=1).eval()
+    assert network(torch.zeros(1, 3, 1, 1)).shape == (1, 10)
+
+
+def _normalise(values: Any, layer: Any) -> Any:
+    return functional.batch_norm(values, None, None, layer.weight, layer.bias, training=True)
+
+
+@pytest.mark.parametrize("order", ["resnet18", "resnet20", "resnet56"])
+def test_the_residual_networks_against_a_plain_rewriting(order: str) -> None:
+    """The same arithmetic from the weights in their order alone, written as the papers' figures read."""
+    torch.manual_seed(0)
+    network = adapter.NETWORKS[order]()
+    for layer in network.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            torch.nn.init.normal_(layer.weight)
+            torch.nn.init.normal_(layer.bias)
+    x = torch.randn(3, 3, 16, 16)
+    parts: Iterator[Any] = iter([m for m in network.modules() if not list(m.children()) and list(m.parameters())])
+    take = lambda: next(parts)  # noqa: E731
+
+    def convolve(values: Any, stride: int = 1) -> Any:
+        weight = take().weight
+        return functional.conv2d(values, weight, stride=stride, padding=weight.shape[-1] // 2)
+
+    widths, blocks = (
+        ([64, 128, 256, 512], 2) if order == "resnet18" else ([16, 32, 64], 3 if order == "resnet20" else 9)
+    )
+    y = torch.relu(_normalise(convolve(x), take()))
+    for stage, maps in enumerate(widths):
+        for place in range(blocks):
+            stride = 2 if stage and not place else 1
+            if order == "resnet20":
+                entry = y if stage == place == 0 else torch.relu(_normalise(y, take()))
+                branch = convolve(torch.relu(_normalise(convolve(entry, stride), take())))
+            else:
+                branch = _normalise(convolve(torch.relu(_normalise(convolve(y, stride), take()))), take())
+            short = y
+            if stride == 2 and order == "resnet18":
+                short = _normalise(functional.conv2d(y, take().weight, stride=2), take())
+            elif stride == 2:
+                short = torch.zeros_like(branch)
+                short[:, : maps // 2] = y[:, :, ::2, ::2]
+            y = branch + short if order == "resnet20" else torch.relu(branch + short)
+    if order == "resnet20":
+        y = torch.relu(_normalise(y, take()))
+    expected = functional.linear(y.mean(dim=(2, 3)), *take().parameters())
+    assert next(parts, None) is None
+    torch.testing.assert_close(network(x), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "error", "message"),
+    [
+        (
+            "cdg-cnn",
+            {"image_size": 3},
+            ShapeError,
+            "image_size must be at least 4 along both axes for this network, got 3",
+        ),
+        ("cdg-cnn", {"image_size": (8, 2)}, ShapeError, r"image_size must be at least 4 .* got \(8, 2\)"),
+        ("cnn1", {"image_size": 0}, ValueError, r"image_size\[0\] must be at least 1, got 0"),
+        ("cnn1", {"image_size": 8.0}, TypeError, r"image_size\[0\] must be an integer, got 8.0"),
+        ("resnet18", {"image_size": (1, 2, 3)}, ShapeError, r"image_size must be an integer or a pair"),
+        ("resnet18", {"stem": "tiny"}, ValueError, "stem must be one of 'cifar', 'imagenet', got 'tiny'"),
+        ("resnet20", {"depth": 18}, ValueError, r"depth must be 6 n \+ 2 for n blocks of each width, got 18"),
+        ("resnet20", {"depth": 2}, ValueError, "depth must be at least 8, got 2"),
+        ("basic-cnn", {"in_channels": 0}, ValueError, "in_channels must be at least 1, got 0"),
+        ("basic-cnn", {"classes": 2.5}, TypeError, "classes must be an integer, got 2.5"),
+        ("cnn1", {"maps": 0}, ValueError, "maps must be at least 1, got 0"),
+    ],
+)
+def test_bad_arguments_are_named(name: str, options: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        adapter.NETWORKS[name](**options)
+
+
+def test_the_docstrings_quote_the_numbers_that_hold() -> None:
+    quoted = {int(n.replace(",", "")) for n in re.findall(r"\d[\d,]{5,}", adapter.csm_cnn.__doc__)}
+    assert {_count(adapter.NETWORKS[name]()) for name in ("cnn1", "cnn2", "cnn2-512")} <= quoted
