@@ -12,7 +12,7 @@ import os
 import pickle
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from convla.experiments.training.methods import Regularizer, initialize, total_s
 from convla.experiments.training.networks import build_network
 from convla.experiments.training.settings import Run, Training
 
-__all__ = ["train"]
+__all__ = ["check_training", "train"]
 
 WEIGHTS, BATCHES, AUGMENTATION, HELD_OUT = range(4)
 """The streams of random numbers that a seed is the parent of."""
@@ -88,11 +88,26 @@ def train(
     return state.curves
 
 
+def check_training(training: Training, dataset: Dataset) -> None:
+    """Raise `ValueError` if there is no such network, or the images are too small for it or for the method.
+
+    It makes the network, and gives it two images.
+    """
+    state = _State(Run(_without_iterations(training), 0), dataset, "cpu", measured=False)
+    state.network(state.train.batch(slice(0, 2))[0])
+
+
+def _without_iterations(training: Training) -> Training:
+    if training.initialization is None:
+        return training
+    return replace(training, initialization=replace(training.initialization, iterations=0))
+
+
 class _State:
     """Everything that changes while a run goes on, and what its epochs need."""
 
-    def __init__(self, run: Run, dataset: Dataset, device: str) -> None:
-        self.run = run
+    def __init__(self, run: Run, dataset: Dataset, device: str, *, measured: bool = True) -> None:
+        self.run, self.data = run, dataset.digest
         training = run.training
         self.train, self.test = _images(run, dataset, device)
         with torch.random.fork_rng(devices=[]):
@@ -109,7 +124,8 @@ class _State:
         self.curves = Curves.empty(training.epochs)
         self.epoch = 0
         self.diverged = False
-        self._measure()
+        if measured:
+            self._measure()
 
     def run_epoch(self) -> None:
         """Train for one epoch and measure what it led to."""
@@ -124,7 +140,7 @@ class _State:
             outputs = network(images)
             loss = cross_entropy(outputs, labels)
             # Read before the step: a loss that is not finite ends the run, and no method is given its gradient.
-            value = float(loss)
+            value = float(loss.detach())
             if not np.isfinite(value):
                 self.diverged = True
                 break
@@ -202,7 +218,7 @@ class _State:
             raise ResultsError(f"{path} is damaged: delete it") from error
 
     def _stamp(self) -> str:
-        return json.dumps(asdict(self.run), sort_keys=True)
+        return json.dumps([asdict(self.run), self.data], sort_keys=True)
 
 
 def _images(run: Run, dataset: Dataset, device: str) -> tuple[Images, Images]:
