@@ -16,8 +16,8 @@ import time
 import numpy as np
 
 from convla import ConvOperator
-from convla.penalties import ActivePairs, pair_gradient
-from convla.tracking import PowerTracker
+from convla.penalties.value import ActivePairs, pair_gradient
+from convla.spectra.tracking import PowerTracker
 
 LAYERS = [
     ((64, 64, 3, 3), (32, 32)),

@@ -1,30 +1,37 @@
 """convla: the numerical linear algebra of convolutional layers."""
 
-from convla.asymptotics import asymptotic_largest_singular_value
-from convla.bounds import SingularValueBounds, singular_value_bounds
 from convla.conv import convolve, cross_correlate, image_adjoint, kernel_adjoint
 from convla.geometry import ConvGeometry
 from convla.gradients import laplacian_smoothing, normalized_gradient, reweighted_gradient, sobolev_gradient
 from convla.initializers import delta_orthogonal_kernel, orthogonal_kernel
-from convla.layer_similarity import (
+from convla.operators import ConvOperator
+from convla.orthonormal import orthonormalize, orthonormalize_operator
+from convla.penalties import PenaltyDescent, Trace, minimize_penalty, penalty, penalty_gradient
+from convla.similarity import (
+    Initialization,
+    NetworkSimilarity,
     convolutional_similarity,
     convolutional_similarity_and_gradient,
     convolutional_similarity_gradient,
     convolutional_similarity_hessian_product,
-)
-from convla.network import Initialization, NetworkSimilarity, initialize_network, network_similarity
-from convla.operators import ConvOperator
-from convla.orthonormal import orthonormalize, orthonormalize_operator
-from convla.penalties import penalty, penalty_gradient
-from convla.penalty_descent import PenaltyDescent, Trace, minimize_penalty
-from convla.similarity import (
     feature_map_gram,
     feature_map_similarity,
     feature_map_similarity_gradient,
+    initialize_network,
     kernel_similarity,
     kernel_similarity_gradient,
+    network_similarity,
 )
-from convla.spectra import condition_number, largest_singular_value, singular_values, smallest_singular_value
+from convla.spectra import (
+    SingularValueBounds,
+    SingularValues,
+    asymptotic_largest_singular_value,
+    condition_number,
+    largest_singular_value,
+    singular_value_bounds,
+    singular_values,
+    smallest_singular_value,
+)
 from convla.toeplitz import (
     circulant_matrix,
     convolution_matrix,
@@ -35,7 +42,6 @@ from convla.toeplitz import (
     unvec,
     vec,
 )
-from convla.triplets import SingularValues
 
 __version__ = "0.1.0"
 

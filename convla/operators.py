@@ -3,163 +3,23 @@
 from __future__ import annotations
 
 import math
-import numbers
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, final
 
 import numpy as np
 
-from convla._array import all_finite, copy_of, describe, namespace, sparse_library
+from convla._array import all_finite, copy_of, namespace
 from convla._checks import check_integer_range, check_integer_sums, check_kernel, check_signal, match_dtypes
 from convla._dispatch import KERNELS
 from convla._validate import check_array, check_choice
 from convla._windows import correlate, correlate_image_adjoint, correlate_kernel_adjoint
 from convla.errors import ShapeError
 from convla.geometry import ORDERS, ConvGeometry
-from convla.toeplitz import Order, convolution_matrix, unvec, vec
+from convla.linear_map import LinearMap
+from convla.toeplitz import Order, convolution_matrix
 from convla.typing import Array, ArrayLike, Boundary, Engine, Padding
 
-__all__ = ["ConvOperator", "LinearMap"]
-
-
-class LinearMap(ABC):
-    """A real linear map between arrays of two shapes, seen as a matrix through vec().
-
-    A subclass supplies the two shapes, the two maps on batches, and its kernel's library; products with vectors and
-    matrices, the transpose and SciPy's LinearOperator follow.
-    """
-
-    order: Order
-    kernel: Array
-
-    @property
-    @abstractmethod
-    def domain_shape(self) -> tuple[int, ...]:
-        """The shape of one argument of `apply`: channels, then positions."""
-
-    @property
-    @abstractmethod
-    def range_shape(self) -> tuple[int, ...]:
-        """The shape of one value of `apply`: channels, then positions."""
-
-    @abstractmethod
-    def apply(self, image: Array) -> Array:
-        """Map arrays (..., *domain_shape) to (..., *range_shape)."""
-
-    @abstractmethod
-    def adjoint(self, features: Array) -> Array:
-        """Map arrays (..., *range_shape) to (..., *domain_shape) by the transpose."""
-
-    @property
-    @abstractmethod
-    def T(self) -> LinearMap:
-        """The transpose."""
-
-    @abstractmethod
-    def to_dense(self) -> Array:
-        """Return the matrix as an array of the kernel's library."""
-
-    @abstractmethod
-    def astype(self, dtype: Any) -> LinearMap:
-        """Return the map of the kernel in another dtype."""
-
-    @property
-    def H(self) -> LinearMap:
-        """The conjugate transpose: the transpose, as the kernel is real."""
-        return self.T
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """The shape of the matrix: (entries of a value, entries of an argument)."""
-        return math.prod(self.range_shape), math.prod(self.domain_shape)
-
-    @property
-    def dtype(self) -> Any:
-        """The dtype of the kernel, of arguments and of values."""
-        return self.kernel.dtype
-
-    def matvec(self, vector: ArrayLike) -> Array:
-        """Multiply a vector: (n,) to (m,), or one column (n, 1) to (m, 1), for shape (m, n)."""
-        return self._multiply(vector, None)
-
-    def matmat(self, vectors: ArrayLike) -> Array:
-        """Multiply the columns of a matrix: (n, j) to (m, j) for shape (m, n)."""
-        return self._multiply(vectors, 2)
-
-    def rmatvec(self, vector: ArrayLike) -> Array:
-        """Multiply a vector by the transpose: (m,) to (n,) for shape (m, n)."""
-        return self.T.matvec(vector)
-
-    def rmatmat(self, vectors: ArrayLike) -> Array:
-        """Multiply the columns of a matrix by the transpose: (m, j) to (n, j) for shape (m, n)."""
-        return self.T.matmat(vectors)
-
-    __array_ufunc__ = None  # NumPy leaves array @ operator to __rmatmul__
-
-    def __matmul__(self, other: ArrayLike) -> Array:
-        return self._multiply(other, None)
-
-    def __rmatmul__(self, other: ArrayLike) -> Array:
-        _refuse_no_array("the left operand of @", other)
-        xp = namespace(other)
-        array = check_array("the left operand of @", other, xp, min_ndim=1, axes="(m,) or (j, m)")
-        return self.T @ array if array.ndim == 1 else xp.matrix_transpose(self.T @ xp.matrix_transpose(array))
-
-    def as_linear_operator(self) -> Any:
-        """Return the map as a SciPy LinearOperator (CuPy's for CuPy arrays), for `scipy.sparse.linalg`.
-
-        As for a sparse matrix, a product has the dtype that the kernel's and the vector's promote to, and is computed
-        in it: solvers pass float64 vectors to a float32 operator. An integer kernel is taken in float64.
-
-        Raises
-        ------
-        TypeError
-            If the kernel is neither a NumPy nor a CuPy array, or holds exact objects.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from scipy.sparse.linalg import svds
-        >>> from convla import ConvOperator
-        >>> identity = ConvOperator(np.array([[[0.0, 1.0, 0.0]]]), (8,))
-        >>> bool(np.isclose(svds(identity.as_linear_operator(), k=1, return_singular_vectors=False)[0], 1.0))
-        True
-        """
-        library, xp = sparse_library(self.kernel), namespace(self.kernel)
-        if self.dtype == object:
-            raise TypeError("as_linear_operator takes kernels of float32, float64 or integers, got dtype object")
-        floating = self if xp.isdtype(self.dtype, "real floating") else self.astype(xp.float64)
-        maps = {floating.dtype: floating}
-
-        def product(method: str) -> Callable[[Array], Array]:
-            def multiply(vectors: Array) -> Array:
-                dtype = xp.result_type(vectors.dtype, floating.dtype)
-                if dtype not in maps:
-                    maps[dtype] = self.astype(dtype)
-                return getattr(maps[dtype], method)(xp.astype(vectors, dtype, copy=False))
-
-            return multiply
-
-        methods = {method: product(method) for method in ("matvec", "rmatvec", "matmat", "rmatmat")}
-        return library.linalg.LinearOperator(self.shape, **methods, dtype=floating.dtype)
-
-    def _multiply(self, other: ArrayLike, ndim: int | None) -> Array:
-        _refuse_no_array("the right operand of @", other)
-        xp = namespace(other, self.kernel)
-        columns = self.shape[1]
-        array = check_array(
-            "the right operand of @", other, xp, ndim=ndim, min_ndim=1, axes=f"({columns},) or ({columns}, j)"
-        )
-        if array.ndim > 2 or array.shape[0] != columns:
-            raise ShapeError(
-                f"the right operand of @ must have shape ({columns},) or ({columns}, j) for an operator of shape "
-                f"{self.shape}, got {tuple(array.shape)}"
-            )
-        rows = array if array.ndim == 1 else xp.matrix_transpose(array)
-        values = self.apply(unvec(rows, self.domain_shape, order=self.order))
-        result = vec(values, len(self.range_shape) - 1, order=self.order)
-        return result if array.ndim == 1 else xp.matrix_transpose(result)
+__all__ = ["ConvOperator"]
 
 
 @final
@@ -501,8 +361,3 @@ def _rebuild(kernel: ArrayLike, geometry: ConvGeometry, order: Order, engine: En
         order=order,
         engine=engine,
     )
-
-
-def _refuse_no_array(name: str, value: object) -> None:
-    if isinstance(value, numbers.Number) or hasattr(value, "toarray"):
-        raise TypeError(f"{name} must be a dense vector or matrix, got {describe(value)}")

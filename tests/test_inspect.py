@@ -11,10 +11,17 @@ import pytest
 
 from convla import ConvOperator, convolutional_similarity, network_similarity
 from convla.cli import run
-from convla.inspection import COLUMNS, FACTORIZED, SPECTRAL_COLUMNS, LayerSettings, inspect_network, read_settings
-from convla.model_files import initialize_file, split_kernels
-from convla.orthogonality import kernel_orthogonality, ocnn_residual
-from convla.weights import read_weights, write_weights
+from convla.models.inspection import (
+    COLUMNS,
+    FACTORIZED,
+    SPECTRAL_COLUMNS,
+    LayerSettings,
+    inspect_network,
+    read_settings,
+)
+from convla.models.kernels import initialize_file, split_kernels
+from convla.models.weights import read_weights, write_weights
+from convla.similarity.orthogonality import kernel_orthogonality, ocnn_residual
 
 
 def model() -> dict[str, Any]:
@@ -199,7 +206,7 @@ class TestInitialize:
 
             initialize_file(*arguments, **{**options, "progress": stop})
 
-        monkeypatch.setattr("convla.cli.initialize_file", interrupted)
+        monkeypatch.setattr("convla.cli.initialize.initialize_file", interrupted)
         options = ["--iterations", "8", "--state", str(state), "--save-every", "1"]
         assert run(["initialize", str(file), str(target), *options]) == 130
         assert "the same command goes on from" in capsys.readouterr().err

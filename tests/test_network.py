@@ -17,8 +17,8 @@ from convla import (
     network_similarity,
 )
 from convla.errors import ShapeError
-from convla.layer_similarity import similarities_of_equal_layers
-from convla.weights import read_weights, write_weights
+from convla.models.weights import read_weights, write_weights
+from convla.similarity.layer import similarities_of_equal_layers
 
 
 def network(dtype: str = "float64") -> dict[str, Any]:

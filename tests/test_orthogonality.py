@@ -9,9 +9,9 @@ import array_api_strict
 import numpy as np
 import pytest
 
-from convla import orthogonality
 from convla.errors import ShapeError
-from convla.orthogonality import (
+from convla.similarity import orthogonality
+from convla.similarity.orthogonality import (
     kernel_orthogonality,
     kernel_orthogonality_gradient,
     mutual_coherence,

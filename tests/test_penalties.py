@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from convla import ConvOperator, penalty, penalty_gradient
-from convla import penalties as module
 from convla.errors import ConvergenceWarning, ShapeError
-from convla.penalties import penalty_gradient_by_entries
+from convla.penalties import value as module
+from convla.penalties.value import penalty_gradient_by_entries
 
 # One of each kind of geometry: the paper's layer, wide and tall, strides, dilation, groups, boundaries, 1-D and 3-D,
 # one channel, one pixel.
@@ -210,7 +210,7 @@ def test_a_matrix_too_large_for_lapack_goes_to_the_iteration(monkeypatch: pytest
     operator = make("square")
     expected = [(float(penalty(operator, a)), penalty_gradient(operator, a)) for a in (0.05, 40.0)]
     monkeypatch.setattr(module, "DENSE_ENTRIES", 0)
-    monkeypatch.setattr("convla.tracking.DENSE_ENTRIES", 0)
+    monkeypatch.setattr("convla.spectra.tracking.DENSE_ENTRIES", 0)
     norm = np.linalg.norm(operator.to_dense(), 2)
     for alpha, (value, gradient) in zip((0.05, 40.0), expected, strict=True):
         # The iteration stops at residuals of 1e-6 |M|^2: a bound on the value, and over the gap on the vectors.
@@ -220,8 +220,8 @@ def test_a_matrix_too_large_for_lapack_goes_to_the_iteration(monkeypatch: pytest
 
 
 def test_an_iteration_that_stops_early_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("convla.tracking.DENSE_ENTRIES", 0)
-    from convla.tracking import extreme_triplets
+    monkeypatch.setattr("convla.spectra.tracking.DENSE_ENTRIES", 0)
+    from convla.spectra.tracking import extreme_triplets
 
     with pytest.warns(ConvergenceWarning, match="1 smallest singular triplets of a 50x50 map: residual .* after 2"):
         extreme_triplets(make("square"), 1, "smallest", rtol=1e-12, max_steps=2)

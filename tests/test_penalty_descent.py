@@ -9,7 +9,7 @@ import pytest
 
 from convla import ConvOperator, PenaltyDescent, minimize_penalty, penalty
 from convla.errors import ConvergenceWarning, ConvlaError
-from convla.penalties import penalty_gradient_by_entries
+from convla.penalties.value import penalty_gradient_by_entries
 
 IMAGE = (7, 7)
 SETTLING = {"tracker": "block", "step": "backtracking", "cluster_rtol": 0.01}

@@ -22,11 +22,11 @@ from convla import (
     singular_values,
     smallest_singular_value,
 )
-from convla.certificate import certified_norm_bound
 from convla.errors import ConvergenceWarning, ShapeError
-from convla.lanczos import golub_kahan_lanczos
-from convla.symbol import Symbol, torus_frequencies
-from convla.torus import circular_lattice, embedding_sizes
+from convla.spectra.certificate import certified_norm_bound
+from convla.spectra.lanczos import golub_kahan_lanczos
+from convla.spectra.symbol import Symbol, torus_frequencies
+from convla.spectra.torus import circular_lattice, embedding_sizes
 
 EPS = {np.float32: float(np.finfo(np.float32).eps), np.float64: float(np.finfo(np.float64).eps)}
 

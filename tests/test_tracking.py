@@ -8,7 +8,7 @@ import pytest
 
 from convla import ConvOperator
 from convla.errors import ConvergenceWarning
-from convla.tracking import BlockTracker, PowerTracker, SingularTriplets, extreme_triplets
+from convla.spectra.tracking import BlockTracker, PowerTracker, SingularTriplets, extreme_triplets
 
 
 def draw(shape: tuple[int, ...], image: tuple[int, ...], seed: int = 0, dtype: type = np.float64) -> ConvOperator:
@@ -41,7 +41,7 @@ def test_extreme_triplets_against_lapack(
     values = np.linalg.svd(np.asarray(operator.to_dense(), float), compute_uv=False)
     exact[: values.size] = values
     if not dense:
-        monkeypatch.setattr("convla.tracking.DENSE_ENTRIES", 0)
+        monkeypatch.setattr("convla.spectra.tracking.DENSE_ENTRIES", 0)
     found = extreme_triplets(operator, 3, end, rtol=rtol)
     assert_triplets(operator, found, exact[:3] if end == "largest" else exact[::-1][:3], rtol)
 
@@ -57,7 +57,7 @@ def test_the_transpose_is_a_map_too() -> None:
 def test_the_iteration_reaches_rounding_and_stays_there(monkeypatch: pytest.MonkeyPatch) -> None:
     operator = draw((2, 2, 3, 3), (8, 8))
     exact = np.linalg.svd(operator.to_dense(), compute_uv=False)[:2]
-    monkeypatch.setattr("convla.tracking.DENSE_ENTRIES", 0)
+    monkeypatch.setattr("convla.spectra.tracking.DENSE_ENTRIES", 0)
     found = extreme_triplets(operator, 2, rtol=1e-15)
     assert_triplets(operator, found, exact, 1e-13)
 
@@ -190,7 +190,7 @@ def test_bad_arguments() -> None:
 
 
 def test_a_block_that_did_not_converge_is_said_to_have_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("convla.tracking.DENSE_ENTRIES", 0)
+    monkeypatch.setattr("convla.spectra.tracking.DENSE_ENTRIES", 0)
     with pytest.warns(
         ConvergenceWarning, match="1 largest singular triplets of a 50x50 map: residual .* after 1 steps"
     ):

@@ -2,8 +2,8 @@
 
 One repetition of CSM's toy experiment is an input X, two kernels K1, K2 and a few hundred steps of an optimiser on a
 loss of the kernels alone. The feature maps enter only through <F1, F2> = K1^T T K2 with the small matrix T of
-`convla.similarity.feature_map_gram`, fixed by X; no feature map is formed. For full padding T is Toeplitz, and the
-product is <K1 (x) K2, lags of X> (CSM Eq. 6), whose first factor the convolutional losses need anyway.
+`convla.similarity.pairs.feature_map_gram`, fixed by X; no feature map is formed. For full padding T is Toeplitz, and
+the product is <K1 (x) K2, lags of X> (CSM Eq. 6), whose first factor the convolutional losses need anyway.
 
 Every sum over taps runs in ascending order, one term at a time, so that the compiled engine, which does the same for
 each repetition, agrees with this reference to the last bit.

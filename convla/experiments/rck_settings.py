@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from convla.penalty_descent import minimize_penalty
+from convla.penalties import minimize_penalty
 from convla.toeplitz import kernel_from_hwio
 
 __all__ = ["ALPHAS", "ITERATIONS", "SHAPES", "FigureSetting", "Traces", "figure_settings", "run_figure"]

@@ -19,7 +19,7 @@ from proofs_checks.statement import Kind, Mutation, Statement, Verdict, evidence
 __all__ = ["STATEMENTS"]
 
 FORMS = "convla.identities.kernel_similarity"
-SIMILARITY = "convla.layer_similarity"
+SIMILARITY = "convla.similarity.layer"
 
 SYMBOLIC = ((2, 1, 2), (2, 1, 3), (3, 1, 2), (2, 2, 2), (3, 2, 2), (2, 1, 2, 2), (2, 2, 2, 2), (2, 1, 2, 2, 2))
 """Shapes (c_out, c_in, *kernel) at which identities are proved as identities of polynomials."""
@@ -355,12 +355,12 @@ STATEMENTS = (
         evidence=(pairs_are_inner_products_of_autocorrelations, gradient_is_the_derivative, forms_agree_on_integers),
         mutations=(
             Mutation(
-                "convla._signatures:sums_of_others",
+                "convla.similarity.signatures:sums_of_others",
                 "before = xp.cumulative_sum(signatures, axis=axis, include_initial=True)[..., :-1, :]",
                 "before = xp.cumulative_sum(signatures, axis=axis)",
             ),
             Mutation(
-                "convla._signatures:sums_of_others",
+                "convla.similarity.signatures:sums_of_others",
                 "before + xp.flip(reverse, axis=axis)",
                 "xp.flip(reverse, axis=axis)",
             ),

@@ -12,7 +12,7 @@ from proofs_checks.statement import Kind, Mutation, Statement, Verdict, evidence
 
 __all__ = ["STATEMENTS"]
 
-PENALTIES = "convla.penalties"
+PENALTIES = "convla.penalties.value"
 WIDE = ((1, 3, 3, 3), (1, 2, 2, 2), (2, 3, 3, 3), (3, 6, 3, 3))
 """Kernels (h, g, k, k) with more input than output channels; the first and last are of Figures 3.1 and 3.2."""
 

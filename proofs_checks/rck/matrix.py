@@ -213,7 +213,7 @@ STATEMENTS = (
         evidence=(equations_and_unknowns,),
         mutations=(
             Mutation(
-                "convla.operators:LinearMap.shape", "math.prod(self.domain_shape)", "math.prod(self.domain_shape) + 1"
+                "convla.linear_map:LinearMap.shape", "math.prod(self.domain_shape)", "math.prod(self.domain_shape) + 1"
             ),
         ),
     ),

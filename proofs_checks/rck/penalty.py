@@ -8,7 +8,7 @@ import numpy as np
 
 import convla
 from convla import identities
-from convla.penalties import penalty_gradient_by_entries
+from convla.penalties.value import penalty_gradient_by_entries
 from convla.testing import gamma
 from convla.typing import Array
 from proofs_checks.statement import Kind, Mutation, Statement, Verdict, evidence
@@ -16,7 +16,7 @@ from proofs_checks.statement import Kind, Mutation, Statement, Verdict, evidence
 __all__ = ["STATEMENTS", "random_operator"]
 
 MATRICES = "convla.identities.matrices"
-PENALTIES = "convla.penalties"
+PENALTIES = "convla.penalties.value"
 SHAPES = ((1, 1, 3, 3), (2, 1, 3, 3), (3, 2, 2, 3), (2, 2, 1, 1), (1, 3, 2, 2), (2, 3, 3, 3))
 
 

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 
 import convla
-from convla.symbol import Symbol
+from convla.spectra.symbol import Symbol
 from convla.typing import Array
 from proofs_checks.rck.penalty import scaling_turns_the_penalty_into_the_condition_number
 from proofs_checks.statement import Kind, Mutation, Statement, Verdict, evidence
@@ -138,9 +138,11 @@ STATEMENTS = (
         evidence=(differences_fall_as_the_square_of_the_size, flat_maxima_have_no_leading_term),
         mutations=(
             Mutation(
-                "convla.asymptotics:asymptotic_largest_singular_value", "float(np.sum(np.pi**2", "float(np.sum(np.pi"
+                "convla.spectra.asymptotics:asymptotic_largest_singular_value",
+                "float(np.sum(np.pi**2",
+                "float(np.sum(np.pi",
             ),
-            Mutation("convla.asymptotics:asymptotic_largest_singular_value", "(sizes + 1) ** 2", "sizes"),
+            Mutation("convla.spectra.asymptotics:asymptotic_largest_singular_value", "(sizes + 1) ** 2", "sizes"),
         ),
         note="The leading term needs an isolated maximum with a definite Hessian and a simple singular value: symbols made "
         "flat by orthogonality have none.",
@@ -157,7 +159,7 @@ STATEMENTS = (
             ends_balance_where_the_descent_settles,
             descent_stalls_where_sigma_min_vanishes,
         ),
-        mutations=(Mutation("convla.penalties:pair_gradient", "2.0 * pairs.signs", "2.0 * abs(pairs.signs)"),),
+        mutations=(Mutation("convla.penalties.value:pair_gradient", "2.0 * pairs.signs", "2.0 * abs(pairs.signs)"),),
         note="If only one end were active, and sigma_min > 0, scaling the kernel would lessen the penalty: RCK-scale. A "
         "descent need not get there: with sigma_min near 0 its gradient is near 0 as well, and it stalls.",
     ),

@@ -9,8 +9,8 @@ import functools
 from typing import Any
 
 from convla.frameworks.torch._closed_form import closed_form
-from convla.layer_similarity import convolutional_similarity_and_gradient
-from convla.orthogonality import (
+from convla.similarity.layer import convolutional_similarity_and_gradient
+from convla.similarity.orthogonality import (
     kernel_orthogonality,
     kernel_orthogonality_gradient,
     ocnn_residual,

@@ -12,7 +12,7 @@ import math
 import numpy as np
 
 from convla._array import device_of, namespace, on_device_of, to_numpy
-from convla.symbol import FloatArray, to_complex
+from convla.spectra.symbol import FloatArray, to_complex
 from convla.typing import Array
 
 __all__ = ["certified_norm_bound", "gamma"]

@@ -15,7 +15,12 @@ import numpy as np
 
 from convla._array import accumulation_dtype, device_of, namespace, on_device_of
 from convla.autocorrelation import correlate_lags, summed_autocorrelations, summed_cross_correlations
-from convla.power_spectrum import filter_by_spectrum, spectrum_weights, summed_cross_spectra, summed_power_spectra
+from convla.similarity.power_spectrum import (
+    filter_by_spectrum,
+    spectrum_weights,
+    summed_cross_spectra,
+    summed_power_spectra,
+)
 from convla.typing import Array, Engine, Namespace
 
 __all__ = [

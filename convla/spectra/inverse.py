@@ -13,8 +13,8 @@ import numpy as np
 from scipy.sparse.csgraph import structural_rank
 
 from convla._array import device_of, is_cupy, is_numpy, namespace, on_device_of, sparse_library
-from convla.lanczos import golub_kahan_lanczos
 from convla.operators import ConvOperator
+from convla.spectra.lanczos import golub_kahan_lanczos
 from convla.typing import Array
 
 __all__ = ["factorisation_work", "smallest_by_inverse"]

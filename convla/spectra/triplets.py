@@ -1,6 +1,6 @@
 """Singular triplets of a convolution by three methods: the dense matrix, the torus's frequencies, Lanczos.
 
-What each takes has its kernel scaled to entries of moderate size (`convla._scaling`).
+What each takes has its kernel scaled to entries of moderate size (`convla.spectra.scaling`).
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from typing import Literal
 import numpy as np
 
 from convla._array import namespace, on_device_of, to_numpy
-from convla.lanczos import golub_kahan_lanczos
-from convla.maximiser import SymbolPeak, start_vectors, symbol_peaks
-from convla.operators import ConvOperator, LinearMap
-from convla.symbol import FloatArray, Symbol
+from convla.linear_map import LinearMap
+from convla.operators import ConvOperator
+from convla.spectra.lanczos import golub_kahan_lanczos
+from convla.spectra.maximiser import SymbolPeak, start_vectors, symbol_peaks
+from convla.spectra.symbol import FloatArray, Symbol
+from convla.spectra.torus import circular_lattice, circular_singular_values, circular_triplets
 from convla.toeplitz import unvec
-from convla.torus import circular_lattice, circular_singular_values, circular_triplets
 from convla.typing import Array
 
 __all__ = ["SingularValues", "Status", "dense_triplets", "fourier_triplets", "lanczos_triplets", "structured_start"]

@@ -9,8 +9,8 @@ import numpy as np
 
 from convla._array import namespace
 from convla.operators import ConvOperator
-from convla.penalties import ActivePairs, active_pairs, cluster, gram_map
-from convla.tracking import BlockTracker, PowerTracker, ShiftedPairs
+from convla.penalties.value import ActivePairs, active_pairs, cluster, gram_map
+from convla.spectra.tracking import BlockTracker, PowerTracker, ShiftedPairs
 from convla.typing import Array
 
 __all__ = ["ESTIMATORS", "Block", "Estimator", "Exact", "Power"]

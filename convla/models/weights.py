@@ -55,7 +55,7 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, np.ndarray[Any, Any]
     --------
     >>> import pathlib, tempfile
     >>> import numpy as np
-    >>> from convla.weights import read_weights, write_weights
+    >>> from convla.models.weights import read_weights, write_weights
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = pathlib.Path(folder) / "model.npz"
     ...     write_weights(path, {"conv.weight": np.ones((2, 1, 3, 3), dtype=np.float32)})

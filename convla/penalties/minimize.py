@@ -16,12 +16,12 @@ import numpy as np
 
 from convla._array import all_finite, as_float_array, namespace, on_device_of, to_numpy
 from convla._checks import check_kernel
-from convla._penalty_estimators import ESTIMATORS
 from convla._validate import check_choice, check_integer, check_real
 from convla.errors import ConvergenceWarning, ConvlaError
 from convla.operators import ConvOperator
-from convla.penalties import GRAMS, ActivePairs, gram_map, pair_gradient
-from convla.tracking import DENSE_ENTRIES
+from convla.penalties._estimators import ESTIMATORS
+from convla.penalties.value import GRAMS, ActivePairs, gram_map, pair_gradient
+from convla.spectra.tracking import DENSE_ENTRIES
 from convla.typing import Array, ArrayLike, Boundary, Padding
 
 __all__ = ["STEPS", "Options", "PenaltyDescent", "Trace", "measure_spectrum", "minimize_penalty"]
@@ -411,7 +411,7 @@ class PenaltyDescent:
         >>> import tempfile, pathlib
         >>> import numpy as np
         >>> from convla import minimize_penalty
-        >>> from convla.penalty_descent import PenaltyDescent
+        >>> from convla.penalties.minimize import PenaltyDescent
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = pathlib.Path(folder) / "descent.npz"
         ...     descent = minimize_penalty(np.ones((1, 1, 3)), (8,), iterations=5)

@@ -10,20 +10,21 @@ from typing import Any, Literal
 import numpy as np
 
 from convla._array import device_of, namespace, on_device_of
-from convla._scaling import scaled_to_unit
 from convla._validate import check_array, check_choice, check_integer, check_real
 from convla.errors import ConvergenceWarning, ShapeError
-from convla.inverse import factorisation_work, smallest_by_inverse
-from convla.operators import ConvOperator, LinearMap
-from convla.toeplitz import unvec
-from convla.torus import circular_lattice
-from convla.triplets import (
+from convla.linear_map import LinearMap
+from convla.operators import ConvOperator
+from convla.spectra.inverse import factorisation_work, smallest_by_inverse
+from convla.spectra.scaling import scaled_to_unit
+from convla.spectra.torus import circular_lattice
+from convla.spectra.triplets import (
     SingularValues,
     dense_triplets,
     fourier_triplets,
     lanczos_triplets,
     structured_start,
 )
+from convla.toeplitz import unvec
 from convla.typing import Array, ArrayLike, Seed
 
 __all__ = [
@@ -150,7 +151,7 @@ def largest_singular_value(
     Notes
     -----
     The iteration stops on the error estimate of the value, which is of second order in the residual where the leading
-    singular values are separated from the others; see `convla.lanczos`. An enclosure that is proved to hold is
+    singular values are separated from the others; see `convla.spectra.lanczos`. An enclosure that is proved to hold is
     `singular_value_bounds`.
 
     Examples

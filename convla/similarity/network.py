@@ -13,7 +13,7 @@ from convla._array import accumulation_dtype, is_numpy, namespace
 from convla._validate import check_array, check_integer
 from convla.descent import Adam
 from convla.errors import ShapeError
-from convla.layer_similarity import Pairs, convolutional_similarity_and_gradient, similarities_of_equal_layers
+from convla.similarity.layer import Pairs, convolutional_similarity_and_gradient, similarities_of_equal_layers
 from convla.typing import Array, ArrayLike, Engine, Namespace
 
 __all__ = ["Initialization", "NetworkSimilarity", "initialize_network", "network_similarity"]

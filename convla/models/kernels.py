@@ -11,8 +11,8 @@ import numpy as np
 
 from convla._validate import check_integer
 from convla.errors import WeightsError
-from convla.network import Initialization, initialize_network
-from convla.weights import read_weights, write_weights
+from convla.models.weights import read_weights, write_weights
+from convla.similarity import Initialization, initialize_network
 
 __all__ = ["ModelArrays", "initialize_file", "split_kernels"]
 
@@ -42,7 +42,7 @@ def split_kernels(arrays: Mapping[str, Any]) -> ModelArrays:
     Examples
     --------
     >>> import numpy as np
-    >>> from convla.model_files import split_kernels
+    >>> from convla.models.kernels import split_kernels
     >>> split_kernels({"conv": np.ones((2, 1, 3, 3)), "linear": np.ones((2, 3))}).others
     {'linear': '2 axes: a convolution kernel has 3 to 5, (c_out, c_in, *kernel)'}
     """
@@ -95,8 +95,8 @@ def initialize_file(
     --------
     >>> import pathlib, tempfile
     >>> import numpy as np
-    >>> from convla.model_files import initialize_file
-    >>> from convla.weights import write_weights
+    >>> from convla.models.kernels import initialize_file
+    >>> from convla.models.weights import write_weights
     >>> with tempfile.TemporaryDirectory() as name:
     ...     folder = pathlib.Path(name)
     ...     write_weights(folder / "in.npz", {"conv": np.random.default_rng(0).standard_normal((4, 3, 3, 3))})

@@ -16,8 +16,10 @@ from typing import Literal
 import numpy as np
 
 from convla._array import all_finite, is_exact, namespace
-from convla._pairwise import similarity_by_definition
-from convla._signatures import (
+from convla._validate import check_array, check_choice, check_same_shape
+from convla.errors import ShapeError
+from convla.similarity.definition import similarity_by_definition
+from convla.similarity.signatures import (
     Form,
     energies_are_safe,
     normalized_pairs,
@@ -27,8 +29,6 @@ from convla._signatures import (
     sums_of_others,
     times_power_of_two,
 )
-from convla._validate import check_array, check_choice, check_same_shape
-from convla.errors import ShapeError
 from convla.typing import Array, ArrayLike, Engine, Namespace
 
 __all__ = [

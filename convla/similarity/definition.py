@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 from convla._array import accumulation_dtype
-from convla._signatures import scale_filters, times_power_of_two, zero_kernel_error
 from convla._validate import check_array
 from convla.conv import convolve, cross_correlate
+from convla.similarity.signatures import scale_filters, times_power_of_two, zero_kernel_error
 from convla.typing import Array, Namespace
 
 __all__ = ["similarity_by_definition"]

@@ -12,7 +12,7 @@ import numpy as np
 
 from convla._array import namespace, to_numpy
 from convla.geometry import ConvGeometry
-from convla.symbol import FloatArray, Symbol, plane_wave, torus_frequencies
+from convla.spectra.symbol import FloatArray, Symbol, plane_wave, torus_frequencies
 from convla.typing import Array
 
 __all__ = [
@@ -62,7 +62,7 @@ def circular_lattice(geometry: ConvGeometry) -> CircularLattice:
     Examples
     --------
     >>> from convla import ConvGeometry
-    >>> from convla.torus import circular_lattice
+    >>> from convla.spectra.torus import circular_lattice
     >>> circular_lattice(ConvGeometry((1, 1, 3), (9,), padding="same", stride=6, boundary="circular"))
     CircularLattice(stride=(3,), sizes=(3,), repeats=(0.6666666666666666,))
     """
@@ -198,7 +198,7 @@ def embedding_sizes(geometry: ConvGeometry) -> tuple[int, ...]:
     Examples
     --------
     >>> from convla import ConvGeometry
-    >>> from convla.torus import embedding_sizes
+    >>> from convla.spectra.torus import embedding_sizes
     >>> embedding_sizes(ConvGeometry((1, 1, 3), (32,), padding="same"))
     (33,)
     """

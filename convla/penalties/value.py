@@ -14,10 +14,11 @@ from typing import Any
 
 from convla._array import as_float_array, namespace, on_device_of
 from convla._validate import check_array, check_choice, check_real
-from convla.operators import ConvOperator, LinearMap
-from convla.spectra import singular_values, smallest_singular_value
+from convla.linear_map import LinearMap
+from convla.operators import ConvOperator
+from convla.spectra.tracking import DENSE_ENTRIES
+from convla.spectra.values import singular_values, smallest_singular_value
 from convla.toeplitz import unvec, vec
-from convla.tracking import DENSE_ENTRIES
 from convla.typing import Array, ArrayLike
 
 __all__ = [
@@ -200,7 +201,7 @@ def penalty_gradient_by_entries(operator: ConvOperator, left: ArrayLike, right: 
     --------
     >>> import numpy as np
     >>> from convla import ConvOperator
-    >>> from convla.penalties import penalty_gradient_by_entries
+    >>> from convla.penalties.value import penalty_gradient_by_entries
     >>> channels = ConvOperator(np.array([[3.0, 0.0], [0.0, 2.0]])[:, :, None], (1,))
     >>> penalty_gradient_by_entries(channels, np.array([1.0, 0.0]), np.array([1.0, 0.0]))[:, :, 0]
     array([[6., 0.],

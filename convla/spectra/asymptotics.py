@@ -7,11 +7,11 @@ import math
 import numpy as np
 
 from convla._array import namespace, to_numpy
-from convla._scaling import scaled_to_unit
-from convla.maximiser import symbol_peaks
-from convla.operators import LinearMap
-from convla.spectra import convolution_of
-from convla.symbol import FloatArray, Symbol
+from convla.linear_map import LinearMap
+from convla.spectra.maximiser import symbol_peaks
+from convla.spectra.scaling import scaled_to_unit
+from convla.spectra.symbol import FloatArray, Symbol
+from convla.spectra.values import convolution_of
 from convla.typing import Seed
 
 __all__ = ["asymptotic_largest_singular_value"]

@@ -17,15 +17,19 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from convla._validate import check_integer
-from convla.bounds import SingularValueBounds, singular_value_bounds
 from convla.errors import ConvergenceWarning, ConvlaError
 from convla.geometry import ConvGeometry
-from convla.layer_similarity import convolutional_similarity
-from convla.model_files import split_kernels
+from convla.models.kernels import split_kernels
 from convla.operators import ConvOperator
-from convla.orthogonality import kernel_orthogonality, mutual_coherence, ocnn_residual, spectral_isometry
-from convla.spectra import largest_singular_value, smallest_singular_value
-from convla.triplets import SingularValues
+from convla.similarity import convolutional_similarity
+from convla.similarity.orthogonality import kernel_orthogonality, mutual_coherence, ocnn_residual, spectral_isometry
+from convla.spectra import (
+    SingularValueBounds,
+    SingularValues,
+    largest_singular_value,
+    singular_value_bounds,
+    smallest_singular_value,
+)
 from convla.typing import Padding
 
 __all__ = [
@@ -163,7 +167,7 @@ def read_settings(path: str | os.PathLike[str], default: LayerSettings) -> list[
     Examples
     --------
     >>> import pathlib, tempfile
-    >>> from convla.inspection import LayerSettings, read_settings
+    >>> from convla.models.inspection import LayerSettings, read_settings
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = pathlib.Path(folder) / "layers.toml"
     ...     _ = path.write_text('["layer2.*"]\nstride = 2\n')
@@ -225,7 +229,7 @@ def inspect_network(
     Examples
     --------
     >>> import numpy as np
-    >>> from convla.inspection import inspect_network
+    >>> from convla.models.inspection import inspect_network
     >>> report = inspect_network({"conv": np.ones((2, 1, 1)), "bias": np.ones(2)}, (8, 8))
     >>> report.layers[0].quantities["similarity"], report.others
     (1.0, {'bias': '1 axes: a convolution kernel has 3 to 5, (c_out, c_in, *kernel)'})

@@ -20,7 +20,7 @@ import numpy as np
 from convla._array import as_array, namespace, on_device_of, to_numpy
 from convla._validate import check_choice, check_integer, check_real
 from convla.errors import ConvergenceWarning
-from convla.operators import LinearMap
+from convla.linear_map import LinearMap
 from convla.toeplitz import unvec
 from convla.typing import Array, Namespace
 
@@ -115,7 +115,7 @@ def extreme_triplets(
     --------
     >>> import numpy as np
     >>> from convla import ConvOperator
-    >>> from convla.tracking import extreme_triplets
+    >>> from convla.spectra.tracking import extreme_triplets
     >>> mean = ConvOperator(np.array([[[0.5, 0.5]]]), (3,), padding="valid")
     >>> extreme_triplets(mean, 2).singular_values.round(6)
     array([0.866025, 0.5     ])
@@ -174,7 +174,7 @@ class PowerTracker:
     --------
     >>> import numpy as np
     >>> from convla import ConvOperator
-    >>> from convla.tracking import PowerTracker
+    >>> from convla.spectra.tracking import PowerTracker
     >>> tracker = PowerTracker(alpha=1.0)
     >>> tracker.start(ConvOperator(np.diag([3.0, 2.0])[:, :, None], (1,))).values
     array([8., 3.])
@@ -276,7 +276,7 @@ class BlockTracker:
     --------
     >>> import numpy as np
     >>> from convla import ConvOperator
-    >>> from convla.tracking import BlockTracker
+    >>> from convla.spectra.tracking import BlockTracker
     >>> tracker = BlockTracker(block=2, steps=4)
     >>> tracker.start(ConvOperator(np.diag([3.0, 2.9])[:, :, None], (1,))).singular_values
     array([3. , 2.9])

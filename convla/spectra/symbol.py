@@ -50,7 +50,7 @@ class Symbol:
     --------
     >>> import numpy as np
     >>> from convla import ConvGeometry
-    >>> from convla.symbol import Symbol
+    >>> from convla.spectra.symbol import Symbol
     >>> kernel = np.array([[[1.0, 0.0, -1.0]]])
     >>> symbol = Symbol(kernel, ConvGeometry(kernel.shape, (6,), padding="same"))
     >>> abs(complex(symbol.at(np.array([[np.pi / 2]]))[0, 0, 0, 0]))
@@ -168,7 +168,7 @@ def torus_frequencies(
 
     Examples
     --------
-    >>> from convla.symbol import torus_frequencies
+    >>> from convla.spectra.symbol import torus_frequencies
     >>> frequencies, weights = torus_frequencies((4,))
     >>> weights
     array([1, 2, 1])

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from convla._array import namespace, on_device_of, to_numpy
-from convla.symbol import FloatArray, Symbol, plane_wave, random_complex, torus_frequencies
+from convla.spectra.symbol import FloatArray, Symbol, plane_wave, random_complex, torus_frequencies
 from convla.typing import Array
 
 __all__ = ["SymbolPeak", "power_steps", "start_vectors", "symbol_peaks"]

@@ -58,7 +58,7 @@ def kernel_orthogonality(kernels: ArrayLike) -> Array:
     Examples
     --------
     >>> import numpy as np
-    >>> from convla.orthogonality import kernel_orthogonality
+    >>> from convla.similarity.orthogonality import kernel_orthogonality
     >>> round(float(kernel_orthogonality(np.array([[[0.6, 0.8]], [[0.8, -0.6]]]))), 12)
     0.0
     """
@@ -75,7 +75,7 @@ def kernel_orthogonality_gradient(kernels: ArrayLike) -> Array:
     Examples
     --------
     >>> import numpy as np
-    >>> from convla.orthogonality import kernel_orthogonality_gradient
+    >>> from convla.similarity.orthogonality import kernel_orthogonality_gradient
     >>> kernel_orthogonality_gradient(np.array([[[1.0, 1.0]]]))
     array([[[4., 4.]]])
     """
@@ -121,7 +121,7 @@ def ocnn_residual(kernels: ArrayLike, *, stride: int = 1) -> Array:
     Two kernels that are orthonormal where they meet without a shift, and not one tap further:
 
     >>> import numpy as np
-    >>> from convla.orthogonality import ocnn_residual
+    >>> from convla.similarity.orthogonality import ocnn_residual
     >>> kernels = np.array([[[0.6, 0.8]], [[0.8, -0.6]]])
     >>> round(float(ocnn_residual(kernels)), 12), round(float(ocnn_residual(kernels, stride=2)), 12)
     (2.0, 0.0)
@@ -142,7 +142,7 @@ def ocnn_residual_gradient(kernels: ArrayLike, *, stride: int = 1) -> Array:
     Examples
     --------
     >>> import numpy as np
-    >>> from convla.orthogonality import ocnn_residual_gradient
+    >>> from convla.similarity.orthogonality import ocnn_residual_gradient
     >>> ocnn_residual_gradient(np.array([[[1.0, 1.0]]]))
     array([[[8., 8.]]])
     """
@@ -185,7 +185,7 @@ def spectral_isometry(kernels: ArrayLike) -> Array:
     Examples
     --------
     >>> import numpy as np
-    >>> from convla.orthogonality import spectral_isometry
+    >>> from convla.similarity.orthogonality import spectral_isometry
     >>> round(float(spectral_isometry(np.array([[[2.0, 0.0]], [[0.0, 1.0]]]))), 12)
     3.0
     """
@@ -205,7 +205,7 @@ def spectral_isometry_gradient(kernels: ArrayLike) -> Array:
     Examples
     --------
     >>> import numpy as np
-    >>> from convla.orthogonality import spectral_isometry_gradient
+    >>> from convla.similarity.orthogonality import spectral_isometry_gradient
     >>> spectral_isometry_gradient(np.array([[[2.0, 0.0]], [[0.0, 1.0]]]))
     array([[[4., 0.]],
     <BLANKLINE>
@@ -243,7 +243,7 @@ def mutual_coherence(kernels: ArrayLike) -> Array:
     Examples
     --------
     >>> import numpy as np
-    >>> from convla.orthogonality import mutual_coherence
+    >>> from convla.similarity.orthogonality import mutual_coherence
     >>> round(float(mutual_coherence(np.array([[[1.0, 0.0]], [[3.0, 4.0]]]))), 12)
     0.6
     """
@@ -262,7 +262,7 @@ def mutual_coherence_gradient(kernels: ArrayLike) -> Array:
     Examples
     --------
     >>> import numpy as np
-    >>> from convla.orthogonality import mutual_coherence_gradient
+    >>> from convla.similarity.orthogonality import mutual_coherence_gradient
     >>> mutual_coherence_gradient(np.array([[[1.0, 0.0]], [[3.0, 4.0]]])).round(6)
     array([[[ 0.   ,  0.8  ]],
     <BLANKLINE>

@@ -8,7 +8,7 @@ from itertools import zip_longest
 from matplotlib.figure import Figure
 
 from convla.errors import WeightsError
-from convla.inspection import Inspection
+from convla.models.inspection import Inspection
 
 __all__ = ["plot_inspection"]
 
@@ -36,8 +36,8 @@ def plot_inspection(report: Inspection, path: str | os.PathLike[str]) -> None:
     --------
     >>> import pathlib, tempfile
     >>> import numpy as np
-    >>> from convla.inspection import inspect_network
-    >>> from convla.inspection_plot import plot_inspection
+    >>> from convla.models.inspection import inspect_network
+    >>> from convla.models.plot import plot_inspection
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = pathlib.Path(folder) / "layers.png"
     ...     plot_inspection(inspect_network({"conv": np.ones((2, 1, 3))}, (8,)), path)

@@ -9,16 +9,17 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from convla._array import device_of, namespace
-from convla._scaling import scaled_to_unit
 from convla._validate import check_choice, check_integer
-from convla.certificate import certified_norm_bound, gamma
 from convla.geometry import ConvGeometry
-from convla.maximiser import SymbolPeak, power_steps, symbol_peaks
-from convla.operators import ConvOperator, LinearMap
-from convla.spectra import convolution_of
-from convla.symbol import FloatArray, Symbol, torus_frequencies
-from convla.torus import circular_lattice, embedding_sizes, frequency_chunks
-from convla.triplets import SingularValues, dense_triplets, lanczos_triplets, structured_start
+from convla.linear_map import LinearMap
+from convla.operators import ConvOperator
+from convla.spectra.certificate import certified_norm_bound, gamma
+from convla.spectra.maximiser import SymbolPeak, power_steps, symbol_peaks
+from convla.spectra.scaling import scaled_to_unit
+from convla.spectra.symbol import FloatArray, Symbol, torus_frequencies
+from convla.spectra.torus import circular_lattice, embedding_sizes, frequency_chunks
+from convla.spectra.triplets import SingularValues, dense_triplets, lanczos_triplets, structured_start
+from convla.spectra.values import convolution_of
 from convla.typing import Array, Seed
 
 __all__ = ["SingularValueBounds", "singular_value_bounds"]
@@ -97,7 +98,7 @@ def singular_value_bounds(
     - along an axis longer than 32 times the degree m of ``f* f`` the supremum over all frequencies is bounded instead,
       from N frequencies: it is at most ``cos(pi m / N)^(-1/2)`` times their maximum.
 
-    Each maximum is proved by Cholesky factorisations with a rounding error bound, see `convla.certificate`.
+    Each maximum is proved by Cholesky factorisations with a rounding error bound, see `convla.spectra.certificate`.
 
     References
     ----------

@@ -1,0 +1,62 @@
+"""The application that the commands join, and how it ends: every error is one line and exit code 2."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from convla import __version__
+from convla.cli.output import complain
+from convla.errors import ConvlaError
+
+__all__ = ["INTERRUPTED", "app", "run"]
+
+INTERRUPTED = 130
+"""The exit code after Ctrl-C."""
+
+app = typer.Typer(
+    help="The numerical linear algebra of convolutional layers, checked against the published theory.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the command line on `arguments` and return the exit code: 0, 1, 2 for a wrong use, 130 when interrupted."""
+    command = typer.main.get_command(app)
+    try:
+        code = command.main(list(arguments), prog_name="convla", standalone_mode=False)
+    except typer.Abort:
+        complain("interrupted")
+        return INTERRUPTED
+    except (ConvlaError, ValueError, TypeError, OSError) as error:
+        complain(str(error))
+        return 2
+    except _USAGE_ERROR as error:
+        if error.format_message():  # none after the help that a bare `convla` prints
+            complain(error.format_message())
+        return 2
+    return code if isinstance(code, int) else 0
+
+
+# The base of the parser's own errors; typer carries its parser, or takes it from click, depending on its version.
+_USAGE_ERROR: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"convla {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass

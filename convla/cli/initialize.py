@@ -1,0 +1,60 @@
+"""`convla initialize`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from convla.cli.app import INTERRUPTED, app
+from convla.cli.output import check_writable, complain, progress_bars
+from convla.models.kernels import initialize_file
+from convla.models.weights import WEIGHT_FORMATS
+from convla.similarity import Initialization
+
+__all__: list[str] = []
+
+
+@app.command("initialize")
+def _initialize(
+    source: Annotated[Path, typer.Argument(metavar="IN", help=f"A file of weights: {', '.join(WEIGHT_FORMATS)}.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="Where all its arrays go, in any of these formats.")],
+    iterations: Annotated[int, typer.Option(help="Steps of Adam, with betas (0.5, 0.999).")] = 200,
+    learning_rate: Annotated[float, typer.Option(help="Of Adam.")] = 0.001,
+    keep_norms: Annotated[
+        bool, typer.Option("--keep-norms", help="Minimise the scale-invariant form and keep every filter's norm.")
+    ] = False,
+    state: Annotated[
+        Path | None, typer.Option(help="An .npz file that keeps the state; if it is there, go on from it.")
+    ] = None,
+    save_every: Annotated[int, typer.Option(help="Steps between two savings of --state.")] = 50,
+) -> int:
+    """Minimise the convolutional similarity of a model's kernels before training (CSM Algorithm 1)."""
+    check_writable("OUT", target)
+    check_writable("--state", state)
+    with progress_bars() as progress:
+        bar = progress.add_task("similarity", total=iterations)
+
+        def show(now: Initialization) -> None:
+            progress.update(bar, completed=now.iteration, description=f"similarity {now.losses[-1]:.6g}")
+
+        try:
+            result = initialize_file(
+                source,
+                target,
+                iterations=iterations,
+                learning_rate=learning_rate,
+                keep_norms=keep_norms,
+                state=state,
+                save_every=save_every,
+                progress=show,
+            )
+        except KeyboardInterrupt:
+            progress.stop()
+            rest = f"the same command goes on from {state}" if state else "with --state it could go on from there"
+            complain(f"interrupted: {target} is not written; {rest}")
+            return INTERRUPTED
+    losses = f"{result.losses[0]:.6g} -> {result.losses[-1]:.6g}" if result.losses else "not computed"
+    print(f"{len(result.kernels)} layers, {result.iteration} steps, similarity {losses}; in {target}")
+    return 0

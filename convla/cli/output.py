@@ -1,0 +1,55 @@
+"""What the commands share: one-line complaints, files checked before the work, progress bars, tables wide enough."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+__all__ = ["check_writable", "complain", "console", "progress_bars", "write_json"]
+
+
+def complain(message: str) -> None:
+    """Print one line on standard error."""
+    print(f"convla: {' '.join(message.split())}", file=sys.stderr)
+
+
+def console() -> Console:
+    """Return a console on standard output; a pipe has no width of its own: wide enough that no cell is folded."""
+    return Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+
+
+def check_writable(option: str, path: Path | None) -> None:
+    """Raise, before the work and not after it, if a file cannot be written."""
+    if path is None:
+        return
+    try:
+        existed = path.exists()
+        path.open("ab").close()
+        if not existed:
+            path.unlink()
+    except OSError as error:
+        raise OSError(f"{option} {path} cannot be written: {error.strerror}") from error
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write a report."""
+    path.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def progress_bars() -> Progress:
+    """Return progress bars on standard error that show nothing where that is no terminal, and leave nothing."""
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+    )

@@ -1,0 +1,1 @@
+"""Models in files: their arrays read and written, their kernels found, measured and initialised."""

@@ -1,0 +1,22 @@
+"""Singular values of the matrix of a convolution: found, enclosed, estimated, and followed as the kernel changes."""
+
+from convla.spectra.asymptotics import asymptotic_largest_singular_value
+from convla.spectra.bounds import SingularValueBounds, singular_value_bounds
+from convla.spectra.triplets import SingularValues
+from convla.spectra.values import (
+    condition_number,
+    largest_singular_value,
+    singular_values,
+    smallest_singular_value,
+)
+
+__all__ = [
+    "SingularValueBounds",
+    "SingularValues",
+    "asymptotic_largest_singular_value",
+    "condition_number",
+    "largest_singular_value",
+    "singular_value_bounds",
+    "singular_values",
+    "smallest_singular_value",
+]
