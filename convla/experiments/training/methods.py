@@ -10,6 +10,7 @@ import torch
 
 from convla.experiments.training.settings import Initialization, Penalty, Transform
 from convla.frameworks.torch import (
+    TRANSFORMS,
     GradientTransform,
     convolutional_similarity_loss,
     delta_orthogonal_,
@@ -55,8 +56,13 @@ def initialize(network: Any, method: Initialization | None) -> None:
 
 def transform_gradients(optimizer: Any, method: Transform | None) -> None:
     """Let an optimizer step along transformed gradients of the kernels."""
-    if method is not None:
+    if method is None:
+        return
+    if method.scale == 1.0:
         GradientTransform(optimizer, method.kind, linear=method.linear, **method.options())
+        return
+    transform = functools.partial(TRANSFORMS[method.kind], **method.options())
+    GradientTransform(optimizer, lambda gradient: method.scale * transform(gradient), linear=method.linear)
 
 
 class Regularizer:

@@ -100,18 +100,21 @@ class Penalty:
     normalized : bool
         The scale-invariant form of the first.
     alpha : float
-        Of the last.
+    gram : {"input", "smaller"}
+        Of the last, as `convla.frameworks.torch.SpectralPenalty` takes them.
     """
 
     kind: str
     weight: float
     normalized: bool = False
     alpha: float = 1.0
+    gram: str = "input"
 
     def __post_init__(self) -> None:
         check_choice("kind", self.kind, PENALTIES)
         check_real("weight", self.weight, minimum=0.0)
-        check_real("alpha", self.alpha, minimum=0.0)
+        check_real("alpha", self.alpha, positive=True)
+        check_choice("gram", self.gram, ("input", "smaller"))
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,8 @@ class Transform:
     kind : {"reweighted", "sobolev", "laplacian", "orthonormal", "normalized"}
     linear : bool
         Those of linear layers too.
+    scale : float
+        The transformed gradient is multiplied by it.
     lam, sigma, blend : float
     axis : {"output", "input", "rasterised"}
         Of the re-weighting or smoothing.
@@ -134,6 +139,7 @@ class Transform:
 
     kind: str
     linear: bool = False
+    scale: float = 1.0
     lam: float | None = None
     sigma: float | None = None
     blend: float | None = None
@@ -146,8 +152,9 @@ class Transform:
     def __post_init__(self) -> None:
         known = TRANSFORMS[check_choice("kind", self.kind, tuple(TRANSFORMS))]
         for name, value in vars(self).items():
-            if name not in ("kind", "linear", *known) and value is not None:
+            if name not in ("kind", "linear", "scale", *known) and value is not None:
                 raise ValueError(f"{name} is not an option of the transform {self.kind!r}: it has {', '.join(known)}")
+        check_real("scale", self.scale, positive=True)
         if self.axis is not None:
             check_choice("axis", self.axis, tuple(AXES))
 
