@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 from convla._validate import check_choice, check_integer, check_real
@@ -245,13 +245,13 @@ class Run:
     @property
     def name(self) -> str:
         """The name of its file: it tells runs apart, whichever experiment they are for."""
-        text = json.dumps(asdict(self.training), sort_keys=True)
+        text = json.dumps(_told(self.training), sort_keys=True)
         key = hashlib.sha256(text.encode()).hexdigest()[:12]
         return f"{self.training.dataset}-{self.training.network}-{key}-seed{self.seed}"
 
     def describe(self) -> dict[str, Any]:
-        """Return the run as plain data."""
-        return asdict(self)
+        """Return the run as plain data, without what has its default value."""
+        return {"seed": self.seed, "training": _told(self.training)}
 
 
 @dataclass(frozen=True)
@@ -399,6 +399,16 @@ class Experiment:
 def block_name(block: Mapping[str, Any]) -> str:
     """Return a point of the grid in words."""
     return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in block.items())
+
+
+def _told(value: Any) -> dict[str, Any]:
+    """Return the fields of a dataclass that differ from their defaults: a new field then leaves old results valid."""
+    told = {}
+    for entry in fields(value):
+        content = getattr(value, entry.name)
+        if content != entry.default:
+            told[entry.name] = _told(content) if is_dataclass(content) else content
+    return told
 
 
 def _check_share(name: str, value: float) -> None:

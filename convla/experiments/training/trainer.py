@@ -12,7 +12,7 @@ import os
 import pickle
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -218,7 +218,7 @@ class _State:
             raise ResultsError(f"{path} is damaged: delete it") from error
 
     def _stamp(self) -> str:
-        return json.dumps([asdict(self.run), self.data], sort_keys=True)
+        return json.dumps([self.run.describe(), self.data], sort_keys=True)
 
 
 def _images(run: Run, dataset: Dataset, device: str) -> tuple[Images, Images]:
