@@ -16,6 +16,7 @@ __all__ = [
     "check_choice",
     "check_floating",
     "check_integer",
+    "check_per_axis",
     "check_real",
     "check_same_shape",
     "check_sizes",
@@ -120,6 +121,15 @@ def check_integer(name: str, value: object, *, minimum: int | None = None, maxim
     if (minimum is not None and number < minimum) or (maximum is not None and number > maximum):
         raise ValueError(f"{name} must be {_range(minimum, maximum)}, got {number}")
     return number
+
+
+def check_per_axis(name: str, value: int | Sequence[int], ndim: int) -> tuple[int, ...]:
+    """Return `value`, a positive integer for all image axes or one for each, as a tuple of `ndim` integers."""
+    if not isinstance(value, Sequence):
+        return (check_integer(name, value, minimum=1),) * ndim
+    if len(value) != ndim:
+        raise ShapeError(f"{name} must be an integer or {ndim} integers, one for each image axis, got {value!r}")
+    return tuple(check_integer(f"{name}[{axis}]", step, minimum=1) for axis, step in enumerate(value))
 
 
 def check_sizes(name: str, value: Sequence[int]) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from convla._validate import check_choice, check_integer, check_sizes
+from convla._validate import check_choice, check_integer, check_per_axis, check_sizes
 from convla.errors import ShapeError
 from convla.typing import Boundary, Padding
 
@@ -118,8 +118,8 @@ class ConvGeometry:
         groups = check_integer("groups", groups, minimum=1)
         if kernel[0] % groups:
             raise ShapeError(f"groups must divide the number of output channels {kernel[0]}, got {groups}")
-        strides = _per_axis("stride", stride, ndim)
-        dilations = _per_axis("dilation", dilation, ndim)
+        strides = check_per_axis("stride", stride, ndim)
+        dilations = check_per_axis("dilation", dilation, ndim)
         extents = tuple((k - 1) * d + 1 for k, d in zip(kernel[2:], dilations, strict=True))
         pads = _resolve_padding(padding, extents)
         check_choice("boundary", boundary, BOUNDARIES)
@@ -393,14 +393,6 @@ class ConvGeometry:
                     for start, n, s in zip(starts, self.output_shape, self.stride, strict=True)
                 ),
             )
-
-
-def _per_axis(name: str, value: int | Sequence[int], ndim: int) -> tuple[int, ...]:
-    if not isinstance(value, Sequence):
-        return (check_integer(name, value, minimum=1),) * ndim
-    if len(value) != ndim:
-        raise ShapeError(f"{name} must be an integer or {ndim} integers, one for each image axis, got {value!r}")
-    return tuple(check_integer(f"{name}[{axis}]", step, minimum=1) for axis, step in enumerate(value))
 
 
 def _resolve_padding(padding: Padding, extents: tuple[int, ...]) -> tuple[tuple[int, int], ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from typing import Any
 
 import hypothesis
 import pytest
@@ -39,3 +40,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture
 def required_oracle_is_absent() -> None:
     pytest.fail("CONVLA_REQUIRE_TORCH or CONVLA_REQUIRE_GPU is 1, but what this test needs is not installed")
+
+
+@pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def torch_device(request: pytest.FixtureRequest) -> Any:
+    torch = pytest.importorskip("torch")
+    if request.param == "cuda" and not torch.cuda.is_available():
+        (pytest.fail if os.environ.get("CONVLA_REQUIRE_GPU") == "1" else pytest.skip)("PyTorch finds no CUDA device")
+    return torch.device(request.param)

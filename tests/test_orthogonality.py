@@ -159,6 +159,23 @@ class TestEveryMeasure:
                 function(kernels)
 
 
+@pytest.mark.parametrize("groups", [1, 2, 3, 6])
+def test_the_groups_of_a_layer_add_up(groups: int) -> None:
+    kernels = gaussian((6, 2, 3, 2))
+    blocks = np.split(kernels, groups)
+    for value, gradient, options in (
+        (kernel_orthogonality, kernel_orthogonality_gradient, {}),
+        (ocnn_residual, ocnn_residual_gradient, {"stride": (1, 2)}),
+    ):
+        expected = sum(float(value(block, **options)) for block in blocks)
+        assert float(value(kernels, groups=groups, **options)) == pytest.approx(expected, rel=1e-13)
+        slopes = np.concatenate([gradient(block, **options) for block in blocks])
+        np.testing.assert_allclose(gradient(kernels, groups=groups, **options), slopes, rtol=1e-12, atol=1e-12)
+        for function in (value, gradient):
+            with pytest.raises(ShapeError, match="groups must divide the number of kernels 6, got 4"):
+                function(kernels, groups=4)
+
+
 def test_bad_stride() -> None:
     with pytest.raises(ValueError, match="stride must be at least 1, got 0"):
         ocnn_residual(gaussian((2, 1, 3)), stride=0)

@@ -1,14 +1,14 @@
-"""The PyTorch adapter: gradcheck, any optimizer, saving and loading, closures, schedulers, bad gradients."""
+"""The PyTorch adapter's losses and initialisers: gradcheck on each device, groups, autocasting, bad input."""
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
 import numpy as np
 import pytest
 
 import convla
+from convla.errors import ShapeError
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 from convla.frameworks import torch as adapter  # noqa: E402
@@ -17,195 +17,120 @@ pytestmark = pytest.mark.torch
 
 LOSSES = {
     "similarity": adapter.convolutional_similarity_loss,
+    "ordered similarity": lambda k: adapter.convolutional_similarity_loss(k, pairs="ordered"),
     "scale-invariant similarity": lambda k: adapter.convolutional_similarity_loss(k, normalized=True),
     "orthogonality": adapter.kernel_orthogonality_loss,
+    "orthogonality, two groups": lambda k: adapter.kernel_orthogonality_loss(k, groups=2),
     "ocnn": adapter.ocnn_loss,
     "ocnn, stride 2": lambda k: adapter.ocnn_loss(k, stride=2),
-}
-TRANSFORMS = {
-    "reweighted": {"lam": 3.0},
-    "sobolev": {"lam": 0.5, "blend": 0.25},
-    "laplacian": {"sigma": 2.0, "axis": 0},
-    "orthonormal": {},
-    "normalized": {"per_filter": True},
-}
-OPTIMIZERS = {
-    "SGD": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01),
-    "Adam": lambda p: torch.optim.Adam(p, lr=0.01),
-    "AdamW": lambda p: torch.optim.AdamW(p, lr=0.01, amsgrad=True),
-    "RMSprop": lambda p: torch.optim.RMSprop(p, lr=0.01),
+    "ocnn, two groups": lambda k: adapter.ocnn_loss(k, groups=2),
 }
 
 
 @pytest.mark.parametrize("name", LOSSES)
-@pytest.mark.parametrize("shape", [(3, 2, 3), (2, 2, 2, 3), (2, 1, 2, 1, 2), (4, 1, 1, 1)])
-def test_the_losses_pass_gradcheck(name: str, shape: tuple[int, ...]) -> None:
-    kernels = torch.tensor(np.random.default_rng(0).standard_normal(shape), requires_grad=True)
-    assert torch.autograd.gradcheck(LOSSES[name], (kernels,))
+@pytest.mark.parametrize("shape", [(4, 2, 3), (2, 2, 2, 3), (2, 1, 2, 1, 2), (4, 1, 1, 1)])
+def test_the_losses_pass_gradcheck(name: str, shape: tuple[int, ...], torch_device: Any) -> None:
+    kernels = np.random.default_rng(0).standard_normal(shape)
+    assert torch.autograd.gradcheck(LOSSES[name], (torch.tensor(kernels, device=torch_device, requires_grad=True),))
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_the_losses_keep_dtype_and_weight(name: str) -> None:
-    kernels = torch.randn(3, 2, 3, 3, requires_grad=True)
+def test_the_losses_keep_dtype_and_weight(name: str, torch_device: Any) -> None:
+    kernels = torch.tensor(np.random.default_rng(0).standard_normal((4, 2, 3, 3)), dtype=torch.float32)
+    kernels = kernels.to(torch_device).requires_grad_()
     loss = LOSSES[name](kernels)
     assert loss.dtype == torch.float32
+    assert loss.device == kernels.device
     (5 * loss).backward()
     (plain,) = torch.autograd.grad(LOSSES[name](kernels), kernels)
-    assert torch.allclose(kernels.grad, 5 * plain)
+    torch.testing.assert_close(kernels.grad, 5 * plain)
+    wide = kernels.detach().double().requires_grad_()
+    torch.testing.assert_close(loss.double(), LOSSES[name](wide), rtol=1e-5, atol=0.0)
+    (expected,) = torch.autograd.grad(LOSSES[name](wide), wide)
+    torch.testing.assert_close(plain.double(), expected, rtol=0.0, atol=1e-5 * float(expected.abs().max()))
 
 
-def _network() -> Any:
+@pytest.mark.parametrize("name", LOSSES)
+def test_nobody_asks_for_a_gradient(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernels = torch.randn(4, 2, 3, 3, requires_grad=True)
+    expected = LOSSES[name](kernels).item()
+    for module in (convla.orthogonality, convla.similarity.layer):
+        for gradient in [key for key in vars(module) if key.endswith("_gradient")]:
+            monkeypatch.setattr(module, gradient, None)
+    with torch.no_grad():
+        assert not LOSSES[name](kernels).requires_grad
+    assert LOSSES[name](kernels.detach()).item() == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_autocasting_leaves_the_losses_alone(name: str) -> None:
     torch.manual_seed(0)
-    return torch.nn.Sequential(
-        torch.nn.Conv2d(2, 6, 3), torch.nn.BatchNorm2d(6), torch.nn.Flatten(), torch.nn.Linear(54, 4)
-    )
+    kernels = torch.randn(4, 2, 3, 3, requires_grad=True)
+    (expected,) = torch.autograd.grad(LOSSES[name](kernels), kernels)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        (got,) = torch.autograd.grad(LOSSES[name](kernels), kernels)
+        assert LOSSES[name](kernels).item() == LOSSES[name](kernels.detach()).item()
+    assert torch.equal(got, expected)
 
 
-def _backward(network: Any, seed: int = 1) -> Any:
-    x = torch.randn(8, 2, 5, 5, generator=torch.Generator().manual_seed(seed))
-    loss = network(x).square().mean()
-    loss.backward()
-    return loss
+@pytest.mark.parametrize("name", LOSSES)
+def test_no_tensor_becomes_a_numpy_array(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("a tensor was handed to NumPy")
+
+    kernels = torch.randn(4, 2, 3, 3, requires_grad=True)
+    monkeypatch.setattr(torch.Tensor, "numpy", refuse)
+    monkeypatch.setattr(torch.Tensor, "__array__", refuse)
+    LOSSES[name](kernels).backward()
+    assert kernels.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("transform", TRANSFORMS)
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("linear", [False, True])
-def test_a_step_is_the_optimizers_step_along_the_transformed_gradient(
-    transform: str, optimizer: str, linear: bool
-) -> None:
-    options = TRANSFORMS[transform]
-    wrapped, by_hand = _network(), _network()
-    first, second = OPTIMIZERS[optimizer](wrapped.parameters()), OPTIMIZERS[optimizer](by_hand.parameters())
-    adapter.GradientTransform(first, transform, linear=linear, **options)
-    for seed in range(3):
-        for network, steps in ((wrapped, first), (by_hand, second)):
-            steps.zero_grad()
-            _backward(network, seed)
-        plain = [p.grad.clone() for p in wrapped.parameters()]
-        first.step()
-        for before, p in zip(plain, wrapped.parameters(), strict=True):
-            assert torch.equal(p.grad, before)  # put back after the step
-        for p in by_hand.parameters():
-            if p.ndim >= (2 if linear else 3):
-                p.grad = torch.from_numpy(adapter.TRANSFORMS[transform](p.grad.numpy(), **options))
-        second.step()
-        for a, b in zip(wrapped.parameters(), by_hand.parameters(), strict=True):
-            assert torch.equal(a, b)
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_second_derivative_is_refused(name: str) -> None:
+    kernels = torch.randn(4, 2, 3, requires_grad=True)
+    for loss in (LOSSES[name](kernels), LOSSES[name](kernels) ** 2, kernels.square().sum() + LOSSES[name](kernels)):
+        (gradient,) = torch.autograd.grad(loss, kernels, create_graph=True)
+        (plain,) = torch.autograd.grad(loss, kernels, retain_graph=True)
+        assert torch.equal(gradient, plain)
+        with pytest.raises(RuntimeError, match="can be differentiated once, not twice"):
+            gradient.sum().backward()
 
 
-def test_closures_return_their_value_and_are_transformed_each_time() -> None:
-    network = _network()
-    optimizer = torch.optim.LBFGS([network[0].weight], lr=0.1, max_iter=3)
-    seen = []
-
-    def transform(gradient: Any) -> Any:
-        seen.append(gradient.clone())
-        return 0 * gradient
-
-    handle = adapter.GradientTransform(optimizer, transform)
-
-    def closure() -> Any:
-        optimizer.zero_grad()
-        return _backward(network)
-
-    before = network[0].weight.clone()
-    loss = optimizer.step(closure)
-    assert loss.item() == closure().item()
-    assert seen
-    assert torch.equal(network[0].weight, before)
-    handle.remove()
-    optimizer.step(closure)
-    assert not torch.equal(network[0].weight, before)
+def _dense(weight: Any, groups: int) -> Any:
+    """Return the kernel of one group that does what a grouped layer does: zeros where a filter does not read."""
+    count, width = weight.shape[0] // groups, weight.shape[1]
+    dense = weight.new_zeros(weight.shape[0], width * groups, *weight.shape[2:])
+    for g in range(groups):
+        dense[g * count : (g + 1) * count, g * width : (g + 1) * width] = weight[g * count : (g + 1) * count]
+    return dense
 
 
-def test_saving_loading_and_scheduling_are_the_optimizers_own() -> None:
-    def train(network: Any, optimizer: Any, scheduler: Any, seeds: range) -> None:
-        for seed in seeds:
-            optimizer.zero_grad()
-            _backward(network, seed)
-            optimizer.step()
-            scheduler.step()
-
-    def make() -> tuple[Any, Any, Any]:
-        network = _network()
-        optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
-        adapter.GradientTransform(optimizer, "reweighted", lam=4.0)
-        return network, optimizer, torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.5)
-
-    straight = make()
-    train(*straight, range(6))
-    stopped = make()
-    train(*stopped, range(3))
-    file = io.BytesIO()
-    torch.save([part.state_dict() for part in stopped], file)
-    file.seek(0)
-    resumed = make()
-    for part, state in zip(resumed, torch.load(file, weights_only=True), strict=True):
-        part.load_state_dict(state)
-    train(*resumed, range(3, 6))
-    for a, b in zip(straight[0].parameters(), resumed[0].parameters(), strict=True):
-        assert torch.equal(a, b)
-    assert resumed[1].param_groups[0]["lr"] == pytest.approx(0.0125)
+@pytest.mark.parametrize("groups", [1, 2, 6])
+@pytest.mark.parametrize("stride", [1, (2, 1)])
+def test_a_grouped_layer_has_the_losses_of_its_dense_kernel(groups: int, stride: Any) -> None:
+    weight = torch.tensor(np.random.default_rng(1).standard_normal((6, 2, 3, 2)), requires_grad=True)
+    for name, grouped, dense in (
+        ("similarity", adapter.convolutional_similarity_loss, adapter.convolutional_similarity_loss),
+        (
+            "orthogonality",
+            lambda k: adapter.kernel_orthogonality_loss(k, groups=groups),
+            adapter.kernel_orthogonality_loss,
+        ),
+        (
+            "ocnn",
+            lambda k: adapter.ocnn_loss(k, groups=groups, stride=stride),
+            lambda k: adapter.ocnn_loss(k, stride=stride),
+        ),
+    ):
+        values = grouped(weight), dense(_dense(weight, groups))
+        torch.testing.assert_close(*values, msg=name)
+        torch.testing.assert_close(*(torch.autograd.grad(value, weight)[0] for value in values), msg=name)
 
 
-def test_groups_frozen_and_shared_weights() -> None:
-    shared = torch.nn.Conv2d(2, 2, 3, padding=1)
-    frozen, left_alone = torch.nn.Conv2d(2, 2, 1), torch.nn.Conv2d(2, 2, 1)
-    frozen.weight.requires_grad_(False)
-    network = torch.nn.Sequential(shared, frozen, left_alone, shared)
-    optimizer = torch.optim.SGD([{"params": shared.parameters()}, {"params": frozen.parameters()}], lr=1.0)
-    optimizer.add_param_group({"params": left_alone.parameters(), "transform": False})
-    calls = []
-
-    def transform(gradient: Any) -> Any:
-        calls.append(gradient)
-        return 2 * gradient
-
-    adapter.GradientTransform(optimizer, transform)
-    network(torch.ones(1, 2, 4, 4)).sum().backward()
-    before = {p: p.detach().clone() for p in network.parameters()}
-    optimizer.step()
-    assert len(calls) == 1
-    for p, factor in ((shared.weight, 2), (shared.bias, 1), (frozen.weight, 0), (left_alone.weight, 1)):
-        step = torch.zeros_like(p) if p.grad is None else p.grad
-        assert torch.allclose(before[p] - p, factor * step)
-    assert optimizer.state_dict()["param_groups"][2]["transform"] is False
-
-
-def test_gradients_accumulate_before_a_step() -> None:
-    network = _network()
-    optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
-    adapter.GradientTransform(optimizer, "normalized")
-    _backward(network, 0)
-    _backward(network, 1)
-    total, before = network[0].weight.grad.clone(), network[0].weight.detach().clone()
-    optimizer.step()
-    assert torch.allclose(before - network[0].weight, total / total.norm(), atol=1e-6)
-
-
-def test_a_bad_gradient_is_named_and_no_step_is_made() -> None:
-    network = torch.nn.Sequential(torch.nn.Conv1d(1, 2, 3), torch.nn.Conv1d(2, 2, 3))
-    optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
-    adapter.GradientTransform(optimizer, "sobolev", lam=1.0)
-    network(torch.ones(1, 1, 9)).sum().backward()
-    network[1].weight.grad[0, 0, 0] = float("nan")
-    before = [p.detach().clone() for p in network.parameters()]
-    with pytest.raises(ValueError, match=r"gradient must be finite.* \(the gradient of parameter 2 of group 0"):
-        optimizer.step()
-    assert all(torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True))
-
-
-def test_half_precision_goes_through_float32() -> None:
-    weight = torch.nn.Parameter(torch.randn(4, 2, 3).bfloat16())
-    weight.grad = torch.randn(4, 2, 3).bfloat16()
-    plain = weight.grad.float()
-    optimizer = torch.optim.SGD([weight], lr=1.0)
-    before = weight.detach().clone()
-    adapter.GradientTransform(optimizer, "reweighted", lam=2.0)
-    optimizer.step()
-    expected = torch.from_numpy(convla.reweighted_gradient(plain.numpy(), 2.0)).bfloat16()
-    assert torch.equal(weight, before - expected)
+def test_the_dense_kernel_is_that_of_the_grouped_layer() -> None:
+    weight, images = torch.randn(6, 2, 3, 3), torch.randn(1, 6, 5, 5)
+    grouped = torch.nn.functional.conv2d(images, weight, groups=3)
+    torch.testing.assert_close(torch.nn.functional.conv2d(images, _dense(weight, 3)), grouped)
 
 
 def test_the_initialisers_follow_torchs_seed() -> None:
@@ -223,12 +148,57 @@ def test_the_initialisers_follow_torchs_seed() -> None:
     )
 
 
-def test_bad_input_is_named() -> None:
-    weight = torch.nn.Parameter(torch.ones(2, 2, 3))
-    optimizer = torch.optim.SGD([weight], lr=1.0)
-    with pytest.raises(TypeError, match=r"optimizer must be a torch.optim.Optimizer, got list"):
-        adapter.GradientTransform([weight], "sobolev")
-    with pytest.raises(ValueError, match=r"transform must be one of 'reweighted', .*got 'sobelov'"):
-        adapter.GradientTransform(optimizer, "sobelov")
-    with pytest.raises(TypeError, match=r"kernels must be float32, .*got dtype torch.float16"):
-        adapter.ocnn_loss(weight.half())
+@pytest.mark.parametrize("groups", [2, 4])
+def test_the_initialisers_fill_each_group(groups: int) -> None:
+    weight = adapter.orthogonal_(torch.empty(8, 3, 3, 3, dtype=torch.float64), groups=groups, gain=2.0, rng=0)
+    for block in weight.reshape(groups, 8 // groups, -1):
+        torch.testing.assert_close(block @ block.T, 4.0 * torch.eye(8 // groups, dtype=torch.float64))
+    weight = adapter.delta_orthogonal_(torch.empty(8, 8 // groups, 3, 3, dtype=torch.float64), groups=groups, rng=0)
+    assert int(torch.count_nonzero(weight)) == 8 * 8 // groups
+    layer = convla.ConvOperator(weight, (4, 4), groups=groups)
+    torch.testing.assert_close(torch.linalg.svdvals(layer.to_dense()), torch.ones(8 * 16, dtype=torch.float64))
+
+
+def test_the_initialisers_fill_views_and_other_dtypes() -> None:
+    layer = torch.nn.ConvTranspose2d(4, 6, 3)
+    adapter.orthogonal_(layer.weight.transpose(0, 1))
+    rows = layer.weight.detach().transpose(0, 1).flatten(1)
+    torch.testing.assert_close(rows @ rows.T, torch.eye(6))
+    half = adapter.orthogonal_(torch.empty(4, 3, 3, dtype=torch.bfloat16), rng=0)
+    assert torch.equal(half, adapter.orthogonal_(torch.empty(4, 3, 3), rng=0).bfloat16())
+
+
+@pytest.mark.parametrize("fill", [adapter.orthogonal_, adapter.delta_orthogonal_])
+def test_the_initialisers_name_bad_input(fill: Any) -> None:
+    with pytest.raises(TypeError, match=r"tensor must be a torch\.Tensor, .* got numpy\.ndarray"):
+        fill(np.ones((2, 2, 3)))
+    with pytest.raises(ShapeError, match=r"groups must divide the number of filters, got 3 for shape \(4, 2, 3\)"):
+        fill(torch.empty(4, 2, 3), groups=3)
+    with pytest.raises(ShapeError, match=r"shape must be \(c_out"):
+        fill(torch.empty(4))
+    with pytest.raises(ValueError, match="gain must be positive, got 0"):
+        fill(torch.empty(4, 2, 3), gain=0.0)
+
+
+@pytest.mark.parametrize(
+    ("loss", "kernels", "error", "message"),
+    [
+        ("ocnn", torch.ones(2, 2, 3).half(), TypeError, r"kernels must be float32, .*got dtype torch\.float16"),
+        ("similarity", torch.ones(2, 2, 3).bfloat16(), TypeError, r"kernels must be .*got dtype torch\.bfloat16"),
+        ("similarity", np.ones((2, 2, 3)), TypeError, r"kernels must be a torch\.Tensor, .* got numpy\.ndarray"),
+        ("orthogonality", torch.nn.Conv1d(1, 2, 3), TypeError, r"such as layer\.weight, got torch\.Conv1d"),
+        ("orthogonality", torch.ones(2, 2), ShapeError, r"kernels must have at least 3 axes"),
+        (
+            "orthogonality, two groups",
+            torch.ones(3, 2, 3),
+            ShapeError,
+            "groups must divide the number of kernels 3, got 2",
+        ),
+        ("ocnn", torch.full((2, 1, 3), float("nan")), ValueError, "kernels must be finite"),
+        ("similarity", torch.full((2, 1, 3), float("inf")), ValueError, "kernels must be finite"),
+        ("scale-invariant similarity", torch.zeros(2, 1, 3), ValueError, r"kernels\[0\]"),
+    ],
+)
+def test_bad_input_is_named(loss: str, kernels: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        LOSSES[loss](kernels)

@@ -3,19 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
 from convla._array import namespace
+from convla._validate import check_choice, check_integer, check_real
+from convla.linear_map import LinearMap
 from convla.operators import ConvOperator
-from convla.penalties.value import ActivePairs, active_pairs, cluster, gram_map
-from convla.spectra.tracking import BlockTracker, PowerTracker, ShiftedPairs
-from convla.typing import Array
+from convla.penalties.value import GRAMS, ActivePairs, active_pairs, cluster, gram_map
+from convla.spectra.tracking import BlockTracker, PowerTracker, ShiftedPairs, SingularTriplets
+from convla.typing import Array, Namespace
 
-__all__ = ["ESTIMATORS", "Block", "Estimator", "Exact", "Power"]
+__all__ = ["ESTIMATORS", "Block", "Estimator", "EstimatorOptions", "Exact", "Power"]
 
 State = dict[str, np.ndarray[Any, Any]]
+Trackers = Mapping[str, PowerTracker | BlockTracker]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EstimatorOptions:
+    """What a penalty is taken of, and how its singular vectors are followed."""
+
+    alpha: float
+    gram: str
+    tracker: str
+    power_iterations: int
+    block: int
+    block_steps: int
+    cluster_rtol: float | None
+
+    def __post_init__(self) -> None:
+        check_real("alpha", self.alpha, positive=True)
+        check_choice("gram", self.gram, GRAMS)
+        check_choice("tracker", self.tracker, tuple(ESTIMATORS))
+        for name in ("power_iterations", "block", "block_steps"):
+            check_integer(name, getattr(self, name), minimum=1)
+        if self.cluster_rtol is not None:
+            check_real("cluster_rtol", self.cluster_rtol, minimum=0.0)
 
 
 class Estimator(Protocol):
@@ -23,6 +49,9 @@ class Estimator(Protocol):
 
     def estimate(self, operator: ConvOperator) -> ActivePairs:
         """Return what is known at this kernel; exact at the first."""
+
+    def trackers(self, factor: LinearMap) -> Trackers:
+        """Return what carries vectors from one kernel to the next, by name, where the Gram map's factor is this."""
 
     def state(self) -> State:
         """Return what is carried to the next kernel."""
@@ -39,6 +68,9 @@ class Exact:
 
     def estimate(self, operator: ConvOperator) -> ActivePairs:
         return active_pairs(gram_map(operator, self.gram), self.alpha, cluster_rtol=self.cluster_rtol)
+
+    def trackers(self, factor: LinearMap) -> Trackers:  # noqa: ARG002
+        return {}
 
     def state(self) -> State:
         return {}
@@ -58,6 +90,9 @@ class Power:
         pairs = self.tracker.update(gram_map(operator, self.gram))
         return _chosen(pairs, 0 if pairs.values.shape[0] == 1 or pairs.values[0] >= pairs.values[1] else 1)
 
+    def trackers(self, factor: LinearMap) -> Trackers:  # noqa: ARG002
+        return {"shifted": self.tracker}
+
     def state(self) -> State:
         return self.tracker.state()
 
@@ -66,27 +101,25 @@ class Power:
 
 
 class Block:
-    """Both ends of the spectrum, each by a block of its own; the lower end of a singular Gram matrix is known."""
+    """Both ends of the spectrum, each by a block of its own; the lower end of a singular Gram matrix is known.
+
+    The lower end is not looked at while the upper one is too far from alpha for it to count.
+    """
 
     def __init__(self, alpha: float, gram: str, cluster_rtol: float | None, block: int, steps: int) -> None:
         self.alpha, self.gram, self.cluster_rtol = alpha, gram, cluster_rtol
         # Residuals of a thousandth of sigma_max^2 bound the error of the penalty by as much, and leave the usual small
         # step of a descent with one or two block steps.
-        self.trackers = {
-            end: BlockTracker(block=block, steps=steps, end=end, rtol=1e-3) for end in ("largest", "smallest")
-        }
-        self.started = False
+        self.ends = {end: BlockTracker(block=block, steps=steps, end=end, rtol=1e-3) for end in ("largest", "smallest")}
 
     def estimate(self, operator: ConvOperator) -> ActivePairs:
         factor = gram_map(operator, self.gram)
         xp = namespace(factor.kernel)
         rows, columns = factor.shape
-        ends = [
-            (tracker.update if self.started else tracker.start)(factor)
-            for end, tracker in self.trackers.items()
-            if end == "largest" or rows >= columns
-        ]
-        self.started = True
+        ends: list[SingularTriplets] = []
+        for end, tracker in self.trackers(factor).items():
+            if end == "largest" or self._lower_can_be_active(float(ends[0].singular_values[0]) ** 2, factor.dtype, xp):
+                ends.append((tracker.start if tracker.vectors is None else tracker.update)(factor))
         vectors, images = (xp.concat([getattr(end, name) for end in ends]) for name in ("vectors", "images"))
         # Of a map with few columns both blocks hold the same vectors; each counts once.
         total = min(vectors.shape[0], columns)
@@ -94,13 +127,24 @@ class Block:
         value, signs, chosen, nulls = cluster(squares, self.alpha, max(0, columns - rows), self.cluster_rtol)
         return ActivePairs(value, signs, xp.take(vectors, chosen, axis=0), xp.take(images, chosen, axis=0), nulls)
 
+    def _lower_can_be_active(self, largest: float, dtype: Any, xp: Namespace) -> bool:
+        """Tell whether a squared singular value can be as far below alpha as the `largest` is above it.
+
+        None is farther than alpha. At the start of most descents this spares the costlier of the two searches.
+        """
+        rtol = float(xp.finfo(dtype).eps) ** 0.5 if self.cluster_rtol is None else self.cluster_rtol
+        return largest - rtol * max(largest, self.alpha) <= 2.0 * self.alpha
+
+    def trackers(self, factor: LinearMap) -> dict[str, BlockTracker]:
+        rows, columns = factor.shape
+        return {end: tracker for end, tracker in self.ends.items() if end == "largest" or rows >= columns}
+
     def state(self) -> State:
-        return {f"{end}_{key}": value for end, t in self.trackers.items() for key, value in t.state().items()}
+        return {f"{end}_{key}": value for end, t in self.ends.items() for key, value in t.state().items()}
 
     def restore(self, state: Mapping[str, np.ndarray[Any, Any]], like: Array) -> None:
-        for end, tracker in self.trackers.items():
+        for end, tracker in self.ends.items():
             tracker.restore({k.removeprefix(f"{end}_"): v for k, v in state.items() if k.startswith(end)}, like)
-        self.started = bool(state)
 
 
 def _chosen(pairs: ShiftedPairs, place: int) -> ActivePairs:

@@ -19,8 +19,8 @@ from convla._checks import check_kernel
 from convla._validate import check_choice, check_integer, check_real
 from convla.errors import ConvergenceWarning, ConvlaError
 from convla.operators import ConvOperator
-from convla.penalties._estimators import ESTIMATORS
-from convla.penalties.value import GRAMS, ActivePairs, gram_map, pair_gradient
+from convla.penalties._estimators import ESTIMATORS, EstimatorOptions
+from convla.penalties.value import ActivePairs, gram_map, pair_gradient
 from convla.spectra.tracking import DENSE_ENTRIES
 from convla.typing import Array, ArrayLike, Boundary, Padding
 
@@ -39,34 +39,22 @@ Floats = np.ndarray[Any, np.dtype[np.float64]]
 Callback = Callable[["PenaltyDescent"], object]
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class Options(EstimatorOptions):
     """What a descent does, as given to `minimize_penalty`."""
 
-    alpha: float
     learning_rate: float
-    tracker: str
-    power_iterations: int
-    block: int
-    block_steps: int
-    gram: str
     step: str
-    cluster_rtol: float | None
     tolerance: float
     patience: int
     measure: bool | None
 
     def __post_init__(self) -> None:
-        check_real("alpha", self.alpha, positive=True)
+        super().__post_init__()
         check_real("learning_rate", self.learning_rate, positive=True)
-        check_choice("tracker", self.tracker, tuple(ESTIMATORS))
-        for name in ("power_iterations", "block", "block_steps", "patience"):
-            check_integer(name, getattr(self, name), minimum=1)
-        check_choice("gram", self.gram, GRAMS)
         check_choice("step", self.step, STEPS)
-        if self.cluster_rtol is not None:
-            check_real("cluster_rtol", self.cluster_rtol, minimum=0.0)
         check_real("tolerance", self.tolerance, minimum=0.0)
+        check_integer("patience", self.patience, minimum=1)
         if self.step != "fixed" and self.tracker == "power":
             raise ValueError(
                 f"step {self.step!r} needs a penalty that can be trusted, tracker 'block' or 'exact', got 'power'"
@@ -197,18 +185,18 @@ def minimize_penalty(
     True
     """
     options = Options(
-        alpha,
-        learning_rate,
-        tracker,
-        power_iterations,
-        block,
-        block_steps,
-        gram,
-        step,
-        cluster_rtol,
-        tolerance,
-        patience,
-        measure,
+        alpha=alpha,
+        gram=gram,
+        tracker=tracker,
+        power_iterations=power_iterations,
+        block=block,
+        block_steps=block_steps,
+        cluster_rtol=cluster_rtol,
+        learning_rate=learning_rate,
+        step=step,
+        tolerance=tolerance,
+        patience=patience,
+        measure=measure,
     )
     check_integer("iterations", iterations, minimum=0)
     xp = namespace(kernel)

@@ -7,13 +7,13 @@ without a shift; the OCNN residual looks at all shifts.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import array_api_extra as xpx
 
 from convla._array import accumulation_dtype, device_of, is_exact, namespace
-from convla._validate import check_array, check_integer
+from convla._validate import check_array, check_integer, check_per_axis
 from convla.errors import ShapeError
 from convla.typing import Array, ArrayLike, Namespace
 
@@ -29,13 +29,16 @@ __all__ = [
 ]
 
 
-def kernel_orthogonality(kernels: ArrayLike) -> Array:
+def kernel_orthogonality(kernels: ArrayLike, *, groups: int = 1) -> Array:
     """Return the squared Frobenius norm of W W^T - I, W the kernels reshaped to rows.
 
     Parameters
     ----------
-    kernels : array of shape (c_out, c_in, *kernel)
+    kernels : array of shape (c_out, c_in // groups, *kernel)
         One to three kernel axes; float32 or float64, integers become float64.
+    groups : int, default 1
+        The layer's. Kernels of different groups read different channels and are orthogonal as they are, so that the
+        groups' values add up.
 
     Returns
     -------
@@ -45,11 +48,11 @@ def kernel_orthogonality(kernels: ArrayLike) -> Array:
     Raises
     ------
     TypeError, ShapeError, ValueError
-        If `kernels` is no array of finite real numbers of that shape.
+        If `kernels` is no array of finite real numbers of that shape, or the groups do not divide c_out.
 
     Notes
     -----
-    It cannot be 0 where c_out > c_in * taps; the least value is then c_out - c_in * taps.
+    It cannot be 0 where c_out > c_in * taps; the least value is then c_out - c_in * taps, in each group.
 
     References
     ----------
@@ -63,11 +66,11 @@ def kernel_orthogonality(kernels: ArrayLike) -> Array:
     0.0
     """
     rows, kernels, xp = _rows(kernels)
-    residual = _gram_residual(rows, xp)
+    residual = _gram_residual(_blocks(rows, groups, xp), xp)
     return xp.astype(xp.sum(residual * residual), kernels.dtype)
 
 
-def kernel_orthogonality_gradient(kernels: ArrayLike) -> Array:
+def kernel_orthogonality_gradient(kernels: ArrayLike, *, groups: int = 1) -> Array:
     """Return the gradient of `kernel_orthogonality`, 4 (W W^T - I) W in the kernels' shape and dtype.
 
     Parameters and errors are those of `kernel_orthogonality`.
@@ -80,10 +83,11 @@ def kernel_orthogonality_gradient(kernels: ArrayLike) -> Array:
     array([[[4., 4.]]])
     """
     rows, kernels, xp = _rows(kernels)
+    rows = _blocks(rows, groups, xp)
     return _like(4.0 * (_gram_residual(rows, xp) @ rows), kernels, xp)
 
 
-def ocnn_residual(kernels: ArrayLike, *, stride: int = 1) -> Array:
+def ocnn_residual(kernels: ArrayLike, *, stride: int | Sequence[int] = 1, groups: int = 1) -> Array:
     """Return the squared norm by which correlating the kernels with themselves misses the identity (OCNN).
 
     With Z[i, j] the full cross-correlation of K_i and K_j, summed over their channels of equal index and taken at the
@@ -92,10 +96,13 @@ def ocnn_residual(kernels: ArrayLike, *, stride: int = 1) -> Array:
 
     Parameters
     ----------
-    kernels : array of shape (c_out, c_in, *kernel)
+    kernels : array of shape (c_out, c_in // groups, *kernel)
         One to three kernel axes; float32 or float64, integers become float64.
-    stride : int, default 1
-        The layer's stride, along all axes.
+    stride : int or sequence of int, default 1
+        The layer's stride, one for all axes or one for each.
+    groups : int, default 1
+        The layer's. Kernels of different groups read different channels and do not correlate; the groups' values add
+        up.
 
     Returns
     -------
@@ -105,7 +112,8 @@ def ocnn_residual(kernels: ArrayLike, *, stride: int = 1) -> Array:
     Raises
     ------
     TypeError, ShapeError, ValueError
-        If `kernels` is no array of finite real numbers of that shape, or the stride is no positive integer.
+        If `kernels` is no array of finite real numbers of that shape, a stride is no positive integer, or the groups do
+        not divide c_out.
 
     Notes
     -----
@@ -127,14 +135,15 @@ def ocnn_residual(kernels: ArrayLike, *, stride: int = 1) -> Array:
     (2.0, 0.0)
     """
     _, kernels, xp = _rows(kernels)
+    blocks = _blocks(kernels, groups, xp)
     total = 0.0
     for weight, (high, low) in _half_lags(tuple(kernels.shape[2:]), stride):
-        residual = _lag_residual(kernels, high, low, xp)
+        residual = _lag_residual(blocks, high, low, xp)
         total = total + weight * xp.sum(residual * residual, dtype=xp.float64)
     return xp.astype(total, kernels.dtype)
 
 
-def ocnn_residual_gradient(kernels: ArrayLike, *, stride: int = 1) -> Array:
+def ocnn_residual_gradient(kernels: ArrayLike, *, stride: int | Sequence[int] = 1, groups: int = 1) -> Array:
     """Return the gradient of `ocnn_residual`, of the kernels' shape and dtype.
 
     Parameters and errors are those of `ocnn_residual`.
@@ -147,15 +156,16 @@ def ocnn_residual_gradient(kernels: ArrayLike, *, stride: int = 1) -> Array:
     array([[[8., 8.]]])
     """
     _, kernels, xp = _rows(kernels)
-    shape = tuple(kernels.shape)
+    blocks = _blocks(kernels, groups, xp)
+    shape = tuple(blocks.shape)
     gradient = xp.zeros(shape, dtype=kernels.dtype, device=device_of(kernels))
-    for weight, (high, low) in _half_lags(shape[2:], stride):
-        residual = _lag_residual(kernels, high, low, xp)
+    for weight, (high, low) in _half_lags(shape[3:], stride):
+        residual = _lag_residual(blocks, high, low, xp)
         for there, here, matrix in ((high, low, residual), (low, high, xp.matrix_transpose(residual))):
-            image = kernels[there]
-            term = 2.0 * weight * (matrix @ xp.reshape(image, (shape[0], -1)))
+            image = blocks[there]
+            term = 2.0 * weight * (matrix @ xp.reshape(image, (*shape[:2], -1)))
             gradient = xpx.at(gradient)[here].add(xp.reshape(term, tuple(image.shape)))
-    return gradient
+    return xp.reshape(gradient, tuple(kernels.shape))
 
 
 def spectral_isometry(kernels: ArrayLike) -> Array:
@@ -292,8 +302,17 @@ def _rows(kernels: ArrayLike) -> tuple[Array, Array, Namespace]:
     return xp.astype(rows, accumulation_dtype(kernels, xp), copy=False), kernels, xp
 
 
+def _blocks(kernels: Array, groups: int, xp: Namespace) -> Array:
+    """Return kernels (c_out, ...) as (groups, c_out // groups, ...)."""
+    groups = check_integer("groups", groups, minimum=1)
+    shape = tuple(kernels.shape)
+    if shape[0] % groups:
+        raise ShapeError(f"groups must divide the number of kernels {shape[0]}, got {groups}")
+    return xp.reshape(kernels, (groups, shape[0] // groups, *shape[1:]))
+
+
 def _gram_residual(rows: Array, xp: Namespace) -> Array:
-    identity = xp.eye(rows.shape[0], dtype=rows.dtype, device=device_of(rows))
+    identity = xp.eye(rows.shape[-2], dtype=rows.dtype, device=device_of(rows))
     return rows @ xp.matrix_transpose(rows) - identity
 
 
@@ -301,10 +320,10 @@ def _like(rows: Array, kernels: Array, xp: Namespace) -> Array:
     return xp.astype(xp.reshape(rows, tuple(kernels.shape)), kernels.dtype, copy=False)
 
 
-def _half_lags(size: tuple[int, ...], stride: int) -> Iterator[tuple[int, tuple[Any, Any]]]:
+def _half_lags(size: tuple[int, ...], stride: int | Sequence[int]) -> Iterator[tuple[int, tuple[Any, Any]]]:
     """Give lag 0 and one of each two (t, -t) that the stride leaves: a weight, and the taps p + t and p it joins."""
-    stride = check_integer("stride", stride, minimum=1)
-    reach = [range(-((k - 1) // stride) * stride, k, stride) for k in size]
+    strides = check_per_axis("stride", stride, len(size))
+    reach = [range(-((k - 1) // s) * s, k, s) for k, s in zip(size, strides, strict=True)]
     for lag in itertools.product(*reach):
         if lag >= (0,) * len(size):
             high = tuple(slice(max(t, 0), k + min(t, 0)) for t, k in zip(lag, size, strict=True))
@@ -313,10 +332,10 @@ def _half_lags(size: tuple[int, ...], stride: int) -> Iterator[tuple[int, tuple[
 
 
 def _lag_residual(kernels: Array, high: Any, low: Any, xp: Namespace) -> Array:
-    """Return Z at one lag, (c_out, c_out), less the identity at lag 0."""
-    count = kernels.shape[0]
-    product = xp.reshape(kernels[low], (count, -1)) @ xp.matrix_transpose(xp.reshape(kernels[high], (count, -1)))
-    return product - xp.eye(count, dtype=product.dtype, device=device_of(product)) if high == low else product
+    """Return Z at one lag, (groups, c_out // groups, c_out // groups), less the identity at lag 0."""
+    shape = (*kernels.shape[:2], -1)
+    product = xp.reshape(kernels[low], shape) @ xp.matrix_transpose(xp.reshape(kernels[high], shape))
+    return product - xp.eye(shape[1], dtype=product.dtype, device=device_of(product)) if high == low else product
 
 
 def _most_coherent(kernels: ArrayLike) -> tuple[int, int, Array, tuple[Array, Array], Array, Namespace]:

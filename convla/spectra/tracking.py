@@ -157,6 +157,11 @@ class PowerTracker:
     triplets : int
         How many vectors are carried, each on its own.
 
+    Attributes
+    ----------
+    vectors : array of shape (triplets, columns) or None
+        What is carried to the next update; fewer vectors where the map has fewer columns. None before the first.
+
     Notes
     -----
     The paper leaves open at which point of an iteration a triplet is read off. Here a multiplication turns v into the
@@ -186,7 +191,7 @@ class PowerTracker:
         self.alpha = check_real("alpha", alpha, minimum=0.0)
         self.iterations = check_integer("iterations", iterations, minimum=1)
         self.triplets = check_integer("triplets", triplets, minimum=1)
-        self._vectors: Array | None = None
+        self.vectors: Array | None = None
 
     def start(self, linear_map: LinearMap) -> ShiftedPairs:
         """Find the triplets of the shifted Gram map exactly (`extreme_triplets`), and carry them from here on."""
@@ -203,25 +208,25 @@ class PowerTracker:
         # With few columns both ends hold some triplets both; the first ones at each end are all there are.
         usable = shifted[: min(shifted.shape[0], linear_map.shape[1])]
         order = xp.argsort(xp.abs(usable), descending=True)[:count]
-        self._vectors = xp.reshape(xp.take(vectors, order, axis=0), (count, -1))
+        self.vectors = xp.reshape(xp.take(vectors, order, axis=0), (count, -1))
         kept = xp.take(shifted, order)
         signs = xp.where(kept < 0, -xp.ones_like(kept), xp.ones_like(kept))
         return ShiftedPairs(xp.abs(kept), signs, xp.take(vectors, order, axis=0), xp.take(images, order, axis=0))
 
     def update(self, linear_map: LinearMap) -> ShiftedPairs:
         """Multiply each carried vector `iterations` times by the shifted Gram map of a changed kernel."""
-        if self._vectors is None:
+        if self.vectors is None:
             return self.start(linear_map)
         xp = namespace(linear_map.kernel)
         for _ in range(self.iterations):
-            vectors = self._vectors
+            vectors = self.vectors
             count = vectors.shape[0]
             images = linear_map.apply(xp.reshape(vectors, (count, *linear_map.domain_shape)))
             product = xp.reshape(linear_map.adjoint(images), (count, -1)) - self.alpha * vectors
             values = xp.linalg.vector_norm(product, axis=1, keepdims=True)
             # A vector that the map takes to zero stays where it is.
             vanished = values == 0
-            self._vectors = xp.where(vanished, vectors, product / xp.where(vanished, xp.ones_like(values), values))
+            self.vectors = xp.where(vanished, vectors, product / xp.where(vanished, xp.ones_like(values), values))
         agreement = xp.sum(vectors * product, axis=1)
         signs = xp.where(agreement < 0, -xp.ones_like(agreement), xp.ones_like(agreement))
         return ShiftedPairs(
@@ -230,11 +235,11 @@ class PowerTracker:
 
     def state(self) -> dict[str, np.ndarray[Any, Any]]:
         """Return what is carried from one update to the next, on the host."""
-        return {} if self._vectors is None else {"vectors": to_numpy(self._vectors)}
+        return {} if self.vectors is None else {"vectors": to_numpy(self.vectors)}
 
     def restore(self, state: Mapping[str, np.ndarray[Any, Any]], like: Array) -> None:
         """Carry on from a `state`, with arrays of the library and device of `like`."""
-        self._vectors = on_device_of(state["vectors"], like, namespace(like)) if "vectors" in state else None
+        self.vectors = on_device_of(state["vectors"], like, namespace(like)) if "vectors" in state else None
 
 
 class BlockTracker:
@@ -266,6 +271,10 @@ class BlockTracker:
     ----------
     converged : bool
         Whether the last update stopped on `rtol`.
+    vectors : array of shape (block, columns) or None
+        What is carried to the next update; fewer vectors where the map has fewer columns. None before the first.
+    updates : int
+        How many updates were made.
 
     References
     ----------
@@ -301,14 +310,14 @@ class BlockTracker:
         self.rtol = check_real("rtol", rtol, positive=True)
         self.seed = check_integer("seed", seed, minimum=0)
         self.converged = False
-        self._updates = 0
-        self._vectors: Array | None = None
+        self.updates = 0
+        self.vectors: Array | None = None
 
     def start(self, linear_map: LinearMap) -> SingularTriplets:
         """Find the triplets exactly (`extreme_triplets`), and carry them from here on."""
         found = extreme_triplets(linear_map, min(self.block, linear_map.shape[1]), self.end, rtol=self.rtol)
         xp = namespace(linear_map.kernel)
-        self._vectors = xp.reshape(found.vectors, (found.vectors.shape[0], -1))
+        self.vectors = xp.reshape(found.vectors, (found.vectors.shape[0], -1))
         return found
 
     def update(self, linear_map: LinearMap) -> SingularTriplets:
@@ -338,8 +347,8 @@ class BlockTracker:
                 basis = xp.concat([basis, added])
                 basis_images = xp.concat([basis_images, _apply(linear_map, added, xp)])
             vectors, images, *change, scale = _rayleigh_ritz(basis, basis_images, count, self.end, xp)
-        self._vectors = vectors
-        self._updates += 1
+        self.vectors = vectors
+        self.updates += 1
         return SingularTriplets(
             xp.sqrt(squares),
             xp.reshape(vectors, (count, *linear_map.domain_shape)),
@@ -348,25 +357,25 @@ class BlockTracker:
         )
 
     def _first_vectors(self, count: int, linear_map: LinearMap, xp: Namespace) -> Array:
-        fresh = self.reseed if self._vectors is not None else count
-        if not fresh and self._vectors is not None:
-            return self._vectors
+        fresh = self.reseed if self.vectors is not None else count
+        if not fresh and self.vectors is not None:
+            return self.vectors
         # The generator depends on the seed and the update alone, so a restored tracker draws the same vectors.
-        draws = np.random.default_rng([self.seed, self._updates]).standard_normal((fresh, linear_map.shape[1]))
+        draws = np.random.default_rng([self.seed, self.updates]).standard_normal((fresh, linear_map.shape[1]))
         draws /= np.linalg.norm(draws, axis=1, keepdims=True)
         new = on_device_of(draws, linear_map.kernel, xp, dtype=linear_map.dtype)
-        return new if self._vectors is None else xp.concat([self._vectors[: count - fresh, :], new])
+        return new if self.vectors is None else xp.concat([self.vectors[: count - fresh, :], new])
 
     def state(self) -> dict[str, np.ndarray[Any, Any]]:
         """Return what is carried from one update to the next, on the host."""
-        if self._vectors is None:
+        if self.vectors is None:
             return {}
-        return {"vectors": to_numpy(self._vectors), "updates": np.array(self._updates)}
+        return {"vectors": to_numpy(self.vectors), "updates": np.array(self.updates)}
 
     def restore(self, state: Mapping[str, np.ndarray[Any, Any]], like: Array) -> None:
         """Carry on from a `state`, with arrays of the library and device of `like`."""
-        self._vectors = on_device_of(state["vectors"], like, namespace(like)) if "vectors" in state else None
-        self._updates = int(state["updates"]) if "updates" in state else 0
+        self.vectors = on_device_of(state["vectors"], like, namespace(like)) if "vectors" in state else None
+        self.updates = int(state["updates"]) if "updates" in state else 0
 
 
 def _rayleigh_ritz(

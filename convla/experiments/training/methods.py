@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,27 +11,27 @@ from convla.experiments.training.settings import Initialization, Penalty, Transf
 from convla.frameworks.torch import (
     TRANSFORMS,
     GradientTransform,
-    convolutional_similarity_loss,
+    NetworkSpectralPenalty,
+    convolutions,
     delta_orthogonal_,
     kernel_orthogonality_loss,
+    minimize_similarity_,
+    network_similarity_loss,
     ocnn_loss,
     orthogonal_,
 )
 
-__all__ = ["Regularizer", "convolutions", "initialize", "total_similarity", "transform_gradients"]
+__all__ = ["Regularizer", "initialize", "total_similarity", "transform_gradients"]
 
-
-def convolutions(network: Any) -> list[Any]:
-    """Return the convolutional layers of a network."""
-    return [module for module in network.modules() if isinstance(module, torch.nn.Conv2d)]
+INITIALIZERS = {"orthogonal": orthogonal_, "delta-orthogonal": delta_orthogonal_}
 
 
 def total_similarity(network: Any) -> float:
-    """Return the convolutional similarity of all layers together; infinite where it overflows."""
+    """Return the convolutional similarity of all layers together; infinite where it cannot be computed."""
     with torch.no_grad():
         try:
-            return sum(float(convolutional_similarity_loss(layer.weight.double())) for layer in convolutions(network))
-        except ValueError:  # it is computed of finite kernels only
+            return float(network_similarity_loss(network))
+        except ValueError:  # it refuses kernels that are not finite, or would overflow
             return float("inf")
 
 
@@ -40,29 +39,30 @@ def initialize(network: Any, method: Initialization | None) -> None:
     """Set a network's kernels as the method says, drawing from PyTorch's own generator."""
     if method is None:
         return
-    weights = [layer.weight for layer in convolutions(network)]
     if method.kind == "convolutional-similarity":
-        loss = functools.partial(convolutional_similarity_loss, normalized=method.normalized)
-        optimizer = torch.optim.Adam(weights, lr=method.learning_rate, betas=(method.beta1, method.beta2))
-        for _ in range(method.iterations):
-            optimizer.zero_grad()
-            sum(loss(weight) for weight in weights).backward()
-            optimizer.step()
-        optimizer.zero_grad()
+        if method.iterations:
+            minimize_similarity_(
+                network,
+                iterations=method.iterations,
+                learning_rate=method.learning_rate,
+                betas=(method.beta1, method.beta2),
+                keep_norms=method.keep_norms,
+            )
         return
-    for weight in weights:
-        INITIALIZERS[method.kind](weight, gain=method.gain)
+    for layer in convolutions(network).values():
+        INITIALIZERS[method.kind](layer.weight, gain=method.gain)
 
 
-def transform_gradients(optimizer: Any, method: Transform | None) -> None:
-    """Let an optimizer step along transformed gradients of the kernels."""
+def transform_gradients(optimizer: Any, network: Any, method: Transform | None) -> None:
+    """Let an optimizer step along transformed gradients of a network's kernels."""
     if method is None:
         return
+    common = {"linear": method.linear, "network": network}
     if method.scale == 1.0:
-        GradientTransform(optimizer, method.kind, linear=method.linear, **method.options())
+        GradientTransform(optimizer, method.kind, **common, **method.options())
         return
     transform = functools.partial(TRANSFORMS[method.kind], **method.options())
-    GradientTransform(optimizer, lambda gradient: method.scale * transform(gradient), linear=method.linear)
+    GradientTransform(optimizer, lambda gradient: method.scale * transform(gradient), **common)
 
 
 class Regularizer:
@@ -72,34 +72,38 @@ class Regularizer:
     ----------
     network : torch.nn.Module
     penalty : Penalty, optional
-    image_shape : tuple of int
-        (channels, height, width) of what the network is given.
+    example : tensor
+        Images as the network is given them.
     """
 
-    def __init__(self, network: Any, penalty: Penalty | None, image_shape: tuple[int, ...]) -> None:
-        self._weight = 0.0 if penalty is None else penalty.weight
-        self._terms: list[Callable[[], Any]] = []
-        if penalty is not None:
-            self._terms = [_term(penalty, layer) for layer in convolutions(network)]
+    def __init__(self, network: Any, penalty: Penalty | None, example: Any) -> None:
+        self._network, self._penalty = network, penalty
+        self._spectral: Any = None
+        if penalty is not None and penalty.kind == "singular-values":
+            options = {"alpha": penalty.alpha, "gram": penalty.gram}
+            self._spectral = NetworkSpectralPenalty(network, example, **options).to(example.device)
 
     def __call__(self) -> Any:
         """Return the penalty at the network's present weights."""
-        return self._weight * sum(term() for term in self._terms) if self._terms else 0.0
+        if self._penalty is None:
+            return 0.0
+        return self._penalty.weight * self._sum(self._penalty)
+
+    def _sum(self, penalty: Penalty) -> Any:
+        if self._spectral is not None:
+            return self._spectral(self._network)
+        if penalty.kind == "convolutional-similarity":
+            return network_similarity_loss(self._network, normalized=penalty.normalized)
+        layers = convolutions(self._network).values()
+        if penalty.kind == "ocnn":
+            return sum(ocnn_loss(layer.weight, stride=layer.stride, groups=layer.groups) for layer in layers)
+        return sum(kernel_orthogonality_loss(layer.weight, groups=layer.groups) for layer in layers)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what it remembers between steps."""
-        return {}
+        """Return what it remembers between steps: the singular vectors that it follows."""
+        return {} if self._spectral is None else dict(self._spectral.state_dict())
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up what another remembered."""
-
-
-def _term(penalty: Penalty, layer: Any) -> Callable[[], Any]:
-    if penalty.kind == "ocnn":
-        return lambda: ocnn_loss(layer.weight, stride=layer.stride[0])
-    if penalty.kind == "kernel-orthogonality":
-        return lambda: kernel_orthogonality_loss(layer.weight)
-    return lambda: convolutional_similarity_loss(layer.weight, normalized=penalty.normalized)
-
-
-INITIALIZERS = {"orthogonal": orthogonal_, "delta-orthogonal": delta_orthogonal_}
+        if self._spectral is not None:
+            self._spectral.load_state_dict(state)

@@ -64,8 +64,8 @@ class Initialization:
         Steps of Adam on the convolutional similarity.
     learning_rate, beta1, beta2 : float
         Of that Adam.
-    normalized : bool
-        Minimise the scale-invariant form instead.
+    keep_norms : bool
+        Minimise the scale-invariant form instead, and keep every filter's norm.
     gain : float
         Of the orthogonal kernels.
     """
@@ -75,7 +75,7 @@ class Initialization:
     learning_rate: float = 0.001
     beta1: float = 0.9
     beta2: float = 0.999
-    normalized: bool = False
+    keep_norms: bool = False
     gain: float = 1.0
 
     def __post_init__(self) -> None:

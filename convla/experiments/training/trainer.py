@@ -119,8 +119,8 @@ class _State:
             initialize(network, training.initialization)
         self.network: Any = network
         self.optimizer = _optimizer(training, network)
-        transform_gradients(self.optimizer, training.transform)
-        self.regularizer = Regularizer(network, training.penalty, self.train.shape)
+        transform_gradients(self.optimizer, network, training.transform)
+        self.regularizer = Regularizer(network, training.penalty, self.train.batch(slice(0, 2))[0])
         self.curves = Curves.empty(training.epochs)
         self.epoch = 0
         self.diverged = False

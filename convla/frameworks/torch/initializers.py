@@ -6,8 +6,12 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 
+from convla._validate import check_integer
+from convla.errors import ShapeError
+from convla.frameworks.torch._closed_form import check_weight
 from convla.initializers import delta_orthogonal_kernel, orthogonal_kernel
 from convla.typing import Seed
 
@@ -16,14 +20,20 @@ __all__ = ["delta_orthogonal_", "orthogonal_"]
 Tensor = Any
 
 
-def orthogonal_(tensor: Tensor, *, gain: float = 1.0, method: str = "haar", rng: Seed = None) -> Tensor:
+def orthogonal_(
+    tensor: Tensor, *, gain: float = 1.0, method: str = "haar", groups: int = 1, rng: Seed = None
+) -> Tensor:
     """Fill a weight with `convla.orthogonal_kernel`, in place.
 
     Parameters
     ----------
-    tensor : tensor of shape (c_out, c_in, *kernel)
+    tensor : tensor of shape (c_out, c_in // groups, *kernel)
+        Of any floating-point dtype; the values are rounded to it. Of a transposed convolution pass
+        ``weight.transpose(0, 1)``, which is a view.
     gain : float, default 1
     method : {"haar", "svd"}
+    groups : int, default 1
+        The layer's: the filters of each group are orthonormal on their own, as they read different channels.
     rng : numpy.random.Generator or seed
         By default a seed is drawn from PyTorch's generator, so that ``torch.manual_seed`` decides.
 
@@ -45,16 +55,19 @@ def orthogonal_(tensor: Tensor, *, gain: float = 1.0, method: str = "haar", rng:
     >>> torch.allclose(rows @ rows.T, torch.eye(4), atol=1e-6)
     True
     """
-    return _fill(tensor, functools.partial(orthogonal_kernel, method=method), gain, rng)
+    return _fill(tensor, functools.partial(orthogonal_kernel, method=method, gain=gain), groups, rng)
 
 
-def delta_orthogonal_(tensor: Tensor, *, gain: float = 1.0, rng: Seed = None) -> Tensor:
+def delta_orthogonal_(tensor: Tensor, *, gain: float = 1.0, groups: int = 1, rng: Seed = None) -> Tensor:
     """Fill a weight with `convla.delta_orthogonal_kernel`, in place.
 
     Parameters
     ----------
-    tensor : tensor of shape (c_out, c_in, *kernel)
+    tensor : tensor of shape (c_out, c_in // groups, *kernel)
+        Of any floating-point dtype; the values are rounded to it.
     gain : float, default 1
+    groups : int, default 1
+        The layer's: each group gets an orthonormal matrix of channels of its own.
     rng : numpy.random.Generator or seed
         By default a seed is drawn from PyTorch's generator.
 
@@ -75,11 +88,16 @@ def delta_orthogonal_(tensor: Tensor, *, gain: float = 1.0, rng: Seed = None) ->
     >>> int(torch.count_nonzero(delta_orthogonal_(torch.empty(4, 2, 3, 3))))
     8
     """
-    return _fill(tensor, delta_orthogonal_kernel, gain, rng)
+    return _fill(tensor, functools.partial(delta_orthogonal_kernel, gain=gain), groups, rng)
 
 
-def _fill(tensor: Tensor, make: Callable[..., Any], gain: float, rng: Seed) -> Tensor:
-    if rng is None:
-        rng = int(torch.randint(2**62, ()))
+def _fill(tensor: Tensor, make: Callable[..., Any], groups: int, rng: Seed) -> Tensor:
+    check_weight("tensor", tensor)
+    groups = check_integer("groups", groups, minimum=1)
+    shape = tuple(tensor.shape)
+    if not shape or shape[0] % groups:
+        raise ShapeError(f"groups must divide the number of filters, got {groups} for shape {shape}")
+    generator = np.random.default_rng(int(torch.randint(2**62, ())) if rng is None else rng)
+    kernels = [make((shape[0] // groups, *shape[1:]), rng=generator) for _ in range(groups)]
     with torch.no_grad():
-        return tensor.copy_(torch.from_numpy(make(tuple(tensor.shape), gain=gain, rng=rng)))
+        return tensor.copy_(torch.from_numpy(np.concatenate(kernels)))

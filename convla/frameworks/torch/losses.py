@@ -6,10 +6,11 @@ They run on the tensors themselves, on any device: the core's functions are writ
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from convla.frameworks.torch._closed_form import closed_form
-from convla.similarity.layer import convolutional_similarity_and_gradient
+from convla.similarity.layer import Pairs, convolutional_similarity, convolutional_similarity_and_gradient
 from convla.similarity.orthogonality import (
     kernel_orthogonality,
     kernel_orthogonality_gradient,
@@ -22,13 +23,16 @@ __all__ = ["convolutional_similarity_loss", "kernel_orthogonality_loss", "ocnn_l
 Tensor = Any
 
 
-def convolutional_similarity_loss(kernels: Tensor, *, normalized: bool = False) -> Tensor:
+def convolutional_similarity_loss(kernels: Tensor, *, pairs: Pairs = "unordered", normalized: bool = False) -> Tensor:
     """Return the convolutional similarity of a layer's weight, differentiable once.
 
     Parameters
     ----------
-    kernels : tensor of shape (c_out, c_in, *kernel)
-        float32 or float64, on any device.
+    kernels : tensor of shape (c_out, c_in // groups, *kernel)
+        float32 or float64, on any device. A grouped layer needs no more than its weight: the sum runs over all pairs of
+        channels, and the channels that a filter does not read would add zeros.
+    pairs : {"unordered", "ordered"}
+        As in `convla.convolutional_similarity`.
     normalized : bool, default False
         The scale-invariant form, which does not reward shrinking the weights.
 
@@ -50,16 +54,22 @@ def convolutional_similarity_loss(kernels: Tensor, *, normalized: bool = False) 
     >>> weight.grad.flatten().tolist()
     [8.0, 34.0, 26.0, 2.0]
     """
-    return closed_form(kernels, functools.partial(convolutional_similarity_and_gradient, normalized=normalized))
+    value, both = (
+        functools.partial(function, pairs=pairs, normalized=normalized)
+        for function in (convolutional_similarity, convolutional_similarity_and_gradient)
+    )
+    return closed_form(kernels, value, both)
 
 
-def kernel_orthogonality_loss(kernels: Tensor) -> Tensor:
+def kernel_orthogonality_loss(kernels: Tensor, *, groups: int = 1) -> Tensor:
     """Return the squared Frobenius norm of W W^T - I, W the kernels as rows, differentiable once.
 
     Parameters
     ----------
-    kernels : tensor of shape (c_out, c_in, *kernel)
+    kernels : tensor of shape (c_out, c_in // groups, *kernel)
         float32 or float64, on any device.
+    groups : int, default 1
+        The layer's: filters of different groups read different channels, and the groups' values add up.
 
     Returns
     -------
@@ -79,18 +89,21 @@ def kernel_orthogonality_loss(kernels: Tensor) -> Tensor:
     >>> weight.grad.flatten().tolist()
     [4.0, 4.0]
     """
-    return closed_form(kernels, lambda k: (kernel_orthogonality(k), kernel_orthogonality_gradient(k)))
+    return _by_parts(kernels, kernel_orthogonality, kernel_orthogonality_gradient, groups=groups)
 
 
-def ocnn_loss(kernels: Tensor, *, stride: int = 1) -> Tensor:
+def ocnn_loss(kernels: Tensor, *, stride: int | Sequence[int] = 1, groups: int = 1) -> Tensor:
     """Return the OCNN residual of a layer's weight, differentiable once.
 
     Parameters
     ----------
-    kernels : tensor of shape (c_out, c_in, *kernel)
+    kernels : tensor of shape (c_out, c_in // groups, *kernel)
         float32 or float64, on any device.
-    stride : int, default 1
-        The layer's.
+    stride : int or sequence of int, default 1
+        The layer's. Along an axis with dilation d, its kernels meet at the lags that both divide: pass
+        ``stride // gcd(stride, d)``.
+    groups : int, default 1
+        The layer's: filters of different groups read different channels, and the groups' values add up.
 
     Returns
     -------
@@ -110,4 +123,12 @@ def ocnn_loss(kernels: Tensor, *, stride: int = 1) -> Tensor:
     >>> weight.grad.flatten().tolist()
     [8.0, 8.0]
     """
-    return closed_form(kernels, lambda k: (ocnn_residual(k, stride=stride), ocnn_residual_gradient(k, stride=stride)))
+    return _by_parts(kernels, ocnn_residual, ocnn_residual_gradient, stride=stride, groups=groups)
+
+
+def _by_parts(kernels: Tensor, value: Callable[..., Tensor], gradient: Callable[..., Tensor], **options: Any) -> Tensor:
+    return closed_form(
+        kernels,
+        functools.partial(value, **options),
+        lambda weight: (value(weight, **options), gradient(weight, **options)),
+    )

@@ -7,17 +7,22 @@ serve them; those on other devices by the array-API reference, on the device.
 from __future__ import annotations
 
 import functools
+import inspect
+import weakref
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from convla._validate import check_choice
+from convla.frameworks.torch._closed_form import full_precision
+from convla.frameworks.torch.layers import Layout, weight_layouts
 from convla.gradients import laplacian_smoothing, normalized_gradient, reweighted_gradient, sobolev_gradient
 from convla.orthonormal import orthonormalize
 
 __all__ = ["TRANSFORMS", "GradientTransform"]
 
+Array = Any
 Tensor = Any
 Transform = Callable[..., Any]
 
@@ -39,28 +44,43 @@ class GradientTransform:
     optimizer : torch.optim.Optimizer
         Any; it stays the one to call, to schedule and to save.
     transform : {"reweighted", "sobolev", "laplacian", "orthonormal", "normalized"} or callable
-        One of convla's transforms by name, or a function of a gradient that returns one of its shape.
+        One of convla's transforms by name, or a function of a gradient, as the parameter has it, that returns one of
+        its shape.
     linear : bool, default False
-        Transform weights with two axes, of linear layers, as well. Those with fewer never are.
+        Transform the weights of linear layers as well.
+    network : torch.nn.Module, optional
+        Whose layers say which parameters are their weights, and how these hold the filters. Without it every parameter
+        with three axes or more (`linear`: two) is taken for the weight of a convolution of one group.
     **options
         Given to the transform: ``lam=2.0``, ``method="newton-schulz"``, ...
 
     Raises
     ------
     TypeError, ValueError
-        If the optimizer is none, or the transform has no such name. At a step: as the transform does, naming the
-        parameter's place, when a gradient holds NaN or infinity; the step is then not made.
+        If the optimizer is none or has a `GradientTransform` already, the transform has no such name, or the network is
+        no module. At a step: as the transform does, naming the parameter's place, when a gradient holds NaN or
+        infinity; the step is then not made.
+    RuntimeError
+        At a step, if a gradient scaler has left it to a fused optimizer to unscale the gradients.
 
     Notes
     -----
     It hooks into ``optimizer.step()``: each gradient is replaced for the time of the step, or of each evaluation of a
-    closure, and put back after it, so that gradients can be accumulated, clipped and logged as usual. Parameters
-    without a gradient are passed over; a weight that several layers share is transformed once. A parameter group with
-    the entry ``"transform": False`` is left alone, and that entry is saved and loaded with the optimizer. The transform
-    itself is not in the ``state_dict``: make it again after loading.
+    closure, and put back after it, so that gradients can be accumulated, clipped and logged as usual. Weight decay and
+    momentum are the optimizer's, and come after the transform. Parameters without a gradient are passed over; a weight
+    that several layers share is transformed once. A parameter group with the entry ``"transform": False`` is left
+    alone, and that entry is saved and loaded with the optimizer. The transform itself is not in the ``state_dict``, nor
+    in a copy of the optimizer: make it again after loading.
 
-    Weights of transposed convolutions hold their input channels first; put them into a group of their own, or transform
-    with ``axis=1``. Half-precision gradients are transformed in float32 and cast back.
+    With `network`, the filters of a grouped convolution are transformed group by group, as they read different
+    channels: a mean or a difference along an axis, or an orthonormalisation, stays within a group. Two exceptions:
+    "normalized" divides by one norm of the whole layer (or by each filter's), and ``axis=None`` rasterises the whole
+    weight. In a depthwise layer each group is one filter, so that "reweighted", "sobolev" and "laplacian" along the
+    output channels do nothing and "orthonormal" normalises each filter. In a transposed convolution, whose weight holds
+    its input channels first, axis 0 is nevertheless that of the output channels.
+
+    Half-precision gradients are transformed in float32 and cast back. Do not hand gradients that are still scaled by a
+    gradient scaler to a fused optimizer: call ``scaler.unscale_(optimizer)`` first; other optimizers need no care.
 
     Examples
     --------
@@ -80,29 +100,40 @@ class GradientTransform:
         transform: str | Callable[[Tensor], Tensor],
         *,
         linear: bool = False,
+        network: Any = None,
         **options: Any,
     ) -> None:
         if not isinstance(optimizer, torch.optim.Optimizer):
             raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
-        if callable(transform):
-            self._transform: Transform = functools.partial(transform, **options)
-        else:
-            chosen = TRANSFORMS[check_choice("transform", transform, tuple(TRANSFORMS))]
-            self._transform = functools.partial(_on_tensor, functools.partial(chosen, **options))
+        if optimizer in _TRANSFORMED:
+            # Each would put back what it found, in the order in which they came.
+            raise ValueError(
+                "optimizer has a GradientTransform already: remove() that one, or pass a function that does both"
+            )
+        if not callable(transform):
+            check_choice("transform", transform, tuple(TRANSFORMS))
+        self._transform = transform
+        self._options = options
         self._least_axes = 2 if linear else 3
+        self._layouts = None if network is None else weight_layouts(network, linear=linear)
         self._plain: list[tuple[Tensor, Tensor, Tensor]] = []
         self._hooks = [
             optimizer.register_step_pre_hook(self._before),
             optimizer.register_step_post_hook(self._after),
         ]
+        self._optimizer = weakref.ref(optimizer)
+        _TRANSFORMED.add(optimizer)
 
     def remove(self) -> None:
         """Leave the optimizer as it was."""
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
+        _TRANSFORMED.discard(self._optimizer())
 
     def _before(self, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        # What a step that raised has left.
+        self._restore()
         # The optimizer itself is the first of the arguments.
         closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
         if closure is None:
@@ -116,23 +147,28 @@ class GradientTransform:
             self._replace(optimizer)
             return loss
 
-        return (optimizer, transformed), {}
+        if "closure" in kwargs:
+            return args, {**kwargs, "closure": transformed}
+        return (args[0], transformed, *args[2:]), kwargs
 
     def _after(self, optimizer: Any, args: Any, kwargs: Any) -> None:  # noqa: ARG002
         self._restore()
 
     def _replace(self, optimizer: Any) -> None:
+        if _will_be_skipped(optimizer):
+            return
         replaced = []
         for number, group in enumerate(optimizer.param_groups):
             if not group.get("transform", True):
                 continue
             for place, parameter in enumerate(group["params"]):
                 plain = parameter.grad
-                if plain is None or parameter.ndim < self._least_axes:
+                layout = self._layout(parameter)
+                if plain is None or layout is None:
                     continue
                 try:
-                    with torch.no_grad():
-                        replaced.append((parameter, plain, self._transform(plain.detach())))
+                    with torch.no_grad(), full_precision(plain):
+                        replaced.append((parameter, plain, self._transformed(plain.detach(), layout)))
                 except (TypeError, ValueError) as error:
                     where = f"parameter {place} of group {number}, of shape {tuple(parameter.shape)}"
                     raise type(error)(f"{error} (the gradient of {where})") from error
@@ -148,10 +184,55 @@ class GradientTransform:
                 parameter.grad = plain
         self._plain = []
 
+    def _layout(self, parameter: Tensor) -> Layout | None:
+        """Return how a parameter holds filters; None if it is not to be transformed."""
+        if self._layouts is not None:
+            return self._layouts.get(parameter)
+        return Layout() if parameter.ndim >= self._least_axes else None
 
-def _on_tensor(transform: Transform, gradient: Tensor) -> Tensor:
-    half = gradient.dtype in (torch.float16, torch.bfloat16)
-    wide = gradient.float() if half else gradient
-    on_cpu = wide.device.type == "cpu"
-    result = torch.from_numpy(transform(wide.numpy())) if on_cpu else transform(wide)
-    return result.to(gradient.dtype)
+    def _transformed(self, gradient: Tensor, layout: Layout) -> Tensor:
+        if callable(self._transform):
+            return self._transform(gradient, **self._options)
+        half = gradient.dtype in (torch.float16, torch.bfloat16)
+        wide = gradient.float() if half else gradient
+        on_cpu = wide.device.type == "cpu"
+        result = _transform_filters(self._transform, self._options, wide.numpy() if on_cpu else wide, layout)
+        return (torch.from_numpy(result) if on_cpu else result).to(gradient.dtype)
+
+
+_TRANSFORMED: weakref.WeakSet[Any] = weakref.WeakSet()
+"""The optimizers that have a `GradientTransform`."""
+
+
+def _transform_filters(name: str, options: dict[str, Any], weight: Array, layout: Layout) -> Array:
+    """Apply a transform to the filters that a weight holds: group by group where it acts across filters."""
+    transform = TRANSFORMS[name]
+    if layout == Layout():
+        return transform(weight, **options)
+    filters = layout.filters(weight)
+    by_group = _options_by_group(name, options)
+    if by_group is not None:
+        return layout.weight(transform(filters, **by_group), tuple(weight.shape))
+    whole = filters.reshape(-1, *filters.shape[2:])
+    return layout.weight(transform(whole, **options).reshape(filters.shape), tuple(weight.shape))
+
+
+def _options_by_group(name: str, options: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the options that transform (groups, filters, ...) group by group; None for a transform of the whole."""
+    if name == "orthonormal":
+        return {**options, "batch_axes": 1 + options.get("batch_axes", 0)}
+    parameters = inspect.signature(TRANSFORMS[name]).parameters
+    axis = options.get("axis", parameters["axis"].default) if "axis" in parameters else None
+    if axis is None:
+        return None
+    return {**options, "axis": axis + 1 if axis >= 0 else axis}
+
+
+def _will_be_skipped(optimizer: Any) -> bool:
+    """Tell whether a gradient scaler has told a fused optimizer to leave this step out; refuse scaled gradients."""
+    if getattr(optimizer, "grad_scale", None) is not None:
+        raise RuntimeError(
+            "the gradients are still scaled: call scaler.unscale_(optimizer) before scaler.step(optimizer)"
+        )
+    found = getattr(optimizer, "found_inf", None)
+    return found is not None and bool(found)

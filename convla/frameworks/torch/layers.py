@@ -1,0 +1,178 @@
+"""What the adapter knows of a network's layers: which they are, how a weight is laid out, on what images they work."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from convla._array import describe
+
+__all__ = ["Layout", "convolutions", "image_shapes", "weight_layouts"]
+
+Tensor = Any
+Layer = Any
+Network = Any
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a layer's weight holds its filters.
+
+    Attributes
+    ----------
+    groups : int
+    transposed : bool
+        Whether it is of shape (c_in, c_out // groups, *kernel), as in a transposed convolution.
+    """
+
+    groups: int = 1
+    transposed: bool = False
+
+    def filters(self, weight: Tensor) -> Tensor:
+        """Return a view of a weight as (groups, c_out // groups, c_in // groups, *kernel)."""
+        shape = tuple(weight.shape)
+        blocks = weight.reshape(self.groups, shape[0] // self.groups, *shape[1:])
+        return blocks.swapaxes(1, 2) if self.transposed else blocks
+
+    def weight(self, filters: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """Return what `filters` gave as an array of the weight's shape."""
+        return (filters.swapaxes(1, 2) if self.transposed else filters).reshape(shape)
+
+
+def convolutions(network: Network) -> dict[str, Layer]:
+    """Return a network's convolutional layers by name, each weight once.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+
+    Returns
+    -------
+    dict of str to torch.nn.Conv1d, Conv2d or Conv3d
+        In the order of ``network.named_modules()``; of layers that share one weight the first. Transposed convolutions
+        are not among them.
+
+    Raises
+    ------
+    TypeError
+        If `network` is no module.
+    ValueError
+        If it has no such layer, or one whose weight has no shape yet (a lazy layer before its first input).
+
+    Examples
+    --------
+    >>> from convla.frameworks.torch import basic_cnn, convolutions
+    >>> list(convolutions(basic_cnn()))
+    ['0', '3', '6']
+    """
+    found: dict[str, Layer] = {}
+    seen: set[int] = set()
+    for name, layer in _named_layers(network, CONVOLUTIONS):
+        weight = layer.weight
+        # A computed weight (of a parametrization) is made anew at each access, and cannot be shared.
+        if isinstance(weight, nn.Parameter):
+            if id(weight) in seen:
+                continue
+            seen.add(id(weight))
+        found[name] = layer
+    if not found:
+        raise ValueError(f"network must have a convolutional layer, got a {describe(network)} without one")
+    return found
+
+
+def image_shapes(network: Network, example: Tensor) -> dict[str, tuple[int, ...]]:
+    """Return the sizes of the images that each convolutional layer works on.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        Run once on the example, in evaluation mode and without gradients; each module's mode is then set back.
+    example : tensor
+        An input of the network; a batch of one will do.
+
+    Returns
+    -------
+    dict of str to tuple of int
+        By the names of `convolutions`, without the channels. A layer that the example does not reach is missing; of
+        several images of a layer the largest counts, on which its largest singular value is largest.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `convolutions`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from convla.frameworks.torch import basic_cnn, image_shapes
+    >>> image_shapes(basic_cnn(), torch.zeros(1, 3, 32, 32))
+    {'0': (32, 32), '3': (16, 16), '6': (8, 8)}
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    layers = convolutions(network)
+
+    def watch(name: str, layer: Layer) -> Any:
+        axes = layer.weight.ndim - 2
+
+        def record(_: Layer, inputs: tuple[Tensor, ...]) -> None:
+            shape = tuple(inputs[0].shape[-axes:])
+            if math.prod(shape) > math.prod(shapes.get(name, (0,))):
+                shapes[name] = shape
+
+        return layer.register_forward_pre_hook(record)
+
+    modes = [(module, module.training) for module in network.modules()]
+    hooks = [watch(name, layer) for name, layer in layers.items()]
+    try:
+        network.eval()
+        with torch.no_grad():
+            network(example)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, mode in modes:
+            module.training = mode
+    return {name: shapes[name] for name in layers if name in shapes}
+
+
+def weight_layouts(network: Network, *, linear: bool) -> dict[Tensor, Layout]:
+    """Return the layout of the weight of each convolution, transposed or not, and if `linear` of each linear layer.
+
+    Raises
+    ------
+    TypeError
+        If `network` is no module.
+    ValueError
+        If layers of different layout share a weight, or a weight has no shape yet.
+    """
+    layouts: dict[Tensor, Layout] = {}
+    for name, layer in _named_layers(network, (*CONVOLUTIONS, *TRANSPOSED, *((nn.Linear,) if linear else ()))):
+        # A parametrization computes the weight from parameters of its own, which the optimizer steps on.
+        if not isinstance(layer.weight, nn.Parameter):
+            continue
+        layout = Layout(getattr(layer, "groups", 1), isinstance(layer, TRANSPOSED))
+        if layouts.setdefault(layer.weight, layout) != layout:
+            raise ValueError(
+                f"layers that share a weight must hold their filters alike, got {layouts[layer.weight]} and, in layer "
+                f"{name}, {layout}"
+            )
+    return layouts
+
+
+def _named_layers(network: Network, kinds: tuple[Any, ...]) -> Iterator[tuple[str, Layer]]:
+    if not isinstance(network, nn.Module):
+        raise TypeError(f"network must be a torch.nn.Module, got {describe(network)}")
+    for name, layer in network.named_modules():
+        if not isinstance(layer, kinds):
+            continue
+        if isinstance(layer.weight, nn.parameter.UninitializedParameter):
+            raise ValueError(f"layer {name} has no weight yet: pass an input through the network first")
+        yield name, layer

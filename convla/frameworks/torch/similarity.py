@@ -1,0 +1,190 @@
+"""Convolutional similarity of a network: minimised before training, or as a term of the training loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from convla.errors import ShapeError
+from convla.frameworks.torch.layers import convolutions
+from convla.frameworks.torch.losses import convolutional_similarity_loss
+from convla.similarity import Initialization, initialize_network
+from convla.similarity.layer import Pairs
+
+__all__ = ["minimize_similarity_", "network_similarity_loss", "similarity_losses"]
+
+Tensor = Any
+Network = Any
+
+
+def similarity_losses(network: Network, *, pairs: Pairs = "unordered", normalized: bool = False) -> dict[str, Tensor]:
+    """Return the convolutional similarity of each convolutional layer of a network, differentiable once.
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        Its layers are those of `convolutions`: a shared weight counts once, a grouped layer as
+        `convolutional_similarity_loss` says, transposed convolutions not at all.
+    pairs, normalized
+        As in `convolutional_similarity_loss`.
+
+    Returns
+    -------
+    dict of str to tensor of shape ()
+        By the layers' names. To weigh layers differently, add these up.
+
+    Raises
+    ------
+    TypeError, ShapeError, ValueError
+        As `convolutional_similarity_loss` and `convolutions`; the message begins with the layer's name.
+
+    Examples
+    --------
+    >>> from convla.frameworks.torch import basic_cnn, similarity_losses
+    >>> list(similarity_losses(basic_cnn()))
+    ['0', '3', '6']
+    """
+    losses = {}
+    for name, layer in convolutions(network).items():
+        try:
+            losses[name] = convolutional_similarity_loss(layer.weight, pairs=pairs, normalized=normalized)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"layer {name}: {error}") from error
+    return losses
+
+
+def network_similarity_loss(network: Network, *, pairs: Pairs = "unordered", normalized: bool = False) -> Tensor:
+    """Return the sum of a network's convolutional similarities, the term that CSM's Algorithm 2 adds to the loss.
+
+    Parameters
+    ----------
+    network, pairs, normalized
+        As in `similarity_losses`.
+
+    Returns
+    -------
+    tensor of shape ()
+        In the widest dtype among the layers'; differentiable once. Algorithm 2 descends on the task's loss plus beta
+        times this, in every training step; its experiments take beta = 0.001.
+
+    Raises
+    ------
+    TypeError, ShapeError, ValueError
+        As `similarity_losses`.
+
+    References
+    ----------
+    CSM, Algorithm 2 and Table 8.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from convla.frameworks.torch import basic_cnn, network_similarity_loss
+    >>> network, images = basic_cnn(), torch.randn(8, 3, 32, 32)
+    >>> loss = network(images).square().mean() + 0.001 * network_similarity_loss(network)
+    >>> loss.backward()
+    """
+    losses = list(similarity_losses(network, pairs=pairs, normalized=normalized).values())
+    total = losses[0]
+    for loss in losses[1:]:
+        total = total + loss.to(total.device)
+    return total
+
+
+def minimize_similarity_(
+    network: Network,
+    *,
+    iterations: int = 200,
+    learning_rate: float = 0.001,
+    betas: tuple[float, float] = (0.5, 0.999),
+    keep_norms: bool = False,
+    state: Initialization | None = None,
+    progress: Callable[[Initialization], None] | None = None,
+) -> Initialization:
+    """Minimise a network's convolutional similarity before training, in place (CSM Algorithm 1).
+
+    Parameters
+    ----------
+    network : torch.nn.Module
+        The weights of its layers, those of `convolutions`, are changed, except where they are frozen
+        (``requires_grad=False``). Nothing else is.
+    iterations : int, default 200
+        Steps of Adam in all, those of `state` among them. CSM takes 500 for CNN1 and CNN2, 200 for ResNet18.
+    learning_rate, betas
+        Of Adam: the defaults are CSM's for ResNet18.
+    keep_norms : bool, default False
+        Minimise the normalised similarity instead, and bring every filter back to its norm at the start after each
+        step. Without it the loss is the published one, which is least at weights that are 0, and the norms fall.
+    state : Initialization, optional
+        What an earlier call returned: go on from there, with the same settings, whatever the weights are now.
+    progress : callable, optional
+        Called with the state after each step. If it raises, the weights stay as they were.
+
+    Returns
+    -------
+    Initialization
+        The network's similarity before each step, and what is needed to go on.
+
+    Raises
+    ------
+    TypeError, ShapeError, ValueError
+        As `convla.initialize_network` and `convolutions`; if no weight can be changed, or one is computed by a
+        parametrization: remove that first. The message begins with the layer's name.
+
+    Notes
+    -----
+    Weights on the CPU are minimised as NumPy arrays, so that the compiled kernels serve them; weights on another device
+    stay there.
+
+    References
+    ----------
+    CSM, Algorithm 1 and Sections 6.2, 6.4.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from convla.frameworks.torch import basic_cnn, minimize_similarity_
+    >>> _ = torch.manual_seed(0)
+    >>> result = minimize_similarity_(basic_cnn(), iterations=20)
+    >>> len(result.losses), result.losses[-1] < result.losses[0]
+    (20, True)
+    """
+    weights = {}
+    for name, layer in convolutions(network).items():
+        if not isinstance(layer.weight, nn.Parameter):
+            raise ValueError(f"layer {name}: its weight is computed by a parametrization, which must be removed first")
+        if layer.weight.requires_grad:
+            weights[name] = layer.weight
+    if not weights:
+        raise ValueError("network must have a convolutional layer whose weight is not frozen, got none")
+    result = initialize_network(
+        {name: _array(weight) for name, weight in weights.items()},
+        iterations=iterations,
+        learning_rate=learning_rate,
+        betas=betas,
+        keep_norms=keep_norms,
+        state=state,
+        progress=progress,
+    )
+    kernels = {name: torch.as_tensor(kernel) for name, kernel in result.kernels.items()}
+    for name, weight in weights.items():
+        if kernels[name].shape != weight.shape:
+            raise ShapeError(
+                f"layer {name}: state holds a kernel of shape {tuple(kernels[name].shape)}, the layer one of "
+                f"{tuple(weight.shape)}"
+            )
+    with torch.no_grad():
+        for name, weight in weights.items():
+            weight.copy_(kernels[name])
+    return result
+
+
+def _array(weight: Tensor) -> Any:
+    # In memory of its own: the weight changes in training, and the state does not.
+    tensor = weight.detach().clone(memory_format=torch.contiguous_format)
+    # NumPy has no bfloat16; the core says what it thinks of half precision.
+    on_host = tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.float64)
+    return tensor.numpy() if on_host else tensor
