@@ -35,7 +35,7 @@ def _train(
     dataset: Annotated[
         str, typer.Option(help=f"{', '.join(DATASETS)}, or source for the data, and the full size, of the source.")
     ] = "digits",
-    data: Annotated[Path, typer.Option(help="The folder that holds the data sets, in their original files.")] = Path("data"),
+    data: Annotated[Path, typer.Option(help="The folder of the data sets, in their original files.")] = Path("data"),
     seeds: Annotated[int | None, typer.Option(help="Runs of every arm, in place of the experiment's number.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Epochs of every run, likewise.")] = None,
     seed: Annotated[int, typer.Option(help="The first of the seeds.")] = 0,
@@ -163,13 +163,14 @@ def _show_rows(screen: Console, title: str, rows: list[Row]) -> None:
     grid, printed = any(row.block for row in rows), any(not math.isnan(row.printed) for row in rows)
     for heading in (*(["at"] if grid else []), "arm"):
         table.add_column(heading)
-    for heading in ("rate", "mean", "std. error", "runs", *(["printed"] if printed else []), "difference", "from", "to"):
+    beside = ["printed"] if printed else []
+    for heading in ("rate", "mean", "std. error", "runs", *beside, "difference", "from", "to"):
         table.add_column(heading, justify="right")
     table.add_column("verdict")
     for row in rows:
         gap = row.difference
         runs = f"{row.seeds}" + (f", {row.diverged} diverged" if row.diverged else "")
-        numbers = (f"{gap.mean:+.4g}", f"{gap.low:+.4g}", f"{gap.high:+.4g}") if gap else ("", "", "")
+        numbers = [_signed(value) for value in (gap.mean, gap.low, gap.high)] if gap else ["", "", ""]
         table.add_row(
             *([row.block] if grid else []),
             escape(row.arm),
@@ -180,6 +181,11 @@ def _show_rows(screen: Console, title: str, rows: list[Row]) -> None:
         )
     screen.print(table)
     screen.print()
+
+
+def _signed(value: float) -> str:
+    # What is left of the rounding of equal accuracies is no difference.
+    return "" if math.isnan(value) else f"{0.0 if abs(value) < 1e-9 else value:+.4g}"
 
 
 def _number(value: float) -> str:

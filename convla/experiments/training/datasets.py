@@ -122,8 +122,7 @@ def split_stratified(labels: Bytes, share: float, seed: int) -> tuple[Any, Any]:
     missing = round(share * labels.size) - int(sizes.sum())
     sizes[np.argsort(sizes - exact, kind="stable")[:missing]] += 1
     held = [
-        generator.permutation(np.flatnonzero(labels == name))[:size]
-        for name, size in zip(classes, sizes, strict=True)
+        generator.permutation(np.flatnonzero(labels == name))[:size] for name, size in zip(classes, sizes, strict=True)
     ]
     places = np.sort(np.concatenate(held))
     return np.setdiff1d(np.arange(labels.size), places), places

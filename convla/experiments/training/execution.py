@@ -104,9 +104,7 @@ def run_all(job: Job, runs: Sequence[Run], *, workers: int, watcher: Watcher) ->
         yield from _run_in_processes(job, runs, workers, watcher)
 
 
-def _run_in_processes(
-    job: Job, runs: Sequence[Run], workers: int, watcher: Watcher
-) -> Iterator[tuple[Run, Curves]]:
+def _run_in_processes(job: Job, runs: Sequence[Run], workers: int, watcher: Watcher) -> Iterator[tuple[Run, Curves]]:
     try:
         from loky import as_completed, get_reusable_executor
     except ImportError as error:

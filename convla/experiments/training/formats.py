@@ -67,17 +67,22 @@ def read_idx_labels(path: Path) -> Bytes:
 def _read_idx(path: Path, axes: int) -> Bytes:
     data = _contents(path)
     header = 4 + 4 * axes
-    if len(data) < header or data[:2] != b"\0\0":
-        raise DatasetError(f"{path}: not an IDX file: it does not begin with two zero bytes and its sizes")
+    if len(data) < 4 or data[:2] != b"\0\0":
+        raise DatasetError(
+            f"{path}: not an IDX file: it does not begin with two zero bytes, a type and a number of axes"
+        )
     if data[2] != 8 or data[3] != axes:
-        raise DatasetError(f"{path}: an IDX file of bytes with {axes} axes is wanted, got type {data[2]}, {data[3]} axes")
+        found = f"type {data[2]} with {data[3]} axes"
+        raise DatasetError(f"{path}: an IDX file of type 8 (bytes) with {axes} axes is wanted, got {found}")
+    if len(data) < header:
+        raise DatasetError(f"{path}: {len(data)} bytes are too few for the sizes of {axes} axes: truncated")
     sizes = [int.from_bytes(data[4 + 4 * axis : 8 + 4 * axis], "big") for axis in range(axes)]
     wanted = 1
     for size in sizes:
         wanted *= size
     if wanted == 0 or len(data) - header != wanted:
-        shape = "x".join(map(str, sizes))
-        raise DatasetError(f"{path}: {shape} values are announced, {len(data) - header} bytes follow: truncated or damaged")
+        announced = f"{'x'.join(map(str, sizes))} values are announced, {len(data) - header} bytes follow"
+        raise DatasetError(f"{path}: {announced}: truncated or damaged")
     return np.frombuffer(data, np.uint8, offset=header).reshape(sizes)
 
 
@@ -100,7 +105,8 @@ def read_cifar_binary(path: Path) -> tuple[Bytes, Bytes]:
     """
     data = _contents(path)
     if not data or len(data) % (1 + IMAGE):
-        raise DatasetError(f"{path}: {len(data)} bytes are no whole number of images of {1 + IMAGE}: truncated or damaged")
+        reason = f"{len(data)} bytes are no whole number of images of {1 + IMAGE}"
+        raise DatasetError(f"{path}: {reason}: truncated or damaged")
     rows = np.frombuffer(data, np.uint8).reshape(-1, 1 + IMAGE)
     return rows[:, 1:].reshape(-1, 3, 32, 32), _check_labels(path, rows[:, 0])
 
@@ -139,7 +145,8 @@ def read_cifar_python(path: Path) -> tuple[Bytes, Bytes]:
     if not isinstance(images, np.ndarray) or not isinstance(labels, list):
         raise DatasetError(f"{path}: a dictionary with an array 'data' and a list 'labels' is wanted")
     if images.dtype != np.uint8 or images.ndim != 2 or images.shape[1] != IMAGE or not len(images):
-        raise DatasetError(f"{path}: 'data' must be uint8 of shape (images, {IMAGE}), got {images.dtype} {images.shape}")
+        found = f"{images.dtype} of shape {images.shape}"
+        raise DatasetError(f"{path}: 'data' must be uint8 of shape (images, {IMAGE}), got {found}")
     if len(labels) != len(images) or not all(type(label) is int and 0 <= label < CLASSES for label in labels):
         raise DatasetError(f"{path}: 'labels' must be {len(images)} integers below {CLASSES}")
     return images.reshape(-1, 3, 32, 32), np.array(labels, np.uint8)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from convla.experiments.training.settings import Initialization, Penalty, Transform
+from convla.experiments.training.method_settings import Initialization, Penalty, Transform
 from convla.frameworks.torch import (
     TRANSFORMS,
     GradientTransform,

@@ -57,7 +57,9 @@ def mean_with_error(values: Sequence[float]) -> Estimate:
     return Estimate(mean, float(kept.std(ddof=1) / math.sqrt(kept.size)) if kept.size > 1 else math.nan, int(kept.size))
 
 
-def paired_difference(values: Sequence[float], baseline: Sequence[float], comparisons: int = 1) -> PairedDifference:
+def paired_difference(
+    values: Sequence[float], baseline: Sequence[float], comparisons: int = 1, *, resolution: float = 0.0
+) -> PairedDifference:
     """Return the mean of ``values - baseline`` with its t interval.
 
     Parameters
@@ -66,6 +68,8 @@ def paired_difference(values: Sequence[float], baseline: Sequence[float], compar
         One for each seed, in the same order; a seed at which either is NaN is left out.
     comparisons : int, default 1
         How many are made in the same table: the simultaneous interval is at level 1 - (1 - `CONFIDENCE`) / comparisons.
+    resolution : float, default 0.0
+        The step in which the values can differ, of an accuracy one image's share.
 
     Returns
     -------
@@ -75,8 +79,9 @@ def paired_difference(values: Sequence[float], baseline: Sequence[float], compar
     Notes
     -----
     It speaks of other seeds on the same images: how far the test images stand for others is not in it. Differences of
-    an accuracy are multiples of one image, so that with few seeds they may all be equal; the interval is then a point,
-    and no evidence that the difference is exactly that.
+    an accuracy are multiples of one image, so that over few seeds they may all be equal, which is no evidence that they
+    always are: their standard deviation is taken as at least resolution / sqrt(6), that of the difference of two values
+    rounded to whole steps.
 
     Examples
     --------
@@ -89,8 +94,10 @@ def paired_difference(values: Sequence[float], baseline: Sequence[float], compar
     if gaps.size < 2:
         mean = float(gaps.mean()) if gaps.size else math.nan
         return PairedDifference(mean, math.nan, math.nan, math.nan, math.nan, int(gaps.size))
-    mean, error = float(gaps.mean()), float(gaps.std(ddof=1) / math.sqrt(gaps.size))
+    mean, deviation = float(gaps.mean()), max(float(gaps.std(ddof=1)), resolution / math.sqrt(6.0))
+    error = deviation / math.sqrt(gaps.size)
     alone, together = (
-        float(stats.t.ppf(1.0 - (1.0 - CONFIDENCE) / (2.0 * count), gaps.size - 1)) * error for count in (1, comparisons)
+        error * float(stats.t.ppf(1.0 - (1.0 - CONFIDENCE) / (2.0 * count), gaps.size - 1))
+        for count in (1, comparisons)
     )
     return PairedDifference(mean, mean - alone, mean + alone, mean - together, mean + together, int(gaps.size))

@@ -1,4 +1,4 @@
-"""From runs to tables: what each arm reached, its difference to its baseline seed by seed, and what may be said of it."""
+"""From runs to tables: what each arm reached, its difference to its baseline seed by seed, and what that allows."""
 
 from __future__ import annotations
 
@@ -77,10 +77,20 @@ class Choice:
 
 @dataclass(frozen=True)
 class Result:
-    """A cell and its curves, one for each seed, in the order of the seeds."""
+    """A cell and its curves.
+
+    Attributes
+    ----------
+    cell : Cell
+    runs : sequence of (int, Curves)
+        One for each seed, in the order of the seeds.
+    test_images : int
+        How many there were, of which accuracies are shares.
+    """
 
     cell: Cell
     runs: Sequence[tuple[int, Curves]]
+    test_images: int
 
     def values(self, measure: str) -> list[float]:
         """Return a measure of every run."""
@@ -125,9 +135,7 @@ class Row:
     def as_tuple(self) -> tuple[Any, ...]:
         """Return the row under `SUMMARY_HEADER`."""
         gap = self.difference
-        numbers = (
-            (gap.mean, gap.low, gap.high, gap.simultaneous_low, gap.simultaneous_high) if gap else (math.nan,) * 5
-        )
+        numbers = (gap.mean, gap.low, gap.high, gap.simultaneous_low, gap.simultaneous_high) if gap else (math.nan,) * 5
         return (
             *(self.experiment, self.measure, self.block, self.arm, self.learning_rate, self.mean, self.stderr),
             *(self.seeds, self.diverged, self.against, *numbers, self.verdict, self.printed),
@@ -171,7 +179,9 @@ class Report:
         return {
             "summary": [dict(zip(SUMMARY_HEADER, plain(row.as_tuple()), strict=True)) for row in self.rows],
             "selection": [
-                dict(zip(SELECTION_HEADER, plain(row), strict=True)) for choice in self.choices for row in _rates(choice)
+                dict(zip(SELECTION_HEADER, plain(row), strict=True))
+                for choice in self.choices
+                for row in _rates(choice)
             ],
         }
 
@@ -192,14 +202,16 @@ def _rows(result: Result, results: Sequence[Result]) -> list[Row]:
     cell = result.cell
     siblings = [other for other in results if other.cell.experiment is cell.experiment]
     comparisons = sum(bool(other.cell.arm.against) for other in siblings)
-    baseline = next(
-        (other for other in siblings if other.cell.block == cell.block and other.cell.arm.name == cell.arm.against), None
-    )
+    wanted = (cell.block, cell.arm.against)
+    baseline = next((other for other in siblings if (other.cell.block, other.cell.arm.name) == wanted), None)
     rows = []
     for measure in cell.experiment.measures:
         values = result.values(measure)
         estimate = mean_with_error(values)
-        difference = paired_difference(values, baseline.values(measure), comparisons) if baseline else None
+        step = 100.0 / result.test_images if measure.endswith("test-accuracy") else 0.0
+        difference = (
+            paired_difference(values, baseline.values(measure), comparisons, resolution=step) if baseline else None
+        )
         verdict = ""
         if difference is not None:
             verdict = difference.verdict(more_is_better="accuracy" in measure) if estimate.count > 1 else "diverges"

@@ -102,9 +102,7 @@ class Request:
 
     def plans(self) -> list[tuple[Experiment, Plan]]:
         """Return the experiments at the size that is asked for."""
-        return [
-            experiment.sized(self.dataset, seeds=self.seeds, epochs=self.epochs) for experiment in self.experiments
-        ]
+        return [experiment.sized(self.dataset, seeds=self.seeds, epochs=self.epochs) for experiment in self.experiments]
 
 
 @dataclass(frozen=True)
@@ -180,7 +178,14 @@ def train_experiments(
     choices = [_choose(cell, of_cell, runs.curves) for cell, of_cell in zip(cells, trials, strict=True)]
     cells = [cell if choice is None else choice.cell for cell, choice in zip(cells, choices, strict=True)]
     runs.complete([run for cell in cells for run in _seeded(cell, request.seed)])
-    results = [Result(cell, [(r.seed, runs.curves[r]) for r in _seeded(cell, request.seed)]) for cell in cells]
+    results = [
+        Result(
+            cell,
+            [(run.seed, runs.curves[run]) for run in _seeded(cell, request.seed)],
+            len(data[cell.training.dataset].train if cell.training.swap else data[cell.training.dataset].test),
+        )
+        for cell in cells
+    ]
     report = build_report(results, [choice for choice in choices if choice is not None])
     files = report.write(folder) + draw(report, folder.path)
     seconds = time.perf_counter() - began
@@ -266,8 +271,7 @@ def _trials(cell: Cell, seed: int) -> dict[float, list[Run]]:
     held = replace(cell.training, held_out=selection.held_out)
     numbers = range(SELECTION_SEEDS + seed, SELECTION_SEEDS + seed + selection.seeds)
     return {
-        rate: [Run(replace(held, learning_rate=rate), number) for number in numbers]
-        for rate in selection.learning_rate
+        rate: [Run(replace(held, learning_rate=rate), number) for number in numbers] for rate in selection.learning_rate
     }
 
 
@@ -277,7 +281,8 @@ def _choose(cell: Cell, trials: Mapping[float, Sequence[Run]], curves: Mapping[R
         return None
 
     def merit(rate: float) -> tuple[float, float]:
-        found = [(curves[run].measure("final-test-accuracy"), -curves[run].measure("final-test-loss")) for run in trials[rate]]
+        runs = [curves[run] for run in trials[rate]]
+        found = [(run.measure("final-test-accuracy"), -run.measure("final-test-loss")) for run in runs]
         # A rate at which a run diverges comes last.
         accuracy, loss = np.nan_to_num(np.mean(found, axis=0), nan=-np.inf)
         return float(accuracy), float(loss)

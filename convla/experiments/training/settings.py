@@ -10,34 +10,21 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 from convla._validate import check_choice, check_integer, check_real
+from convla.experiments.training.method_settings import Initialization, Penalty, Transform, check_share
 
 __all__ = [
     "MEASURES",
     "Arm",
     "Experiment",
-    "Initialization",
-    "Penalty",
     "Plan",
     "Published",
     "Run",
     "Selection",
     "Training",
-    "Transform",
     "block_name",
 ]
 
 OPTIMIZERS = ("sgd", "adam")
-INITIALIZATIONS = ("convolutional-similarity", "orthogonal", "delta-orthogonal")
-PENALTIES = ("convolutional-similarity", "kernel-orthogonality", "ocnn", "singular-values")
-TRANSFORMS = {
-    "reweighted": ("lam", "axis"),
-    "sobolev": ("lam", "blend", "axis", "discretization"),
-    "laplacian": ("sigma", "axis"),
-    "orthonormal": ("method", "rank_deficient"),
-    "normalized": ("per_filter",),
-}
-AXES = {"output": 0, "input": 1, "rasterised": None}
-
 MEASURES = {
     "best-test-accuracy": "best test accuracy over the epochs, %",
     "final-test-accuracy": "test accuracy after the last epoch, %",
@@ -50,118 +37,6 @@ MEASURES = {
 }
 """What a run is summed up by, and what it is in words. A best over the epochs is chosen by the test set itself, as some
 sources do; it is above what one would meet on new images."""
-
-
-@dataclass(frozen=True)
-class Initialization:
-    """How the convolutional kernels are set before training.
-
-    Attributes
-    ----------
-    kind : {"convolutional-similarity", "orthogonal", "delta-orthogonal"}
-        The first minimises convolutional similarity from the network's own initial weights (CSM Algorithm 1).
-    iterations : int
-        Steps of Adam on the convolutional similarity.
-    learning_rate, beta1, beta2 : float
-        Of that Adam.
-    keep_norms : bool
-        Minimise the scale-invariant form instead, and keep every filter's norm.
-    gain : float
-        Of the orthogonal kernels.
-    """
-
-    kind: str
-    iterations: int = 500
-    learning_rate: float = 0.001
-    beta1: float = 0.9
-    beta2: float = 0.999
-    keep_norms: bool = False
-    gain: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_choice("kind", self.kind, INITIALIZATIONS)
-        check_integer("iterations", self.iterations, minimum=0)
-        check_real("learning_rate", self.learning_rate, minimum=0.0)
-        _check_share("beta1", self.beta1)
-        _check_share("beta2", self.beta2)
-        check_real("gain", self.gain, minimum=0.0)
-
-
-@dataclass(frozen=True)
-class Penalty:
-    """What is added to the loss, summed over the convolutional layers.
-
-    Attributes
-    ----------
-    kind : {"convolutional-similarity", "kernel-orthogonality", "ocnn", "singular-values"}
-        The last is R_alpha of each layer's matrix on the image that the layer is given.
-    weight : float
-        Its factor.
-    normalized : bool
-        The scale-invariant form of the first.
-    alpha : float
-    gram : {"input", "smaller"}
-        Of the last, as `convla.frameworks.torch.SpectralPenalty` takes them.
-    """
-
-    kind: str
-    weight: float
-    normalized: bool = False
-    alpha: float = 1.0
-    gram: str = "input"
-
-    def __post_init__(self) -> None:
-        check_choice("kind", self.kind, PENALTIES)
-        check_real("weight", self.weight, minimum=0.0)
-        check_real("alpha", self.alpha, positive=True)
-        check_choice("gram", self.gram, ("input", "smaller"))
-
-
-@dataclass(frozen=True)
-class Transform:
-    """What the gradients of the kernels become before every step of the optimizer.
-
-    Attributes
-    ----------
-    kind : {"reweighted", "sobolev", "laplacian", "orthonormal", "normalized"}
-    linear : bool
-        Those of linear layers too.
-    scale : float
-        The transformed gradient is multiplied by it.
-    lam, sigma, blend : float
-    axis : {"output", "input", "rasterised"}
-        Of the re-weighting or smoothing.
-    discretization, method, rank_deficient : str
-    per_filter : bool
-        As the functions of `convla.gradients` and `convla.orthonormal` take them. What is left out is their default;
-        what the kind does not have is refused.
-    """
-
-    kind: str
-    linear: bool = False
-    scale: float = 1.0
-    lam: float | None = None
-    sigma: float | None = None
-    blend: float | None = None
-    axis: str | None = None
-    discretization: str | None = None
-    method: str | None = None
-    rank_deficient: str | None = None
-    per_filter: bool | None = None
-
-    def __post_init__(self) -> None:
-        known = TRANSFORMS[check_choice("kind", self.kind, tuple(TRANSFORMS))]
-        for name, value in vars(self).items():
-            if name not in ("kind", "linear", "scale", *known) and value is not None:
-                raise ValueError(f"{name} is not an option of the transform {self.kind!r}: it has {', '.join(known)}")
-        check_real("scale", self.scale, positive=True)
-        if self.axis is not None:
-            check_choice("axis", self.axis, tuple(AXES))
-
-    def options(self) -> dict[str, Any]:
-        """Return the keyword arguments of the transform."""
-        given = {name: getattr(self, name) for name in TRANSFORMS[self.kind] if getattr(self, name) is not None}
-        return given | ({"axis": AXES[given["axis"]]} if "axis" in given else {})
 
 
 @dataclass(frozen=True)
@@ -223,7 +98,7 @@ class Training:
         check_real("weight_decay", self.weight_decay, minimum=0.0)
         check_real("decay", self.decay, minimum=0.0)
         for name in ("momentum", "beta2", "held_out"):
-            _check_share(name, getattr(self, name))
+            check_share(name, getattr(self, name))
         check_integer("batch_size", self.batch_size, minimum=2)
         check_integer("epochs", self.epochs, minimum=1)
         for milestone in self.milestones:
@@ -409,9 +284,3 @@ def _told(value: Any) -> dict[str, Any]:
         if content != entry.default:
             told[entry.name] = _told(content) if is_dataclass(content) else content
     return told
-
-
-def _check_share(name: str, value: float) -> None:
-    check_real(name, value, minimum=0.0)
-    if value >= 1.0:
-        raise ValueError(f"{name} must be below 1, got {value}")

@@ -230,9 +230,14 @@ def _images(run: Run, dataset: Dataset, device: str) -> tuple[Images, Images]:
         # The same for all seeds: what is chosen is chosen on the same images.
         kept, places = split_stratified(labels, training.held_out, seed=_number(0, HELD_OUT))
         images, labels, held = images[kept], labels[kept], (images[places], labels[places])
-    scale = images.astype(np.float64).mean(axis=(0, 2, 3)), images.astype(np.float64).std(axis=(0, 2, 3))
-    options = {"white": dataset.white, "standard": scale if training.standardize else None, "device": device}
-    return Images(images, labels, **options), Images(*held, **options)
+    standard = None
+    if training.standardize:
+        values = images.astype(np.float64)
+        standard = values.mean(axis=(0, 2, 3)), values.std(axis=(0, 2, 3))
+    return (
+        Images(images, labels, white=dataset.white, standard=standard, device=device),
+        Images(*held, white=dataset.white, standard=standard, device=device),
+    )
 
 
 def _optimizer(training: Training, network: Any) -> Any:
