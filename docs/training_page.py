@@ -28,9 +28,9 @@ are in {{download}}`training-on-digits.csv`, the learning rates and what they we
 {{download}}`training-on-digits-rates.csv`. [](training.md) says how such experiments are run.*
 
 The network is the BasicCNN of the paper on orthonormalised gradients, three convolutions of 32 filters with batch
-normalisation, on the 8 by 8 handwritten digits of scikit-learn: 1438 images to train on, 359 to test on, {epochs} epochs
-of batches of {batch}, no weight decay. Every method is compared with plain SGD at the same momentum, from the same
-{seeds} seeds: the same initial weights, unless it changes these, and the same batches.
+normalisation, on the 8 by 8 handwritten digits of scikit-learn: 1438 images to train on, 359 to test on, {epochs}
+epochs of batches of {batch}, no weight decay. Every method is compared with plain SGD at the same momentum, from the
+same {seeds} seeds: the same initial weights, unless it changes these, and the same batches.
 
 **Learning rates.** Each row, baselines included, gets the rate out of {grid} with the best mean accuracy on {held} % of
 the training images, held out, over {trials} other seeds. Nothing else is searched for. {edge} of the {chosen} chosen
@@ -38,11 +38,11 @@ rates lie at an end of the grid, marked with a star: a better one may lie beyond
 
 **Settings of the methods.** {notes}
 
-**Intervals.** A difference is the mean over the seeds of method minus baseline, with its 95 % t interval in pairs. Among
-{compared} comparisons in each column a few such intervals miss 0 by chance alone. Bold is therefore only what excludes 0
-in the interval that holds for all of them at once (Bonferroni); the rest is *no difference seen*, which over so few
-seeds is not *no difference*. The intervals speak of other seeds on the same images: one test image is 0.28 % of accuracy,
-and 359 images say little about differences below one or two per cent on new digits.
+**Intervals.** A difference is the mean over the seeds of method minus baseline, with its 95 % t interval in pairs.
+Among {compared} comparisons in each column a few such intervals miss 0 by chance alone. Bold is therefore only what
+excludes 0 in the interval that holds for all of them at once (Bonferroni); the rest is *no difference seen*, which over
+so few seeds is not *no difference*. The intervals speak of other seeds on the same images: one test image is 0.28 % of
+accuracy, and 359 images say little about differences below one or two per cent on new digits.
 """
 
 Rows = Sequence[dict[str, str]]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from convla.errors import EngineError
-from convla.experiments.executors import numba_threads, one_blas_thread
 from convla.experiments.training.curves import Curves
 from convla.experiments.training.datasets import Dataset, load_dataset
 from convla.experiments.training.settings import Run
@@ -66,18 +64,11 @@ class Job:
 
     def __call__(self, run: Run, advance: Callable[[int], None] = lambda _: None) -> Curves:
         """Do the run, from its checkpoint if there is one."""
-        import torch
-
         from convla.experiments.training.trainer import train
 
         dataset = load_once(run.training.dataset, self.data)
-        before = torch.get_num_threads()
-        with contextlib.ExitStack() as limits:
-            limits.callback(torch.set_num_threads, before)
-            torch.set_num_threads(self.threads)
-            limits.enter_context(numba_threads(self.threads))
-            limits.enter_context(one_blas_thread())
-            return train(run, dataset, device=self.device, checkpoint=self.checkpoint(run), advance=advance)
+        checkpoint = self.checkpoint(run)
+        return train(run, dataset, device=self.device, threads=self.threads, checkpoint=checkpoint, advance=advance)
 
 
 def run_all(job: Job, runs: Sequence[Run], *, workers: int, watcher: Watcher) -> Iterator[tuple[Run, Curves]]:

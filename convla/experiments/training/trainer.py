@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
+from convla.experiments.executors import numba_threads, one_blas_thread
 from convla.experiments.results import ResultsError
 from convla.experiments.training.curves import Curves
 from convla.experiments.training.datasets import Dataset, split_stratified
@@ -42,6 +43,7 @@ def train(
     dataset: Dataset,
     *,
     device: str = "cpu",
+    threads: int = 1,
     checkpoint: Path | None = None,
     save_every: float = 10.0,
     advance: Callable[[int], None] = lambda _: None,
@@ -55,6 +57,8 @@ def train(
         The one that the run names.
     device : str, default "cpu"
         Of PyTorch.
+    threads : int, default 1
+        Of PyTorch and of numba; their number changes the rounding.
     checkpoint : Path, optional
         Where the state is saved; if it is there, the run goes on from it, to the same numbers.
     save_every : float, default 10.0
@@ -73,7 +77,7 @@ def train(
     ValueError
         If the network, or the method, does not fit the data.
     """
-    with _exact():
+    with _exact(threads):
         state = _State(run, dataset, device)
         if checkpoint is not None and checkpoint.exists():
             state.load(checkpoint)
@@ -265,12 +269,18 @@ def _number(seed: int, *stream: int) -> int:
 
 
 @contextlib.contextmanager
-def _exact() -> Iterator[None]:
-    """Let PyTorch choose no algorithm that gives other numbers the next time."""
-    before = torch.are_deterministic_algorithms_enabled()
-    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+def _exact(threads: int) -> Iterator[None]:
+    """Let PyTorch choose no algorithm that gives other numbers the next time, and hold all pools to their threads."""
+    before, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    with contextlib.ExitStack() as limits:
+        limits.enter_context(one_blas_thread())
+        # First numba: when its pool starts it sets the number of OpenMP threads, and PyTorch's with it.
+        limits.enter_context(numba_threads(threads))
+        torch.set_num_threads(threads)
+        limits.callback(torch.set_num_threads, before)
+        limits.enter_context(
+            torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+        )
         torch.use_deterministic_algorithms(True)
-        try:
-            yield
-        finally:
-            torch.use_deterministic_algorithms(before)
+        limits.callback(torch.use_deterministic_algorithms, deterministic)
+        yield
