@@ -38,6 +38,9 @@ rates lie at an end of the grid, marked with a star: a better one may lie beyond
 
 **Settings of the methods.** {notes}
 
+A row is therefore a method together with its rate. The training loss above all follows the rate: where that differs
+from the baseline's, a part of the difference, or all of it, is the rate's.
+
 **Intervals.** A difference is the mean over the seeds of method minus baseline, with its 95 % t interval in pairs.
 Among {compared} comparisons in each column a few such intervals miss 0 by chance alone. Bold is therefore only what
 excludes 0 in the interval that holds for all of them at once (Bonferroni); the rest is *no difference seen*, which over

@@ -102,7 +102,10 @@ class Request:
 
     def plans(self) -> list[tuple[Experiment, Plan]]:
         """Return the experiments at the size that is asked for."""
-        return [experiment.sized(self.dataset, seeds=self.seeds, epochs=self.epochs) for experiment in self.experiments]
+        return [
+            (experiment, experiment.sized(self.dataset, seeds=self.seeds, epochs=self.epochs))
+            for experiment in self.experiments
+        ]
 
 
 @dataclass(frozen=True)

@@ -198,12 +198,15 @@ class Plan:
     seeds : int
     selection : Selection, optional
         Without one, the learning rates of settings, grid and arms are taken as they are.
+    epochs : int, optional
+        In place of those of settings and arms.
     """
 
     settings: Mapping[str, Any]
     grid: Mapping[str, tuple[Any, ...]]
     seeds: int
     selection: Selection | None = None
+    epochs: int | None = None
 
     def blocks(self) -> Iterator[dict[str, Any]]:
         """Yield every point of the grid."""
@@ -238,10 +241,11 @@ class Experiment:
 
     def training(self, plan: Plan, arm: Arm, block: Mapping[str, Any]) -> Training:
         """Return what one arm does in one block."""
-        return Training(**{**plan.settings, **block, **arm.changes})
+        training = Training(**{**plan.settings, **block, **arm.changes})
+        return training if plan.epochs is None else training.lasting(plan.epochs)
 
-    def sized(self, dataset: str, *, seeds: int | None = None, epochs: int | None = None) -> tuple[Experiment, Plan]:
-        """Return the experiment with the plan for a data set, its seeds and epochs changed if they are given.
+    def sized(self, dataset: str, *, seeds: int | None = None, epochs: int | None = None) -> Plan:
+        """Return the plan for a data set, its seeds and epochs changed if they are given.
 
         Parameters
         ----------
@@ -252,23 +256,16 @@ class Experiment:
 
         Returns
         -------
-        tuple of Experiment and Plan
+        Plan
         """
         plan = self.digits if dataset == "digits" else self.full
-        grid, settings, arms = dict(plan.grid), dict(plan.settings), self.arms
+        grid, settings = dict(plan.grid), dict(plan.settings)
         if dataset not in ("digits", "source"):
             grid.pop("dataset", None)
             settings["dataset"] = dataset
-        if epochs is not None:
-            # An arm may have epochs and milestones of its own.
-            changed = [self.training(plan, arm, next(plan.blocks())).lasting(epochs) for arm in arms]
-            own = {"epochs", "milestones"}
-            arms = tuple(
-                replace(arm, changes={**arm.changes, **{name: getattr(training, name) for name in own}})
-                for arm, training in zip(arms, changed, strict=True)
-            )
-        plan = replace(plan, grid=grid, settings=settings, seeds=seeds if seeds is not None else plan.seeds)
-        return replace(self, arms=arms), plan
+        return replace(
+            plan, grid=grid, settings=settings, seeds=seeds if seeds is not None else plan.seeds, epochs=epochs
+        )
 
 
 def block_name(block: Mapping[str, Any]) -> str:
