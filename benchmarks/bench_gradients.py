@@ -1,30 +1,37 @@
 """Gradient transforms and orthogonal initialisation beside what a user of PyTorch would write, in one run.
 
-Times are processor time of one thread, the least of several calls, so that other work on the machine changes little.
-Prints Markdown tables. Run with ``python benchmarks/bench_gradients.py``.
+What is compared runs in turn, round by round; a ratio is the median of the rounds' ratios, a time the median of the
+rounds' times. On one thread (the default) times are processor time, which other work on the machine changes little; on
+more, time on the clock. Prints Markdown tables. Run with ``python benchmarks/bench_gradients.py [--threads N]``.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 
 # ruff: noqa: E402
+_parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
+_parser.add_argument("--threads", type=int, default=1)
+THREADS: int = _parser.parse_args().threads
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
-    os.environ[_name] = "1"  # before the libraries load
+    os.environ[_name] = str(THREADS)  # before the libraries load
 
 import itertools
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+import threadpoolctl
 import torch
 
 import convla
 from convla.frameworks.torch import GradientTransform
 
-torch.set_num_threads(1)
+torch.set_num_threads(THREADS)
+clock = time.process_time if THREADS == 1 else time.perf_counter
 
 Array = np.ndarray[Any, Any]
 
@@ -44,15 +51,25 @@ RESNET18 = {
 }
 
 
+def in_turn(calls: Mapping[str, Callable[[], object]], rounds: int = 5) -> dict[str, Array]:
+    """Return the milliseconds of each call in each of several rounds, after one round to warm up."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds + 1):
+        for name, call in calls.items():
+            began = clock()
+            call()
+            times[name].append(1e3 * (clock() - began))
+    return {name: np.array(values[1:]) for name, values in times.items()}
+
+
 def milliseconds(call: Callable[[], object], repetitions: int = 5) -> float:
-    """Return the least processor time of a call, after one to warm up."""
-    call()
-    best = float("inf")
-    for _ in range(repetitions):
-        began = time.process_time()
-        call()
-        best = min(best, time.process_time() - began)
-    return 1e3 * best
+    """Return the median time of a call, after one to warm up."""
+    return float(np.median(in_turn({"": call}, repetitions)[""]))
+
+
+def ratio(first: Array, second: Array) -> float:
+    """Return the median over the rounds of the ratio of two calls' times."""
+    return float(np.median(first / second))
 
 
 def muon_loop(gradient: torch.Tensor) -> torch.Tensor:
@@ -68,13 +85,26 @@ def muon_loop(gradient: torch.Tensor) -> torch.Tensor:
     return x.T if tall else x
 
 
-def fft_smoothing(gradient: torch.Tensor, sigma: float) -> torch.Tensor:
-    """Laplacian smoothing of the flat gradient by a complex FFT, as Osher et al.'s code and torchzero do it."""
-    flat = gradient.flatten()
-    second_difference = torch.zeros_like(flat)
+def fft_denominator(gradient: torch.Tensor, sigma: float) -> torch.Tensor:
+    """Return the eigenvalues of Laplacian smoothing as Osher et al.'s code and torchzero compute them."""
+    second_difference = torch.zeros(gradient.numel())
     second_difference[0], second_difference[1], second_difference[-1] = -2.0, 1.0, 1.0
-    spectrum = torch.fft.fft(flat) / (1 - sigma * torch.fft.fft(second_difference))
-    return torch.fft.ifft(spectrum).real.reshape(gradient.shape)
+    return 1 - sigma * torch.fft.fft(second_difference)
+
+
+def fft_smoothing(gradient: torch.Tensor, denominator: torch.Tensor) -> torch.Tensor:
+    """Smooth the flat gradient by a complex FFT, as Osher et al.'s code and torchzero do it."""
+    return torch.fft.ifft(torch.fft.fft(gradient.flatten()) / denominator).real.reshape(gradient.shape)
+
+
+def torchzero_smoothing() -> Callable[[torch.Tensor, float], torch.Tensor] | None:
+    """Return torchzero's function where it is installed (``pip install --no-deps torchzero``)."""
+    try:
+        from torchzero.modules.smoothing.laplacian import vector_laplacian_smoothing
+    except ImportError:
+        return None
+    smooth: Callable[[torch.Tensor, float], torch.Tensor] = vector_laplacian_smoothing
+    return smooth
 
 
 def with_condition(shape: tuple[int, ...], condition: float) -> Array:
@@ -98,47 +128,55 @@ def orthonormalisation() -> None:
     gaussian = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     for name, gradient in (("Gaussian, condition 2", gaussian), ("condition 1e4", with_condition(shape, 1e4))):
         tensor = torch.from_numpy(gradient)
-        times = {
-            "torch.linalg.svd": milliseconds(lambda t=tensor: torch.linalg.svd(t.flatten(1), full_matrices=False), 3),
-            "Newton-Schulz of Muon, torch": milliseconds(lambda t=tensor: muon_loop(t)),
+        results: dict[str, Callable[[], Any]] = {
+            "torch.linalg.svd": lambda t=tensor: svd(t),
+            "Newton-Schulz of Muon, torch": lambda t=tensor: muon_loop(t),
         }
-        u, _, vt = torch.linalg.svd(tensor.flatten(1), full_matrices=False)
-        errors = dict(zip(times, (defect((u @ vt).numpy()), defect(muon_loop(tensor).numpy())), strict=True))
         for method in ("exact", "svd", "newton-schulz", "polar-express"):
-            label = f"convla, {method}"
-            times[label] = milliseconds(lambda g=gradient, m=method: convla.orthonormalize(g, method=m), 3)
-            errors[label] = defect(convla.orthonormalize(gradient, method=method))
-        svd, loop = times["torch.linalg.svd"], times["Newton-Schulz of Muon, torch"]
+            results[f"convla, {method}"] = lambda g=gradient, m=method: convla.orthonormalize(g, method=m)
+        times = in_turn(results)
         for label, ms in times.items():
-            print(f"| {name} | {label} | {ms:.0f} | {svd / ms:.1f} | {loop / ms:.1f} | {errors[label]:.1e} |")
+            result = results[label]()
+            error = defect(np.asarray(result[0] @ result[2] if isinstance(result, tuple) else result))
+            ratios = " | ".join(f"{ratio(times[other], ms):.1f}" for other in list(results)[:2])
+            print(f"| {name} | {label} | {np.median(ms):.0f} | {ratios} | {error:.1e} |")
+
+
+def svd(gradient: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Return the factors U, S, V^T by torch.linalg.svd, in the gradient's dtype."""
+    return tuple(torch.linalg.svd(gradient.flatten(1), full_matrices=False))
 
 
 def whole_network() -> None:
     print("\n| the 20 convolutions of ResNet-18, condition 1e3 | ms | ratio |\n|---|---|---|")
-    rows = {"torch.linalg.svd": 0.0, "Newton-Schulz of Muon, torch": 0.0, "convla, exact": 0.0}
-    for shape, count in RESNET18.items():
-        gradient = with_condition(shape, 1e3)
-        tensor = torch.from_numpy(gradient)
-        calls: tuple[Callable[[], object], ...] = (
-            lambda t=tensor: torch.linalg.svd(t.flatten(1), full_matrices=False),
-            lambda t=tensor: muon_loop(t),
-            lambda g=gradient: convla.orthonormalize(g),
-        )
-        for name, call in zip(rows, calls, strict=True):
-            rows[name] += count * milliseconds(call, 3)
-    for name, ms in rows.items():
-        print(f"| {name} | {ms:.0f} | {ms / rows['convla, exact']:.1f} |")
+    gradients = [with_condition(shape, 1e3) for shape, count in RESNET18.items() for _ in range(count)]
+    tensors = [torch.from_numpy(gradient) for gradient in gradients]
+    times = in_turn(
+        {
+            "torch.linalg.svd": lambda: [svd(t) for t in tensors],
+            "Newton-Schulz of Muon, torch": lambda: [muon_loop(t) for t in tensors],
+            "convla, exact": lambda: [convla.orthonormalize(g) for g in gradients],
+        },
+        3,
+    )
+    for name, ms in times.items():
+        print(f"| {name} | {np.median(ms):.0f} | {ratio(ms, times['convla, exact']):.1f} |")
 
 
 def channel_directed() -> None:
     rng = np.random.default_rng(0)
     shapes = [shape for shape, count in RESNET18.items() for _ in range(count)]
     gradients = [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
-    tensors = [torch.from_numpy(gradient) for gradient in gradients]
+    tensors = [torch.from_numpy(gradient.copy()) for gradient in gradients]
+    kept = [np.empty_like(gradient) for gradient in gradients]
     size = sum(gradient.size for gradient in gradients)
-    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    one = np.float32(1)
+    denominators = [fft_denominator(t, 1.0) for t in tensors]
     calls: dict[str, Callable[[], object]] = {
-        "one read and write: gradient * 1": lambda: [gradient * np.float32(1) for gradient in gradients],
+        "one read and write: gradient * 1": lambda: [gradient * one for gradient in gradients],
+        "the same into arrays that are kept": lambda: [
+            np.multiply(gradient, one, out=out) for gradient, out in zip(gradients, kept, strict=True)
+        ],
         "reweighted_gradient": lambda: [convla.reweighted_gradient(g, 2.0) for g in gradients],
         "sobolev_gradient": lambda: [convla.sobolev_gradient(g, 1.0, blend=0.5) for g in gradients],
         "laplacian_smoothing, output channels, sweeps": lambda: [
@@ -149,18 +187,21 @@ def channel_directed() -> None:
         ],
         "laplacian_smoothing, rasterised, sweeps": lambda: [convla.laplacian_smoothing(g, 1.0) for g in gradients],
         "Figure 3 of CDG, torch, in place": lambda: [
-            t.add_(1.0 * t.mean(0, keepdim=True).repeat(t.shape[0], 1, 1, 1)) for t in tensors
+            t.add_(1e-6 * t.mean(0, keepdim=True).repeat(t.shape[0], 1, 1, 1)) for t in tensors
         ],
-        "smoothing by complex FFT, torch, layer by layer": lambda: [fft_smoothing(t, 1.0) for t in tensors],
-        "smoothing by complex FFT, torch, all at once": lambda: fft_smoothing(flat, 1.0),
+        "smoothing by complex FFT, torch, eigenvalues kept": lambda: [
+            fft_smoothing(t, d) for t, d in zip(tensors, denominators, strict=True)
+        ],
     }
-    times = {name: milliseconds(call) for name, call in calls.items()}
-    floor = times["one read and write: gradient * 1"]
-    fft = times["smoothing by complex FFT, torch, layer by layer"]
-    print(f"\n| over {size / 1e6:.1f} M parameters | ms | times one read and write | FFT layer by layer / this |")
+    theirs = torchzero_smoothing()
+    if theirs is not None:
+        calls["smoothing by torchzero"] = lambda: [theirs(t, 1.0) for t in tensors]
+    times = in_turn(calls, 15)
+    floor, fft = (times[name] for name in (next(iter(calls)), "smoothing by complex FFT, torch, eigenvalues kept"))
+    print(f"\n| over {size / 1e6:.1f} M parameters | ms | times one read and write | complex FFT / this |")
     print("|---|---|---|---|")
     for name, ms in times.items():
-        print(f"| {name} | {ms:.0f} | {ms / floor:.2f} | {fft / ms:.1f} |")
+        print(f"| {name} | {np.median(ms):.1f} | {ratio(ms, floor):.2f} | {ratio(fft, ms):.1f} |")
 
 
 def initialisation() -> None:
@@ -168,10 +209,17 @@ def initialisation() -> None:
     print("|---|---|---|---|---|")
     for shape in ((64, 64, 3, 3), (256, 256, 3, 3), (512, 512, 3, 3), (512, 512, 1, 1)):
         weights = torch.empty(shape)
-        theirs = milliseconds(lambda w=weights: torch.nn.init.orthogonal_(w))
-        ours = milliseconds(lambda s=shape: convla.orthogonal_kernel(s, rng=0, dtype=np.float32))
+        times = in_turn(
+            {
+                "torch": lambda w=weights: torch.nn.init.orthogonal_(w),
+                "convla": lambda s=shape: convla.orthogonal_kernel(s, rng=0, dtype=np.float32),
+            }
+        )
+        theirs, ours = times["torch"], times["convla"]
         error = defect(convla.orthogonal_kernel(shape, rng=0, dtype=np.float32))
-        print(f"| {shape} | {theirs:.1f} | {ours:.1f} | {theirs / ours:.2f} | {error:.1e} |")
+        print(
+            f"| {shape} | {np.median(theirs):.1f} | {np.median(ours):.1f} | {ratio(theirs, ours):.2f} | {error:.1e} |"
+        )
 
 
 def operator() -> None:
@@ -244,7 +292,11 @@ def wrappers() -> None:
 
 
 def main() -> None:
-    print(f"{platform.processor() or platform.machine()}, torch {torch.__version__}, numpy {np.__version__}\n")
+    blas = {pool["architecture"] for pool in threadpoolctl.threadpool_info() if pool.get("architecture")}
+    print(
+        f"{platform.processor() or platform.machine()}, torch {torch.__version__}, numpy {np.__version__}, OpenBLAS "
+        f"kernels for {', '.join(sorted(blas))}, {THREADS} thread(s)\n"
+    )
     orthonormalisation()
     whole_network()
     channel_directed()

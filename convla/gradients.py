@@ -51,6 +51,8 @@ def reweighted_gradient(
         If it has an empty axis or no such axis, holds NaN or infinity, or `lam` is not a positive finite number.
     EngineError
         If the engine does not take this array.
+    OverflowError
+        If the entries are finite and their sums or the result are not.
 
     Notes
     -----
@@ -76,7 +78,7 @@ def reweighted_gradient(
     xp = namespace(gradient)
     gradient, blocks = _check_gradient(gradient, axis, xp, exact=True)
     weight = _check_lam(lam, gradient)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         result = _reweight(blocks, weight, engine=engine)
     return _finite(result, gradient, xp)
 
@@ -122,6 +124,8 @@ def sobolev_gradient(
         discretization is unknown.
     EngineError
         If the engine does not take this array.
+    OverflowError
+        If the entries are finite and their sums or the result are not.
 
     Notes
     -----
@@ -155,7 +159,7 @@ def sobolev_gradient(
     if share < 0:
         raise ValueError(f"blend must be at least 0, got {blend}")
     solve = _sobolev if discretization == "circulant" else _sobolev_riemann
-    with np.errstate(invalid="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         result = solve(blocks, weight, share, engine=engine)
     return _finite(result, gradient, xp)
 
@@ -196,6 +200,8 @@ def laplacian_smoothing(
         If it has an empty axis or no such axis, holds NaN or infinity, `sigma` is negative, or the method unknown.
     EngineError
         If the engine does not take this array.
+    OverflowError
+        If the entries are finite and their sums or the result are not.
 
     Notes
     -----
@@ -216,14 +222,15 @@ def laplacian_smoothing(
     """
     xp = namespace(gradient)
     gradient, blocks = _check_gradient(gradient, axis, xp, exact=False)
-    check_array("gradient", gradient, xp)
+    check_array("gradient", gradient, xp)  # at sigma = 0 no entry shows in another
     sigma = check_real("sigma", sigma, minimum=0.0)
     check_choice("method", method, ("auto", "sweeps", "fft"))
     if method == "auto":
         compiled = _smooth.resolve(blocks, sigma, engine=engine) is not _smooth.reference
         method = "sweeps" if compiled or engine == "reference" else "fft"
-    smoothed = _smooth(blocks, sigma, engine=engine) if method == "sweeps" else _smooth_by_fft(blocks, sigma, xp)
-    return xp.reshape(smoothed, tuple(gradient.shape))
+    with np.errstate(over="ignore", invalid="ignore"):
+        smoothed = _smooth(blocks, sigma, engine=engine) if method == "sweeps" else _smooth_by_fft(blocks, sigma, xp)
+    return _finite(smoothed, gradient, xp)
 
 
 def normalized_gradient(gradient: ArrayLike, *, per_filter: bool = False) -> Array:
@@ -367,11 +374,12 @@ def _check_gradient(value: ArrayLike, axis: int | None, xp: Namespace, *, exact:
 def _finite(result: Array, gradient: Array, xp: Namespace) -> Array:
     """Return a result (outer, n, inner) in the gradient's shape, unless the gradient holds NaN or infinity.
 
-    This saves a pass over the data: the mean of a line is in each of its entries, so one NaN or infinity in a line
-    makes its first entry one.
+    This saves a pass over the data: the sum of a line is in each of its entries, so one NaN or infinity in a line
+    makes its first entry one, and so does a sum that overflows.
     """
     if not all_finite(result[:, 0, :], xp):
         check_array("gradient", gradient, xp)
+        raise OverflowError(f"gradient is finite, and its transform beyond {result.dtype}: scale the gradient down")
     return xp.reshape(result, tuple(gradient.shape))
 
 

@@ -23,8 +23,11 @@ MUON_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 # The Gram matrix squares the condition number, and its eigenvectors are off by its unit roundoff times that square. It
 # is used down to these ratios of its extreme eigenvalues, so that what it loses is below what the dtype can show.
 GRAM_RESOLVES = {"float32": 1e-10, "float64": 1e-6}
-# Up to this condition number, the product with the gradient in float32 leaves the rows orthonormal to within 1e-6.
-FLOAT32_PRODUCT = 16.0
+# Up to this condition number, the product with the gradient in float32 leaves the rows orthonormal to within 1e-6, for
+# square matrices too, whose rows are the least orthonormal (measured at 1024 x 1024: 0.8e-6).
+FLOAT32_PRODUCT = 9.0
+# And above this singular value, whose inverse is well within the range of float32.
+FLOAT32_LEAST = 1e-30
 
 
 def orthonormalize(
@@ -32,6 +35,7 @@ def orthonormalize(
     *,
     method: str = "exact",
     batch_axes: int = 0,
+    groups: int = 1,
     rank_deficient: str = "partial",
     rtol: float | None = None,
     lower_bound: float = 1e-5,
@@ -49,6 +53,9 @@ def orthonormalize(
         polynomials for all singular values above `lower_bound`.
     batch_axes : int, default 0
         How many leading axes count layers of equal shape, each taken by itself.
+    groups : int, default 1
+        Of the layer, dividing c_out: each group of filters sees channels of its own and is taken by itself. For a
+        depthwise layer, with ``groups=c_out``, that divides each filter by its norm.
     rank_deficient : {"partial", "complete"}
         For "exact" and "svd": "partial" leaves out the directions whose singular values count as zero, "complete" gives
         them arbitrary orthonormal ones, as the source's code does. A gradient of zeros gives zeros in both.
@@ -75,13 +82,13 @@ def orthonormalize(
     U V^T is the nearest matrix with orthonormal rows in the Frobenius norm, and does not depend on the gradient's
     scale. Where the rank is deficient it is not unique, and it is discontinuous there.
 
-    Relative distance to the polar factor (Frobenius), for a condition number c:
+    Relative distance to the polar factor (Frobenius), for a condition number c of what does not count as zero:
 
-    - "svd": the dtype's rounding, plus about 10 c times float64's roundoff.
-    - "exact": below 1e-6 in float32. In float64 below 1e-11 while c is below 1e3, then as "svd".
+    - "svd": the dtype's rounding, plus at most about 10 c times float64's roundoff.
+    - "exact": below 1e-6 in float32, for any c. In float64 below 1e-11 while c is below 1e3, then as "svd".
     - "polar-express": below 1e-6 in float32 and 1e-7 in float64 while c is a few times below 1 / `lower_bound`;
       beyond, up to 1 in the directions below it.
-    - "newton-schulz": 0.2 for c = 1 to 60, 0.5 for c = 1e4, 0.8 for c = 1e8.
+    - "newton-schulz": 0.1 to 0.3 up to c = 100, 0.5 to 0.6 for c = 1e4, 0.8 for c = 1e8.
 
     References
     ----------
@@ -107,7 +114,9 @@ def orthonormalize(
     if complete and method not in ("exact", "svd"):
         raise ValueError(f"rank_deficient must be 'partial' for method {method!r}, which completes nothing")
     shape = tuple(gradient.shape)
-    matrices = xp.reshape(gradient, (math.prod(shape[:batch]), shape[batch], math.prod(shape[batch + 1 :])))
+    rows = shape[batch] // _check_groups(groups, shape[batch])
+    # Rows are contiguous: the groups of a layer count as layers of a batch.
+    matrices = xp.reshape(gradient, (-1, rows, math.prod(shape[batch + 1 :])))
     tall = matrices.shape[1] > matrices.shape[2]
     wide = xp.matrix_transpose(matrices) if tall else matrices
     if rtol is None:
@@ -118,7 +127,9 @@ def orthonormalize(
     return xp.reshape(isometry, shape)
 
 
-def orthonormalize_operator(gradient: ArrayLike, image_shape: Sequence[int], *, rtol: float | None = None) -> Array:
+def orthonormalize_operator(
+    gradient: ArrayLike, image_shape: Sequence[int], *, groups: int = 1, rtol: float | None = None
+) -> Array:
     """Return the projection to the kernel's support of the orthonormalised gradient of the layer's operator.
 
     The circular layer is orthonormalised as a linear map of images, which is at each frequency a matrix of c_out times
@@ -130,6 +141,8 @@ def orthonormalize_operator(gradient: ArrayLike, image_shape: Sequence[int], *, 
         float32, float64, or integers (taken as float64); one to three kernel axes.
     image_shape : sequence of int
         The sizes of the image, none below the kernel's.
+    groups : int, default 1
+        Of the layer, dividing c_out; the operator is block diagonal, and each block is taken by itself.
     rtol : float, optional
         Singular values of the operator up to this times its largest count as zero; the default is as in
         `orthonormalize`.
@@ -168,18 +181,28 @@ def orthonormalize_operator(gradient: ArrayLike, image_shape: Sequence[int], *, 
             f"image_shape must have one entry, not below the kernel's, for each of the 1 to 3 kernel axes of gradient, "
             f"got {image} for shape {shape}"
         )
+    blocks = _check_groups(groups, shape[0])
     if rtol is None:
         rtol = max(4 * xp.finfo(gradient.dtype).eps, max(shape[:2]) * float(np.finfo(np.float64).eps))
     rtol = check_real("rtol", rtol, minimum=0.0, maximum=1.0)
-    axes = tuple(range(2, len(shape)))
-    wide = _scaled(xp.astype(gradient, xp.float64)[None, ...], xp)[0, ...]
-    symbol = xp.fft.rfftn(wide, s=image, axes=axes)
-    symbol = xp.permute_dims(symbol, (*axes, 0, 1))
+    wide = _scaled(xp.reshape(xp.astype(gradient, xp.float64), (blocks, -1, *shape[1:])), xp)
+    axes = tuple(range(3, wide.ndim))
+    symbol = xp.permute_dims(xp.fft.rfftn(wide, s=image, axes=axes), (0, *axes, 1, 2))
     u, values, vh = xp.linalg.svd(symbol, full_matrices=False)
-    kept = xp.astype((values > rtol * xp.max(values)) & (values > 0), symbol.dtype)
-    isometries = xp.permute_dims((u * kept[..., None, :]) @ vh, (len(axes), len(axes) + 1, *range(len(axes))))
+    largest = xp.max(values, axis=tuple(range(1, values.ndim)), keepdims=True)  # of each group
+    kept = xp.astype((values > rtol * largest) & (values > 0), symbol.dtype)
+    isometries = xp.permute_dims(
+        (u * kept[..., None, :]) @ vh, (0, len(axes) + 1, len(axes) + 2, *(axis - 2 for axis in axes))
+    )
     full = xp.fft.irfftn(isometries, s=image, axes=axes)
-    return xp.astype(full[(..., *(slice(k) for k in shape[2:]))], gradient.dtype)
+    return xp.reshape(xp.astype(full[(..., *(slice(k) for k in shape[2:]))], gradient.dtype), shape)
+
+
+def _check_groups(groups: int, filters: int) -> int:
+    count = check_integer("groups", groups, minimum=1)
+    if filters % count:
+        raise ShapeError(f"groups must divide the {filters} filters of gradient, got {count}")
+    return count
 
 
 @functools.lru_cache(maxsize=32)
@@ -246,8 +269,10 @@ def _exact(matrices: Array, xp: Namespace, rtol: float, complete: bool, _: float
     least, largest = eigenvalues[:, 0], eigenvalues[:, -1]
     resolved = (largest > 0) & (least > max(rtol**2, GRAM_RESOLVES["float32" if single else "float64"]) * largest)
     safe = xp.where(resolved[:, None], eigenvalues, xp.ones_like(eigenvalues))
-    inverse_root = (vectors / xp.sqrt(safe)[:, None, :]) @ xp.matrix_transpose(vectors)
-    if single and bool(xp.all(largest <= FLOAT32_PRODUCT**2 * least)):
+    # A matrix times its own transpose costs NumPy half a product.
+    half = vectors / xp.sqrt(xp.sqrt(safe))[:, None, :]
+    inverse_root = half @ xp.matrix_transpose(half)
+    if single and bool(xp.all((largest <= FLOAT32_PRODUCT**2 * least) & (least >= FLOAT32_LEAST**2))):
         return xp.astype(inverse_root, xp.float32) @ matrices
     isometries = inverse_root @ wide
     if bool(xp.all(resolved)):
@@ -304,7 +329,8 @@ def _compose(matrices: Array, gram: Array, coefficients: Sequence[tuple[float, f
     identity = xp.eye(gram.shape[1], dtype=gram.dtype, device=device_of(gram))
     total = None
     for step, (a, b, c) in enumerate(coefficients):
-        factor = a * identity + b * gram + c * (gram @ gram)
+        # The square, written so that NumPy takes half a product for it.
+        factor = a * identity + b * gram + c * (gram @ xp.matrix_transpose(gram))
         total = factor if total is None else factor @ total
         if step < len(coefficients) - 1:
             gram = factor @ gram @ factor

@@ -189,6 +189,22 @@ def test_the_sweeps_solve_the_dense_systems(
         assert np.abs(got - _dense(name, f, axis, weight)).max() <= bound, name
 
 
+@pytest.mark.parametrize(("shape", "axis"), [((21, 9000), 0), ((3, 19, 300), 1), ((12, 1000, 70), 1), ((2, 3001), 1)])
+def test_tiles_cover_every_column(shape: tuple[int, ...], axis: int) -> None:
+    # Sizes that no number of rows or columns taken together divides, and more columns than one tile holds.
+    f = _draw(shape, np.float32)
+    for name, call in (
+        ("reweighted", lambda engine: convla.reweighted_gradient(f, 2.0, axis=axis, engine=engine)),
+        ("sobolev", lambda engine: convla.sobolev_gradient(f, 2.0, axis=axis, blend=0.5, engine=engine)),
+        (
+            "laplacian",
+            lambda engine: convla.laplacian_smoothing(f, 2.0, axis=axis, method="sweeps", engine=engine),
+        ),
+    ):
+        bound = 2 * _tolerance(f, 2.0, axis, name == "laplacian")
+        assert np.abs(call("numba") - call("reference")).max() <= bound, name
+
+
 @pytest.mark.parametrize("engine", ["reference", "numba"])
 def test_the_blend_is_in_every_engine(engine: Any) -> None:
     f = _draw((6, 2, 3))
@@ -327,6 +343,20 @@ def test_one_bad_entry_anywhere_is_found(bad: float, engine: Any, dtype: Any) ->
         ):
             with pytest.raises(ValueError, match="gradient must be finite"):
                 call(f)
+
+
+@pytest.mark.parametrize("engine", ["reference", "numba"])
+def test_a_sum_that_overflows_is_an_error(engine: Any) -> None:
+    f = np.full((4, 3), 1.7e308)
+    for call in (
+        lambda: convla.reweighted_gradient(f, 2.0, engine=engine),
+        lambda: convla.sobolev_gradient(f, 2.0, engine=engine),
+        lambda: convla.sobolev_gradient(f, 2.0, discretization="riemann"),
+        lambda: convla.laplacian_smoothing(f, 2.0, method="sweeps", engine=engine),
+        lambda: convla.laplacian_smoothing(f, 2.0, method="fft"),
+    ):
+        with pytest.raises(OverflowError, match="gradient is finite, and its transform beyond float64"):
+            call()
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,12 @@ def test_the_command_line_imports_no_gpu_library_and_no_torch() -> None:
     assert _loaded_after("import convla.cli").isdisjoint({"cupy", "torch", "jax", "numba"})
 
 
+def test_the_adapter_names_the_extra_it_lacks() -> None:
+    code = "import sys; sys.modules['torch'] = None; import convla.frameworks.torch"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "ImportError: convla.frameworks.torch needs PyTorch: pip install 'convla[torch]'" in run.stderr
+
+
 def test_every_public_name_is_there_and_sorted() -> None:
     assert convla.__all__ == sorted(convla.__all__)
     assert [name for name in convla.__all__ if not hasattr(convla, name)] == []

@@ -20,6 +20,8 @@ Array = np.ndarray[Any, Any]
 EPS = float(np.finfo(np.float64).eps)
 SHAPES = [(8, 4, 3, 3), (16, 16, 1, 1), (20, 1, 3, 3), (1, 3, 3), (3, 1, 1), (5, 7), (9, 2, 2, 1, 2)]
 METHODS = ["exact", "svd", "newton-schulz", "polar-express"]
+# What Muon's five steps can make of a rounding near the singular value 0: the product of their slopes there.
+MUON_SLOPE = 3.4445**5
 
 
 def _with_condition(shape: tuple[int, int], condition: float, seed: int = 0, dtype: Any = np.float64) -> Array:
@@ -63,6 +65,23 @@ def test_exact_keeps_its_documented_distance_in_float32(condition: float, shape:
     assert _distance(got, _polar(gradient)) <= 1e-6
     rows = got.astype(np.float64) if shape[0] <= shape[1] else got.T.astype(np.float64)
     assert np.linalg.norm(rows @ rows.T - np.eye(len(rows))) / np.sqrt(len(rows)) <= 1e-6
+
+
+@pytest.mark.parametrize("condition", [2.0, 8.9, 9.1])
+def test_exact_keeps_square_rows_orthonormal_in_float32(condition: float) -> None:
+    # Of all shapes the one whose product in float32, taken up to condition 9, loses most.
+    got = convla.orthonormalize(_with_condition((512, 512), condition, dtype=np.float32)).astype(np.float64)
+    assert np.linalg.norm(got @ got.T - np.eye(512)) / np.sqrt(512) <= 1e-6
+
+
+@pytest.mark.parametrize("condition", [1e7, 1e8])
+@pytest.mark.parametrize("method", ["exact", "svd"])
+def test_float32_keeps_what_its_rounding_leaves(condition: float, method: str) -> None:
+    gradient = _with_condition((64, 200), condition, dtype=np.float32)
+    u, values, vt = np.linalg.svd(gradient.astype(np.float64), full_matrices=False)
+    kept = values > 4 * np.finfo(np.float32).eps * values[0]
+    assert 0 < np.count_nonzero(kept) < 64
+    assert _distance(convla.orthonormalize(gradient, method=method), u[:, kept] @ vt[kept]) <= 1e-6
 
 
 @pytest.mark.parametrize("condition", [1e1, 9e2, 3e3, 1e5, 1e8])
@@ -123,8 +142,16 @@ def test_the_scale_does_not_matter(method: str, scale: float, dtype: Any) -> Non
     gradient = np.random.default_rng(1).standard_normal((5, 3, 3)).astype(dtype)
     plain = convla.orthonormalize(gradient, method=method)
     scaled = convla.orthonormalize(gradient * dtype(scale), method=method)
-    bound = 1e-9 if (method, dtype) == ("polar-express", np.float64) else 200 * np.finfo(dtype).eps
+    bound = 1e-9 if (method, dtype) == ("polar-express", np.float64) else MUON_SLOPE * np.finfo(dtype).eps
     assert np.abs(plain.astype(np.float64) - scaled).max() <= bound
+
+
+@pytest.mark.parametrize("method", ["exact", "svd", "polar-express"])
+@pytest.mark.parametrize("scale", [1e-44, 1e-40, 1e-38, 1e37])
+def test_the_whole_range_of_float32_is_taken(method: str, scale: float) -> None:
+    # Subnormal numbers too, whose inverses float32 does not hold.
+    gradient = (np.random.default_rng(0).standard_normal((6, 12)) * scale).astype(np.float32)
+    assert _distance(convla.orthonormalize(gradient, method=method), _polar(gradient / np.float64(scale))) <= 1e-6
 
 
 @given(exponent=st.integers(-140, 140), seed=st.integers(0, 2**32 - 1))
@@ -145,6 +172,27 @@ def test_a_batch_is_each_layer_by_itself(method: str, batch: tuple[int, ...]) ->
     for index in np.ndindex(batch):
         alone = convla.orthonormalize(layers[index], method=method)
         assert np.abs(got[index] - alone).max() <= 1e-9
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("shape", "groups"), [((6, 2, 3), 3), ((6, 2, 3), 1), ((12, 1, 2, 2), 4)])
+@pytest.mark.parametrize("batch", [(), (2,)])
+def test_each_group_is_a_layer_by_itself(
+    method: str, shape: tuple[int, ...], groups: int, batch: tuple[int, ...]
+) -> None:
+    layers = np.random.default_rng(6).standard_normal((*batch, *shape))
+    got = convla.orthonormalize(layers, method=method, batch_axes=len(batch), groups=groups)
+    rows = shape[0] // groups
+    for index in np.ndindex(batch):
+        for first in range(0, shape[0], rows):
+            alone = convla.orthonormalize(layers[index][first : first + rows], method=method)
+            assert np.abs(got[index][first : first + rows] - alone).max() <= 1e-9
+
+
+def test_the_filters_of_a_depthwise_layer_are_normalized() -> None:
+    gradient = np.random.default_rng(6).standard_normal((20, 1, 3, 3))
+    got = convla.orthonormalize(gradient, groups=20)
+    assert np.abs(got - convla.normalized_gradient(gradient, per_filter=True)).max() <= 8 * EPS
 
 
 def _muon(gradient: Array) -> Array:
@@ -233,6 +281,18 @@ def test_the_operators_polar_factor_is_that_of_the_dense_matrix(shape: tuple[int
     assert np.abs(convla.orthonormalize_operator(gradient * 1e150, image) - got).max() <= 1e-11
 
 
+def test_the_groups_of_the_operator_are_layers_by_themselves() -> None:
+    gradient = np.random.default_rng(5).standard_normal((6, 2, 3, 2))
+    # The scale of a group does not matter, for none is small beside another.
+    gradient[3:] *= 1e-20
+    got = convla.orthonormalize_operator(gradient, (4, 5), groups=2)
+    for part in (slice(0, 3), slice(3, 6)):
+        assert (
+            np.abs(got[part] - _operator_by_dense_svd(gradient[part] / np.abs(gradient[part]).max(), (4, 5))).max()
+            <= 1e-11
+        )
+
+
 def test_the_operator_of_zero_is_zero() -> None:
     assert not convla.orthonormalize_operator(np.zeros((2, 2, 3), np.float32), (5,)).any()
 
@@ -263,7 +323,8 @@ def test_torch_tensors_come_back_as_they_went_in(method: str) -> None:
     host = np.random.default_rng(0).standard_normal((5, 3, 2)).astype(np.float32)
     got = convla.orthonormalize(torch.tensor(host), method=method)
     assert got.dtype == torch.float32
-    assert np.abs(got.numpy() - convla.orthonormalize(host, method=method)).max() <= 1e-5
+    bound = MUON_SLOPE * np.finfo(np.float32).eps
+    assert np.abs(got.numpy() - convla.orthonormalize(host, method=method)).max() <= bound
 
 
 def test_read_only_and_integer_inputs_are_taken() -> None:
@@ -284,6 +345,8 @@ def test_read_only_and_integer_inputs_are_taken() -> None:
         ({"method": "qr"}, ValueError, "method must be one of 'exact', 'svd', 'newton-schulz', .*got 'qr'"),
         ({"rank_deficient": "drop"}, ValueError, "rank_deficient must be one of 'partial', 'complete', got 'drop'"),
         ({"rtol": -1.0}, ValueError, "rtol must be between 0.0 and 1.0, got -1.0"),
+        ({"groups": 3}, ShapeError, "groups must divide the 2 filters of gradient, got 3"),
+        ({"groups": 0}, ValueError, "groups must be at least 1, got 0"),
         ({"lower_bound": 0.0}, ValueError, "lower_bound must be between 1e-12 and 1.0, got 0.0"),
     ],
 )

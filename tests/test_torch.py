@@ -54,7 +54,7 @@ def test_the_losses_keep_dtype_and_weight(name: str, torch_device: Any) -> None:
 def test_nobody_asks_for_a_gradient(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     kernels = torch.randn(4, 2, 3, 3, requires_grad=True)
     expected = LOSSES[name](kernels).item()
-    for module in (convla.orthogonality, convla.similarity.layer):
+    for module in (convla.similarity.orthogonality, convla.similarity.layer):
         for gradient in [key for key in vars(module) if key.endswith("_gradient")]:
             monkeypatch.setattr(module, gradient, None)
     with torch.no_grad():

@@ -393,10 +393,21 @@ def test_bad_input_is_named() -> None:
     weight = torch.nn.Parameter(torch.ones(2, 2, 3))
     optimizer = torch.optim.SGD([weight], lr=1.0)
     with pytest.raises(TypeError, match=r"optimizer must be a torch.optim.Optimizer, got list"):
-        adapter.GradientTransform([weight], "sobolev")
+        adapter.GradientTransform([weight], "normalized")
     with pytest.raises(ValueError, match=r"transform must be one of 'reweighted', .*got 'sobelov'"):
         adapter.GradientTransform(optimizer, "sobelov")
     with pytest.raises(TypeError, match=r"network must be a torch\.nn\.Module, got torch\.Parameter"):
         adapter.GradientTransform(optimizer, "normalized", network=weight)
     with pytest.raises(ValueError, match="layer 0 has no weight yet"):
         adapter.GradientTransform(optimizer, "normalized", network=torch.nn.Sequential(torch.nn.LazyConv1d(2, 3)))
+    with pytest.raises(TypeError, match=r"options of the transform 'sobolev': missing a required .*argument: 'lam'"):
+        adapter.GradientTransform(optimizer, "sobolev")
+    with pytest.raises(TypeError, match=r"options of the transform 'normalized': got an unexpected .*argument 'lam'"):
+        adapter.GradientTransform(optimizer, "normalized", lam=1.0)
+    weight.grad = torch.ones_like(weight)
+    for transform, got in ((lambda g: None, "NoneType"), (lambda g: g.flatten(), r"\(12,\)")):  # noqa: ARG005
+        handle = adapter.GradientTransform(optimizer, transform)
+        with pytest.raises(TypeError, match=f"transform must return a tensor of the gradient's shape, got {got}"):
+            optimizer.step()
+        handle.remove()
+    assert torch.equal(weight, torch.ones_like(weight))

@@ -53,6 +53,20 @@ def test_the_loss_and_its_parts() -> None:
     torch.testing.assert_close(ordered, 2.0 * sum(parts.values()))
 
 
+def test_layers_that_share_a_weight_count_once() -> None:
+    first, second = torch.nn.Conv1d(3, 3, 3), torch.nn.Conv1d(3, 3, 3)
+    network = torch.nn.Sequential(first, second)
+    apart = adapter.network_similarity_loss(network).item()
+    second.weight = first.weight
+    assert list(adapter.convolutions(network)) == ["0"]
+    assert adapter.network_similarity_loss(network).item() < apart
+    # Computed weights are objects of the moment, which may well have the place in memory of one that is gone.
+    for layer in (first, second):
+        layer.weight = torch.nn.Parameter(torch.randn(3, 3, 3))
+        torch.nn.utils.parametrizations.weight_norm(layer)
+    assert list(adapter.convolutions(network)) == ["0", "1"]
+
+
 def test_algorithm_2_adds_the_gradients() -> None:
     network, images, labels = _network(), torch.randn(5, 2, 8, 8).double(), torch.arange(5) % 3
     task = torch.nn.functional.cross_entropy(network(images), labels)

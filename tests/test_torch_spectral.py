@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from convla import tracking
 from convla.errors import ShapeError
+from convla.spectra import tracking
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 from convla.frameworks import torch as adapter  # noqa: E402
@@ -25,11 +25,11 @@ pytestmark = [
 # Layers and the sizes of their images; more inputs than outputs, fewer, and as many.
 LAYERS: dict[str, tuple[Any, tuple[int, ...]]] = {
     "valid": (lambda: torch.nn.Conv1d(2, 3, 3), (6,)),
-    "same": (lambda: torch.nn.Conv2d(2, 2, 3, padding=1), (4, 5)),
+    "same": (lambda: torch.nn.Conv2d(2, 2, 3, padding=1), (3, 4)),
     "same by name, even": (lambda: torch.nn.Conv2d(2, 2, (2, 4), padding="same"), (4, 5)),
     "same by name, dilated": (lambda: torch.nn.Conv1d(2, 2, 4, padding="same", dilation=2), (7,)),
     "valid by name": (lambda: torch.nn.Conv1d(3, 2, 2, padding="valid"), (5,)),
-    "stride": (lambda: torch.nn.Conv2d(3, 2, 3, stride=(2, 1), padding=(1, 0)), (5, 4)),
+    "stride": (lambda: torch.nn.Conv2d(3, 2, (3, 2), stride=(2, 1), padding=(1, 0)), (5, 3)),
     "dilation and groups": (lambda: torch.nn.Conv1d(4, 6, 3, dilation=2, groups=2, padding=2), (7,)),
     "depthwise": (lambda: torch.nn.Conv2d(3, 3, 3, groups=3, padding=1), (3, 4)),
     "circular": (lambda: torch.nn.Conv2d(1, 2, 3, padding=1, padding_mode="circular"), (4, 4)),
@@ -89,8 +89,13 @@ SIMPLE = [
 ]
 
 
-@pytest.mark.parametrize(("name", "end"), SIMPLE)
-@pytest.mark.parametrize("tracker", ["exact", "block"])
+@pytest.mark.parametrize(
+    ("name", "end", "tracker"),
+    [
+        *((name, end, "exact") for name, end in SIMPLE),
+        *((name, end, "block") for name, end in SIMPLE if name in ("valid", "depthwise", "three axes")),
+    ],
+)
 def test_gradcheck(name: str, end: str, tracker: str, torch_device: Any) -> None:
     layer, image_shape = _layer(name, scale=3.0)
     squares = np.linalg.svd(_matrix(layer, image_shape).numpy(), compute_uv=False) ** 2
@@ -139,14 +144,14 @@ def _descend(layer: Any, penalty: Any, optimizer: Any, steps: int) -> list[float
 def test_the_block_follows_a_descent(gram: str) -> None:
     layer, image_shape = _layer("same", scale=4.0)
     penalty = adapter.SpectralPenalty(layer, image_shape, gram=gram, cluster_rtol=0.01)
-    optimizer = torch.optim.SGD([layer.weight], lr=0.02)
-    for _ in range(60):
+    optimizer = torch.optim.SGD([layer.weight], lr=0.04)
+    for _ in range(30):
         expected = _expected(layer, image_shape, 1.0, gram)
         (value,) = _descend(layer, penalty, optimizer, 1)
         # The residuals of the block are at most a thousandth of sigma_max^2, which is at most the penalty plus alpha.
         assert abs(value - expected) <= 1e-3 * (expected + 1.0)
-    assert expected < 1.0 < int(penalty.largest_updates) == 60
-    assert 0 < int(penalty.smallest_updates) < 60
+    assert expected < 1.0 < int(penalty.largest_updates) == 30
+    assert 0 < int(penalty.smallest_updates) < 30
 
 
 @pytest.mark.parametrize("tracker", ["block", "power"])
@@ -261,6 +266,7 @@ def test_a_computed_weight() -> None:
         (torch.nn.ConvTranspose1d(2, 2, 3), (4,), {}, TypeError, "got torch.ConvTranspose1d"),
         (torch.nn.LazyConv1d(2, 3), (4,), {}, ValueError, "layer has no weight yet"),
         (torch.nn.Conv1d(2, 2, 3), (2,), {}, ShapeError, "the kernel must fit in the padded image"),
+        (torch.nn.Conv1d(2, 2, 3), 4, {}, TypeError, "image_shape must be a sequence of integers, got 4"),
         (torch.nn.Conv1d(2, 2, 3), (4, 4), {}, ShapeError, "image_shape must have 1 axes"),
         (torch.nn.Conv1d(2, 2, 3), (4,), {"alpha": 0.0}, ValueError, "alpha must be positive, got 0"),
         (torch.nn.Conv1d(2, 2, 3), (4,), {"gram": "output"}, ValueError, "gram must be one of 'input', 'smaller'"),
@@ -270,7 +276,7 @@ def test_a_computed_weight() -> None:
     ],
 )
 def test_bad_arguments_are_named(
-    layer: Any, image_shape: tuple[int, ...], options: dict[str, Any], error: type[Exception], message: str
+    layer: Any, image_shape: Any, options: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
         adapter.SpectralPenalty(layer, image_shape, **options)
@@ -360,6 +366,8 @@ class TestWholeNetwork:
             penalty(network)
         with pytest.raises(ValueError, match=r"network must have the layers \('0', '3'\), got one without '3'"):
             penalty(network[:2])
+        with pytest.raises(TypeError, match=r"network must be a torch\.nn\.Module, got torch\.Tensor"):
+            penalty(torch.ones(3))
         with pytest.raises(TypeError, match=r"network must be a torch\.nn\.Module, got torch\.Tensor"):
             adapter.NetworkSpectralPenalty(torch.ones(3), torch.ones(3))
         with pytest.raises(ValueError, match="network must have a convolutional layer"):

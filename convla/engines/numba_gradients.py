@@ -2,7 +2,8 @@
 
 The middle axis of (outer, n, inner) is swept. Columns are taken in tiles that stay in the cache from the first pass to
 the last, so the data come from memory once and go back once; the inner loops run over a tile's columns and become
-vector instructions. Sums and recursions are kept in float64.
+vector instructions. Several rows are taken at a time, so that what is kept of a column is read and written less often.
+Sums and recursions are kept in float64.
 """
 
 from __future__ import annotations
@@ -18,23 +19,27 @@ from convla.typing import Array
 
 __all__ = ["laplacian_smoothing", "reweighted_gradient", "sobolev_gradient"]
 
-# Of one tile: within the second-level cache of current processors, with room for the result beside it.
-TILE_BYTES = 1 << 19
-# Below this, rows of a tile are shorter than the memory's prefetch pays for.
-LEAST_WIDTH = 32
+# Of one tile: a core's share of the third-level cache. Smaller tiles would fit the second level, but their rows are
+# short pieces far apart, which memory delivers at half its speed.
+TILE_BYTES = 1 << 23
+# `_smooth` goes over its tile four times, in float64, and gains more from the second level.
+SMOOTHED_TILE_BYTES = 1 << 19
+# Rows of a tile: below the one they are shorter than the memory's prefetch pays for, above the other the sums of their
+# columns no longer fit the second-level cache.
+LEAST_WIDTH, LARGEST_WIDTH = 32, 1 << 13
 
 
 def reweighted_gradient(blocks: Array, lam: float) -> Array:
     """Run the operation; see `convla.gradients`."""
     out = np.empty_like(blocks, order="C")
-    _reweight(np.ascontiguousarray(blocks), 1.0 / lam, _width(blocks), out)
+    _reweight(np.ascontiguousarray(blocks), 1.0 / lam, _width(blocks, TILE_BYTES), out)
     return out
 
 
 def sobolev_gradient(blocks: Array, lam: float, blend: float) -> Array:
     """Run the operation; see `convla.gradients`."""
     out = np.empty_like(blocks, order="C")
-    _sobolev(np.ascontiguousarray(blocks), 1.0 / lam, blend, _width(blocks), out)
+    _sobolev(np.ascontiguousarray(blocks), 1.0 / lam, blend, _width(blocks, TILE_BYTES), out)
     return out
 
 
@@ -49,13 +54,16 @@ def laplacian_smoothing(blocks: Array, sigma: float) -> Array:
     if blocks.shape[2] == 1:
         _smooth_lines(blocks[:, :, 0], decay, 1.0 / closing, gain, out[:, :, 0])
     else:
-        _smooth(blocks, decay, 1.0 / closing, gain, _width(blocks), out)
+        _smooth(blocks, decay, 1.0 / closing, gain, _width(blocks, SMOOTHED_TILE_BYTES), out)
     return out
 
 
-def _width(blocks: Array) -> int:
-    _, n, inner = blocks.shape
-    return int(min(inner, max(LEAST_WIDTH, TILE_BYTES // (n * blocks.itemsize))))
+def _width(blocks: Array, tile_bytes: int) -> int:
+    """Return the number of columns of a tile: as many as `tile_bytes` hold, but a tile at least for each thread."""
+    outer, n, inner = blocks.shape
+    widest = min(tile_bytes // (n * blocks.itemsize), LARGEST_WIDTH)
+    tiles = max(-(-inner // max(LEAST_WIDTH, widest)), -(-numba.get_num_threads() // outer))
+    return int(min(inner, max(LEAST_WIDTH, -(-inner // tiles))))
 
 
 def _compiled() -> Any:
@@ -112,10 +120,20 @@ def _sobolev(blocks: Array, share: float, blend: float, width: int, out: Array) 
         mean, slope, value = np.zeros(last - first), np.zeros(last - first), np.zeros(last - first)
         # The mean, the first slope and the first value are three weighted sums of one pass: with the weights of the
         # discrete Green's function, all below 1, nothing large is subtracted.
-        for j in range(0, n - 1, 2):
-            _add_moments(f[j, first:last], f[j + 1, first:last], j, n, mean, slope, value)
-        if n % 2:
-            _add_moments(f[n - 1, first:last], np.zeros(last - first, blocks.dtype), n - 1, n, mean, slope, value)
+        for j in range(0, n - 7, 8):
+            rows = (
+                f[j, first:last],
+                f[j + 1, first:last],
+                f[j + 2, first:last],
+                f[j + 3, first:last],
+                f[j + 4, first:last],
+                f[j + 5, first:last],
+                f[j + 6, first:last],
+                f[j + 7, first:last],
+            )
+            _add_eight_moments(rows, j, n, mean, slope, value)
+        for j in range(n - n % 8, n):
+            _add_moments(f[j, first:last], j, n, mean, slope, value)
         mean /= n
         slope *= -scale
         value *= share / n
@@ -151,13 +169,28 @@ def _green(j: int, n: int) -> float:
 
 
 @_compiled()
-def _add_moments(f0: Array, f1: Array, j: int, n: int, mean: Array, slope: Array, value: Array) -> None:
-    linear0, linear1, green0, green1 = _linear(j, n), _linear(j + 1, n), _green(j, n), _green(j + 1, n)
+def _add_moments(f: Array, j: int, n: int, mean: Array, slope: Array, value: Array) -> None:
+    linear, green = _linear(j, n), _green(j, n)
+    for i in range(f.size):
+        x = np.float64(f[i])
+        mean[i] += x
+        slope[i] += linear * x
+        value[i] += green * x
+
+
+@_compiled()
+def _add_eight_moments(rows: tuple[Array, ...], j: int, n: int, mean: Array, slope: Array, value: Array) -> None:
+    f0, f1, f2, f3, f4, f5, f6, f7 = rows
+    a0, a1, a2, a3 = _linear(j, n), _linear(j + 1, n), _linear(j + 2, n), _linear(j + 3, n)
+    a4, a5, a6, a7 = _linear(j + 4, n), _linear(j + 5, n), _linear(j + 6, n), _linear(j + 7, n)
+    b0, b1, b2, b3 = _green(j, n), _green(j + 1, n), _green(j + 2, n), _green(j + 3, n)
+    b4, b5, b6, b7 = _green(j + 4, n), _green(j + 5, n), _green(j + 6, n), _green(j + 7, n)
     for i in range(f0.size):
-        x0, x1 = np.float64(f0[i]), np.float64(f1[i])
-        mean[i] += x0 + x1
-        slope[i] += linear0 * x0 + linear1 * x1
-        value[i] += green0 * x0 + green1 * x1
+        x0, x1, x2, x3 = np.float64(f0[i]), np.float64(f1[i]), np.float64(f2[i]), np.float64(f3[i])
+        x4, x5, x6, x7 = np.float64(f4[i]), np.float64(f5[i]), np.float64(f6[i]), np.float64(f7[i])
+        mean[i] += ((x0 + x1) + (x2 + x3)) + ((x4 + x5) + (x6 + x7))
+        slope[i] += ((a0 * x0 + a1 * x1) + (a2 * x2 + a3 * x3)) + ((a4 * x4 + a5 * x5) + (a6 * x6 + a7 * x7))
+        value[i] += ((b0 * x0 + b1 * x1) + (b2 * x2 + b3 * x3)) + ((b4 * x4 + b5 * x5) + (b6 * x6 + b7 * x7))
 
 
 @_compiled()

@@ -4,6 +4,11 @@ Needs the extra ``torch``. Losses run on the tensors themselves, on any device. 
 arrays gets CPU tensors as NumPy arrays over the same memory; nothing is moved between devices.
 """
 
+try:
+    import torch as _torch  # noqa: F401
+except ImportError as error:
+    raise ImportError("convla.frameworks.torch needs PyTorch: pip install 'convla[torch]'") from error
+
 from convla.frameworks.torch.initializers import delta_orthogonal_, orthogonal_
 from convla.frameworks.torch.layers import convolutions, image_shapes
 from convla.frameworks.torch.losses import convolutional_similarity_loss, kernel_orthogonality_loss, ocnn_loss

@@ -12,7 +12,7 @@ from torch import nn
 
 from convla._array import describe
 
-__all__ = ["Layout", "convolutions", "image_shapes", "weight_layouts"]
+__all__ = ["Layout", "check_network", "convolutions", "image_shapes", "weight_layouts"]
 
 Tensor = Any
 Layer = Any
@@ -167,9 +167,14 @@ def weight_layouts(network: Network, *, linear: bool) -> dict[Tensor, Layout]:
     return layouts
 
 
-def _named_layers(network: Network, kinds: tuple[Any, ...]) -> Iterator[tuple[str, Layer]]:
+def check_network(network: object) -> None:
+    """Raise `TypeError` unless `network` is a module."""
     if not isinstance(network, nn.Module):
         raise TypeError(f"network must be a torch.nn.Module, got {describe(network)}")
+
+
+def _named_layers(network: Network, kinds: tuple[Any, ...]) -> Iterator[tuple[str, Layer]]:
+    check_network(network)
     for name, layer in network.named_modules():
         if not isinstance(layer, kinds):
             continue

@@ -78,7 +78,7 @@ def kernel_orthogonality_loss(kernels: Tensor, *, groups: int = 1) -> Tensor:
     Raises
     ------
     TypeError, ShapeError, ValueError
-        As `convla.orthogonality.kernel_orthogonality`.
+        As `convla.similarity.orthogonality.kernel_orthogonality`.
 
     Examples
     --------
@@ -112,7 +112,7 @@ def ocnn_loss(kernels: Tensor, *, stride: int | Sequence[int] = 1, groups: int =
     Raises
     ------
     TypeError, ShapeError, ValueError
-        As `convla.orthogonality.ocnn_residual`.
+        As `convla.similarity.orthogonality.ocnn_residual`.
 
     Examples
     --------

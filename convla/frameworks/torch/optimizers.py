@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from convla._array import describe
 from convla._validate import check_choice
 from convla.frameworks.torch._closed_form import full_precision
 from convla.frameworks.torch.layers import Layout, weight_layouts
@@ -57,9 +58,9 @@ class GradientTransform:
     Raises
     ------
     TypeError, ValueError
-        If the optimizer is none or has a `GradientTransform` already, the transform has no such name, or the network is
-        no module. At a step: as the transform does, naming the parameter's place, when a gradient holds NaN or
-        infinity; the step is then not made.
+        If the optimizer is none or has a `GradientTransform` already, the transform has no such name or options, or the
+        network is no module. At a step: as the transform does, naming the parameter's place, when a gradient holds NaN
+        or infinity; if a function returns no tensor of the gradient's shape. The step is then not made.
     RuntimeError
         At a step, if a gradient scaler has left it to a fused optimizer to unscale the gradients.
 
@@ -111,7 +112,11 @@ class GradientTransform:
                 "optimizer has a GradientTransform already: remove() that one, or pass a function that does both"
             )
         if not callable(transform):
-            check_choice("transform", transform, tuple(TRANSFORMS))
+            function = TRANSFORMS[check_choice("transform", transform, tuple(TRANSFORMS))]
+            try:
+                inspect.signature(function).bind(None, **options)
+            except TypeError as error:
+                raise TypeError(f"options of the transform {transform!r}: {error}") from None
         self._transform = transform
         self._options = options
         self._least_axes = 2 if linear else 3
@@ -192,7 +197,11 @@ class GradientTransform:
 
     def _transformed(self, gradient: Tensor, layout: Layout) -> Tensor:
         if callable(self._transform):
-            return self._transform(gradient, **self._options)
+            result = self._transform(gradient, **self._options)
+            if not isinstance(result, torch.Tensor) or result.shape != gradient.shape:
+                got = tuple(result.shape) if isinstance(result, torch.Tensor) else describe(result)
+                raise TypeError(f"transform must return a tensor of the gradient's shape, got {got}")
+            return result
         half = gradient.dtype in (torch.float16, torch.bfloat16)
         wide = gradient.float() if half else gradient
         on_cpu = wide.device.type == "cpu"

@@ -11,7 +11,7 @@ from torch import nn
 from convla._array import describe
 from convla.errors import ShapeError
 from convla.frameworks.torch._closed_form import check_weight, closed_form
-from convla.frameworks.torch.layers import CONVOLUTIONS, convolutions, image_shapes
+from convla.frameworks.torch.layers import CONVOLUTIONS, check_network, convolutions, image_shapes
 from convla.geometry import ConvGeometry
 from convla.operators import ConvOperator
 from convla.penalties._estimators import ESTIMATORS, EstimatorOptions
@@ -136,14 +136,16 @@ class SpectralPenalty(nn.Module):  # type: ignore[misc]
         weight = layer.weight.detach()
         self.kernel_shape = tuple(weight.shape)
         self.setting: dict[str, Any] = {
-            "image_shape": tuple(image_shape),
+            "image_shape": image_shape,
             "padding": _padding(layer),
             "stride": tuple(layer.stride),
             "dilation": tuple(layer.dilation),
             "groups": layer.groups,
             "boundary": BOUNDARIES[layer.padding_mode],
         }
-        rows, columns = ConvGeometry(self.kernel_shape, **self.setting).shape
+        geometry = ConvGeometry(self.kernel_shape, **self.setting)
+        self.setting["image_shape"] = geometry.image_shape
+        rows, columns = geometry.shape
         if tracker == "exact" and rows * columns > DENSE_ENTRIES:
             raise ValueError(
                 f"tracker 'exact' takes matrices of at most {DENSE_ENTRIES} entries, got {rows}x{columns}: use 'block'"
@@ -254,6 +256,7 @@ class NetworkSpectralPenalty(nn.Module):  # type: ignore[misc]
 
     def layers(self, network: Any) -> dict[str, Tensor]:
         """Return the penalty of each layer by name."""
+        check_network(network)
         layers = dict(network.named_modules())
         values = {}
         for name, penalty in zip(self.names, self.penalties, strict=True):
