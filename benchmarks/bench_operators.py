@@ -109,6 +109,42 @@ def operator_rows(quick: bool) -> Iterator[str]:
                 )
 
 
+def kernel_adjoint_rows(quick: bool) -> Iterator[str]:
+    """Time the gradient of a layer in its weights, as `apply` and `adjoint` above."""
+    rounds, seconds = (5, 0.12) if quick else (10, 0.3)
+    rng = np.random.default_rng(0)
+    for dtype in (np.float32, np.float64):
+        peak = gemm_peak(dtype, rounds)
+        yield f"\n{np.dtype(dtype)}; a 2048 x 2048 matrix product runs at {peak / 1e9:.0f} Gflop/s.\n"
+        yield (
+            "| image | channels | kernel adjoint, us | PyTorch conv2d_weight, us | ratio | by the reference, us "
+            "| applications | Gflop/s | of GEMM |\n" + "|---" * 9 + "|"
+        )
+        for size in (32, 224):
+            for channels in (1, 3, 16, 64, 256):
+                shape = (channels, channels, 3, 3)
+                kernel = rng.standard_normal(shape).astype(dtype)
+                image, features = rng.standard_normal((2, channels, size, size)).astype(dtype)
+                ours = ConvOperator(kernel, (size, size))
+                plain = ConvOperator(kernel, (size, size), engine="reference")
+                works: list[Work] = [
+                    lambda o=ours, x=image, y=features: o.kernel_adjoint(y, x),
+                    lambda o=plain, x=image, y=features: o.kernel_adjoint(y, x),
+                    lambda o=ours, x=image: o.apply(x),
+                ]
+                if torch is not None:
+                    x, y = torch.tensor(image)[None], torch.tensor(features)[None]
+                    works.append(lambda x=x, y=y, s=shape: torch.nn.grad.conv2d_weight(x, s, y, padding=1))
+                gradient, reference, application, *theirs = least_times(*works, rounds=rounds, seconds=seconds)
+                theirs = theirs or [float("nan")]
+                flops = 2 * 9 * channels**2 * size**2
+                yield (
+                    f"| {size} x {size} | {channels} | {1e6 * gradient:.1f} | {1e6 * theirs[0]:.1f} "
+                    f"| {theirs[0] / gradient:.2f} | {1e6 * reference:.1f} | {gradient / application:.2f} "
+                    f"| {flops / gradient / 1e9:.0f} | {flops / gradient / peak:.0%} |"
+                )
+
+
 def by_entries(kernel: Any, size: int) -> Any:
     """Build the 'same' matrix with a Python loop over its entries, as a first attempt would."""
     out, inner, k, _ = kernel.shape
@@ -207,6 +243,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="fewer repetitions and no large sparse matrices")
     parser.add_argument("--output", type=Path, help="also write the tables to this file")
+    parser.add_argument("--only", help="the one section to print, by its title")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="for both libraries; default: every core")
     options = parser.parse_args()
     numba.set_num_threads(options.threads)
@@ -220,9 +257,12 @@ def main() -> None:
     print(lines[0], flush=True)
     sections = {
         "Application and image adjoint": operator_rows,
+        "Kernel adjoint": kernel_adjoint_rows,
         "Sparse construction": sparse_rows,
         "Dense construction": dense_rows,
     }
+    if options.only is not None:
+        sections = {options.only: sections[options.only]}
     with torch.inference_mode() if torch is not None else open(os.devnull):
         for title, rows in sections.items():
             lines.append(f"\n### {title}\n")

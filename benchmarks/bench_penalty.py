@@ -1,9 +1,11 @@
 """What one step of Algorithm 2.1 costs, in applications of the operator: float32, no matrix formed.
 
 A step is the gradient of the chosen triplet, the new kernel, and two power iterations on two triplets. Its cost is
-divided by that of one application to one image, the mean of `apply` and `adjoint`, interleaved with it in one run.
+divided by that of one application to one image, the mean of `apply` and `adjoint`, interleaved with it in one run; so
+are its parts: the eight applications, made on two images at a time, and the kernel adjoint. Processor time of one
+thread, which other work on the machine disturbs less than the time of day.
 
-    OPENBLAS_NUM_THREADS=1 python benchmarks/bench_penalty.py [--rounds N]
+    OPENBLAS_NUM_THREADS=1 NUMBA_NUM_THREADS=1 python benchmarks/bench_penalty.py [--rounds N]
 """
 
 from __future__ import annotations
@@ -30,9 +32,9 @@ LAYERS = [
 
 
 def timed(function, *arguments):
-    began = time.perf_counter()
+    began = time.process_time()
     result = function(*arguments)
-    return time.perf_counter() - began, result
+    return time.process_time() - began, result
 
 
 def measure(kernel_shape, image_shape, rounds):
@@ -54,17 +56,20 @@ def measure(kernel_shape, image_shape, rounds):
         moved = operator.with_kernel(operator.kernel - 0.01 * pair_gradient(operator, "input", active))
         return moved, tracker.update(moved)
 
-    ratios, steps, applications = [], [], []
+    images, both = np.stack([image, image]), np.stack([features, features])
+    rows = []
     for _ in range(rounds):
         forward, _ = timed(operator.apply, image)
         backward, _ = timed(operator.adjoint, features)
         seconds, (operator, pairs) = timed(step, operator, pairs)
         again, _ = timed(operator.apply, image)
         application = (0.5 * (forward + again) + backward) / 2
-        ratios.append(seconds / application)
-        steps.append(seconds)
-        applications.append(application)
-    return 1e3 * statistics.median(applications), 1e3 * statistics.median(steps), statistics.median(ratios)
+        pairwise = 2 * (timed(operator.apply, images)[0] + timed(operator.adjoint, both)[0])
+        gradient = timed(operator.kernel_adjoint, features, image)[0]
+        rows.append(
+            (1e3 * application, 1e3 * seconds, seconds / application, pairwise / application, gradient / application)
+        )
+    return [statistics.median(column) for column in zip(*rows, strict=True)]
 
 
 def main():
@@ -72,11 +77,15 @@ def main():
     parser.add_argument("--rounds", type=int, default=60)
     rounds = parser.parse_args().rounds
     print(f"{platform.processor() or platform.machine()}, NumPy {np.__version__}, {time.strftime('%Y-%m-%d')}")
-    print("| kernel | image | application ms | step ms | step / application |\n|---|---|---|---|---|")
+    print(
+        "| kernel | image | application ms | step ms | step / application | eight applications in pairs "
+        "| kernel adjoint |\n" + "|---" * 7 + "|"
+    )
     for kernel, image in LAYERS:
-        application, step, ratio = measure(kernel, image, rounds)
+        application, step, *ratios = measure(kernel, image, rounds)
         shapes = ("x".join(map(str, kernel)), "x".join(map(str, image)))
-        print(f"| {shapes[0]} | {shapes[1]} | {application:.2f} | {step:.2f} | {ratio:.1f} |", flush=True)
+        cells = [*shapes, f"{application:.3g}", f"{step:.3g}", *(f"{ratio:.1f}" for ratio in ratios)]
+        print(f"| {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ ENGINES = ("auto", "reference", "numba", "cuda")
 KERNELS: dict[tuple[str, str], str] = {
     ("correlate", "numba"): "convla.engines.numba_conv:correlate",
     ("correlate_image_adjoint", "numba"): "convla.engines.numba_conv:correlate_image_adjoint",
+    ("correlate_kernel_adjoint", "numba"): "convla.engines.numba_kernel_adjoint:correlate_kernel_adjoint",
     ("correlate", "cuda"): "convla.engines.cupy_gpu:correlate",
     ("correlate_image_adjoint", "cuda"): "convla.engines.cupy_gpu:correlate_image_adjoint",
     ("correlate_kernel_adjoint", "cuda"): "convla.engines.cupy_gpu:correlate_kernel_adjoint",

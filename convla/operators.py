@@ -10,7 +10,6 @@ import numpy as np
 
 from convla._array import all_finite, copy_of, namespace
 from convla._checks import check_integer_range, check_integer_sums, check_kernel, check_signal, match_dtypes
-from convla._dispatch import KERNELS
 from convla._validate import check_array, check_choice
 from convla._windows import correlate, correlate_image_adjoint, correlate_kernel_adjoint
 from convla.errors import ShapeError
@@ -109,11 +108,7 @@ class ConvOperator(LinearMap):
         found = self.kernel, self.kernel, self.geometry
         self._correlate: Callable[..., Array] = correlate.resolve(*found, engine=engine)
         self._image_adjoint: Callable[..., Array] = correlate_image_adjoint.resolve(*found, engine=engine)
-        # No engine need have all three: where it has no kernel adjoint, "auto" chooses.
-        has_kernel = (correlate_kernel_adjoint.operation, engine) in KERNELS
-        self._kernel_adjoint: Callable[..., Array] = correlate_kernel_adjoint.resolve(
-            *found, engine=engine if has_kernel or engine == "reference" else "auto"
-        )
+        self._kernel_adjoint: Callable[..., Array] = correlate_kernel_adjoint.resolve(*found, engine=engine)
 
     def __repr__(self) -> str:
         rows, columns = self.shape
@@ -155,7 +150,16 @@ class ConvOperator(LinearMap):
         array([[0., 1., 0.],
                [0., 0., 1.]])
         """
-        return _rebuild(kernel, self.geometry, self.order, self._engine)
+        xp = namespace(kernel)
+        checked = check_kernel(kernel, xp)
+        mine = self.kernel
+        if (type(checked), checked.dtype, tuple(checked.shape)) != (type(mine), mine.dtype, tuple(mine.shape)):
+            return _rebuild(checked, self.geometry, self.order, self._engine)
+        # What has been settled for this kernel holds for one like it; to find it again takes longer than small layers.
+        operator = object.__new__(ConvOperator)
+        operator.__dict__.update(self.__dict__)
+        operator.kernel = copy_of(checked, xp)
+        return operator
 
     def astype(self, dtype: Any) -> ConvOperator:
         """Return the operator of the kernel in another dtype, in the same setting."""

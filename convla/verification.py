@@ -42,12 +42,16 @@ def verify_ledger(ids: Sequence[str], *, max_examples: int, json_file: Path | No
         If an id is unknown or the count is less than 1.
     NotADirectoryError
         If the folder of `json_file` does not exist.
+    IsADirectoryError
+        If `json_file` is a folder.
     ConvlaError
         If Hypothesis is not installed.
     """
     check_integer("--max-examples", max_examples, minimum=1)
     if json_file is not None and not json_file.absolute().parent.is_dir():
         raise NotADirectoryError(f"--json {json_file}: the folder {json_file.absolute().parent} does not exist")
+    if json_file is not None and json_file.is_dir():
+        raise IsADirectoryError(f"--json {json_file}: must be a file, and is a folder")
     try:
         import hypothesis  # noqa: F401
     except ImportError:

@@ -12,9 +12,21 @@ import numpy as np
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+import convla
 from convla.typing import Array
 
-__all__ = ["floats", "for_all", "integers", "layers", "pairs_and_inputs", "without_shrinking"]
+__all__ = [
+    "floats",
+    "for_all",
+    "integers",
+    "layers",
+    "matrices",
+    "moderate_floats",
+    "operators",
+    "pairs_and_inputs",
+    "targets",
+    "without_shrinking",
+]
 
 _SHRINK: ContextVar[bool] = ContextVar("shrink", default=True)
 
@@ -76,6 +88,62 @@ def floats(shape: Sequence[int]) -> st.SearchStrategy[Array]:
     plain = st.one_of(*(st.lists(kind, min_size=count, max_size=count) for kind in kinds))
     constant = st.floats(-1, 1, allow_nan=False).map(lambda value: [value] * count)
     return st.one_of(plain, constant).map(lambda v: np.array(v, np.float64).reshape(shape))
+
+
+def moderate_floats(shape: Sequence[int]) -> st.SearchStrategy[Array]:
+    """Draw float64 arrays whose squares stay in range: normal, plain, small integers, ill-scaled, constant, 0.
+
+    Small integers and constants bring repeated and vanishing singular values, normal ones none.
+    """
+    count = math.prod(shape)
+    kinds = [
+        st.floats(-1, 1, allow_nan=False).map(lambda value: value if abs(value) > 1e-30 else 0.0),
+        st.integers(-2, 2).map(float),
+        st.builds(math.ldexp, st.sampled_from([-1.0, -0.5, 0.75, 1.0]), st.integers(-30, 30)),
+    ]
+    mixed = st.one_of(*(st.lists(kind, min_size=count, max_size=count) for kind in kinds))
+    constant = st.sampled_from([0.0, 1.0, -0.3]).map(lambda value: [value] * count)
+    normal = st.integers(0, 2**32).map(lambda seed: np.random.default_rng(seed).standard_normal(count))
+    scale = st.sampled_from([1.0, 1.0, 2.0**-90, 2.0**90])
+    return st.builds(
+        lambda entries, factor: factor * np.array(entries, np.float64).reshape(shape),
+        st.one_of(mixed, normal, constant),
+        scale,
+    )
+
+
+@st.composite
+def matrices(
+    draw: st.DrawFn,
+    rows: int,
+    columns: int,
+    *,
+    wide: bool = False,
+    entries: Callable[..., st.SearchStrategy[Array]] = moderate_floats,
+) -> Array:
+    """Draw float64 matrices up to this size; with `wide` none has more rows than columns."""
+    n = draw(st.integers(1, columns))
+    m = draw(st.integers(1, min(rows, n) if wide else rows))
+    return draw(entries((m, n)))
+
+
+@st.composite
+def operators(
+    draw: st.DrawFn, entries: Callable[..., st.SearchStrategy[Array]] = moderate_floats, *, wide: bool = False
+) -> convla.ConvOperator:
+    """Draw same-padded operators of one or two axes, even and size-1 kernels among them; wide: more inputs."""
+    ndim = draw(st.integers(1, 2))
+    largest = (5, 3)[ndim - 1]
+    kernel = [draw(st.integers(1, largest)) for _ in range(ndim)]
+    image = [n + draw(st.integers(0, 1)) for n in kernel]
+    c_out = draw(st.integers(1, 2 if wide else 3))
+    c_in = draw(st.integers(c_out + 1, c_out + 2) if wide else st.integers(1, 3))
+    return convla.ConvOperator(draw(entries((c_out, c_in, *kernel))), image)
+
+
+def targets() -> st.SearchStrategy[float]:
+    """Draw the ratio of alpha to sigma_max^2, exact ties of the two ends of the spectrum among them."""
+    return st.one_of(st.sampled_from([0.5, 1.0, 2.0]), st.floats(-3, 3).map(lambda power: 10.0**power))
 
 
 @st.composite

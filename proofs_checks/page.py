@@ -1,25 +1,45 @@
-"""Write the documentation's pages on the ledger from the statements: ``python -m proofs_checks.page [--check]``."""
+"""Write the documentation's pages on the ledger from the statements: ``python -m proofs_checks.page [--check]``.
+
+What a page says of counterexamples and measurements is what their evidence finds as the page is written.
+"""
 
 from __future__ import annotations
 
 import argparse
+import functools
 import inspect
+import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from proofs_checks.ledger import SOURCES, ledger
-from proofs_checks.statement import Evidence, Statement, Verdict
+from proofs_checks.runner import run_evidence
+from proofs_checks.statement import Evidence, Kind, Statement, Verdict
 
 __all__ = ["main", "pages"]
 
 ROOT = Path(__file__).parent.parent
 HEADER = "<!-- Written by `python -m proofs_checks.page` from the statements in proofs_checks; change those. -->\n"
 
+FENCE = "  ~~~"
+"""Before and after what a check found, so that `--check` knows its figures."""
+EXAMPLES = 50
+"""The default of `convla verify`."""
+TOLERANCE = 0.05
+"""By how much, relatively, a figure that is found may differ between machines without making the page stale."""
+NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[+-]?\d+)?")
+
 
 def pages() -> dict[str, str]:
-    """Return the text of every page by its path under docs/."""
+    """Return the text of every page by its path under docs/.
+
+    Raises
+    ------
+    RuntimeError
+        If evidence whose findings are shown cannot run, or contradicts its verdict.
+    """
     statements = ledger()
     return {
         "ledger.md": "\n".join(_ledger(statements)),
@@ -38,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
     for name, text in pages().items():
         path = options.docs / name
         if options.check:
-            if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            if not path.is_file() or not _agree(path.read_text(encoding="utf-8"), text):
                 print(f"{path} is stale: run python -m proofs_checks.page", file=sys.stderr)
                 stale = 1
         else:
@@ -46,11 +66,39 @@ def main(arguments: list[str] | None = None) -> int:
     return stale
 
 
+def _agree(stored: str, fresh: str) -> bool:
+    """Tell whether two pages are the same, figures that were found within the tolerance."""
+    lines, others = stored.split("\n"), fresh.split("\n")
+    if len(lines) != len(others):
+        return False
+    found = False
+    for line, other in zip(lines, others, strict=True):
+        found ^= line.startswith(FENCE)
+        if line != other and not (found and _agree_in_figures(line, other)):
+            return False
+    return True
+
+
+def _agree_in_figures(stored: str, fresh: str) -> bool:
+    figures = [[float(number) for number in NUMBER.findall(line)] for line in (stored, fresh)]
+    return NUMBER.sub("", stored) == NUMBER.sub("", fresh) and all(
+        abs(a - b) <= TOLERANCE * max(a, b) for a, b in zip(*figures, strict=True)
+    )
+
+
+COUNTED = {
+    Verdict.HOLDS: "hold",
+    Verdict.CORRECTED: "hold as corrected",
+    Verdict.REFUTED: "are refuted",
+    Verdict.STATISTICAL: "are statistical",
+}
+
+
 def _ledger(statements: tuple[Statement, ...]) -> Iterator[str]:
     yield HEADER
     yield "# The ledger\n"
     verdicts = Counter(statement.verdict for statement in statements)
-    counts = ", ".join(f"{count} {verdict.value}" for verdict, count in verdicts.items())
+    counts = ", ".join(f"{count} {COUNTED[verdict]}" for verdict, count in verdicts.items())
     yield (
         f"{len(statements)} statements of the source documents, and of this project, each with a verdict and evidence that "
         f"runs the shipped functions: {counts}. `convla verify` runs it all, `convla verify CSM-6` one statement.\n"
@@ -61,7 +109,10 @@ def _ledger(statements: tuple[Statement, ...]) -> Iterator[str]:
     yield "- **counterexample**: a smallest input, found by search, for which what is printed fails; checked exactly."
     yield "- **property**: random inputs, adversarial ones among them; floating-point values against rounding bounds that are"
     yield "  derived, not chosen."
-    yield "- **measurement**: a distribution, with what is asserted of it.\n"
+    yield "- **measurement**: a distribution, with what is asserted of it."
+    yield ""
+    yield "A claim is quoted as it is meant, misprints mended; the correction says what is printed, or what holds instead."
+    yield "What stands in a box under a counterexample or a measurement is what the check itself found.\n"
     yield "What is misprinted or false is collected on [its own page](errata.md). Each name of a check leads to its code.\n"
     for key, title in SOURCES.items():
         own = [statement for statement in statements if statement.source == key]
@@ -84,12 +135,34 @@ def _entry(statement: Statement) -> Iterator[str]:
     yield f"> {statement.claim}\n"
     for label, text in (("Correction", statement.correction), ("Counterexample", statement.counterexample)):
         if text:
-            yield f"{label}: {text}\n"
+            yield f"{label}: {_linked(text)}\n"
     if statement.note:
-        yield f"{statement.note}\n"
+        yield f"{_linked(statement.note)}\n"
     for piece in statement.evidence:
         yield f"- {piece.kind.value}: {piece.covers} ([{piece.name.replace('_', ' ')}](#{_code_anchor(piece)}))"
+        if piece.kind in (Kind.COUNTEREXAMPLE, Kind.MEASUREMENT):
+            finding = _finding(statement, piece)
+            parts = finding.split("; ") if piece.kind is Kind.MEASUREMENT else [finding]
+            yield from ("", f"{FENCE}text", *(f"  {part}" for part in parts), FENCE, "")
     yield ""
+
+
+@functools.lru_cache
+def _ids() -> re.Pattern[str]:
+    return re.compile(rf"\b({'|'.join(re.escape(statement.id) for statement in reversed(ledger()))})\b(?!\.\d)")
+
+
+def _linked(text: str) -> str:
+    """Return the text with the ids of statements as links to them."""
+    return _ids().sub(lambda match: f"[{match[1]}](#{match[1].lower()})", text)
+
+
+@functools.lru_cache
+def _finding(statement: Statement, piece: Evidence) -> str:
+    outcome = run_evidence(statement, piece, EXAMPLES)
+    if outcome.status != "confirmed":
+        raise RuntimeError(f"{statement.id} {piece.name}: {outcome.finding}")
+    return outcome.finding
 
 
 def _errata(statements: tuple[Statement, ...]) -> Iterator[str]:
@@ -98,7 +171,9 @@ def _errata(statements: tuple[Statement, ...]) -> Iterator[str]:
     yield "What the source documents print that does not hold as it stands. Each entry leads to its evidence in the ledger;"
     yield "`convla verify ID` runs it.\n"
     for key, title in SOURCES.items():
-        wrong = [s for s in statements if s.source == key and not s.ours and s.verdict is not Verdict.HOLDS]
+        wrong = [
+            s for s in statements if s.source == key and not s.ours and (s.verdict is not Verdict.HOLDS or s.correction)
+        ]
         if not wrong:
             continue
         yield f"## {title} ({key})\n"
@@ -106,6 +181,7 @@ def _errata(statements: tuple[Statement, ...]) -> Iterator[str]:
             Verdict.REFUTED: "False",
             Verdict.CORRECTED: "To be corrected",
             Verdict.STATISTICAL: "Not as likely as stated",
+            Verdict.HOLDS: "True, with a misprint in the proof",
         }
         for verdict, heading in headings.items():
             entries = [statement for statement in wrong if statement.verdict is verdict]
@@ -116,9 +192,9 @@ def _errata(statements: tuple[Statement, ...]) -> Iterator[str]:
                 if verdict is Verdict.REFUTED:
                     text = f"{statement.claim} *Counterexample:* {statement.counterexample}"
                 elif verdict is Verdict.STATISTICAL:
-                    text = f"{statement.claim} *Measured:* {statement.note}"
+                    text = f"{statement.claim} {statement.note}"
                 yield f"{statement.number}, {statement.title}"
-                yield f": {text} [{statement.id}](#{_anchor(statement)})\n"
+                yield f": {_linked(text)} [{statement.id}](#{_anchor(statement)})\n"
 
 
 def _code(statements: tuple[Statement, ...]) -> Iterator[str]:

@@ -108,7 +108,7 @@ class Statement:
     evidence : tuple of Evidence
     mutations : tuple of Mutation
     correction : str
-        For `Verdict.CORRECTED`: what the source must read.
+        For `Verdict.CORRECTED`: what the source must read. A statement that holds may have one too, of its proof.
     counterexample : str
         For `Verdict.REFUTED`: the smallest input found for which the claim fails, and by how much.
     note : str

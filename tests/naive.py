@@ -69,9 +69,10 @@ class NaiveMaps:
 
     def __init__(self, geometry: ConvGeometry) -> None:
         self.geometry = geometry
-        rows, columns, entries = zip(*products(geometry), strict=True)
-        self._rows, self._columns = np.array(rows), np.array(columns)
-        self._entries = np.ravel_multi_index(np.array(entries).T, geometry.kernel_shape)
+        found = products(geometry)  # none where the taps meet nothing but zeros
+        self._rows, self._columns = (np.array([product[i] for product in found], np.intp) for i in (0, 1))
+        entries = np.array([entry for _, _, entry in found], np.intp).reshape(len(found), len(geometry.kernel_shape))
+        self._entries = np.ravel_multi_index(tuple(entries.T), geometry.kernel_shape)
 
     def apply(self, image: Any, kernel: Any) -> Any:
         """The features (batch, c_out, *output)."""

@@ -33,15 +33,18 @@ def test_exactness(array: object, exact: bool) -> None:
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_a_single_non_finite_value_is_found(bad: float) -> None:
-    array = np.zeros(1000)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("size", "place"), [(1000, 617), (8193, 8192), (16384, 16383), (30_000, 5), (30_000, 29_000)])
+def test_a_single_non_finite_value_is_found(bad: float, dtype: type, size: int, place: int) -> None:
+    array = np.zeros(size, dtype)
     assert _array.all_finite(array, _array.namespace(array))
-    array[617] = bad
+    array[place] = bad
     assert not _array.all_finite(array, _array.namespace(array))
 
 
-def test_a_sum_that_overflows_is_not_taken_for_infinity() -> None:
-    array = np.full(4, np.finfo(np.float64).max)
+@pytest.mark.parametrize("size", [4, 30_000])
+def test_a_sum_that_overflows_is_not_taken_for_infinity(size: int) -> None:
+    array = np.full(size, np.finfo(np.float64).max)
     assert _array.all_finite(array, _array.namespace(array))
 
 
@@ -59,3 +62,11 @@ def test_conversion_to_float_keeps_float32_and_promotes_integers() -> None:
 @pytest.mark.parametrize(("value", "name"), [("x", "str"), (np.zeros(1), "numpy.ndarray"), (None, "NoneType")])
 def test_descriptions_name_the_library(value: object, name: str) -> None:
     assert _array.describe(value) == name
+
+
+@pytest.mark.parametrize("size", [1, 8191, 8192, 8193, 30_000])
+def test_dot_products_of_rows_are_exact_on_integers(size: int) -> None:
+    a, b = np.random.default_rng(size).integers(-3, 4, (2, 2, size)).astype(np.float64)
+    np.testing.assert_array_equal(_array.row_dots(a, b, np), (a * b).sum(axis=1))
+    strict = array_api_strict.asarray(a)
+    assert float(_array.row_dots(strict, strict, array_api_strict)[0]) == (a[0] * a[0]).sum()

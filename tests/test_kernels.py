@@ -48,7 +48,7 @@ def as_tuple(value):
     return value if isinstance(value, tuple) else (value,)
 
 
-@pytest.mark.parametrize("operation", ["correlate", "correlate_image_adjoint"])
+@pytest.mark.parametrize("operation", ["correlate", "correlate_image_adjoint", "correlate_kernel_adjoint"])
 def test_the_compiled_kernels_refuse_what_they_cannot_do(operation):
     for (image, kernel, geometry), _ in EXAMPLES[operation].arguments():
         with pytest.raises(EngineError, match="float32 or float64, got numpy"):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import re
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from proofs_checks.draws import without_shrinking
 from proofs_checks.ledger import SOURCES, ledger, select
 from proofs_checks.mutation import applied
+from proofs_checks.page import FENCE, main
 from proofs_checks.runner import Outcome, run_evidence, verify
 from proofs_checks.statement import Evidence, Kind, Mutation, Statement, Verdict
 
@@ -83,6 +86,23 @@ def test_a_statement_without_what_its_verdict_speaks_of_is_refused() -> None:
     piece = Evidence(Kind.PROPERTY, "nothing", lambda _: "")
     with pytest.raises(ValueError, match="must have evidence, a mutation"):
         Statement("CSM-0", "ours", "t", "c", Verdict.REFUTED, (piece,), (Mutation("m:f", "a", "b"),))
+
+
+def test_a_page_is_stale_beyond_the_tolerance_of_its_figures(tmp_path: Path) -> None:
+    assert main(["--docs", str(tmp_path)]) == 0
+    page = tmp_path / "ledger.md"
+    text = page.read_text(encoding="utf-8")
+    median = re.search(rf"{FENCE}text\n  N = 3, M = 64, P = 0: median (0\.\d+)", text)
+    assert median
+    for changed, stale in (
+        (text, 0),
+        (text[: median.start(1)] + str(1.02 * float(median[1])) + text[median.end(1) :], 0),
+        (text[: median.start(1)] + str(1.2 * float(median[1])) + text[median.end(1) :], 1),
+        (text.replace("Eq. (13)", "Eq. (13.1)"), 1),
+        (text + "more\n", 1),
+    ):
+        page.write_text(changed, encoding="utf-8")
+        assert main(["--check", "--docs", str(tmp_path)]) == stale
 
 
 def test_a_stale_mutation_is_an_error() -> None:

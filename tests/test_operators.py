@@ -286,3 +286,20 @@ def test_the_operator_of_the_guide_works():
     for got in (operator @ x, x @ operator, operator.as_linear_operator() @ x, operator.rmatvec(x)):
         np.testing.assert_array_equal(got, dense @ x)
     np.testing.assert_array_equal(abs(operator).to_dense(), abs(dense))
+
+
+def test_another_kernel_of_the_same_shape_leaves_nothing_of_the_first():
+    rng = np.random.default_rng(21)
+    first, second = rng.integers(-5, 6, (2, 3, 2, 3, 3)).astype(float)
+    image = rng.integers(-5, 6, (2, 6, 7)).astype(float)
+    operator = ConvOperator(first, (6, 7), padding=2, stride=2, order="F")
+    other = operator.with_kernel(second)
+    fresh = ConvOperator(second.copy(), (6, 7), padding=2, stride=2, order="F")
+    second[:] = 0  # the operator has a copy
+    np.testing.assert_array_equal(other.apply(image), fresh.apply(image))
+    np.testing.assert_array_equal(other.to_dense(), fresh.to_dense())
+    np.testing.assert_array_equal(operator.kernel, first)
+    with pytest.raises(ValueError, match="finite"):
+        operator.with_kernel(first * np.nan)
+    assert operator.with_kernel(first.astype(np.float32)).dtype == np.float32
+    assert operator.with_kernel(first[:, :, :2]).geometry.kernel_size == (2, 3)

@@ -22,6 +22,7 @@ def work():
     return (
         operator.apply(image),
         operator.adjoint(image),
+        operator.kernel_adjoint(image, image),
         summed_autocorrelations(filters, engine="numba"),
         correlate_lags(filters, np.ones((64, 169)), engine="numba"),
         _smooth(lines, 5.0, engine="numba"),

@@ -195,3 +195,15 @@ def test_a_block_that_did_not_converge_is_said_to_have_not(monkeypatch: pytest.M
         ConvergenceWarning, match="1 largest singular triplets of a 50x50 map: residual .* after 1 steps"
     ):
         extreme_triplets(draw((2, 2, 3, 3), (5, 5)), 1, rtol=1e-12, max_steps=1)
+
+
+def test_the_power_method_leaves_a_vector_that_the_map_takes_to_zero() -> None:
+    # Channel 1 is cut off: its vector stays, and the other's image does not depend on it.
+    operator = ConvOperator(np.diag([2.0, 0.0])[:, :, None], (1,))
+    tracker = PowerTracker(0.0)
+    vectors = np.eye(2)
+    tracker.restore({"vectors": vectors}, operator.kernel)
+    pairs = tracker.update(operator)
+    assert pairs.values.tolist() == [4.0, 0.0]
+    assert pairs.signs.tolist() == [1.0, 1.0]
+    np.testing.assert_array_equal(tracker.state()["vectors"], vectors)

@@ -40,6 +40,7 @@ def test_a_contradicted_verdict_exits_with_1(capsys: pytest.CaptureFixture[str])
         (["--max-examples", "0"], "--max-examples must be at least 1, got 0"),
         (["--max-examples", "many"], "should be a valid integer"),
         (["--json", "no/such/folder/x.json"], "does not exist"),
+        (["--json", "."], "must be a file, and is a folder"),
     ],
 )
 def test_wrong_use_is_one_line_and_exit_code_2(

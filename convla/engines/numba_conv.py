@@ -17,9 +17,9 @@ import numba
 import numpy as np
 
 from convla._boundary import fold
+from convla.engines._layout import lay_out, tap_positions, three, three_pairs, three_sources
 from convla.engines._numba_blocks import SIZES, SLACK_VECTORS, correlate_parallel, correlate_serial
 from convla.engines._tile import VECTOR_BYTES, WIDTHS
-from convla.errors import EngineError
 from convla.geometry import ConvGeometry
 
 __all__ = ["PhasePlan", "Plan", "correlate", "correlate_image_adjoint"]
@@ -53,14 +53,14 @@ class PhasePlan(NamedTuple):
 
 def correlate(image: FloatArray, kernel: FloatArray, geometry: ConvGeometry) -> FloatArray:
     """Cross-correlate; see the reference of the same name."""
-    plan = _forward_plan(geometry, _itemsize(image))
+    plan = _forward_plan(geometry, image.dtype.itemsize)
     return _run(plan, image, kernel, image.shape[: -geometry.ndim - 1])
 
 
 def correlate_image_adjoint(features: FloatArray, kernel: FloatArray, geometry: ConvGeometry) -> FloatArray:
     """Apply the transpose of ``image -> correlate(image, kernel)``; see the reference of the same name."""
     batch = features.shape[: -geometry.ndim - 1]
-    shape, phases = _adjoint_plans(geometry, _itemsize(features))
+    shape, phases = _adjoint_plans(geometry, features.dtype.itemsize)
     if len(phases) == 1 and phases[0].plan is not None:
         image = _run(phases[0].plan, features, kernel, batch)
     else:
@@ -78,29 +78,21 @@ def _run(plan: Plan, image: FloatArray, kernel: FloatArray, batch: tuple[int, ..
     return out
 
 
-def _itemsize(array: FloatArray) -> int:
-    if array.dtype.char not in "fd":
-        raise EngineError(f"engine 'numba' correlates float32 and float64 arrays, got dtype {array.dtype}")
-    return int(array.dtype.itemsize)
-
-
 @functools.lru_cache(maxsize=256)
 def _forward_plan(geometry: ConvGeometry, itemsize: int) -> Plan:
     out, inner = geometry.kernel_shape[:2]
     rows = out // geometry.groups
     taps = math.prod(geometry.kernel_size)
-    steps = [np.arange(k) * d for k, d in zip(_three(geometry.kernel_size), _three(geometry.dilation), strict=True)]
-    sources = [np.zeros(1, np.int64)] * (3 - geometry.ndim) + [geometry.sources(a) for a in range(geometry.ndim)]
     return _plan(
         itemsize,
         groups=geometry.groups,
         channels=inner,
         rows=rows,
-        image=_three(geometry.image_shape),
-        output=_three(geometry.output_shape),
-        sources=sources,
-        stride=_three(geometry.stride),
-        reach=np.stack(np.meshgrid(*steps, indexing="ij"), axis=-1).reshape(-1, 3),
+        image=three(geometry.image_shape),
+        output=three(geometry.output_shape),
+        sources=three_sources(geometry),
+        stride=three(geometry.stride),
+        reach=tap_positions(geometry),
         taps=np.arange(taps),
         kernel_strides=(rows * inner * taps, inner * taps, taps),
         out_shape=geometry.range_shape,
@@ -112,10 +104,10 @@ def _adjoint_plans(geometry: ConvGeometry, itemsize: int) -> tuple[tuple[int, ..
     """Return the shape that the phases fill, the image or the extended image, and how to fill each phase."""
     # Where zeros are cut off again, only the image itself is computed; else all of the extended image, to be folded.
     zero = geometry.boundary == "zero"
-    low = [pad[0] if zero else 0 for pad in _three_pairs(geometry.padding)]
-    size = _three(geometry.image_shape if zero else geometry.padded_shape)
-    stride = _three(geometry.stride)
-    dilation, kernel_size = _three(geometry.dilation), _three(geometry.kernel_size)
+    low = [pad[0] if zero else 0 for pad in three_pairs(geometry.padding)]
+    size = three(geometry.image_shape if zero else geometry.padded_shape)
+    stride = three(geometry.stride)
+    dilation, kernel_size = three(geometry.dilation), three(geometry.kernel_size)
     phases = []
     for phase in itertools.product(*map(range, stride)):
         # Positions  stride * q + phase - low  of the image, begin <= q < end on each axis.
@@ -145,21 +137,21 @@ def _adjoint_plan(
     all_taps = math.prod(geometry.kernel_size)
     back = [
         np.asarray(axis_taps) * d // s
-        for axis_taps, d, s in zip(taps, _three(geometry.dilation), _three(geometry.stride), strict=True)
+        for axis_taps, d, s in zip(taps, three(geometry.dilation), three(geometry.stride), strict=True)
     ]
     sources = []
-    for shift, b, e, n in zip(back, begin, end, _three(geometry.output_shape), strict=True):
+    for shift, b, e, n in zip(back, begin, end, three(geometry.output_shape), strict=True):
         position = np.arange(b - shift.max(), e - shift.min())
         sources.append(np.where((position >= 0) & (position < n), position, -1))
     reach = [shift.max() - shift for shift in back]
-    tap_index = np.ravel_multi_index(np.meshgrid(*taps, indexing="ij"), _three(geometry.kernel_size)).reshape(-1)
+    tap_index = np.ravel_multi_index(np.meshgrid(*taps, indexing="ij"), three(geometry.kernel_size)).reshape(-1)
     output = tuple(e - b for b, e in zip(begin, end, strict=True))
     return _plan(
         itemsize,
         groups=geometry.groups,
         channels=rows,
         rows=inner,
-        image=_three(geometry.output_shape),
+        image=three(geometry.output_shape),
         output=output,
         sources=sources,
         stride=(1, 1, 1),
@@ -186,23 +178,13 @@ def _plan(
     out_shape: tuple[int, ...],
 ) -> Plan:
     """Lay out a cross-correlation of 3-D images; `reach` is the extended position that each tap adds, per axis."""
-    padded = [-(-len(source) // s) for source, s in zip(sources, stride, strict=True)]
-    phases = math.prod(stride)
-    shift = reach // stride @ (padded[1] * padded[2], padded[2], 1)
-    phase = reach % stride @ (stride[1] * stride[2], stride[2], 1)
-    total = ((output[0] - 1) * padded[1] + output[1] - 1) * padded[2] + output[2]
+    layout = lay_out(sources, stride, output, reach)
+    padded, phases, shift, total = layout.padded, math.prod(stride), layout.shift, layout.total
     lanes = VECTOR_BYTES // itemsize
     products = groups * channels * rows * len(taps) * total
     threads = numba.get_num_threads() if products >= PARALLEL_FROM else 1
     length = _block_length(itemsize, channels * phases, rows, int(shift.max()), -(-total // threads))
     window = length + int(shift.max()) + SLACK_VECTORS * lanes
-    tables = []
-    for p in itertools.product(*map(range, stride)):
-        parts = [
-            np.pad(source, (0, q * s - len(source)), constant_values=-1)[first::s]
-            for source, q, s, first in zip(sources, padded, stride, p, strict=True)
-        ]
-        tables += [_longest_run(parts[2], stride[2]), *parts]
     sizes = np.zeros(1, SIZES)
     values = {
         "groups": groups,
@@ -232,10 +214,10 @@ def _plan(
     }
     for name, value in values.items():
         sizes[name] = value
-    offsets = (np.arange(channels)[:, None] * phases + phase) * window + shift
+    offsets = (np.arange(channels)[:, None] * phases + layout.phase) * window + shift
     return Plan(
         sizes=sizes,
-        tables=np.concatenate([taps, offsets.reshape(-1), *tables]).astype(np.int64),
+        tables=np.concatenate([taps, offsets.reshape(-1), layout.tables]),
         products=products,
         out_shape=out_shape,
     )
@@ -251,19 +233,3 @@ def _block_length(itemsize: int, channels: int, rows: int, reach: int, share: in
     cached = SOURCE_BYTES // (channels * itemsize) - reach
     longest = max(min(cached, LONGEST_BLOCK_BYTES // itemsize), reach)
     return -(-max(min(longest, share), SHORTEST_BLOCK_BYTES // itemsize) // tile) * tile
-
-
-def _longest_run(source: np.ndarray[Any, Any], step: int) -> tuple[int, int, int]:
-    """Return (begin, end, first source) of the longest stretch of sources inside the image that grow by `step`."""
-    breaks = np.flatnonzero((np.diff(source) != step) | (source[:-1] < 0)) + 1
-    bounds = [0, *breaks.tolist(), len(source)]
-    begin, end = max(itertools.pairwise(bounds), key=lambda pair: pair[1] - pair[0])
-    return (begin, end, int(source[begin])) if source[begin] >= 0 else (0, 0, 0)
-
-
-def _three(sizes: tuple[int, ...]) -> tuple[int, ...]:
-    return (1,) * (3 - len(sizes)) + sizes
-
-
-def _three_pairs(pairs: tuple[tuple[int, int], ...]) -> tuple[tuple[int, int], ...]:
-    return ((0, 0),) * (3 - len(pairs)) + pairs

@@ -16,7 +16,6 @@ import numpy as np
 
 from convla.autocorrelation import lag_index
 from convla.engines._parallel import compiled_in_parallel
-from convla.errors import EngineError
 from convla.typing import Array
 
 __all__ = ["correlate_lags", "summed_autocorrelations"]
@@ -47,8 +46,6 @@ def correlate_lags(kernels: Array, lags: Array) -> Array:
 
 
 def _prepare(kernels: Array) -> tuple[Array, Array]:
-    if kernels.dtype not in (np.float32, np.float64):
-        raise EngineError(f"engine 'numba' takes float32 and float64 kernels here, got dtype {kernels.dtype}")
     rows = np.ascontiguousarray(kernels).reshape(*kernels.shape[:2], -1)
     return rows, lag_index(kernels.shape[2:])
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from convla._array import as_array, namespace, on_device_of, to_numpy
+from convla._array import as_array, namespace, on_device_of, row_dots, to_numpy
 from convla._validate import check_choice, check_integer, check_real
 from convla.errors import ConvergenceWarning
 from convla.linear_map import LinearMap
@@ -222,16 +222,21 @@ class PowerTracker:
             vectors = self.vectors
             count = vectors.shape[0]
             images = linear_map.apply(xp.reshape(vectors, (count, *linear_map.domain_shape)))
-            product = xp.reshape(linear_map.adjoint(images), (count, -1)) - self.alpha * vectors
-            values = xp.linalg.vector_norm(product, axis=1, keepdims=True)
-            # A vector that the map takes to zero stays where it is.
+            # For small layers, whatever passes over a vector besides the two maps takes as long as they do.
+            product = xp.reshape(linear_map.adjoint(images), (count, -1))
+            product -= self.alpha * vectors
+            values = xp.sqrt(row_dots(product, product, xp))
             vanished = values == 0
-            self.vectors = xp.where(vanished, vectors, product / xp.where(vanished, xp.ones_like(values), values))
-        agreement = xp.sum(vectors * product, axis=1)
+            if bool(xp.any(vanished)):  # a vector that the map takes to zero stays where it is
+                product = xp.where(vanished[:, None], vectors, product)
+                product /= xp.where(vanished, xp.ones_like(values), values)[:, None]
+            else:
+                product /= values[:, None]
+            self.vectors = product
+        # Of the next vector and this one, which has the sign of the product's.
+        agreement = xp.where(vanished, xp.zeros_like(values), row_dots(vectors, product, xp))
         signs = xp.where(agreement < 0, -xp.ones_like(agreement), xp.ones_like(agreement))
-        return ShiftedPairs(
-            xp.reshape(values, (count,)), signs, xp.reshape(vectors, (count, *linear_map.domain_shape)), images
-        )
+        return ShiftedPairs(values, signs, xp.reshape(vectors, (count, *linear_map.domain_shape)), images)
 
     def state(self) -> dict[str, np.ndarray[Any, Any]]:
         """Return what is carried from one update to the next, on the host."""

@@ -6,9 +6,11 @@ import itertools
 from fractions import Fraction
 
 import numpy as np
+from hypothesis import strategies as st
 
 import convla
 from convla import identities
+from convla.testing import gamma
 from convla.typing import Array
 from proofs_checks.draws import for_all, integers, layers
 from proofs_checks.statement import Kind, Mutation, Statement, Verdict, evidence
@@ -86,22 +88,100 @@ def printed_code_at_the_same_weight(_: int) -> str:
     return "the code gives (3/2, 1/2), Eq. (8) gives f itself"
 
 
+PAIRS = (
+    (convla.reweighted_gradient, identities.reweighted_inner_product),
+    (convla.sobolev_gradient, identities.sobolev_inner_product),
+)
+"""Gradients with the metrics they belong to."""
+
+
 @evidence(Kind.PROPERTY, "integer gradients of layers, exact fractions: the derivative along minus the gradient")
 def gradients_descend(examples: int) -> str:
-    pairs = (
-        (convla.reweighted_gradient, identities.reweighted_inner_product),
-        (convla.sobolev_gradient, identities.sobolev_inner_product),
-    )
-
     def check(f: Array) -> None:
         f = fractions(f)
-        for (transform, metric), lam in itertools.product(pairs, WEIGHTS):
+        for (transform, metric), lam in itertools.product(PAIRS, WEIGHTS):
             gradient = f.shape[0] * transform(f, lam)
             change = -(f * gradient).sum()
             assert change == -metric(gradient, gradient, lam), (f.tolist(), lam)
             assert change < 0 or not f.any(), (f.tolist(), lam)
 
     return for_all(examples, layers(integers, axes=2), check)
+
+
+@evidence(Kind.PROPERTY, "integer gradients and directions, exact fractions: the ratio of Eq. (2), squared")
+def gradients_are_the_steepest_directions(examples: int) -> str:
+    def check(f: Array) -> None:
+        f = fractions(f)
+        direction = f[::-1] * 2 - f[:1]
+        for (transform, metric), lam in itertools.product(PAIRS, WEIGHTS):
+            gradient = f.shape[0] * transform(f, lam)
+            best = metric(gradient, gradient, lam)
+            assert (f * gradient).sum() == best, "the ratio along the gradient is its norm"
+            for k in (direction, direction - gradient, f):
+                assert (f * k).sum() ** 2 <= best * metric(k, k, lam), (f.tolist(), k.tolist(), lam)
+
+    return for_all(examples, layers(integers, axes=2), check)
+
+
+@evidence(Kind.PROPERTY, "integer kernels, exact fractions: every output channel repeated 1 to 4 times")
+def repeated_channels_keep_the_metric(examples: int) -> str:
+    def check(k: Array) -> None:
+        k = fractions(k)
+        for lam, times in itertools.product(WEIGHTS, range(1, 5)):
+            repeated = np.repeat(k, times, axis=0)
+            one, other = (identities.reweighted_inner_product(v, v, lam) for v in (k, repeated))
+            assert one == other, (k.tolist(), lam, times)
+
+    return for_all(examples, layers(integers, axes=2), check)
+
+
+@evidence(Kind.MEASUREMENT, "k = cos(2 pi o / O) sampled at O = 8, 32, 128 channels, lambda = 1: the Sobolev metric")
+def sampled_kernels_keep_the_sobolev_metric(_: int) -> str:
+    values = []
+    for outputs in (8, 32, 128):
+        k = np.cos(2 * np.pi * np.arange(outputs) / outputs)[:, None]
+        values.append(float(identities.sobolev_inner_product(k, k, 1.0)))
+    errors = [2 * np.pi**2 - value for value in values]
+    assert all(14 < a / b < 18 for a, b in itertools.pairwise(errors)), errors
+    return f"{', '.join(f'{value:.3f}' for value in values)}, towards 2 pi^2 = {2 * np.pi**2:.3f} like 1 / O^2"
+
+
+@evidence(
+    Kind.PROPERTY,
+    "unit f, O <= 12, lambda 1e-3 to 1e3, both methods, within rounding: Eq. (19) with periodic differences",
+)
+def smoothing_is_the_full_sobolev_gradient(examples: int) -> str:
+    def check(outputs: int, power: float) -> None:
+        lam = 10.0**power
+        f = np.eye(outputs)
+        for options in ({"method": "sweeps", "engine": "reference"}, {"method": "fft"}, {}):
+            g = outputs * convla.laplacian_smoothing(f, lam * outputs**2, axis=0, **options)  # type: ignore[arg-type]
+            bends = 2 * g - np.roll(g, 1, axis=0) - np.roll(g, -1, axis=0)
+            error = np.abs(g / outputs + lam * outputs * bends - f).max()
+            # A relative error in g is amplified by the norm of the operator that is applied to it.
+            bound = gamma(400 * outputs, np.float64) * (1 + 4 * lam * outputs**2) * np.abs(g).max() / outputs
+            assert error <= bound, f"O = {outputs}, lambda = {lam}, {options}: {error} beyond {bound}"
+
+    return for_all(examples, st.tuples(st.integers(1, 12), st.floats(-3, 3)), check)
+
+
+@evidence(
+    Kind.PROPERTY, "integer layers with the layer after them, exactly: its inputs permuted with the outputs before"
+)
+def permuted_channels_give_the_same_network(examples: int) -> str:
+    def check(first: Array, seed: int) -> None:
+        generator = np.random.default_rng(seed)
+        order = generator.permutation(first.shape[0])
+        second = generator.integers(-5, 6, (2, first.shape[0], *first.shape[2:]))
+        x = generator.integers(-5, 6, (first.shape[1], *(4 for _ in first.shape[2:])))
+
+        def network(one: Array, two: Array) -> Array:
+            hidden = np.maximum(convla.cross_correlate(x, one, padding="same"), 0)
+            return convla.cross_correlate(hidden, two, padding="same")
+
+        assert np.array_equal(network(first, second), network(first[order], second[:, order])), (first, order)
+
+    return for_all(examples, st.tuples(layers(integers, axes=2).map(lambda drawn: drawn[0]), st.integers(0, 99)), check)
 
 
 @evidence(Kind.PROOF, "all permutations of O <= 5 channels, a generic f: exact fractions")
@@ -131,13 +211,14 @@ def sobolev_depends_on_the_order(_: int) -> str:
 STATEMENTS = (
     Statement(
         id="CDG-4",
-        number="Eqs. (3), (4), (8)",
+        number="Eqs. (3), (4), (7), (8), (17)",
         title="the gradient in the re-weighted metric",
         claim=r"The gradient for $\langle k_1, k_2\rangle = \langle \bar k_1, \bar k_2\rangle + \frac{\lambda}{O}\langle "
         r"k_1-\bar k_1, k_2-\bar k_2\rangle$ is $\bar f + \frac1\lambda(f-\bar f)$.",
         verdict=Verdict.CORRECTED,
         correction="It is O times that, O the number of output channels: Eq. (4) divides by O, the Euclidean Eq. (3) does "
-        "not. The learning rate absorbs the factor, but it differs between layers.",
+        "not, and Eq. (17) loses it: the means of f and g differ by it. The learning rate absorbs it, but it differs between "
+        "layers.",
         evidence=(reweighted_gradient_on_the_bases, equation_8_lacks_the_factor),
         mutations=(
             Mutation(f"{METRICS}:reweighted_inner_product", "/ k1.shape[0]", ""),
@@ -146,7 +227,7 @@ STATEMENTS = (
     ),
     Statement(
         id="CDG-6",
-        number="Eqs. (6), (8)",
+        number="Eqs. (6), (7), (8), (22)",
         title="the gradient in the Sobolev metric",
         claim=r"The gradient $g$ for $\langle \bar k_1, \bar k_2\rangle + \lambda O\langle \partial_o k_1, \partial_o "
         r"k_2\rangle$ solves $f = \bar g - \lambda O^2 \partial_o^2 g$, periodic.",
@@ -160,13 +241,44 @@ STATEMENTS = (
         ),
     ),
     Statement(
+        id="CDG-21",
+        number="Appendix D, Eqs. (18) to (21)",
+        title="the gradient in the usual Sobolev metric",
+        claim=r"The gradient $g$ for $\frac1O\langle k_1, k_2\rangle + \lambda O\langle \partial_o k_1, \partial_o k_2\rangle$ "
+        r"solves $f = g - \lambda O^2\partial_o^2 g$, periodic.",
+        verdict=Verdict.CORRECTED,
+        correction="Up to the same factor O, which is lost between Eqs. (19) and (20).",
+        evidence=(smoothing_is_the_full_sobolev_gradient,),
+        mutations=(
+            Mutation(f"{GRADIENTS}:_smooth", "math.sqrt(0.25 + sigma)", "math.sqrt(0.5 + sigma)"),
+            Mutation(f"{GRADIENTS}:_smooth_by_fft", "1 + 4 * sigma", "1 + 2 * sigma"),
+        ),
+        note="It is O times Laplacian smoothing along the output channels, `convla.laplacian_smoothing` with sigma = lambda "
+        "O^2. Shown for differences of neighbouring channels.",
+    ),
+    Statement(
+        id="CDG-O",
+        number="Section 2.2",
+        title="metrics and the number of output channels",
+        claim=r"The factors of $O$ in Eqs. (4) and (6) make the metrics invariant under a change of the number of output "
+        r"channels.",
+        verdict=Verdict.HOLDS,
+        evidence=(repeated_channels_keep_the_metric, sampled_kernels_keep_the_sobolev_metric),
+        mutations=(
+            Mutation(f"{METRICS}:reweighted_inner_product", "/ k1.shape[0]", ""),
+            Mutation(f"{METRICS}:sobolev_inner_product", "lam * k1.shape[0]", "lam"),
+        ),
+        note="Exactly for Eq. (4), in the limit of smooth kernels for Eq. (6). The factor O of CDG-4 is what the Euclidean "
+        "metric lacks for the same.",
+    ),
+    Statement(
         id="CDG-fig3",
         number="Figure 3",
         title="the printed code for the re-weighted gradient",
         claim=r"$f + \lambda\bar f$, the printed code, is Eq. (8).",
         verdict=Verdict.CORRECTED,
-        correction="It is 1 + lambda times Eq. (8) with 1 + lambda for lambda. So lambda = 0 is plain gradient descent in the "
-        "code and in Figure 6, and lambda = 1 in Eq. (8).",
+        correction=r"It is $1+\lambda$ times Eq. (8) with $1+\lambda$ for $\lambda$. So $\lambda=0$ is plain gradient descent in the "
+        r"code and in Figure 6, and $\lambda=1$ in Eq. (8).",
         evidence=(printed_code_is_a_reparametrisation, printed_code_at_the_same_weight),
         mutations=(
             Mutation("proofs_checks.cdg.metrics:_figure_3", "+ lam *", "+ 2 * lam *"),
@@ -185,6 +297,33 @@ STATEMENTS = (
             Mutation(f"{GRADIENTS}:_sobolev", "smooth = mean +", "smooth = mean -"),
         ),
         note="With the factor O of CDG-4; without it the change is the squared norm divided by O.",
+    ),
+    Statement(
+        id="CDG-2",
+        number="Eq. (2)",
+        title="the gradient is the steepest direction",
+        claim=r"The gradient of a metric maximises $|df\cdot k| / \|k\|$ over all directions $k \ne 0$.",
+        verdict=Verdict.HOLDS,
+        evidence=(gradients_are_the_steepest_directions,),
+        mutations=(
+            Mutation(f"{GRADIENTS}:_reweight", "(wide - mean) / lam", "wide / lam"),
+            Mutation(f"{GRADIENTS}:_sobolev", "(lam * n * n)", "(lam * n)"),
+        ),
+    ),
+    Statement(
+        id="CDG-order",
+        number="Section 2.3",
+        title="the order of kernels is arbitrary",
+        claim="Permuting a layer's output channels, together with the input channels of the next, gives the same network.",
+        verdict=Verdict.HOLDS,
+        evidence=(permuted_channels_give_the_same_network,),
+        mutations=(
+            Mutation(
+                "convla.conv:_prepare",
+                "return image, kernel, geometry",
+                "return image, xp.roll(kernel, 1, axis=1), geometry",
+            ),
+        ),
     ),
     Statement(
         id="CDG-perm",

@@ -1,5 +1,5 @@
 """CSM: kernel orthogonality, feature-map similarity and the convolutional similarity."""
 
-from proofs_checks.csm import counts, full, padded, similarity
+from proofs_checks.csm import bounds, counts, full, padded, similarity
 
-STATEMENTS = (*full.STATEMENTS, *padded.STATEMENTS, *similarity.STATEMENTS, *counts.STATEMENTS)
+STATEMENTS = (*full.STATEMENTS, *padded.STATEMENTS, *similarity.STATEMENTS, *bounds.STATEMENTS, *counts.STATEMENTS)

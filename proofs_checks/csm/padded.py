@@ -7,11 +7,12 @@ from collections.abc import Callable
 
 import numpy as np
 
+import convla
 from convla import identities
 from convla.testing import gamma
 from convla.typing import Array
 from proofs_checks.bases import agree_on_all_bases, quadratic_basis, unit_kernels, vector_sizes
-from proofs_checks.csm.full import INNER_PRODUCTS, PLANES, TABLE_SIZES, inner_product_bound
+from proofs_checks.csm.full import INNER_PRODUCTS, PLANES, TABLE_SIZES, inner_product_bound, printed_sum
 from proofs_checks.draws import floats, for_all, pairs_and_inputs
 from proofs_checks.statement import Kind, Mutation, Statement, UnavailableError, Verdict, evidence
 
@@ -29,10 +30,29 @@ def _both_sides(padding: object) -> tuple[Callable[..., Array], Callable[..., Ar
     return features, corrected
 
 
-@evidence(Kind.PROOF, "all basis inputs, every P, N <= 5, M <= 8 with an output; (3, 64), (9, 64), (16, 64), every P")
+@evidence(
+    Kind.PROOF, "all unit K and X, every N <= 6, M <= 10, every P with an output: Eq. (25) over the printed range"
+)
+def padded_definition_on_the_bases(_: int) -> str:
+    count = 0
+    for n, m in vector_sizes(6, 10):
+        kernels, inputs = unit_kernels(1, (n,)), unit_kernels(1, (m,))
+        for p in range(max(0, (n - m + 1) // 2), n):
+            features = convla.cross_correlate(inputs, kernels, padding=p)
+            for (a, k), (b, x) in itertools.product(enumerate(kernels[:, 0]), enumerate(inputs[:, 0])):
+                wanted = [printed_sum(k, x, i - n + 1, +1) for i in range(n - 1 - p, m + p)]
+                assert features[b, a].tolist() == wanted, (n, m, p, k, x)
+                count += 1
+    return f"{count} feature maps equal"
+
+
+@evidence(
+    Kind.PROOF,
+    "all basis inputs, every P with an output, N <= 8, M <= 16; and (N, M) = (3, 64), (9, 64), (16, 64), every P",
+)
 def padded_identity_on_vectors(_: int) -> str:
     count = 0
-    for n, m in (*vector_sizes(5, 8), *TABLE_SIZES):
+    for n, m in (*vector_sizes(8, 16), *TABLE_SIZES):
         for p in range(max(0, (n - m + 1) // 2), n):
             count += agree_on_all_bases(*_both_sides(p), 1, (n,), (m,), f", P = {p}")
     return f"{count} integer equalities"
@@ -117,7 +137,7 @@ def number_of_terms(_: int) -> str:
     return "counts N N (N - P - 1) and N N (M + N - 1)"
 
 
-@evidence(Kind.COUNTEREXAMPLE, "N = 2, M = 1, P = 1: exhaustive over 0/1 inputs in order of size")
+@evidence(Kind.COUNTEREXAMPLE, "exhaustive over unit kernels and 0/1 inputs, N, M <= 3, every P, in order of size")
 def misprinted_error_terms_fail(_: int) -> str:
     for n, m in vector_sizes(3, 3):
         for p in range(max(0, (n - m + 1) // 2), n):
@@ -182,14 +202,14 @@ def _measured(kind: str, examples: int) -> str:
             ratios = error_ratios(kind, n, m, p, draws)
             shares = [float((ratios > share).mean()) for share in SHARES]
             found.append(
-                f"N={n} M={m} P={p}: median {np.median(ratios):.3f}, > {SHARES[0]}: {shares[0]:.0%}, "
-                f"> {SHARES[1]:.0f}: {shares[1]:.0%}"
+                f"N = {n}, M = {m}, P = {p}: median {np.median(ratios):.3f}, above {SHARES[0]} in {shares[0]:.0%}, "
+                f"above {SHARES[1]:.0f} in {shares[1]:.0%}"
             )
         # P = N - 1 leaves nothing out, in every draw.
         assert not error_ratios(kind, n, m, n - 1, 5).any(), "A + B at P = N - 1"
     # The ratio grows as N / M does: at the printed sizes it is largest for N = 16.
     small, large = (np.median(error_ratios(kind, n, 64, 0, max(100, 4 * examples))) for n in (3, 16))
-    assert 0 < small < large < 1, f"medians {small:.3f} at N = 3, {large:.3f} at N = 16"
+    assert 0 < small < SHARES[0] < large < SHARES[1], f"medians {small:.3f} at N = 3, {large:.3f} at N = 16"
     return "; ".join(found)
 
 
@@ -208,10 +228,13 @@ def error_terms_for_photographs(examples: int) -> str:
     return _measured("photograph rows", examples)
 
 
-@evidence(Kind.COUNTEREXAMPLE, "N = 2, M = 2, P = 0: exhaustive over entries in {-1, 0, 1}")
+@evidence(
+    Kind.COUNTEREXAMPLE,
+    "N = 2, M = 2, P = 0, the least sizes that leave an output out: entries in {-1, 0, 1}, in order of size",
+)
 def error_terms_larger_than_the_whole(_: int) -> str:
     entries = np.array(list(itertools.product((-1, 0, 1), repeat=2)))
-    for k1, k2, x in itertools.product(entries, repeat=3):
+    for k1, k2, x in sorted(itertools.product(entries, repeat=3), key=lambda drawn: np.abs(drawn).sum()):
         a, b = identities.padding_error_terms(k1, k2, x, 0)
         full = identities.correlation_inner_product(k1, k2, x)
         if abs(full) < abs(a + b):
@@ -224,6 +247,54 @@ def error_terms_larger_than_the_whole(_: int) -> str:
     raise AssertionError("A + B is never larger than the fully padded inner product")
 
 
+@evidence(Kind.COUNTEREXAMPLE, "exhaustive over entries in {-1, 0, 1}, N <= 3, M <= 3, small ones first")
+def error_terms_may_grow_with_padding(_: int) -> str:
+    for n, m in vector_sizes(3, 3):
+        kernels, inputs = (
+            np.array(sorted(itertools.product((-1, 0, 1), repeat=size), key=lambda v: sum(map(abs, v))))[:, None]
+            for size in (n, m)
+        )
+        whole, terms = identities.correlation_inner_product(kernels, kernels, inputs, stacks=True), []
+        for p in range(max(0, (n - m + 1) // 2), n):
+            terms.append(np.abs(sum(identities.padding_error_terms(kernels, kernels, inputs, p, stacks=True))))
+            kept = identities.feature_inner_product(kernels, kernels, inputs, padding=p, stacks=True)
+            assert np.array_equal(terms[-1], np.abs(whole - kept)), f"the distance of the two sides: {n}, {m}, {p}"
+        for p, (before, after) in enumerate(itertools.pairwise(terms), n - len(terms)):
+            if (after > before).any():
+                x, a, b = np.argwhere(after > before)[0]
+                return (
+                    f"K1 = {kernels[a, 0].tolist()}, K2 = {kernels[b, 0].tolist()}, X = {inputs[x, 0].tolist()}: "
+                    f"|A + B| is {before[x, a, b]} at P = {p}, {after[x, a, b]} at P = {p + 1}"
+                )
+    raise AssertionError("|A + B| never grows with P")
+
+
+@evidence(Kind.MEASUREMENT, "N = 9, M = 64, kernels uniform on (-1, 1), each kind of input: |A + B| at every P")
+def error_terms_fall_on_average(examples: int) -> str:
+    found, draws = [], max(100, 4 * examples)
+    for kind in INPUTS:
+        rng = np.random.default_rng(0)
+        inputs = INPUTS[kind](rng, draws, 64)[:, None]
+        k1, k2 = rng.uniform(-1, 1, (2, draws, 1, 9))
+        terms = np.array(
+            [
+                [
+                    abs(float(np.sum(identities.padding_error_terms(k1[i, 0], k2[i, 0], inputs[i, 0], p))))
+                    for i in range(draws)
+                ]
+                for p in range(9)
+            ]
+        )
+        medians = np.median(terms, axis=1)
+        assert medians[0] > medians[4] > medians[7] > medians[8] == 0, f"{kind}: medians {medians}"
+        grew = float((np.diff(terms, axis=0) > 0).mean())
+        assert 0 < grew < 0.5, f"{kind}: it grows in {grew:.0%} of steps"
+        found.append(
+            f"{kind}: median {medians[0]:.2f}, {medians[4]:.2f}, {medians[7]:.3f} at P = 0, 4, 7, a step up in {grew:.0%} of steps"
+        )
+    return "; ".join(found)
+
+
 STATEMENTS = (
     Statement(
         id="CSM-25",
@@ -232,13 +303,13 @@ STATEMENTS = (
         claim=r"For $P \in [0, N-1]$ and $i \in [N-1-P, M-1+P]$, $F_j[i] = \sum_n K_j[n]\,X[i+n-N+1]$; $P = 0$ is "
         r"valid, $P = N-1$ full, $P = \frac{N-1}{2}$ same.",
         verdict=Verdict.CORRECTED,
-        correction="Eq. (26) prints X[n1 + 1 - N + 1] and Eq. (27) X[n2 + - N + 1]; both must read X[n + i - N + 1]. "
+        correction=r"Eq. (26) prints $X[n_1+1-N+1]$ and Eq. (27) $X[n_2+-N+1]$; both must read $X[n+i-N+1]$. "
         '"Same" exists for odd N only.',
-        evidence=(padded_identity_on_vectors, number_of_terms),
+        evidence=(padded_definition_on_the_bases, padded_identity_on_vectors),
         mutations=(
             Mutation(f"{INNER_PRODUCTS}:feature_inner_product", "x, k, padding=padding", 'x, k, padding="full"'),
+            Mutation("convla.geometry:_resolve_padding", "((amount, amount),)", "((amount, max(0, amount - 1)),)"),
         ),
-        note="The identity of Eq. (33), on all basis inputs, holds for these index ranges and no others.",
     ),
     Statement(
         id="CSM-33",
@@ -248,7 +319,7 @@ STATEMENTS = (
         r" with $A = \sum_{n_1, n_2} K_1[n_1]K_2[n_2]\sum_{i=n_1+1-N}^{n_1-P-1} X[i+n_2-n_1]X[i]$ and $B$ likewise over "
         r"$i \in [M-N+P+n_1+1, M-1+n_1]$; $A = B = 0$ at $P = N-1$; $A$ and $B$ have $N^2(N-P-1)$ terms each.",
         verdict=Verdict.CORRECTED,
-        correction="Eqs. (30) to (32) print X[i + n2 - n2]; it must read X[i + n2 - n1].",
+        correction=r"Eqs. (30) to (32) print $X[i+n_2-n_2]$; it must read $X[i+n_2-n_1]$.",
         evidence=(
             padded_identity_on_vectors,
             padded_identity_on_planes_and_channels,
@@ -284,9 +355,22 @@ STATEMENTS = (
                 f"{INNER_PRODUCTS}:padding_error_terms", "range(n - 1 - low, m + high)", "range(n - low, m + high)"
             ),
         ),
-        note="The argument counts terms, but terms of both signs cancel in the fully padded value and not in A + B: the "
-        "ratio has a heavy tail. In 200 draws at M = 64, P = 0, |A + B| exceeds a tenth of the whole in 22 % (N = 3), 49 % "
-        "(N = 9) and 86 % (N = 16) of them for the paper's uniform inputs, 14 %, 60 % and 79 % for noise, 24 %, 51 % and 86 % "
-        "for rows of photographs; it exceeds the whole in 2 to 13 %. `--json` has all figures.",
+        note="The argument counts terms, but terms of both signs cancel in the fully padded value as well as in A + B, and "
+        "the ratio of the two has a heavy tail. It is small in the median for N = 3, M = 64, but at N = 16, M = 64, P = 0 it "
+        "exceeds a tenth in most draws, and now and then 1. The ledger has the measured shares, by N, M, P and kind of input.",
+    ),
+    Statement(
+        id="CSM-35",
+        number="Section 5, after Eq. (35)",
+        title="whether padding brings the two sides together",
+        claim=r"The closer $P$ is to $N-1$, the closer are $\langle F_1, F_2\rangle_P$ and $\langle K_1 \circledast K_2, "
+        r"(X \circledast X)_{[1-N,\,N-1]}\rangle$.",
+        verdict=Verdict.REFUTED,
+        counterexample="N = 3: what the outputs left out contribute can cancel at P = 0 and not at P = 1. On average it holds: "
+        r"the median of $|A+B|$ falls as P grows.",
+        evidence=(error_terms_may_grow_with_padding, error_terms_fall_on_average),
+        mutations=(
+            Mutation(f"{INNER_PRODUCTS}:padding_error_terms", "range(n - 1 - low, m + high)", "range(n - 1, m)"),
+        ),
     ),
 )

@@ -124,7 +124,7 @@ STATEMENTS = (
         title="the symbol's smallest singular value and the matrix's",
         claim="The smallest singular value of the zero-padded operator is governed by that of its symbol.",
         verdict=Verdict.REFUTED,
-        counterexample="Kernel (1, 1/2, 0): |f| >= 1/2, but sigma_min <= 2^-n, because f winds around 0.",
+        counterexample=r"Kernel (1, 1/2, 0): $|f|\ge 1/2$, but $\sigma_{\min}\le 2^{-n}$, because f winds around 0.",
         evidence=(tiny_singular_value_of_a_symbol_without_zeros,),
         mutations=(Mutation("convla.geometry:_resolve_padding", "((k - 1) // 2, k // 2)", "(k // 2 + 1, k // 2 - 1)"),),
     ),
@@ -151,7 +151,7 @@ STATEMENTS = (
         id="SPEC-balance",
         number="ours",
         title="where the descent on the penalty ends",
-        claim=r"At a minimiser of $R_\alpha$, for $M$ with at least as many rows as columns, $\sigma_{\max}^2 - \alpha = "
+        claim=r"At a minimiser of $R_\alpha$ with $\sigma_{\min} > 0$, for $M$ with at least as many rows as columns, $\sigma_{\max}^2 - \alpha = "
         r"\alpha - \sigma_{\min}^2$; so the power method on $M^TM - \alpha I$ has no single limit there.",
         verdict=Verdict.STATISTICAL,
         evidence=(
@@ -160,7 +160,7 @@ STATEMENTS = (
             descent_stalls_where_sigma_min_vanishes,
         ),
         mutations=(Mutation("convla.penalties.value:pair_gradient", "2.0 * pairs.signs", "2.0 * abs(pairs.signs)"),),
-        note="If only one end were active, and sigma_min > 0, scaling the kernel would lessen the penalty: RCK-scale. A "
-        "descent need not get there: with sigma_min near 0 its gradient is near 0 as well, and it stalls.",
+        note=r"If only one end were active, scaling the kernel would lessen the penalty: RCK-scale. A "
+        r"descent need not get there: with $\sigma_{\min}$ near 0 its gradient is near 0 as well, and it stalls.",
     ),
 )
