@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 from convla.experiments.statistics import Estimate
 
@@ -97,7 +97,6 @@ def paired_difference(
     mean, deviation = float(gaps.mean()), max(float(gaps.std(ddof=1)), resolution / math.sqrt(6.0))
     error = deviation / math.sqrt(gaps.size)
     alone, together = (
-        error * float(stats.t.ppf(1.0 - (1.0 - CONFIDENCE) / (2.0 * count), gaps.size - 1))
-        for count in (1, comparisons)
+        error * float(stdtrit(gaps.size - 1, 1.0 - (1.0 - CONFIDENCE) / (2.0 * count))) for count in (1, comparisons)
     )
     return PairedDifference(mean, mean - alone, mean + alone, mean - together, mean + together, int(gaps.size))
