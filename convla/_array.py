@@ -47,16 +47,24 @@ def namespace(*values: ArrayLike) -> Namespace:
     Raises
     ------
     TypeError
-        If the values belong to more than one array library.
+        If the values belong to more than one array library, or are JAX arrays without JAX's 64-bit numbers.
     """
     arrays = [value for value in values if array_api_compat.is_array_api_obj(value)]
     if not arrays:
         return array_api_compat.array_namespace(np.empty(0))
-    libraries = {type(array).__module__.partition(".")[0] for array in arrays}
+    libraries = {_library(array) for array in arrays}
     if len(libraries) > 1:
         kinds = ", ".join(sorted({describe(array) for array in arrays}))
         raise TypeError(f"all arrays of a call must come from one library, got {kinds}")
+    if libraries == {"jax"} and not importlib.import_module("jax").config.jax_enable_x64:
+        # JAX gives float32 and int32 where 64 bits are asked for: sums would be less accurate than promised, or wrap.
+        raise TypeError("JAX arrays need jax.config.update('jax_enable_x64', True): sums are kept in 64-bit numbers")
     return array_api_compat.array_namespace(*arrays)
+
+
+def _library(array: Array) -> str:
+    # JAX's arrays come from jaxlib, those that it traces from jax.
+    return "jax" if array_api_compat.is_jax_array(array) else type(array).__module__.partition(".")[0]
 
 
 def as_array(value: ArrayLike, xp: Namespace) -> Array:

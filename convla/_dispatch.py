@@ -18,7 +18,7 @@ import array_api_compat
 from convla._array import cuda_is_available, describe, is_cupy, is_numpy
 from convla.errors import EngineError
 
-__all__ = ["ENGINES", "KERNELS", "Accelerated", "accelerated", "load_kernel"]
+__all__ = ["ENGINES", "KERNELS", "Accelerated", "accelerated", "check_cuda", "load_kernel"]
 
 ENGINES = ("auto", "reference", "numba", "cuda")
 
@@ -109,12 +109,18 @@ class Accelerated(Generic[P, R]):
             return
         if (self.operation, engine) not in KERNELS:
             raise EngineError(f"{self.operation} has no kernel for engine {engine!r}; use 'auto' or 'reference'")
-        if engine == "cuda" and not cuda_is_available():
-            raise EngineError("engine 'cuda' needs CuPy (extras cuda12, cuda13) and a CUDA device; none is available")
+        if engine == "cuda":
+            check_cuda()
         for array in arrays:
             if not _takes(engine, array):
                 wanted = {"numba": "NumPy arrays of float32 or float64", "cuda": "CuPy arrays"}[engine]
                 raise EngineError(f"engine {engine!r} takes {wanted}, got {describe(array)} of dtype {array.dtype}")
+
+
+def check_cuda() -> None:
+    """Raise `EngineError` unless there is CuPy and a device for it."""
+    if not cuda_is_available():
+        raise EngineError("engine 'cuda' needs CuPy (extras cuda12, cuda13) and a CUDA device; none is available")
 
 
 def _takes(engine: str, array: Any) -> bool:

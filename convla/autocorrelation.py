@@ -13,7 +13,6 @@ import itertools
 import math
 from typing import Any
 
-import array_api_extra as xpx
 import numpy as np
 
 from convla._array import accumulation_dtype, is_exact, is_numpy, namespace, on_device_of
@@ -109,7 +108,7 @@ def _sum_diagonals(matrices: Array, xp: Namespace) -> Array:
     """Sum (..., k, k) along each diagonal, from column - row = 1 - k to k - 1: (..., 2 k - 1)."""
     *lead, k, _ = matrices.shape
     # With k zeros after each row but for the last, a row of 2 k - 1 numbers starts one column further left each time.
-    padded = xpx.pad(xp.flip(matrices, axis=-2), [(0, 0)] * (len(lead) + 1) + [(0, k)], xp=xp)
+    padded = xp.concat((xp.flip(matrices, axis=-2), xp.zeros_like(matrices)), axis=-1)
     skewed = xp.reshape(xp.reshape(padded, (*lead, 2 * k * k))[..., :-k], (*lead, k, 2 * k - 1))
     return xp.sum(skewed, axis=-2, dtype=matrices.dtype)
 

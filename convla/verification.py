@@ -76,6 +76,7 @@ def verify_ledger(ids: Sequence[str], *, max_examples: int, json_file: Path | No
 
 def _progress() -> Progress:
     console = Console(stderr=True)
+    console.quiet = not console.is_terminal  # bars that are off still end a line in some versions of Rich
     columns = (TextColumn("{task.description:12}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     return Progress(*columns, console=console, disable=not console.is_terminal)
 

@@ -25,6 +25,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     thorough = config.getoption("--run-slow") or os.environ.get("HYPOTHESIS_PROFILE") == "thorough"
     absent = {
         "torch": None if importlib.util.find_spec("torch") else "PyTorch is not installed",
+        "jax": None if importlib.util.find_spec("jax") else "JAX is not installed",
         "gpu": None if cuda_is_available() else "no CuPy with a CUDA device",
         "slow": None if thorough else "slow: --run-slow or HYPOTHESIS_PROFILE=thorough",
     }
@@ -39,7 +40,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture
 def required_oracle_is_absent() -> None:
-    pytest.fail("CONVLA_REQUIRE_TORCH or CONVLA_REQUIRE_GPU is 1, but what this test needs is not installed")
+    pytest.fail(
+        "CONVLA_REQUIRE_TORCH, CONVLA_REQUIRE_JAX or CONVLA_REQUIRE_GPU is 1, but what this test needs is not installed"
+    )
 
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])

@@ -4,7 +4,15 @@ import array_api_strict
 import numpy as np
 import pytest
 
-from convla import ConvOperator, convolve, cross_correlate, image_adjoint, kernel_adjoint
+from convla import (
+    ConvOperator,
+    convolutional_similarity,
+    convolutional_similarity_and_gradient,
+    convolve,
+    cross_correlate,
+    image_adjoint,
+    kernel_adjoint,
+)
 from convla._array import device_of, to_numpy
 from convla.errors import EngineError
 from tests.geometries import integers, keywords_of, name_of, product
@@ -43,11 +51,23 @@ class Cupy:
         return to_numpy(array)
 
 
+class Jax:
+    def asarray(self, values):
+        jax = pytest.importorskip("jax")
+        jax.config.update("jax_enable_x64", True)
+        return jax.numpy.asarray(values)
+
+    def asnumpy(self, array):
+        assert type(array).__module__.startswith("jax")
+        return np.asarray(array)
+
+
 LIBRARIES = [
     pytest.param(Strict("CPU_DEVICE"), id="strict"),
     pytest.param(Strict("device1"), id="strict-second-device"),
     pytest.param(Torch(), id="torch", marks=pytest.mark.torch),
     pytest.param(Cupy(), id="cupy", marks=pytest.mark.gpu),
+    pytest.param(Jax(), id="jax", marks=pytest.mark.jax),
 ]
 
 
@@ -57,6 +77,8 @@ LIBRARIES = [
 def test_every_map_agrees_with_numpy(library, dtype, geometry):
     if dtype == np.int64 and isinstance(library, Cupy):
         pytest.skip("cuBLAS multiplies floating-point matrices only")
+    if dtype == np.float32 and isinstance(library, Jax):
+        pytest.skip("compiling every operation takes minutes, and float64 takes the same way")
     rng = np.random.default_rng(1)
     x, k = integers(rng, (2, *geometry.domain_shape), dtype), integers(rng, geometry.kernel_shape, dtype)
     y = integers(rng, (2, *geometry.range_shape), dtype)
@@ -130,3 +152,34 @@ def test_tensors_of_half_precision_are_refused_and_followed_ones_bring_no_warnin
     kernel.requires_grad_()
     ConvOperator(kernel, (5,)).apply(image).sum().backward()
     assert kernel.grad.tolist() == [[[4, 5, 4]]]
+
+
+@pytest.mark.jax
+@pytest.mark.parametrize("normalized", [False, True])
+@pytest.mark.parametrize("method", ["autocorrelation", "spectral", "pairwise"])
+def test_similarity_of_jax_arrays(method, normalized):
+    jax = pytest.importorskip("jax")
+    kernels = np.random.default_rng(5).standard_normal((4, 3, 3, 2))
+    ours = Jax().asarray(kernels)
+    options = {"method": method, "normalized": normalized}
+    value, gradient = convolutional_similarity_and_gradient(ours, **options)
+    expected = convolutional_similarity_and_gradient(kernels, engine="reference", **options)
+    assert value.dtype == gradient.dtype == np.float64
+    assert float(value) == pytest.approx(float(expected[0]), rel=1e-13)
+    size = abs(expected[1]).max()
+    assert np.asarray(gradient) == pytest.approx(expected[1], rel=1e-11, abs=1e-13 * size)
+    if method != "pairwise":  # whose convolutions look at the values, which an array being traced has not
+        slope = jax.grad(lambda k: convolutional_similarity(k, **options))(ours)
+        assert np.asarray(slope) == pytest.approx(expected[1], rel=1e-11, abs=1e-12 * size)
+
+
+@pytest.mark.jax
+def test_jax_without_64_bit_numbers_is_refused():
+    jax = pytest.importorskip("jax")
+    kernels = Jax().asarray(np.ones((2, 1, 3)))
+    jax.config.update("jax_enable_x64", False)
+    try:
+        with pytest.raises(TypeError, match="jax_enable_x64"):
+            convolutional_similarity(kernels)
+    finally:
+        jax.config.update("jax_enable_x64", True)

@@ -306,8 +306,13 @@ def test_memory_layout_does_not_matter(engine: Any) -> None:
     reversed_view = kernels[::-1, :, ::-1].copy()[::-1, :, ::-1]
     for other in (strided, np.asfortranarray(kernels), frozen, reversed_view):
         value, gradient = convolutional_similarity_and_gradient(other, engine=engine)
-        assert float(value) == float(expected[0])
-        assert np.array_equal(gradient, expected[1])
+        if engine == "numba":
+            assert float(value) == float(expected[0])
+            assert np.array_equal(gradient, expected[1])
+        else:  # a matrix product may sum in another order for other strides
+            bounds = convolutional_similarity_and_gradient(abs(kernels))
+            assert abs(float(value) - float(expected[0])) <= 2 * steps(kernels) * U * float(bounds[0])
+            assert np.all(abs(gradient - expected[1]) <= 2 * steps(kernels) * U * bounds[1])
 
 
 @given(

@@ -276,7 +276,7 @@ def test_a_read_only_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_gpu_is_asked_for_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("convla.experiments.outcome.cuda_is_available", lambda: False)
+    monkeypatch.setattr("convla._dispatch.cuda_is_available", lambda: False)
     with pytest.raises(EngineError, match="needs CuPy"):
         run_setting(table_settings()[0], Readings(), repetitions=2, seed=0, engine="cuda")
 
@@ -300,7 +300,7 @@ def test_an_engine_that_is_not_there_leaves_no_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "out"
-    monkeypatch.setattr("convla.experiments.outcome.cuda_is_available", lambda: False)
+    monkeypatch.setattr("convla._dispatch.cuda_is_available", lambda: False)
     assert run(["reproduce", "table1", "--engine", "cuda", "--output", str(output)]) == 2
     monkeypatch.setenv("CONVLA_ENGINE", "nonsense")
     assert run(["reproduce", "table1", "--output", str(output)]) == 2

@@ -38,7 +38,7 @@ def test_a_contradicted_verdict_exits_with_1(capsys: pytest.CaptureFixture[str])
     [
         (["CSM-999"], "ID must be a statement or a source of the ledger, got 'CSM-999'"),
         (["--max-examples", "0"], "--max-examples must be at least 1, got 0"),
-        (["--max-examples", "many"], "should be a valid integer"),
+        (["--max-examples", "many"], "valid integer"),
         (["--json", "no/such/folder/x.json"], "does not exist"),
         (["--json", "."], "must be a file, and is a folder"),
     ],

@@ -33,8 +33,8 @@ def run(arguments: Sequence[str]) -> int:
     except typer.Abort:
         complain("interrupted")
         return INTERRUPTED
-    except (ConvlaError, ValueError, TypeError, OSError) as error:
-        complain(str(error))
+    except (ConvlaError, ValueError, TypeError, ArithmeticError, OSError, MemoryError) as error:
+        complain(str(error) or f"the computation ended with {type(error).__name__}")
         return 2
     except _USAGE_ERROR as error:
         if error.format_message():  # none after the help that a bare `convla` prints

@@ -12,10 +12,13 @@ from rich.table import Table
 from convla.cli.app import app
 from convla.cli.output import check_writable, console, progress_bars, write_json
 from convla.models.inspection import Inspection, LayerSettings, inspect_network, read_settings
-from convla.models.weights import WEIGHT_FORMATS, read_weights
+from convla.models.kernels import split_kernels
+from convla.models.weights import WEIGHT_FORMATS, printable, read_weights
 from convla.typing import Padding
 
 __all__: list[str] = []
+
+PLOT_FORMATS = (".png", ".svg", ".pdf")
 
 
 @app.command("inspect")
@@ -42,12 +45,14 @@ def _inspect(
     """
     check_writable("--json", json_file)
     check_writable("--plot", plot)
+    if plot is not None and plot.suffix not in PLOT_FORMATS:
+        raise ValueError(f"--plot must end in one of {', '.join(PLOT_FORMATS)}, got {str(plot)!r}")
     default = LayerSettings(padding=_padding(padding), stride=stride, dilation=dilation, groups=groups)
     settings = [] if layers is None else read_settings(layers, default)
     sizes = _image_sizes(image)
     arrays = read_weights(file)
     with progress_bars() as progress:
-        bar = progress.add_task("layers", total=None)
+        bar = progress.add_task("layers", total=len(split_kernels(arrays).kernels))
         report = inspect_network(
             arrays,
             sizes,
@@ -56,13 +61,13 @@ def _inspect(
             spectra=spectra,
             progress=lambda _: progress.advance(bar),
         )
-    _show_inspection(report, file)
     if json_file is not None:
         write_json(json_file, report.as_data())
     if plot is not None:
         from convla.models.plot import plot_inspection  # matplotlib takes half a second to import
 
         plot_inspection(report, plot)
+    _show_inspection(report, file)  # last: who reads it may have gone
     return 0
 
 
@@ -77,23 +82,27 @@ def _image_sizes(text: str) -> tuple[int, ...]:
     return tuple(map(int, sizes))
 
 
+def _plain(text: object) -> str:
+    return escape(printable(str(text)))
+
+
 def _show_inspection(report: Inspection, file: Path) -> None:
     screen = console()
-    table = Table(title=escape(str(file)), title_justify="left", title_style="bold", box=None, pad_edge=False)
-    table.add_column("layer")
+    table = Table(title=_plain(file), title_justify="left", title_style="bold", box=None, pad_edge=False)
+    table.add_column("layer", overflow="fold")  # the ends of names are what differs
     table.add_column("kernel")
     for heading in (*(column.heading for column in report.columns), "ms"):
         table.add_column(heading, justify="right")
     for layer in report.layers:
         values = [layer.quantities[column.name] for column in report.columns]
         cells = ["-" if value is None else f"{value:.4g}" for value in values]
-        table.add_row(escape(layer.name), "x".join(map(str, layer.shape)), *cells, f"{1e3 * layer.seconds:.1f}")
+        table.add_row(_plain(layer.name), "x".join(map(str, layer.shape)), *cells, f"{1e3 * layer.seconds:.1f}")
     if report.layers:
         screen.print(table)
     else:
-        screen.print(f"{escape(str(file))}: no convolution kernel")
+        screen.print(f"{_plain(file)}: no convolution kernel")
     for layer in report.layers:
         for note in layer.notes:
-            screen.print(f"  {escape(layer.name)}: {escape(note)}", style="dim")
+            screen.print(f"  {_plain(layer.name)}: {_plain(note)}", style="dim", soft_wrap=True)
     for name, reason in report.others.items():
-        screen.print(f"  not a kernel: {escape(name)}: {escape(reason)}", style="dim")
+        screen.print(f"  not a kernel: {_plain(name)}: {_plain(reason)}", style="dim", soft_wrap=True)

@@ -10,17 +10,19 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from convla.models.weights import printable
+
 __all__ = ["check_writable", "complain", "console", "progress_bars", "write_json"]
 
 
 def complain(message: str) -> None:
     """Print one line on standard error."""
-    print(f"convla: {' '.join(message.split())}", file=sys.stderr)
+    print(f"convla: {printable(' '.join(message.split()))}", file=sys.stderr)
 
 
 def console() -> Console:
     """Return a console on standard output; a pipe has no width of its own: wide enough that no cell is folded."""
-    return Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+    return Console(width=None if sys.stdout.isatty() else 240, highlight=False)
 
 
 def check_writable(option: str, path: Path | None) -> None:
@@ -38,12 +40,14 @@ def check_writable(option: str, path: Path | None) -> None:
 
 def write_json(path: Path, data: Any) -> None:
     """Write a report."""
-    path.write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(data, indent=1, ensure_ascii=False) + "\n"
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")  # which is JSON's escape of a lone surrogate
 
 
 def progress_bars() -> Progress:
     """Return progress bars on standard error that show nothing where that is no terminal, and leave nothing."""
     console = Console(stderr=True)
+    console.quiet = not console.is_terminal  # bars that are off still end a line in some versions of Rich
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),

@@ -34,6 +34,12 @@ VERDICT_STYLE = {
 }
 
 
+def _folder(text: str | Path) -> Path:
+    if not str(text):
+        raise typer.BadParameter("a folder needs a name; the current one is '.'")
+    return Path(text)
+
+
 @app.command("reproduce")
 def _reproduce(
     targets: Annotated[
@@ -53,7 +59,7 @@ def _reproduce(
     executor: Annotated[str, typer.Option(help="local (threads) or loky (processes).")] = "local",
     workers: Annotated[int, typer.Option(help="Threads or processes; by default one for each CPU.")] = os.cpu_count()
     or 1,
-    output: Annotated[Path, typer.Option(help="The results folder.")] = Path("results"),
+    output: Annotated[Path, typer.Option(help="The results folder.", parser=_folder, metavar="PATH")] = Path("results"),
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run in --output.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the whole report there.")] = None,
 ) -> int:
@@ -84,9 +90,9 @@ def _reproduce(
             "the same command with --resume goes on from there"
         )
         return INTERRUPTED
-    _show(result)
     if json_file is not None:
         write_json(json_file, result.report.as_data())
+    _show(result)  # last: who reads it may have gone
     return 0
 
 

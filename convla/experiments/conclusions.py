@@ -5,17 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
 from convla.experiments.outcome import Floats, Outcome
 from convla.experiments.published import PUBLISHED_REPETITIONS
 from convla.experiments.settings import Setting
-from convla.experiments.statistics import estimate
+from convla.experiments.statistics import Estimate
 
 __all__ = ["Conclusion", "draw_conclusions"]
 
 Outcomes = Mapping[Setting, Outcome]
+Estimates = Mapping[Setting, Mapping[str, Estimate]]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -38,15 +41,18 @@ class Conclusion:
     evidence: str
 
 
-def draw_conclusions(outcomes: Outcomes) -> list[Conclusion]:
-    """Return the sentences that the outcomes at hand can decide; each needs all rows that it speaks of."""
+def draw_conclusions(outcomes: Outcomes, estimates: Estimates) -> list[Conclusion]:
+    """Return the sentences that the outcomes at hand, and what `estimate` makes of them, can decide.
+
+    Each needs all rows that it speaks of.
+    """
     candidates = [
         _orthogonality_is_not_enough(outcomes),
-        _correlates_better(outcomes),
+        _correlates_better(estimates),
         _always_decreases(outcomes, (3, 4)),
         _always_decreases(outcomes, (5, 6)),
         _worst_failure(outcomes),
-        _shrinkage_does_as_well(outcomes),
+        _shrinkage_does_as_well(estimates),
         _the_loss_shrinks(outcomes),
         _turns_the_maps(outcomes, "loss"),
         _turns_the_maps(outcomes, "scale-invariant"),
@@ -54,11 +60,11 @@ def draw_conclusions(outcomes: Outcomes) -> list[Conclusion]:
     return [conclusion for conclusion in candidates if conclusion is not None]
 
 
-def _rows(outcomes: Outcomes, tables: tuple[int, int], control: str = "loss") -> dict[tuple[int, str], Outcome]:
-    """Return the outcomes of one pair of tables by (N, optimizer), or nothing unless all six are there."""
+def _rows(values: Mapping[Setting, T], tables: tuple[int, int], control: str = "loss") -> dict[tuple[int, str], T]:
+    """Return what belongs to one pair of tables by (N, optimizer), or nothing unless all six are there."""
     rows = {
-        (setting.n, setting.optimizer): outcome
-        for setting, outcome in outcomes.items()
+        (setting.n, setting.optimizer): value
+        for setting, value in values.items()
         if setting.tables == tables and setting.control == control
     }
     return rows if len(rows) == 6 else {}
@@ -91,13 +97,13 @@ def _orthogonality_is_not_enough(outcomes: Outcomes) -> Conclusion | None:
     )
 
 
-def _correlates_better(outcomes: Outcomes) -> Conclusion | None:
-    kernel, convolutional = _rows(outcomes, (1, 2)), _rows(outcomes, (3, 4))
+def _correlates_better(estimates: Estimates) -> Conclusion | None:
+    kernel, convolutional = _rows(estimates, (1, 2)), _rows(estimates, (3, 4))
     if not kernel or not convolutional:
         return None
     gains = {}
     for row in kernel:
-        ours, base = (estimate(rows[row])["corr_mean"] for rows in (convolutional, kernel))
+        ours, base = (rows[row]["corr_mean"] for rows in (convolutional, kernel))
         gains[row] = (ours.value - base.value) / math.hypot(ours.stderr, base.stderr)
     return Conclusion(
         "Section 4.3",
@@ -149,14 +155,14 @@ def _worst_failure(outcomes: Outcomes) -> Conclusion | None:
     )
 
 
-def _shrinkage_does_as_well(outcomes: Outcomes) -> Conclusion | None:
+def _shrinkage_does_as_well(estimates: Estimates) -> Conclusion | None:
     verdicts = {}
     for tables in ((3, 4), (5, 6)):
-        loss, shrinkage = _rows(outcomes, tables), _rows(outcomes, tables, "shrinkage")
+        loss, shrinkage = _rows(estimates, tables), _rows(estimates, tables, "shrinkage")
         if not loss or not shrinkage:
             return None
-        for row in loss:
-            base, ours = estimate(loss[row]), estimate(shrinkage[row])
+        for row, base in loss.items():
+            ours = shrinkage[row]
             verdicts[tables, row] = [
                 ours[quantity].value >= base[quantity].value
                 for quantity in ("corr_mean", "B_reduction_frequency_pct", "C_decrease_mean_pct")

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from convla._array import cuda_is_available, namespace, to_numpy
+from convla._array import namespace, to_numpy
+from convla._dispatch import check_cuda
 from convla._validate import check_integer
-from convla.errors import EngineError
 from convla.experiments.pairs import choose_engine, descend_pairs
 from convla.experiments.settings import INPUT_LENGTH, Readings, Setting
 from convla.similarity import feature_map_gram
@@ -150,8 +150,7 @@ def check_engine(engine: str) -> str:
         If it is unknown, here or in the environment.
     """
     if engine == "cuda":
-        if not cuda_is_available():
-            raise EngineError("engine 'cuda' needs CuPy (extras cuda12, cuda13) and a CUDA device; none is available")
+        check_cuda()
         return engine
     return choose_engine(engine)
 

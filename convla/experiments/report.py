@@ -16,7 +16,7 @@ from convla.experiments.rck_conclusions import draw_figure_conclusions
 from convla.experiments.rck_settings import FigureSetting, Traces
 from convla.experiments.results import ResultsFolder
 from convla.experiments.settings import CONTROLS, Setting
-from convla.experiments.statistics import VERDICTS, Verdict, compare, estimate
+from convla.experiments.statistics import VERDICTS, Estimate, Verdict, compare, estimate
 
 __all__ = ["CONTROL_HEADER", "TABLE_HEADER", "TRACE_HEADER", "Report", "build_report"]
 
@@ -149,10 +149,13 @@ def build_report(
             ]
             for table in wanted
         },
-        controls=[_control_row(setting, outcomes[setting]) for setting in sorted(outcomes, key=_control_order)]
+        controls=[
+            _control_row(setting, outcomes[setting], estimates[setting])
+            for setting in sorted(outcomes, key=_control_order)
+        ]
         if "controls" in targets
         else [],
-        conclusions=draw_conclusions(outcomes) + draw_figure_conclusions(figures),
+        conclusions=draw_conclusions(outcomes, estimates) + draw_figure_conclusions(figures),
         diverged={setting.name: outcome.diverged for setting, outcome in outcomes.items() if outcome.diverged},
         traces=[row for setting, traces in figures.items() for row in _trace_rows(setting, traces)],
     )
@@ -190,8 +193,7 @@ def _control_order(setting: Setting) -> tuple[Any, ...]:
     return (setting.tables, setting.n, setting.optimizer, CONTROLS.index(setting.control))
 
 
-def _control_row(setting: Setting, outcome: Outcome) -> tuple[Any, ...]:
-    columns = estimate(outcome)
+def _control_row(setting: Setting, outcome: Outcome, columns: Mapping[str, Estimate]) -> tuple[Any, ...]:
     kept = outcome.converged
     cosines = outcome.cosine[kept]
     cosines = cosines[np.isfinite(cosines).all(axis=1)]

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from convla._validate import check_integer
+from convla._array import available_memory
+from convla._validate import check_integer, check_sizes
 from convla.errors import ConvergenceWarning, ConvlaError
 from convla.geometry import ConvGeometry
 from convla.models.kernels import split_kernels
@@ -51,8 +52,8 @@ class LayerSettings:
     """How a layer uses its kernel; what a file of weights does not say."""
 
     padding: Padding = "same"
-    stride: int = 1
-    dilation: int = 1
+    stride: int | Sequence[int] = 1
+    dilation: int | Sequence[int] = 1
     groups: int = 1
     image: tuple[int, ...] | None = None
     """The image that this layer is given, where it is another than the command's."""
@@ -137,8 +138,14 @@ class Inspection:
     columns: tuple[Column, ...]
 
     def as_data(self) -> dict[str, Any]:
-        """Return the whole as mappings, lists, numbers and strings, for JSON."""
-        return {"layers": [asdict(layer) for layer in self.layers], "others": self.others}
+        """Return the whole as mappings, lists, finite numbers and strings, for JSON; infinity as None."""
+        layers = [asdict(layer) for layer in self.layers]
+        for layer in layers:
+            layer["quantities"] = {
+                name: value if value is not None and math.isfinite(value) else None
+                for name, value in layer["quantities"].items()
+            }
+        return {"layers": layers, "others": self.others}
 
 
 def read_settings(path: str | os.PathLike[str], default: LayerSettings) -> list[tuple[str, LayerSettings]]:
@@ -176,7 +183,7 @@ def read_settings(path: str | os.PathLike[str], default: LayerSettings) -> list[
     """
     try:
         tables = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path}: not a TOML file: {error}") from error
     known = set(asdict(default))
     settings = []
@@ -184,7 +191,7 @@ def read_settings(path: str | os.PathLike[str], default: LayerSettings) -> list[
         if not isinstance(table, dict) or not set(table) <= known:
             raise ValueError(f"{path}: [{pattern}] must be a table with the keys {', '.join(sorted(known))}")
         if "image" in table:
-            table["image"] = tuple(table["image"])
+            table["image"] = check_sizes(f"{path}: [{pattern}] image", table["image"])
         settings.append((pattern, replace(default, **table)))
     return settings
 
@@ -224,7 +231,8 @@ def inspect_network(
     Raises
     ------
     ShapeError, TypeError, ValueError
-        If settings do not fit a kernel; the message begins with the layer's name.
+        If settings do not fit a kernel, or an image and its features do not fit the memory; the message begins with the
+        layer's name. If a pattern matches no array.
 
     Examples
     --------
@@ -236,6 +244,9 @@ def inspect_network(
     """
     sizes = tuple(check_integer("image", size, minimum=1) for size in image)
     kernels, others = split_kernels(arrays)
+    for pattern, _ in settings:
+        if not fnmatch.filter(arrays, pattern):
+            raise ValueError(f"settings for {pattern!r} match none of the {len(arrays)} arrays")
     columns = SPECTRAL_COLUMNS + COLUMNS if spectra else COLUMNS
     reports = []
     for name, kernel in kernels.items():
@@ -265,20 +276,32 @@ def _inspect_layer(
         )
     except (ConvlaError, TypeError, ValueError) as error:
         raise type(error)(f"layer {name}: {error}") from error
+    needed, available = VECTORS * kernel.itemsize * sum(geometry.shape), available_memory(kernel)
+    if columns != COLUMNS and available is not None and needed > available:
+        raise ValueError(
+            f"layer {name}: singular values on images of {'x'.join(map(str, sizes))} take {needed} bytes at least, "
+            f"more than the {available} bytes of free memory"
+        )
     layer = Layer(kernel, settings, geometry)
     began = time.perf_counter()
     quantities: dict[str, float | None] = {}
-    notes = []
+    reasons: dict[str, list[str]] = {}
     for column in columns:
-        with warnings.catch_warnings(record=True) as caught:
+        # What overflows comes out as infinity or NaN, and is told below.
+        with warnings.catch_warnings(record=True) as caught, np.errstate(over="ignore", invalid="ignore"):
             warnings.simplefilter("always", ConvergenceWarning)
             try:
-                quantities[column.name] = column.compute(layer)
-            except (TypeError, ValueError) as error:
+                value = column.compute(layer)
+                if math.isnan(value):
+                    raise ValueError("not a number: its parts leave the range of floating-point numbers")
+                quantities[column.name] = value
+            except (TypeError, ValueError, ArithmeticError, MemoryError) as error:
                 quantities[column.name] = None
-                notes.append(f"{column.heading}: {error}")
-        notes += [f"{column.heading}: {warning.message}" for warning in caught]
-    return LayerReport(name, kernel.shape, settings, quantities, tuple(notes), time.perf_counter() - began)
+                reasons.setdefault(str(error) or type(error).__name__, []).append(column.heading)
+        for warning in caught:
+            reasons.setdefault(str(warning.message), []).append(column.heading)
+    notes = tuple(f"{', '.join(headings)}: {reason}" for reason, headings in reasons.items())
+    return LayerReport(name, kernel.shape, settings, quantities, notes, time.perf_counter() - began)
 
 
 def _mean_normalized_similarity(layer: Layer) -> float:
@@ -301,6 +324,9 @@ def _condition_number(layer: Layer) -> float:
 
 FACTORIZED = 4096
 """The longest shorter side of a matrix whose smallest singular value is looked for: seconds, and hundreds of MiB."""
+
+VECTORS = 6
+"""The least number of images and features that the iteration for the largest singular value holds."""
 
 SPECTRAL_COLUMNS: tuple[Column, ...] = (
     Column("sigma_max", "sigma_max", lambda layer: layer.largest.value),

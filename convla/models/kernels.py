@@ -11,7 +11,7 @@ import numpy as np
 
 from convla._validate import check_integer
 from convla.errors import WeightsError
-from convla.models.weights import read_weights, write_weights
+from convla.models.weights import check_weights_name, read_weights, write_weights
 from convla.similarity import Initialization, initialize_network
 
 __all__ = ["ModelArrays", "initialize_file", "split_kernels"]
@@ -104,6 +104,9 @@ def initialize_file(
     2
     """
     save_every = check_integer("save_every", save_every, minimum=1)
+    check_weights_name(target)
+    if state is not None:
+        check_weights_name(state)
     arrays = read_weights(source)
     kernels = split_kernels(arrays).kernels
     if not kernels:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import warnings
 from itertools import zip_longest
 
 from matplotlib.figure import Figure
 
 from convla.errors import WeightsError
 from convla.models.inspection import Inspection
+from convla.models.weights import printable
 
 __all__ = ["plot_inspection"]
 
 PANELS = 4  # side by side
+REACH = 1e100
 
 
 def plot_inspection(report: Inspection, path: str | os.PathLike[str]) -> None:
@@ -46,7 +49,7 @@ def plot_inspection(report: Inspection, path: str | os.PathLike[str]) -> None:
     """
     if not report.layers:
         raise WeightsError("there is no convolution kernel to plot")
-    names = [layer.name for layer in report.layers]
+    names = [printable(layer.name).replace("$", r"\$") for layer in report.layers]  # a name is no formula
     rows = -(-len(report.columns) // PANELS)
     figure = Figure(figsize=(3.0 * PANELS + 1.5, rows * (1.0 + 0.22 * len(names))), layout="constrained")
     panels = figure.subplots(rows, PANELS, sharey=True, squeeze=False)
@@ -54,15 +57,21 @@ def plot_inspection(report: Inspection, path: str | os.PathLike[str]) -> None:
         if column is None:
             panel.set_axis_off()
             continue
-        values = [layer.quantities[column.name] or 0.0 for layer in report.layers]
-        panel.barh(range(len(names)), values, color="tab:blue", height=0.7)
+        # What is not defined, or further out than an axis can reach, has no bar.
+        found = {i: layer.quantities[column.name] for i, layer in enumerate(report.layers)}
+        bars = {
+            i: value for i, value in found.items() if value is not None and (value == 0 or 1 / REACH < value < REACH)
+        }
+        panel.barh(list(bars), list(bars.values()), color="tab:blue", height=0.7)
         # Layers differ by orders of magnitude; a linear stretch about 0 keeps those that are 0.
-        if min(values) > 0.0 and max(values) > 10.0 * min(values):
+        low, high = min(bars.values(), default=0.0), max(bars.values(), default=0.0)
+        if low > 0.0 and high > 10.0 * low:
             panel.set_xscale("log")
-        elif max(values) > 10.0:
+        elif high > 10.0:
             panel.set_xscale("symlog", linthresh=1.0)
         panel.set_title(column.name.replace("_", " "), fontsize=9)
         panel.tick_params(labelsize=7)
     panels[0, 0].set_yticks(range(len(names)), names)
-    panels[0, 0].invert_yaxis()
-    figure.savefig(path, dpi=150)
+    panels[0, 0].set_ylim(len(names) - 0.5, -0.5)
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # of letters that the font lacks
+        figure.savefig(path, dpi=150)

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import importlib
 import os
+import pickle
+import stat
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -18,11 +21,13 @@ import numpy as np
 from convla._array import available_memory
 from convla.errors import WeightsError
 
-__all__ = ["WEIGHT_FORMATS", "read_weights", "write_weights"]
+__all__ = ["WEIGHT_FORMATS", "check_weights_name", "printable", "read_weights", "write_weights"]
 
 # NumPy's own arrays have headers of at most a few hundred bytes; longer ones are parsed slowly.
 _MAX_HEADER = 10_000
 _MAX_NESTING = 8
+# Mappings that hold each other can be walked through in far more ways than there are bytes in the file.
+_MAX_ENTRIES = 1_000_000
 
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, np.ndarray[Any, Any]]:
@@ -42,8 +47,8 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, np.ndarray[Any, Any]
     Raises
     ------
     WeightsError
-        If the file is malformed, truncated, holds objects instead of numbers, claims more memory than there is, is of
-        an unknown format, or what reads its format is not installed.
+        If the file is malformed, truncated, no regular file, holds objects instead of numbers or two arrays of one
+        name, claims more memory than there is, is of an unknown format, or what reads its format is not installed.
     OSError
         If there is no such file, or it may not be read.
 
@@ -64,15 +69,26 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, np.ndarray[Any, Any]
     """
     path = Path(path)
     reader = _format_of(path).read
-    with path.open("rb"):  # a missing or unreadable file is an OSError of its own
+    if not stat.S_ISREG(path.stat().st_mode):  # a pipe or a device may have no end
+        raise WeightsError(f"{path}: not a regular file")
+    with path.open("rb"):  # an unreadable file is an OSError of its own, as a missing one is
         pass
+    arrays: dict[str, np.ndarray[Any, Any]] = {}
     try:
-        return {name: _plain(array) for name, array in reader(path)}
+        for name, array in reader(path):
+            if name in arrays:
+                raise WeightsError(f"{path}: holds two arrays of the name {name!r}")
+            arrays[name] = _plain(array)
+        return arrays
     except WeightsError:
         raise
     except Exception as error:  # whatever a parser makes of hostile bytes is the file's fault
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise WeightsError(f"{path}: not a readable {path.suffix} file: {reason[:200]}") from error
+        raise WeightsError(f"{path}: not a readable {path.suffix} file: {_one_line(error)}") from error
+
+
+def printable(text: str) -> str:
+    """Return `text` with escapes for what is no visible character: a name in a file must not command the terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def write_weights(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> None:
@@ -87,7 +103,7 @@ def write_weights(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> No
     Raises
     ------
     WeightsError
-        If the format is unknown, or what writes it is not installed.
+        If the format is unknown or cannot hold these arrays, or what writes it is not installed.
     TypeError
         If an array holds anything but numbers.
     OSError
@@ -107,7 +123,12 @@ def write_weights(path: str | os.PathLike[str], arrays: Mapping[str, Any]) -> No
     handle, name = tempfile.mkstemp(suffix=path.suffix, prefix=f".{path.stem}-", dir=path.parent)
     os.close(handle)
     try:
-        writer(Path(name), plain)
+        try:
+            writer(Path(name), plain)
+        except (OSError, WeightsError):
+            raise
+        except Exception as error:  # names and dtypes that the format has no place for
+            raise WeightsError(f"{path}: cannot hold these arrays: {_one_line(error)}") from error
         os.replace(name, path)
     finally:
         Path(name).unlink(missing_ok=True)
@@ -150,7 +171,7 @@ def _write_npz(path: Path, arrays: Mapping[str, Any]) -> None:
 
 def _read_safetensors(path: Path) -> Iterator[tuple[str, Any]]:
     deserialize = _import_for(path, "safetensors", "safetensors").deserialize
-    _check_memory(path, path.stat().st_size)
+    _check_memory(path, 2 * path.stat().st_size)  # the file's bytes and the arrays' are there together
     for name, entry in deserialize(path.read_bytes()):
         yield name, _decode(path, name, entry).reshape(entry["shape"])
 
@@ -179,26 +200,45 @@ def _write_safetensors(path: Path, arrays: Mapping[str, Any]) -> None:
 
 def _read_torch(path: Path) -> Iterator[tuple[str, Any]]:
     torch = _import_for(path, "torch", "torch")
-    # Large tensors come as they are stored: a file cannot claim much more than its size.
-    _check_memory(path, path.stat().st_size)
-    content = torch.load(path, map_location="cpu", weights_only=True)
+    _check_memory(path, _stored_bytes(path))
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of formats that PyTorch itself no longer writes
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:  # whose own message advises to load the objects after all
+        raise WeightsError(
+            f"{path}: not a readable {path.suffix} file: it is damaged, or holds objects other than tensors, which are "
+            "never loaded; save a network as torch.save(network.state_dict(), ...)"
+        ) from error
     if not isinstance(content, Mapping):
         raise WeightsError(f"{path}: holds a {type(content).__name__}, not tensors by name")
-    for name, tensor in _tensors(content, "", torch, 0):
+    for entries, (name, tensor) in enumerate(_entries(path, content, "", 0)):
+        if entries >= _MAX_ENTRIES:
+            raise WeightsError(f"{path}: holds more than {_MAX_ENTRIES} entries")
+        if not isinstance(tensor, torch.Tensor) or tensor.layout != torch.strided or tensor.is_quantized:
+            continue
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             raise WeightsError(f"{path}: {name!r} in it claims shape {tuple(tensor.shape)}, more than is stored")
         half = tensor.dtype in (torch.float16, torch.bfloat16)
-        yield name, (tensor.float() if half else tensor).numpy()
+        yield name, (tensor.float() if half else tensor).detach().numpy()
 
 
-def _tensors(content: Mapping[Any, Any], prefix: str, torch: Any, depth: int) -> Iterator[tuple[str, Any]]:
+def _stored_bytes(path: Path) -> int:
+    """Return how much memory the records of a file of torch.save take; they are stored as they are, or compressed."""
+    if not zipfile.is_zipfile(path):  # the format before PyTorch 1.6
+        return path.stat().st_size
+    with zipfile.ZipFile(path) as archive:
+        return sum(member.file_size for member in archive.infolist())
+
+
+def _entries(path: Path, content: Mapping[Any, Any], prefix: str, depth: int) -> Iterator[tuple[str, Any]]:
+    """Give all that nested mappings hold, themselves too, so that they are counted; names are joined by dots."""
+    if depth > _MAX_NESTING:
+        raise WeightsError(f"{path}: nests mappings more than {_MAX_NESTING} deep, at {prefix[:60]!r}")
     for key, value in content.items():
         name = f"{prefix}{key}"
-        if isinstance(value, torch.Tensor):
-            if value.layout == torch.strided and not value.is_quantized:
-                yield name, value.detach()
-        elif isinstance(value, Mapping) and depth < _MAX_NESTING:
-            yield from _tensors(value, f"{name}.", torch, depth + 1)
+        yield name, value
+        if isinstance(value, Mapping):
+            yield from _entries(path, value, f"{name}.", depth + 1)
 
 
 def _write_torch(path: Path, arrays: Mapping[str, Any]) -> None:
@@ -224,6 +264,15 @@ def _format_of(path: Path) -> _Format:
     if path.suffix not in _FORMATS:
         raise WeightsError(f"{path}: the name must end in one of {', '.join(_FORMATS)}")
     return _FORMATS[path.suffix]
+
+
+def check_weights_name(path: str | os.PathLike[str]) -> None:
+    """Raise `WeightsError` if no format of weights has this ending: before the work that the file is for."""
+    _format_of(Path(path))
+
+
+def _one_line(error: Exception) -> str:
+    return (" ".join(str(error).split()) or type(error).__name__)[:200]
 
 
 def _import_for(path: Path, module: str, extra: str) -> Any:

@@ -35,10 +35,6 @@ __all__ = [
 
 GRAMS = ("input", "smaller")
 
-# Residuals of the pairs of large maps, relative to the norm. The top of the spectrum is crowded (the gaps are of the
-# order of the image's size to the -2), and a search for all copies of clustered values to full precision may not end.
-_PAIRS_RTOL = 1e-6
-
 
 @dataclass(frozen=True)
 class ActivePairs:
@@ -240,7 +236,7 @@ def active_pairs(factor: LinearMap, alpha: float, *, cluster_rtol: float | None 
         _, values, right = xp.linalg.svd(factor.to_dense(), full_matrices=False)
         squares = values * values
     else:
-        upper = singular_values(factor, min(4, rows, columns), rtol=_PAIRS_RTOL)
+        upper = singular_values(factor, min(4, rows, columns))
         squares, right = upper.values**2, _flat(upper.right, factor)
         # The lower end attains alpha at most: beyond that it need not be known.
         if not nulls and upper.value**2 <= 2.0 * alpha:

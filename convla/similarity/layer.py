@@ -65,7 +65,7 @@ def convolutional_similarity(
     Parameters
     ----------
     kernels : array of shape (c_out, c_in, *kernel)
-        One to three kernel axes; float32, float64, integers, or a NumPy object array of exact numbers.
+        One to three kernel axes; float32, float64, integers, or a NumPy object array of exact numbers or polynomials.
     method : {"auto", "autocorrelation", "spectral", "pairwise"}
         "autocorrelation" and "spectral" cost one pass over the kernels: c_out c_in taps^2 operations in the first, a
         short Fourier transform of each channel in the second, which takes no exact numbers. "pairwise" is the

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from convla._array import accumulation_dtype, is_numpy, namespace
-from convla._validate import check_array, check_integer
+from convla._validate import check_array, check_integer, check_same_shape
 from convla.descent import Adam
 from convla.errors import ShapeError
 from convla.similarity.layer import Pairs, convolutional_similarity_and_gradient, similarities_of_equal_layers
@@ -86,7 +86,7 @@ def network_similarity(
                 results.update(zip(group, stacked, strict=True))
         except (TypeError, ValueError, OverflowError) as error:
             raise type(error)(f"layer {', '.join(group)}: {error}") from error
-    layers = {name: float(results[name][0]) for name in names}
+    layers = {name: _number(name, results[name][0]) for name in names}
     return NetworkSimilarity(math.fsum(layers.values()), layers, {name: results[name][1] for name in names})
 
 
@@ -223,6 +223,9 @@ def initialize_network(
             f"state belongs to layers {sorted(state.kernels)} and settings {state.settings}, got {sorted(kernels)} and "
             f"{settings}"
         )
+    else:
+        for name, kernel in state.kernels.items():
+            check_same_shape(f"layer {name} of kernels", _layer(name, kernels[name]), "state", kernel)
     while state.iteration < iterations:
         _step(state, engine)
         if progress is not None:
@@ -263,6 +266,13 @@ def _layer(name: str, kernel: ArrayLike, *, floating: bool = False) -> Array:
     if floating and not _is_floating(array, xp):
         raise TypeError(f"layer {name}: kernels must be float32 or float64, got dtype {array.dtype}")
     return array
+
+
+def _number(name: str, value: Array) -> float:
+    try:
+        return float(value)
+    except (TypeError, OverflowError) as error:
+        raise type(error)(f"layer {name}: its similarity is no floating-point number: {error}") from error
 
 
 def _is_floating(array: Array, xp: Namespace) -> bool:

@@ -82,10 +82,15 @@ def sums_of_others(signatures: Array, xp: Namespace) -> tuple[Array, Array]:
 
     The others' are added up, not subtracted from the total: a large signature must not swallow small ones.
     """
+    before = _sums_before(signatures, xp)
     axis = signatures.ndim - 2
-    before = xp.cumulative_sum(signatures, axis=axis, include_initial=True)[..., :-1, :]
-    reverse = xp.cumulative_sum(xp.flip(signatures, axis=axis), axis=axis, include_initial=True)[..., :-1, :]
-    return before, before + xp.flip(reverse, axis=axis)
+    after = xp.flip(_sums_before(xp.flip(signatures, axis=axis), xp), axis=axis)
+    return before, before + after
+
+
+def _sums_before(signatures: Array, xp: Namespace) -> Array:
+    sums = xp.cumulative_sum(signatures[..., :-1, :], axis=signatures.ndim - 2)
+    return xp.concat((xp.zeros_like(signatures[..., :1, :]), sums), axis=signatures.ndim - 2)
 
 
 def normalized_pairs(signatures: Array, energies: Array, unit: Array, xp: Namespace) -> tuple[Array, Array]:

@@ -124,7 +124,8 @@ def singular_value_bounds(
     dense = method == "dense" or (method == "auto" and min(scaled.shape) <= _DENSE_SIDE)
     if dense:
         found = dense_triplets(_in_double(scaled), 1) if result is None else result
-        upper, above = _dense_upper(scaled, found.value)
+        value = found.value if result is None else math.ldexp(result.value, -exponent)
+        upper, above = _dense_upper(scaled, value)
     else:
         envelope = _envelope(scaled.geometry)
         symbol = Symbol(scaled.kernel, envelope.geometry, stride=envelope.stride)

@@ -9,19 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import array_api_extra as xpx
 import numpy as np
 
 from convla._array import device_of, namespace, on_device_of, to_numpy
+from convla.spectra.ritz import FloatArray, Ritz
 from convla.typing import Array, Namespace
 
 __all__ = ["LanczosResult", "golub_kahan_lanczos"]
-
-FloatArray = np.ndarray[Any, np.dtype[np.float64]]
-
-_LARGEST_CLUSTER = 8  # of leading singular values that one quadratic error bound takes together
 
 
 @dataclass(frozen=True)
@@ -65,6 +62,9 @@ def golub_kahan_lanczos(
     basis_size: int,
     max_matvecs: int,
     rng: np.random.Generator,
+    companion: Callable[[Array], Array | None] | None = None,
+    spacing: float = 1.0,
+    min_steps: int = 0,
 ) -> LanczosResult:
     """Find the k largest, or smallest, singular triplets of M.
 
@@ -84,11 +84,18 @@ def golub_kahan_lanczos(
     which : {"largest", "smallest"}
         "smallest" takes M with no more columns than rows, and converges slowly unless they are well separated.
     basis_size : int
-        How many vectors of either side are kept at most. Below 2 k + 12 the search for further copies may not end.
+        How many vectors of either side are kept at most. Few more than k make slow progress.
     max_matvecs : int
         The search ends unconverged after this many applications.
     rng : numpy.random.Generator
         For new directions where the bidiagonalisation ends early.
+    companion : callable, optional
+        For k = 1: returns a guess of the singular vector whose value may be close to that of a given one, or None.
+    spacing : float
+        The part of a large value by which the next one is smaller, at most; the error estimates believe in no wider
+        gap.
+    min_steps : int
+        Before so many steps estimates of errors are not believed, only residuals.
 
     Returns
     -------
@@ -97,14 +104,15 @@ def golub_kahan_lanczos(
     Notes
     -----
     With ``M V = U B`` and ``M^T U = V B^T + beta v e_p^T`` the residual of a Ritz triplet is ``beta abs(x_p)``, x the
-    left singular vector of B. Some singular value lies within the residual of each Ritz value. Where the c leading
-    Ritz values are separated from the rest of the spectrum, of which s bounds the largest, a quadratic bound is
-    sharper: with ``rho`` the norm of their residuals together, ``sigma_i <= theta_i + theta_1^2 rho^2 / (2 theta_i
-    (theta_i^2 - s^2))``. As s the (c+1)-st Ritz value is taken, raised by its own residual or by 0.8 of the gap. So
-    this is an estimate: it fails where a singular value hides from the whole Krylov space.
+    left singular vector of B. Some singular value lies within the residual of each Ritz value. Where a few leading
+    ones are separated from the rest of the spectrum, Lehmann's bounds are sharper, and of second order in the residual;
+    see `convla.spectra.ritz`. They take a bound of the rest from the next Ritz values. So they are estimates: they fail
+    where a singular value hides from the whole Krylov space.
 
-    For k > 1, copies of a multiple singular value do hide from one Krylov space. So after convergence the search goes
-    on from a random vector orthogonal to what was found, until that adds nothing to the k largest.
+    Copies of a multiple singular value do hide. So does the larger of two close ones, if the start vector has little of
+    its vector: from then on the iteration settles on the other, or between the two, with residuals far below their
+    distance. So after convergence the search goes on from a vector that is orthogonal to what was found; for k = 1 from
+    the `companion`, if there is one, else not.
 
     References
     ----------
@@ -112,12 +120,13 @@ def golub_kahan_lanczos(
     (1965) 205-224.
     J. Baglama and L. Reichel, Augmented implicitly restarted Lanczos bidiagonalization methods, SIAM J. Sci. Comput.
     27 (2005) 19-42.
-    R. Mathias, Quadratic residual bounds for the Hermitian eigenvalue problem, SIAM J. Matrix Anal. Appl. 19 (1998)
-    541-550.
+    H. D. Simon and H. Zha, Low-rank matrix approximation using the Lanczos bidiagonalization process with applications,
+    SIAM J. Sci. Comput. 21 (2000) 2257-2274, for re-orthogonalising one side.
     """
-    process = _Bidiagonalisation(matvec, rmatvec, start, rows, k, basis_size, which, rng)
+    process = _Bidiagonalisation(matvec, rmatvec, start, rows, k, basis_size, which, spacing, rng)
     limit = max(1, min(start.shape[0], rows))
-    before: FloatArray | None = None  # the k largest before the last start from a fresh random vector
+    by_value = criterion == "value"
+    search = _HiddenVectors(k, rtol, by_value, companion, min_steps)
     since_restart = 0
     while True:
         process.step()
@@ -125,26 +134,26 @@ def golub_kahan_lanczos(
         size = process.size
         exhausted = size >= limit
         full = size >= process.capacity
+        spent = process.matvecs >= max_matvecs
         # The SVD of B is not free next to a small convolution: look at every third step.
-        if not (exhausted or full or process.invariant or since_restart % 3 == 0 or process.matvecs >= max_matvecs):
+        if not (exhausted or full or process.invariant or since_restart % 3 == 0 or spent):
             continue
         ritz = process.ritz()
-        done = exhausted or (size >= k and ritz.converged(k, rtol, criterion))
-        if done and k > 1 and not exhausted and (before is None or ritz.raised(before, rtol)):
-            before = ritz.values[:k]
-            process.restart(ritz, keep=int(np.argmin(np.append(ritz.residuals <= ritz.tolerance(rtol), False))))
-            since_restart = 0
-            continue
-        if done or process.matvecs >= max_matvecs:
+        done = exhausted or (size >= k and search.finished(process, ritz))
+        hidden = done and not exhausted and search.goes_on(ritz)
+        if (done and not hidden) or spent:
             break
-        if full:
+        if hidden:
+            search.start_afresh(process, ritz)
+        elif full:
             process.restart(ritz)
+        if hidden or full:
             since_restart = 0
     left, right = process.vectors(ritz, k)
-    residuals, errors = ritz.residuals[:k], ritz.errors()[:k]
-    if before is not None:  # starting afresh dropped what the recurrence knew of the residuals
+    residuals, errors = ritz.residuals[:k], ritz.errors(k)
+    if search.before is not None:  # starting afresh dropped what the recurrence knew of the residuals
         residuals = process.true_residuals(left, right, ritz.values)
-        errors = residuals
+        errors = errors + search.errors + search.doubt(ritz) if by_value else residuals
     return LanczosResult(
         values=ritz.values[:k],
         left=left,
@@ -152,54 +161,70 @@ def golub_kahan_lanczos(
         residuals=residuals,
         errors=errors,
         matvecs=process.matvecs,
-        converged=done,
+        converged=done and not hidden,
     )
 
 
-@dataclass(frozen=True)
-class _Ritz:
-    """The decomposition ``B = X diag(values) Y^T``, the wanted end first, with the residuals that follow."""
+class _HiddenVectors:
+    """The search for singular vectors that the Krylov space of the start vector does not contain, or hardly.
 
-    values: FloatArray
-    x: FloatArray
-    y: FloatArray
-    residuals: FloatArray
-    rounding: float  # of the norm of B
+    It starts afresh, from a vector orthogonal to those that are found. For k = 1 this happens once, with the found
+    vector's companion, if it has one. For k > 1 the vector is random, and the search ends when a fresh start has not
+    raised the k values. A start that has, found a vector whose value exceeds the k-th one of before by more than the
+    tolerance: this happens no more often than there are singular values that do, so the search ends.
+    """
 
-    def tolerance(self, rtol: float) -> float:
-        return max(rtol * float(self.values[0]), self.rounding)
+    def __init__(
+        self,
+        k: int,
+        rtol: float,
+        by_value: bool,
+        companion: Callable[[Array], Array | None] | None,
+        min_steps: int,
+    ) -> None:
+        self.k, self.rtol, self.by_value, self.min_steps = k, rtol, by_value, min_steps
+        self.companion = companion if k == 1 else None
+        self.before: FloatArray | None = None  # the k values at the last fresh start
+        self.errors: FloatArray | float = 0.0  # and their errors
+        self._following: Array | None = None
 
-    def errors(self) -> FloatArray:
-        """Bound the error of every value, by its residual or by the quadratic bound of a leading cluster."""
-        values = self.values
-        downwards = bool(values[0] >= values[-1])
-        together = np.cumsum(self.residuals**2)
-        bounds = self.residuals.copy()
-        for cluster in range(1, min(_LARGEST_CLUSTER + 1, len(values))):
-            # The next value is still on its way towards the cluster: by its residual, or by most of the gap.
-            way = min(self.residuals[cluster], 0.8 * abs(values[cluster - 1] - values[cluster]))
-            rest = values[cluster] + (way if downwards else -way)
-            gaps = (values[:cluster] ** 2 - rest**2) if downwards else (max(rest, 0.0) ** 2 - values[:cluster] ** 2)
-            inside = (gaps > 0) & (values[:cluster] > 0)
-            steepest = max(values[0], values[cluster - 1]) ** 2
-            quadratic = steepest * together[cluster - 1] / (2 * values[:cluster][inside] * gaps[inside])
-            bounds[:cluster][inside] = np.minimum(bounds[:cluster][inside], quadratic)
-        return bounds
-
-    def converged(self, k: int, rtol: float, criterion: str) -> bool:
-        tolerance = self.tolerance(rtol)
-        quantity = self.residuals if criterion == "residual" else self.errors()
-        if not (quantity[:k] <= tolerance).all():
+    def finished(self, process: _Bidiagonalisation, ritz: Ritz) -> bool:
+        """Tell whether this start has shown what it can."""
+        if 2 * self.min_steps > process.matvecs and ritz.residuals[: self.k].max() > ritz.tolerance(self.rtol):
             return False
-        if k == 1:
-            return True
-        # No value that is still on its way may be able to overtake the k-th.
-        distance = np.abs(self.values[k:] - self.values[k - 1])
-        return not ((self.residuals[k:] > distance) & (quantity[k:] > tolerance)).any()
+        # With a companion the errors of two starts add up.
+        share = 0.5 * self.rtol if self.companion is not None else self.rtol
+        if self.before is not None:
+            settled = ritz.settled(self.k, share, by_value=self.by_value)
+            return settled and ritz.converged(self.k, share, by_value=self.by_value)
+        if not ritz.converged(self.k, self.rtol, by_value=self.by_value):
+            return False
+        if self.companion is not None:
+            self._following = self.companion(process.vectors(ritz, 1)[1][0, :])
+            if self._following is not None:
+                return ritz.converged(self.k, share, by_value=self.by_value)
+            self.companion = None
+        return True
 
-    def raised(self, before: FloatArray, rtol: float) -> bool:
-        """Tell whether one of the wanted values has moved on since `before` by more than the tolerance."""
-        return bool((np.abs(self.values[: len(before)] - before) > self.tolerance(rtol)).any())
+    def goes_on(self, ritz: Ritz) -> bool:
+        """Tell whether another start is due."""
+        if self.before is None:
+            return self.k > 1 or self._following is not None
+        return self.k > 1 and ritz.raised(self.before, self.rtol)
+
+    def doubt(self, ritz: Ritz) -> float:
+        """Bound by how much the values would be mixed with the one after the k-th, if that cannot be told apart."""
+        if len(ritz.values) <= self.k:
+            return 0.0
+        error = float(ritz.errors(self.k + 1)[-1])
+        return 0.0 if error <= 0.5 * abs(ritz.values[self.k] - ritz.values[self.k - 1]) else error
+
+    def start_afresh(self, process: _Bidiagonalisation, ritz: Ritz) -> None:
+        """Keep the found vectors, and go on from another one."""
+        self.before, self.errors = ritz.values[: self.k], ritz.errors(self.k)
+        process.beyond = ritz.following(self.k)
+        # No more than the k: the next value is then one that the new start shows.
+        process.restart_from(ritz, self._following)
 
 
 class _Bidiagonalisation:
@@ -214,6 +239,7 @@ class _Bidiagonalisation:
         k: int,
         basis_size: int,
         which: str,
+        spacing: float,
         rng: np.random.Generator,
     ) -> None:
         self._which = which
@@ -230,47 +256,73 @@ class _Bidiagonalisation:
         self.size = 0
         self.matvecs = 0
         self.invariant = False
+        self.spacing = spacing
+        self.beyond = 0.0  # what is known from before of the values that follow the found ones
         self._beta = 0.0
+        self._both_sides = which == "smallest"
+        # The components of the next image along the left vectors, where the recurrence gives them.
+        self._couplings: FloatArray | None = np.zeros(0)
         self._set_v(0, start / _norm(start, xp))
 
     def step(self) -> None:
-        """Add one vector to either basis: steps (2)-(4) of Golub and Kahan's algorithm, re-orthogonalised."""
-        xp, j = self._xp, self.size
-        image = self._matvec(self._V[j, :])
-        image, coefficients = _orthogonalise(image, self._U[:j, :], xp)
+        """Add one vector to either basis: steps (2)-(4) of Golub and Kahan's algorithm, re-orthogonalised.
+
+        The left vectors stay as orthogonal as the right ones while B is well conditioned (Simon and Zha 2000). So they
+        are left alone until a small alpha magnifies their rounding errors, or the right ones show what they have lost.
+        """
+        j = self.size
+        image, coefficients = self._left(self._matvec(self._V[j, :]))
         self._B[:j, j] = coefficients
+        alpha = _norm(image, self._xp)
         scale = max(float(np.abs(self._B).max()), float(np.linalg.norm(coefficients)) if j else 0.0)
-        alpha = _norm(image, xp)
+        if alpha <= 0.1 * scale and not self._both_sides:
+            image, coefficients = _orthogonalise(image, self._U[:j, :], self._xp)
+            self._B[:j, j] += coefficients
+            alpha = _norm(image, self._xp)
         if alpha <= self._tiny * scale or alpha == 0.0:
             alpha = 0.0
-            image = self._random_direction(self._U[:j, :])
+            image = self._direction(None, self._U[:j, :])
         else:
             image = image / alpha
         self._B[j, j] = alpha
         self._U = xpx.at(self._U)[j, :].set(image)
-        back = self._rmatvec(image)
-        back, _ = _orthogonalise(back, self._V[: j + 1, :], xp)
+        back = self._rmatvec(image) - alpha * self._V[j, :]
+        back, removed = _orthogonalise(back, self._V[: j + 1, :], self._xp)
+        # What is removed is B^T U^T u: no more than rounding errors, if u is orthogonal to the other left vectors.
+        self._both_sides = self._both_sides or bool(np.abs(removed).max() > self._tiny * max(scale, alpha))
         self.matvecs += 2
-        self._beta = _norm(back, xp)
+        self._beta = _norm(back, self._xp)
         self.size = j + 1
         self.invariant = self._beta <= self._tiny * max(scale, alpha)
         if self.invariant:
             self._beta = 0.0
             if self.size < self._V.shape[1]:
-                back = self._random_direction(self._V[: j + 1, :])
+                back = self._direction(None, self._V[: j + 1, :])
         else:
             back = back / self._beta
+        self._couplings = np.append(np.zeros(j), self._beta)
         self._set_v(j + 1, back)
 
-    def ritz(self) -> _Ritz:
+    def _left(self, image: Array) -> tuple[Array, FloatArray]:
+        """Remove from an image its components along the left vectors; return them too."""
+        U = self._U[: self.size, :]
+        if self._both_sides or self._couplings is None:
+            return _orthogonalise(image, U, self._xp)
+        first = int(np.argmax(self._couplings != 0)) if self._couplings.any() else self.size
+        known = on_device_of(self._couplings[first:], image, self._xp, dtype=image.dtype)
+        return image - self._xp.matmul(known, U[first:, :]), self._couplings
+
+    def ritz(self) -> Ritz:
         """Return the singular value decomposition of B, the wanted end first."""
         size = self.size
         x, values, yt = np.linalg.svd(self._B[:size, :size])
         rounding = self._tiny * float(values[0])
         end = slice(None, None, 1 if self._which == "largest" else -1)
-        return _Ritz(values[end], x[:, end], yt.T[:, end], self._beta * np.abs(x[-1, end]), rounding)
+        return Ritz(
+            values[end], x[:, end], yt.T[:, end], self._beta * np.abs(x[-1, end]), rounding, self.beyond, self.spacing
+        )
 
-    def vectors(self, ritz: _Ritz, k: int) -> tuple[Array, Array]:
+    def vectors(self, ritz: Ritz, k: int) -> tuple[Array, Array]:
         """Return the first k Ritz vectors of either side, in rows."""
         left = self._rotate(self._U[: self.size, :], ritz.x[:, :k])
         return left, self._rotate(self._V[: self.size, :], ritz.y[:, :k])
@@ -283,22 +335,30 @@ class _Bidiagonalisation:
             [_norm(self._rmatvec(left[i, :]) - float(values[i]) * right[i, :], xp) for i in range(left.shape[0])]
         )
 
-    def restart(self, ritz: _Ritz, *, keep: int | None = None) -> None:
-        """Keep leading Ritz vectors and go on from the last residual; with `keep` given, from a random vector.
+    def restart(self, ritz: Ritz) -> None:
+        """Keep the leading Ritz vectors and go on from the last residual."""
+        couplings, following = self._beta * ritz.x[-1, :], self._V[self.size, :]
+        self._keep(ritz, min(max(self._k + 2, self.capacity // 3), self.capacity - 1, self.size))
+        self._couplings = couplings[: self.size]
+        self._set_v(self.size, following)
 
-        Vectors that are kept while the last residual is dropped must be converged: their coupling to it is lost.
+    def restart_from(self, ritz: Ritz, vector: Array | None) -> None:
+        """Keep the k leading Ritz vectors and go on from another vector, a random one if None.
+
+        Their residuals are dropped; from here on B is what M is on the two bases, not what a recurrence says.
         """
-        following = self._V[self.size, :]
-        fresh = keep is not None
-        most = min(max(self._k + 2, self.capacity // 3), self.capacity - 1, self.size)
-        keep = most if keep is None else min(keep, most)
-        left, right = self.vectors(ritz, keep)
-        self._U = xpx.at(self._U)[:keep, :].set(left)
-        self._V = xpx.at(self._V)[:keep, :].set(right)
+        self._both_sides = True
+        self._keep(ritz, self._k)
+        self._couplings = None
+        self._set_v(self.size, self._direction(vector, self._V[: self.size, :]))
+
+    def _keep(self, ritz: Ritz, count: int) -> None:
+        left, right = self.vectors(ritz, count)
+        self._U = xpx.at(self._U)[:count, :].set(left)
+        self._V = xpx.at(self._V)[:count, :].set(right)
         self._B[:] = 0.0
-        self._B[range(keep), range(keep)] = ritz.values[:keep]
-        self.size = keep
-        self._set_v(keep, self._random_direction(right) if fresh else following)
+        self._B[range(count), range(count)] = ritz.values[:count]
+        self.size = count
 
     def _rotate(self, basis: Array, coefficients: FloatArray) -> Array:
         rotation = on_device_of(np.ascontiguousarray(coefficients.T), basis, self._xp, dtype=basis.dtype)
@@ -307,11 +367,19 @@ class _Bidiagonalisation:
     def _set_v(self, index: int, vector: Array) -> None:
         self._V = xpx.at(self._V)[index, :].set(vector)
 
-    def _random_direction(self, basis: Array) -> Array:
-        """Return a random unit vector orthogonal to the rows of `basis`; zero where there is none."""
+    def _direction(self, vector: Array | None, basis: Array) -> Array:
+        """Return a unit vector orthogonal to the rows of `basis`, from a vector or a random one.
+
+        Zero where the rows span the whole space.
+        """
         xp = self._xp
         if basis.shape[0] >= basis.shape[1]:
             return xp.zeros(basis.shape[1], dtype=basis.dtype, device=device_of(basis))
+        if vector is not None:
+            vector, _ = _orthogonalise(vector / _norm(vector, xp), basis, xp)
+            norm = _norm(vector, xp)
+            if norm > math.sqrt(self._tiny):
+                return vector / norm
         vector = on_device_of(self._rng.standard_normal(basis.shape[1]), basis, xp, dtype=basis.dtype)
         vector, _ = _orthogonalise(vector / _norm(vector, xp), basis, xp)
         return vector / _norm(vector, xp)

@@ -54,7 +54,7 @@ def symbol_peaks(
     candidates : int
         How many points of the grid are refined.
     refinements : int
-        Rounds of refinement for each.
+        Rounds of refinement for each, at most: fewer where the value has stopped rising.
 
     Returns
     -------
@@ -87,7 +87,7 @@ def symbol_peaks(
 
 
 def _same_maximum(a: SymbolPeak, b: SymbolPeak, symbol: Symbol) -> bool:
-    """Tell whether two frequencies, or one and the other's conjugate, are closer than a quarter of a period of f* f."""
+    """Tell whether two frequencies, up to conjugation, are closer than a quarter of a period of f* f."""
     reach = 0.5 * np.pi / np.maximum(symbol.degrees, 1)
     distances = [np.abs((a.frequency - sign * b.frequency + np.pi) % (2 * np.pi) - np.pi) for sign in (1, -1)]
     return a.group == b.group and any(bool((distance < reach).all()) for distance in distances)
@@ -179,7 +179,9 @@ def _refined(symbol: Symbol, peak: SymbolPeak, rounds: int) -> SymbolPeak:
         phases = on_device_of(np.exp(1j * lags @ theta), vector, xp, dtype=vector.dtype)
         matrix = xp.reshape(xp.matmul(phases, stacked), (symbol.rows, symbol.columns))
         values, vector = power_steps(matrix, vector, steps=3)
-        value = float(values)
+        gain, value = float(values) - value, float(values)
+        if gain <= 1e-6 * value:
+            break
     return SymbolPeak(value, theta, vector, peak.group)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from convla._array import namespace, on_device_of, to_numpy
 from convla.linear_map import LinearMap
 from convla.operators import ConvOperator
+from convla.spectra.companion import conjugate_wave
 from convla.spectra.lanczos import golub_kahan_lanczos
 from convla.spectra.maximiser import SymbolPeak, start_vectors, symbol_peaks
 from convla.spectra.symbol import FloatArray, Symbol
@@ -27,6 +28,9 @@ __all__ = ["SingularValues", "Status", "dense_triplets", "fourier_triplets", "la
 Status = Literal["converged", "not converged", "rank deficient"]
 
 _BASIS_BYTES = 1 << 29  # both Lanczos bases together
+
+_SHORT_BASIS = 60  # pairs of vectors, where they fit in the cache
+_CACHE_BYTES = 1 << 21
 
 # Of the parts of a start vector, next to the even plane wave of the symbol's best maximum.
 _ODD_WEIGHT = 0.3
@@ -186,10 +190,12 @@ def lanczos_triplets(
         rtol=rtol,
         criterion=criterion,
         which=which,
-        # A thick restart loses little, and re-orthogonalising against more vectors costs more than it saves.
-        basis_size=min(max(3 * k, 2 * k + 22), max(2 * k + 12, 20, _BASIS_BYTES // (itemsize * (rows + columns)))),
+        basis_size=_basis_size(k, itemsize * (rows + columns)),
         max_matvecs=max_matvecs,
         rng=rng,
+        spacing=_spacing(operator),
+        min_steps=_steps_across(operator) if criterion == "value" else 0,
+        companion=None if which == "smallest" else lambda x: conjugate_wave(xp.reshape(x, domain)),
     )
     result = SingularValues(
         values=on_device_of(found.values, operator.kernel, xp, dtype=operator.dtype),
@@ -202,6 +208,42 @@ def lanczos_triplets(
         method="lanczos",
     )
     return result if tall is operator else result.transposed
+
+
+def _spacing(operator: ConvOperator) -> float:
+    """Estimate the relative distance of the two largest singular values from above, by the size of the image.
+
+    Near its maximum the spectrum is that of a particle in a box of n positions: next to the ground state lies one with
+    two arches along an axis, which is lower by 3/4 (pi / (n + 1))^2 times the curvature of the symbol's norm. For a
+    trigonometric polynomial of degree m the curvature is at most m^2, by Bernstein's inequality.
+    """
+    geometry = operator.geometry
+    parts = [
+        0.75 * (math.pi * max(1, (k - 1) * d // s) / (n + 1)) ** 2
+        for k, d, s, n in zip(
+            geometry.kernel_size, geometry.dilation, geometry.stride, geometry.output_shape, strict=True
+        )
+    ]
+    return min(1.0, *parts)
+
+
+def _steps_across(operator: ConvOperator) -> int:
+    """Return after how many steps the middle of the image has felt its edges, which set the largest values apart."""
+    geometry = operator.geometry
+    return max(
+        math.ceil(n / (2 * max(1, (k - 1) * d)))
+        for k, d, n in zip(geometry.kernel_size, geometry.dilation, geometry.image_shape, strict=True)
+    )
+
+
+def _basis_size(k: int, bytes_a_pair: int) -> int:
+    """Return how many pairs of vectors to keep for k triplets.
+
+    Of long vectors few: a thick restart loses little, and to re-orthogonalise against more costs more than it saves. Of
+    short ones more: they belong to long signals, whose leading values are close to each other.
+    """
+    size = max(3 * k, 2 * k + 18, min(_SHORT_BASIS, _CACHE_BYTES // bytes_a_pair))
+    return min(size, max(2 * k + 12, 20, _BASIS_BYTES // bytes_a_pair))
 
 
 def structured_start(

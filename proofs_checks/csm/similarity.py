@@ -269,13 +269,13 @@ STATEMENTS = (
         mutations=(
             Mutation(
                 "convla.similarity.signatures:sums_of_others",
-                "before = xp.cumulative_sum(signatures, axis=axis, include_initial=True)[..., :-1, :]",
-                "before = xp.cumulative_sum(signatures, axis=axis)",
+                "before = _sums_before(signatures, xp)",
+                "before = xp.cumulative_sum(signatures, axis=signatures.ndim - 2)",
             ),
             Mutation(
                 "convla.similarity.signatures:sums_of_others",
-                "before + xp.flip(reverse, axis=axis)",
-                "xp.flip(reverse, axis=axis)",
+                "before, before + after",
+                "before, after",
             ),
             Mutation(
                 f"{SIMILARITY}:_floating",

@@ -1,0 +1,136 @@
+"""Singular values against the dense matrix, NumPy's FFT and closed forms."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from convla import (
+    ConvOperator,
+    condition_number,
+    largest_singular_value,
+    singular_values,
+    smallest_singular_value,
+)
+from convla.spectra.torus import circular_lattice
+from tests.spectra_oracles import EPS, dense_values, operators, rounding, triplet_defects
+
+
+@given(operators())
+def test_all_values_are_those_of_the_dense_matrix(operator: ConvOperator) -> None:
+    result = singular_values(operator)
+    np.testing.assert_allclose(result.values, dense_values(operator), rtol=0, atol=rounding(operator))
+
+
+@given(operators(), st.integers(1, 4), st.booleans())
+def test_lanczos_finds_the_largest_triplets_copies_included(operator: ConvOperator, k: int, transpose: bool) -> None:
+    k = min(k, *operator.shape)
+    target = operator.T if transpose else operator
+    result = singular_values(target, k, method="lanczos")
+    exact = dense_values(operator)
+    tolerance = 2e-10 * exact[0] + rounding(operator)
+    np.testing.assert_allclose(result.values, exact[:k], rtol=0, atol=tolerance)
+    assert result.status == "converged"
+    if not transpose:
+        forward, backward, orthonormal = triplet_defects(operator, result)
+        assert forward <= tolerance
+        assert backward <= math.sqrt(k) * tolerance
+        assert orthonormal <= 1e-12
+
+
+@given(operators())
+def test_the_largest_value_is_within_its_tolerance(operator: ConvOperator) -> None:
+    result = largest_singular_value(operator, method="lanczos", rtol=1e-8)
+    exact = dense_values(operator)[0]
+    assert abs(float(result) - exact) <= 1e-8 * exact + rounding(operator)
+
+
+@given(operators(), st.sampled_from(["auto", "dense", "inverse"]), st.booleans())
+def test_the_smallest_value_and_its_vectors(operator: ConvOperator, method: Any, transpose: bool) -> None:
+    target = operator.T if transpose else operator
+    result = smallest_singular_value(target, method=method)
+    exact = dense_values(operator)
+    tolerance = 1e-10 * exact[-1] + rounding(operator)
+    assert abs(result.value - exact[-1]) <= tolerance
+    rows, columns = target.shape
+    assert result.nullity == max(0, columns - rows) + (result.status == "rank deficient")
+    if exact[-1] > 100 * tolerance:
+        assert result.status == "converged"
+        image = target.apply(result.right) - result.value * result.left
+        assert np.linalg.norm(image) <= 1e-9 * exact[0] + tolerance
+        assert condition_number(target) == pytest.approx(exact[0] / exact[-1], rel=1e-6)
+    elif exact[-1] <= EPS[np.float64] * exact[0]:
+        assert result.status == "rank deficient"
+        assert condition_number(target) == math.inf
+
+
+@given(operators(dtype=np.float32), st.integers(1, 3))
+def test_float32_in_float32_out(operator: ConvOperator, k: int) -> None:
+    k = min(k, *operator.shape)
+    exact = dense_values(operator)
+    for method in ("dense", "lanczos"):
+        result = singular_values(operator, k, method=method)
+        assert result.values.dtype == result.left.dtype == result.right.dtype == np.float32
+        atol = (1.1e-5 if method == "lanczos" else 0) * exact[0] + rounding(operator, np.float32)
+        np.testing.assert_allclose(result.values, exact[:k], rtol=0, atol=atol)
+    smallest = smallest_singular_value(operator)
+    assert smallest.values.dtype == np.float32
+    assert abs(smallest.value - exact[-1]) <= 1e-6 * exact[-1] + rounding(operator)
+
+
+# Circular boundaries.
+
+
+def test_circular_values_are_those_of_numpy_fft_and_svd() -> None:
+    kernel = np.random.default_rng(1).standard_normal((5, 3, 3, 3))
+    transform = np.fft.fft2(kernel, (8, 7))
+    oracle = np.sort(np.linalg.svd(transform.transpose(2, 3, 0, 1), compute_uv=False).ravel())[::-1]
+    result = singular_values(ConvOperator(kernel, (8, 7), boundary="circular"))
+    assert result.method == "fourier"
+    np.testing.assert_allclose(result.values, oracle, rtol=1e-12)
+
+
+@given(operators(boundary="circular"), st.integers(1, 5))
+def test_circular_triplets(operator: ConvOperator, k: int) -> None:
+    lattice = circular_lattice(operator.geometry)
+    if not lattice.exact:
+        with pytest.raises(ValueError, match="circular boundary"):
+            singular_values(operator, method="fourier")
+        return
+    exact = dense_values(operator)
+    np.testing.assert_allclose(
+        singular_values(operator, method="fourier").values, exact, rtol=0, atol=rounding(operator)
+    )
+    try:
+        result = singular_values(operator, min(k, *operator.shape), method="fourier")
+    except ValueError as error:
+        assert "come from the symbol" in str(error)  # noqa: PT017
+        return
+    np.testing.assert_allclose(result.values, exact[: len(result.values)], rtol=0, atol=rounding(operator))
+    forward, backward, orthonormal = triplet_defects(operator, result)
+    assert max(forward, backward) <= 4 * rounding(operator)
+    assert orthonormal <= 1e-12
+
+
+# The smallest value.
+
+
+def test_the_symbol_says_nothing_of_the_smallest_value() -> None:
+    kernel = np.array([[[1.0, 0.5, 0.0]]])
+    assert smallest_singular_value(ConvOperator(kernel, (16,))).value == pytest.approx(1.1e-5, rel=0.1)
+    circular = smallest_singular_value(ConvOperator(kernel, (16,), boundary="circular"))
+    assert circular.value == pytest.approx(0.5, rel=1e-12)
+    assert smallest_singular_value(ConvOperator(kernel, (64,))).status == "rank deficient"
+
+
+def test_large_operators_are_factorised() -> None:
+    kernel = np.random.default_rng(0).standard_normal((4, 4, 3, 3))
+    operator = ConvOperator(kernel, (16, 16))
+    result = smallest_singular_value(operator)
+    assert result.method == "inverse"
+    assert result.value == pytest.approx(dense_values(operator)[-1], rel=1e-8)
