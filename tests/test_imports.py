@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import pkgutil
+import re
 import subprocess
 import sys
+from pathlib import Path
 from types import FunctionType
 
 import pytest
@@ -59,3 +61,9 @@ def test_all_names_exactly_what_a_module_defines(name: str) -> None:
     }
     assert defined <= set(getattr(module, "__all__", ())), f"{name}.__all__ lacks {defined - set(module.__all__)}"
     assert all(hasattr(module, key) for key in getattr(module, "__all__", ()))
+
+
+def test_the_reference_has_every_public_name() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "reference.md").read_text(encoding="utf-8")
+    documented = set(re.findall(r"^\.\. auto(?:function|class):: convla\.(\w+)$", page, re.MULTILINE))
+    assert documented >= set(convla.__all__) - {"__version__"}

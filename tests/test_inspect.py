@@ -122,12 +122,13 @@ class TestInspect:
         ("arguments", "message"),
         [
             (["{file}", "--image", "8xx8"], "--image must be sizes such as 32x32, got '8xx8'"),
-            (["{file}", "--image", "0x8"], "image must be at least 1, got 0"),
+            (["{file}", "--image", "0x8"], "--image must be sizes such as 32x32, got '0x8'"),
             (["{file}"], "Missing option '--image'"),
             (["{file}.h5", "--image", "8x8"], "the name must end in one of .npz, .safetensors, .pt, .pth"),
-            (["{folder}/none.npz", "--image", "8x8"], "No such file or directory"),
+            (["{folder}/none.npz", "--image", "8x8"], "convla: {folder}/none.npz: No such file or directory"),
             (["{folder}/broken.npz", "--image", "8x8"], "not a readable .npz file: File is not a zip file"),
             (["{file}", "--image", "8x8", "--padding", "most"], "layer conv1.weight: padding must be one of"),
+            (["{file}", "--image", "8x8", "--padding", "-1"], "layer conv1.weight: padding must be at least 0, got -1"),
             (["{file}", "--image", "8x8", "--stride", "0"], "layer conv1.weight: stride must be at least 1"),
             (["{file}", "--image", "8x8", "--groups", "3"], "layer conv1.weight: "),
             (["{file}", "--image", "2x2", "--padding", "valid"], "the kernel must fit in the padded image"),
@@ -149,7 +150,17 @@ class TestInspect:
         out, err = capsys.readouterr()
         assert out == ""
         assert err.count("\n") == 1
-        assert message in err
+        assert message.format(folder=folder) in err
+
+    def test_ctrl_c_says_so(
+        self, file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def interrupted(*_: Any, **__: Any) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr("convla.cli.inspect.inspect_network", interrupted)
+        assert run(["inspect", str(file), "--image", "8x8"]) == 130
+        assert capsys.readouterr().err == "convla: interrupted\n"
 
 
 def test_patterns_of_settings(tmp_path: Path) -> None:

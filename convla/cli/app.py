@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from convla import __version__
 from convla.cli.output import complain
@@ -16,7 +18,19 @@ __all__ = ["INTERRUPTED", "app", "run"]
 INTERRUPTED = 130
 """The exit code after Ctrl-C."""
 
+
+class _Commands(TyperGroup):
+    """Commands that Ctrl-C aborts: the parser's own answer to it differs between versions, and some say nothing."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as interrupt:
+            raise typer.Abort from interrupt
+
+
 app = typer.Typer(
+    cls=_Commands,
     help="The numerical linear algebra of convolutional layers, checked against the published theory.",
     no_args_is_help=True,
     add_completion=False,
@@ -34,6 +48,9 @@ def run(arguments: Sequence[str]) -> int:
         complain("interrupted")
         return INTERRUPTED
     except (ConvlaError, ValueError, TypeError, ArithmeticError, OSError, MemoryError) as error:
+        if isinstance(error, OSError) and error.strerror and error.filename is not None:
+            complain(f"{os.fsdecode(error.filename)}: {error.strerror}")  # not "[Errno 2] ...: 'name'"
+            return 2
         complain(str(error) or f"the computation ended with {type(error).__name__}")
         return 2
     except _USAGE_ERROR as error:

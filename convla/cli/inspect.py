@@ -72,12 +72,12 @@ def _inspect(
 
 
 def _padding(text: str) -> Padding:
-    return int(text) if text.isdecimal() else text  # type: ignore[return-value]  # the geometry checks the word
+    return int(text) if text.removeprefix("-").isdecimal() else text  # type: ignore[return-value]  # the geometry checks the word
 
 
 def _image_sizes(text: str) -> tuple[int, ...]:
     sizes = text.lower().split("x")
-    if not all(size.isdecimal() for size in sizes):
+    if not all(size.isdecimal() and int(size) for size in sizes):
         raise ValueError(f"--image must be sizes such as 32x32, got {text!r}")
     return tuple(map(int, sizes))
 

@@ -29,7 +29,7 @@ VERDICT_STYLE = {"better": "green", "worse": "red", "no difference seen": "yello
 def _train(
     experiments: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[EXPERIMENT]...", help="Names of the list, or TOML files; none shows the list."),
+        typer.Argument(metavar="EXPERIMENT", help="Names of the list, or TOML files; none shows the list."),
     ] = None,
     show_list: Annotated[bool, typer.Option("--list", help="Show the experiments and exit.")] = False,
     dataset: Annotated[

@@ -17,7 +17,7 @@ __all__: list[str] = []
 def _verify(
     ids: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[ID]...", help="Statements such as CSM-6, or sources such as RCK; by default all."),
+        typer.Argument(metavar="ID", help="Statements such as CSM-6, or sources such as RCK; by default all."),
     ] = None,
     max_examples: Annotated[int, typer.Option(help="Random inputs that each property draws.")] = 50,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the whole report there.")] = None,
