@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -30,7 +31,7 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 from convla.cli import run as convla  # noqa: E402
 from convla.experiments.training import execution  # noqa: E402
 from convla.experiments.training.networks import NETWORKS, build_network  # noqa: E402
-from convla.experiments.training.trainer import _State, train  # noqa: E402
+from convla.experiments.training.trainer import _State, check_training, train  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
@@ -412,6 +413,16 @@ def test_every_shipped_experiment_can_be_run(name: str) -> None:
         channels, size = shapes["digits"]
         built = build_network(network, in_channels=channels, image_size=size, classes=10)
         assert built(torch.zeros(2, channels, size, size)).shape == (2, 10)
+
+
+def test_the_experiment_of_the_documentation_can_be_read(tmp_path: Path) -> None:
+    page = Path(__file__).parent.parent / "docs" / "training.md"
+    (text,) = re.findall(r"```toml\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    path = tmp_path / "mine.toml"
+    path.write_text(text, encoding="utf-8")
+    experiment = read_experiment(str(path))
+    assert [arm.name for arm in experiment.arms] == ["SGD", "orthonormalised", "penalised", "orthogonal start"]
+    check_training(experiment.training(experiment.digits, experiment.arms[1], {"batch_size": 16}), _dataset())
 
 
 def test_published_values_are_those_of_the_sources_settings(tmp_path: Path, small: Path) -> None:
