@@ -17,7 +17,6 @@ THREADS: int = _parser.parse_args().threads
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
     os.environ[_name] = str(THREADS)  # before the libraries load
 
-import itertools
 import platform
 import time
 from collections.abc import Callable, Mapping
@@ -28,7 +27,7 @@ import threadpoolctl
 import torch
 
 import convla
-from convla.frameworks.torch import GradientTransform
+from convla.frameworks.torch import GradientTransform, resnet18
 
 torch.set_num_threads(THREADS)
 clock = time.process_time if THREADS == 1 else time.perf_counter
@@ -230,36 +229,6 @@ def operator() -> None:
         rows = milliseconds(lambda g=gradient: convla.orthonormalize(g), 3)
         layer = milliseconds(lambda g=gradient, n=n: convla.orthonormalize_operator(g, (n, n)), 2)
         print(f"| {channels} x {channels} x 3 x 3 on {n} x {n} | {rows:.1f} | {layer:.0f} | {layer / rows:.0f} |")
-
-
-class Block(torch.nn.Module):
-    """A basic residual block."""
-
-    def __init__(self, before: int, after: int) -> None:
-        super().__init__()
-        stride = 1 if before == after else 2
-        self.body = torch.nn.Sequential(
-            torch.nn.Conv2d(before, after, 3, stride, 1, bias=False),
-            torch.nn.BatchNorm2d(after),
-            torch.nn.ReLU(),
-            torch.nn.Conv2d(after, after, 3, 1, 1, bias=False),
-            torch.nn.BatchNorm2d(after),
-        )
-        self.shortcut = torch.nn.Identity() if stride == 1 else torch.nn.Conv2d(before, after, 1, 2, bias=False)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the block's features."""
-        return torch.relu(self.body(x) + self.shortcut(x))
-
-
-def resnet18() -> torch.nn.Module:
-    """Return ResNet-18 for 32 x 32 images."""
-    widths = [64, 64, 64, 128, 128, 256, 256, 512, 512]
-    blocks = [Block(before, after) for before, after in itertools.pairwise(widths)]
-    stem = [torch.nn.Conv2d(3, 64, 3, 1, 1, bias=False), torch.nn.BatchNorm2d(64), torch.nn.ReLU()]
-    return torch.nn.Sequential(
-        *stem, *blocks, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(512, 10)
-    )
 
 
 def wrappers() -> None:

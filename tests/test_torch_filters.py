@@ -124,3 +124,35 @@ def test_on_another_device_the_reference_runs(torch_device: Any) -> None:
         assert got.device == layer.weight.device
         expected = torch.from_numpy(adapter.TRANSFORMS[transform](gradient.numpy(), **options))
         torch.testing.assert_close(got.cpu(), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+def test_a_transformed_gradient_lies_in_memory_as_the_plain_one(transform: str) -> None:
+    layers = {
+        "transposed": torch.nn.ConvTranspose2d(4, 6, 3, groups=2),
+        "channels last": torch.nn.Conv2d(4, 6, 3).to(memory_format=torch.channels_last),
+    }
+    for name, layer in layers.items():
+        optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+        adapter.GradientTransform(optimizer, transform, network=layer, **TRANSFORMS[transform])
+        layer.weight.grad = torch.randn_like(layer.weight)
+        strides = {}
+        optimizer.register_step_pre_hook(lambda *_, layer=layer, s=strides: s.update(seen=layer.weight.grad.stride()))
+        optimizer.step()
+        assert strides["seen"] == layer.weight.stride(), name
+
+
+def test_lbfgs_steps_along_the_gradients_of_a_transposed_layer() -> None:
+    torch.manual_seed(0)
+    layer, x = torch.nn.ConvTranspose2d(4, 6, 3), torch.randn(2, 4, 5, 5)
+    optimizer = torch.optim.LBFGS(layer.parameters(), lr=0.01)
+    adapter.GradientTransform(optimizer, "sobolev", network=layer, lam=1.0, blend=1.0)
+
+    def closure() -> Any:
+        optimizer.zero_grad()
+        loss = layer(x).square().mean()
+        loss.backward()
+        return loss
+
+    first = float(optimizer.step(closure).detach())
+    assert float(closure().detach()) < first

@@ -188,6 +188,20 @@ def test_the_documentation_quotes_the_numbers_that_hold() -> None:
     assert quoted == {name: f"{_count(build()):,}" for name, build in adapter.NETWORKS.items()}
 
 
+def test_the_script_of_the_documentation_trains() -> None:
+    page = pathlib.Path(__file__).parent.parent / "docs" / "regularise-a-pytorch-network.md"
+    (script,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    network = adapter.basic_cnn(in_channels=1, image_size=8)
+    before = [p.detach().clone() for p in network.parameters()]
+    batches = [(torch.rand(4, 1, 8, 8), torch.arange(4))] * 2
+    names = {"network": network, "batches": batches}
+    exec(script, names)
+    assert torch.isfinite(names["loss"])
+    for old, new in zip(before, network.parameters(), strict=True):
+        assert torch.isfinite(new).all()
+        assert not torch.equal(old, new)
+
+
 def _names_and_numbers(row: str) -> tuple[list[str], list[str]]:
     _, names, _, numbers, _ = row.split("|")
     return re.findall("`([^`]+)`", names), re.findall(r"\d[\d,]{4,}", numbers)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -14,6 +17,20 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 from convla.frameworks import torch as adapter  # noqa: E402
 
 pytestmark = pytest.mark.torch
+
+THREADS = """
+import torch
+from convla.frameworks.torch import GradientTransform
+
+torch.set_num_threads(5)
+layer = torch.nn.Conv2d(64, 256, 3)
+optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+GradientTransform(optimizer, "reweighted", lam=2.0)
+for _ in range(2):
+    layer(torch.ones(1, 64, 5, 5)).sum().backward()
+    optimizer.step()
+    print(torch.get_num_threads())
+"""
 
 
 class LARS(torch.optim.Optimizer):
@@ -411,3 +428,15 @@ def test_bad_input_is_named() -> None:
             optimizer.step()
         handle.remove()
     assert torch.equal(weight, torch.ones_like(weight))
+
+
+def test_the_compiled_kernels_leave_pytorch_its_threads() -> None:
+    # In a process of its own: numba's threads are started once.
+    done = subprocess.run(
+        [sys.executable, "-c", THREADS],
+        env={**os.environ, "NUMBA_NUM_THREADS": "2", "NUMBA_THREADING_LAYER": "default"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["5", "5"]

@@ -6,6 +6,7 @@ import csv
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -30,7 +31,7 @@ torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 from convla.cli import run as convla  # noqa: E402
 from convla.experiments.training import execution  # noqa: E402
 from convla.experiments.training.networks import NETWORKS, build_network  # noqa: E402
-from convla.experiments.training.trainer import _State, train  # noqa: E402
+from convla.experiments.training.trainer import _State, check_training, train  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
@@ -414,6 +415,16 @@ def test_every_shipped_experiment_can_be_run(name: str) -> None:
         assert built(torch.zeros(2, channels, size, size)).shape == (2, 10)
 
 
+def test_the_experiment_of_the_documentation_can_be_read(tmp_path: Path) -> None:
+    page = Path(__file__).parent.parent / "docs" / "training.md"
+    (text,) = re.findall(r"```toml\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    path = tmp_path / "mine.toml"
+    path.write_text(text, encoding="utf-8")
+    experiment = read_experiment(str(path))
+    assert [arm.name for arm in experiment.arms] == ["SGD", "orthonormalised", "penalised", "orthogonal start"]
+    check_training(experiment.training(experiment.digits, experiment.arms[1], {"batch_size": 16}), _dataset())
+
+
 def test_published_values_are_those_of_the_sources_settings(tmp_path: Path, small: Path) -> None:
     small.write_text(SMALL.replace('"mnist"', '"digits"') + '\n[[published]]\narm = "baseline"\nvalue = 12.5\n')
     experiment = read_experiment(str(small))
@@ -439,6 +450,15 @@ MISTAKES = {
     "measures must be one of": ('"final-test-loss"', '"final-loss"'),
     "kind must be one of": ('"orthonormal"', '"orthogonal"'),
     "lam is not an option of the transform 'orthonormal'": ('"orthonormal"', '"orthonormal", lam = 1.0'),
+    "arm 'orthonormalised': transform: method must be one of": ('"orthonormal" }', '"orthonormal", method = "best" }'),
+    "rank_deficient must be 'partial' for method 'newton-schulz'": (
+        '"orthonormal" }',
+        '"orthonormal", method = "newton-schulz", rank_deficient = "complete" }',
+    ),
+    "lam must be positive": ('"orthonormal" }', '"reweighted", lam = -1 }'),
+    "missing 1 required positional argument: 'lam'": ('"orthonormal" }', '"sobolev" }'),
+    "sigma must be at least 0.0": ('"orthonormal" }', '"laplacian", sigma = -1 }'),
+    "not a TOML file: maximum recursion depth exceeded": ("seeds = 3", f"seeds = {50_000 * '['}"),
     "arm 'penalised' is there twice": ('name = "initialised"', 'name = "penalised"'),
     "against must be an arm above it": ('name = "orthonormalised"', 'name = "x"\nagainst = "initialised"'),
     "weight must be at least 0.0": ("weight = 0.01", "weight = -1"),

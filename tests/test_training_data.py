@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import pickle
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,14 @@ def test_other_pickles_are_refused_in_one_line(tmp_path: Path, batch: Any) -> No
     assert "\n" not in str(caught.value)
 
 
+def test_a_pickle_with_a_persistent_name_is_refused_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "data_batch_1"
+    path.write_bytes(b"Pname\n.")
+    with pytest.raises(DatasetError, match=r"not a pickled batch of CIFAR-10: .*persistent_load function") as caught:
+        read_cifar_python(path)
+    assert "\n" not in str(caught.value)
+
+
 def test_truncated_files_are_named(tmp_path: Path) -> None:
     images, labels = cifar_batch(2, 0)
     whole = {
@@ -186,14 +195,26 @@ def test_malformed_files_say_what_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="with 3 axes is wanted, got type 8 with 1 axes"):
         read_idx_images(path)
     path.write_bytes(idx_bytes(np.array([3, 1])) + b"\0")
-    with pytest.raises(DatasetError, match="2 values are announced, 3 bytes follow"):
+    with pytest.raises(DatasetError, match="2 values are announced, more follow"):
         read_idx_labels(path)
     path.write_bytes(bytes([0, 0, 8, 1, 0xFF, 0xFF, 0xFF, 0xFF, 1]))
-    with pytest.raises(DatasetError, match="4294967295 values are announced"):
+    with pytest.raises(DatasetError, match="4294967295 values are announced, and at most"):
         read_idx_labels(path)
     path.with_suffix(".gz").write_bytes(b"not gzip at all")
     with pytest.raises(DatasetError, match="not a whole gzip file"):
         read_idx_labels(path.with_suffix(".gz"))
+
+
+def test_a_gzip_file_is_unpacked_no_further_than_it_announces(tmp_path: Path) -> None:
+    path, size = tmp_path / "train-labels-idx1-ubyte.gz", 2**26
+    path.write_bytes(gzip.compress(idx_bytes(np.array([3, 1])) + bytes(size)))
+    assert path.stat().st_size < size // 500
+    tracemalloc.start()
+    with pytest.raises(DatasetError, match="2 values are announced, more follow"):
+        read_idx_labels(path)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < size // 16
 
 
 def test_missing_files_say_where_to_put_them(tmp_path: Path) -> None:

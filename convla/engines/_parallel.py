@@ -8,13 +8,14 @@ turns.
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
 
 import numba
 
-__all__ = ["ParallelFunction", "compiled_in_parallel", "threading_layer"]
+__all__ = ["ParallelFunction", "compiled_in_parallel", "thread_count", "threading_layer"]
 
 _CONCURRENT_LAYERS = ("omp", "tbb")
 
@@ -39,6 +40,22 @@ def threading_layer() -> str | None:
         return None
 
 
+def thread_count() -> int:
+    """Return the number of numba's threads.
+
+    The first call starts them. An OpenMP pool that starts sets the number of PyTorch's threads to its own, so that
+    PyTorch is then given its number back.
+    """
+    torch: Any = sys.modules.get("torch")
+    if threading_layer() is not None or not hasattr(torch, "set_num_threads"):
+        return int(numba.get_num_threads())
+    before = torch.get_num_threads()
+    try:
+        return int(numba.get_num_threads())
+    finally:
+        torch.set_num_threads(before)
+
+
 _threads = _Threads()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_threads.after_fork)
@@ -59,6 +76,7 @@ class ParallelFunction:
             self.parallel(*arguments)
         else:
             with _threads.turns:
+                thread_count()
                 self.parallel(*arguments)
 
 

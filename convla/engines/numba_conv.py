@@ -13,12 +13,12 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 
 from convla._boundary import fold
 from convla.engines._layout import lay_out, tap_positions, three, three_pairs, three_sources
 from convla.engines._numba_blocks import SIZES, SLACK_VECTORS, correlate_parallel, correlate_serial
+from convla.engines._parallel import thread_count
 from convla.engines._tile import VECTOR_BYTES, WIDTHS
 from convla.geometry import ConvGeometry
 
@@ -182,7 +182,7 @@ def _plan(
     padded, phases, shift, total = layout.padded, math.prod(stride), layout.shift, layout.total
     lanes = VECTOR_BYTES // itemsize
     products = groups * channels * rows * len(taps) * total
-    threads = numba.get_num_threads() if products >= PARALLEL_FROM else 1
+    threads = thread_count() if products >= PARALLEL_FROM else 1
     length = _block_length(itemsize, channels * phases, rows, int(shift.max()), -(-total // threads))
     window = length + int(shift.max()) + SLACK_VECTORS * lanes
     sizes = np.zeros(1, SIZES)

@@ -14,7 +14,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from convla.engines._parallel import compiled_in_parallel
+from convla.engines._parallel import compiled_in_parallel, thread_count
 from convla.typing import Array
 
 __all__ = ["laplacian_smoothing", "reweighted_gradient", "sobolev_gradient"]
@@ -62,7 +62,7 @@ def _width(blocks: Array, tile_bytes: int) -> int:
     """Return the number of columns of a tile: as many as `tile_bytes` hold, but a tile at least for each thread."""
     outer, n, inner = blocks.shape
     widest = min(tile_bytes // (n * blocks.itemsize), LARGEST_WIDTH)
-    tiles = max(-(-inner // max(LEAST_WIDTH, widest)), -(-numba.get_num_threads() // outer))
+    tiles = max(-(-inner // max(LEAST_WIDTH, widest)), -(-thread_count() // outer))
     return int(min(inner, max(LEAST_WIDTH, -(-inner // tiles))))
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
+import math
 import pickle
 import zlib
+from collections.abc import Iterator
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,8 @@ Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 
 IMAGE = 3 * 32 * 32
 CLASSES = 10
+LARGEST = 2**30
+"""Bytes that an IDX file may announce: twenty times MNIST."""
 
 
 class DatasetError(ConvlaError, ValueError):
@@ -65,25 +71,28 @@ def read_idx_labels(path: Path) -> Bytes:
 
 
 def _read_idx(path: Path, axes: int) -> Bytes:
-    data = _contents(path)
-    header = 4 + 4 * axes
-    if len(data) < 4 or data[:2] != b"\0\0":
-        raise DatasetError(
-            f"{path}: not an IDX file: it does not begin with two zero bytes, a type and a number of axes"
-        )
-    if data[2] != 8 or data[3] != axes:
-        found = f"type {data[2]} with {data[3]} axes"
-        raise DatasetError(f"{path}: an IDX file of type 8 (bytes) with {axes} axes is wanted, got {found}")
-    if len(data) < header:
-        raise DatasetError(f"{path}: {len(data)} bytes are too few for the sizes of {axes} axes: truncated")
-    sizes = [int.from_bytes(data[4 + 4 * axis : 8 + 4 * axis], "big") for axis in range(axes)]
-    wanted = 1
-    for size in sizes:
-        wanted *= size
-    if wanted == 0 or len(data) - header != wanted:
-        announced = f"{'x'.join(map(str, sizes))} values are announced, {len(data) - header} bytes follow"
-        raise DatasetError(f"{path}: {announced}: truncated or damaged")
-    return np.frombuffer(data, np.uint8, offset=header).reshape(sizes)
+    with _reading(path) as file:
+        start = file.read(4)
+        if len(start) < 4 or start[:2] != b"\0\0":
+            raise DatasetError(
+                f"{path}: not an IDX file: it does not begin with two zero bytes, a type and a number of axes"
+            )
+        if start[2] != 8 or start[3] != axes:
+            found = f"type {start[2]} with {start[3]} axes"
+            raise DatasetError(f"{path}: an IDX file of type 8 (bytes) with {axes} axes is wanted, got {found}")
+        header = file.read(4 * axes)
+        if len(header) < 4 * axes:
+            raise DatasetError(f"{path}: {4 + len(header)} bytes are too few for the sizes of {axes} axes: truncated")
+        sizes = [int.from_bytes(header[4 * axis : 4 * axis + 4], "big") for axis in range(axes)]
+        wanted, announced = math.prod(sizes), f"{'x'.join(map(str, sizes))} values are announced"
+        if wanted > LARGEST:
+            raise DatasetError(f"{path}: {announced}, and at most {LARGEST} are read: damaged")
+        # One byte more than announced tells that more follow; a small gzip file may unpack to any number.
+        data = file.read(wanted + 1)
+    if wanted == 0 or len(data) != wanted:
+        follow = "more" if len(data) > wanted else f"{len(data)} bytes"
+        raise DatasetError(f"{path}: {announced}, {follow} follow: truncated or damaged")
+    return np.frombuffer(data, np.uint8).reshape(sizes)
 
 
 def read_cifar_binary(path: Path) -> tuple[Bytes, Bytes]:
@@ -103,7 +112,8 @@ def read_cifar_binary(path: Path) -> tuple[Bytes, Bytes]:
     DatasetError
         If the file cannot be read, is no whole number of images, or holds a label above 9.
     """
-    data = _contents(path)
+    with _reading(path) as file:
+        data = file.read()
     if not data or len(data) % (1 + IMAGE):
         reason = f"{len(data)} bytes are no whole number of images of {1 + IMAGE}"
         raise DatasetError(f"{path}: {reason}: truncated or damaged")
@@ -139,7 +149,7 @@ def read_cifar_python(path: Path) -> tuple[Bytes, Bytes]:
     except DatasetError as error:
         raise DatasetError(f"{path}: {error}") from None
     except Exception as error:  # the reader of a damaged pickle may raise anything
-        raise DatasetError(f"{path}: not a pickled batch of CIFAR-10: {error or type(error).__name__}") from None
+        raise DatasetError(f"{path}: not a pickled batch of CIFAR-10: {_one_line(error)}") from None
     entries = {_text(key): value for key, value in batch.items()} if isinstance(batch, dict) else {}
     images, labels = entries.get("data"), entries.get("labels")
     if not isinstance(images, np.ndarray) or not isinstance(labels, list):
@@ -187,14 +197,19 @@ def _latin_bytes(text: object, encoding: object) -> bytes:
     return text.encode("latin1")
 
 
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def _text(key: object) -> object:
     return key.decode("latin1") if isinstance(key, bytes) else key
 
 
-def _contents(path: Path) -> bytes:
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[gzip.GzipFile | BufferedReader]:
     try:
-        data = path.read_bytes()
-        return gzip.decompress(data) if path.suffix == ".gz" else data
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+            yield file
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DatasetError(f"{path}: not a whole gzip file: {error}") from error
     except OSError as error:

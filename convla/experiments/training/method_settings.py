@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from convla._validate import check_choice, check_integer, check_real
+from convla.gradients import laplacian_smoothing, normalized_gradient, reweighted_gradient, sobolev_gradient
+from convla.orthonormal import orthonormalize
 
 __all__ = ["Initialization", "Penalty", "Transform", "check_share"]
 
@@ -17,6 +23,13 @@ TRANSFORMS = {
     "laplacian": ("sigma", "axis"),
     "orthonormal": ("method", "rank_deficient"),
     "normalized": ("per_filter",),
+}
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "reweighted": functools.partial(reweighted_gradient, engine="reference"),
+    "sobolev": functools.partial(sobolev_gradient, engine="reference"),
+    "laplacian": functools.partial(laplacian_smoothing, engine="reference"),
+    "orthonormal": orthonormalize,
+    "normalized": normalized_gradient,
 }
 AXES = {"output": 0, "input": 1, "rasterised": None}
 
@@ -126,6 +139,8 @@ class Transform:
         check_real("scale", self.scale, positive=True)
         if self.axis is not None:
             check_choice("axis", self.axis, tuple(AXES))
+        # Values that the function refuses are to be refused here, not at the first step of a run.
+        FUNCTIONS[self.kind](np.zeros((2, 2, 1)), **self.options())
 
     def options(self) -> dict[str, Any]:
         """Return the keyword arguments of the transform."""

@@ -104,6 +104,8 @@ def _draw_mean(axis: Axes, result: Result, field: str, factor: float, number: in
     mean, error = values.mean(axis=0), values.std(axis=0, ddof=1) / math.sqrt(len(runs)) if len(runs) > 1 else 0.0
     style: dict[str, Any] = {"color": COLORS[number % len(COLORS)], "linewidth": 1.3}
     epochs = np.arange(mean.size)
+    # One epoch is a point, which a line would not show.
+    style["marker"] = "o" if np.isfinite(mean).sum() == 1 else ""
     axis.plot(epochs, mean, label=result.cell.arm.name, linestyle=STYLES[number // len(COLORS) % 3], **style)
     axis.fill_between(epochs, mean - error, mean + error, color=style["color"], alpha=0.15, linewidth=0)
 

@@ -84,7 +84,7 @@ def read_experiment(name: str) -> Experiment:
         data = tomllib.loads(source.read_text(encoding="utf-8"))
     except OSError as error:
         raise ExperimentError(f"{name}: cannot be read: {error.strerror or error}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ExperimentError(f"{name}: not a TOML file: {error}") from error
     try:
         return _experiment(source.name.removesuffix(".toml"), data)

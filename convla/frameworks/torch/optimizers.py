@@ -206,7 +206,11 @@ class GradientTransform:
         wide = gradient.float() if half else gradient
         on_cpu = wide.device.type == "cpu"
         result = _transform_filters(self._transform, self._options, wide.numpy() if on_cpu else wide, layout)
-        return (torch.from_numpy(result) if on_cpu else result).to(gradient.dtype)
+        transformed = (torch.from_numpy(result) if on_cpu else result).to(gradient.dtype)
+        if transformed.stride() == gradient.stride():
+            return transformed
+        # As the gradient lies in memory: LBFGS for one takes no other view of it.
+        return torch.empty_like(gradient).copy_(transformed)
 
 
 _TRANSFORMED: weakref.WeakSet[Any] = weakref.WeakSet()
