@@ -14,6 +14,7 @@ from convla._validate import check_array, check_choice, check_integer, check_rea
 from convla.errors import ConvergenceWarning, ShapeError
 from convla.linear_map import LinearMap
 from convla.operators import ConvOperator
+from convla.spectra.inertia import confirm_largest, factorisation_is_cheap
 from convla.spectra.inverse import factorisation_work, smallest_by_inverse
 from convla.spectra.scaling import scaled_to_unit
 from convla.spectra.torus import circular_lattice
@@ -314,6 +315,9 @@ def _largest(
         generator = np.random.default_rng(rng)
         first = structured_start(scaled, generator) if start is None else _given_start(scaled, start, transposed)
         result = lanczos_triplets(scaled, k, tolerance, criterion, first, max_matvecs, generator)
+        estimated = criterion == "value" and result.status == "converged" and result.value > 0
+        if estimated and factorisation_is_cheap(scaled.geometry):
+            result = confirm_largest(scaled, result, tolerance, max_matvecs=max_matvecs, rng=generator)
     if result.status != "converged":
         what = f"the {k} largest singular value(s) were not found to a relative accuracy of {tolerance:.1e}"
         _warn(what, result, stacklevel=4)
