@@ -139,7 +139,7 @@ def confirm_largest(
         return found
     for _ in range(_ROUNDS):
         width = slack
-        while (solve := gram.solver_above(value * (1.0 + width))) is None:
+        while (solve := gram.solver_above(above := value * (1.0 + width))) is None:
             width *= _WIDENING
         top = golub_kahan_lanczos(
             solve,
@@ -157,6 +157,7 @@ def confirm_largest(
         value = float(np.linalg.norm(image))
         matvecs += top.matvecs + 1
         confirmed = gram.solver_above(value * (1.0 + slack)) is not None
+        error = slack * value if confirmed else above - value
         if confirmed or matvecs >= max_matvecs:
             break
     image /= value
@@ -173,7 +174,7 @@ def confirm_largest(
         left=left,
         right=right,
         residuals=np.array([residual]),
-        errors=np.array([(slack if confirmed else width) * value]),
+        errors=np.array([error]),
         matvecs=matvecs,
         status="converged" if confirmed else "not converged",
     )

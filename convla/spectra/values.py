@@ -194,7 +194,7 @@ def smallest_singular_value(
     -------
     SingularValues
         With k = 1. Its `status` is "rank deficient" where the value cannot be told from 0 in float64 arithmetic;
-        then the vectors are None if the factorisation met an exact zero, and the value is 0. Its `nullity` is positive
+        then the vectors are None if the factorisation met an exact zero or a value below 1e-100, and the value is 0. Its `nullity` is positive
         for a wide operator, which maps some images to 0 whatever its smallest singular value.
 
     Raises
