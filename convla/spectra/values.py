@@ -152,7 +152,9 @@ def largest_singular_value(
     Notes
     -----
     The iteration stops on the error estimate of the value, which is of second order in the residual where the leading
-    singular values are separated from the others; see `convla.spectra.lanczos`. An enclosure that is proved to hold is
+    singular values are separated from the others; see `convla.spectra.lanczos`. Where the Gram matrix has a narrow band, as
+    for long signals and small images with zeros around them, a Cholesky factorisation confirms the value, or finds the
+    right one; see `convla.spectra.inertia`. An enclosure that is proved to hold for every layer is
     `singular_value_bounds`.
 
     Examples
@@ -194,8 +196,8 @@ def smallest_singular_value(
     -------
     SingularValues
         With k = 1. Its `status` is "rank deficient" where the value cannot be told from 0 in float64 arithmetic;
-        then the vectors are None if the factorisation met an exact zero or a value below 1e-100, and the value is 0. Its `nullity` is positive
-        for a wide operator, which maps some images to 0 whatever its smallest singular value.
+        then the vectors are None if the factorisation met an exact zero or a value below 1e-100, and the value is 0.
+        Its `nullity` is positive for a wide operator, which maps some images to 0 whatever its smallest singular value.
 
     Raises
     ------
