@@ -200,8 +200,6 @@ def test_a_state_of_other_layers_or_settings_is_refused() -> None:
     state = adapter.minimize_similarity_(other, iterations=2)
     before = other[1].weight.detach().clone()
     wider = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 3), torch.nn.Conv2d(3, 8, 3))
-    with pytest.raises(
-        ShapeError, match=r"layer 1: state holds a kernel of shape \(4, 3, 3, 3\), the layer one of \(8,"
-    ):
+    with pytest.raises(ShapeError, match="layer 1 of kernels and state must have the same shape"):
         adapter.minimize_similarity_(wider, iterations=2, state=state)
     assert torch.equal(before, other[1].weight)

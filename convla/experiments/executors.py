@@ -14,7 +14,16 @@ from convla.experiments.outcome import Outcome, check_engine, run_setting
 from convla.experiments.rck_settings import FigureSetting, Traces, run_figure
 from convla.experiments.settings import Readings, Setting
 
-__all__ = ["EXECUTORS", "AnyOutcome", "AnySetting", "Job", "Watcher", "run_jobs"]
+__all__ = [
+    "EXECUTORS",
+    "AnyOutcome",
+    "AnySetting",
+    "Job",
+    "Watcher",
+    "numba_threads",
+    "one_blas_thread",
+    "run_jobs",
+]
 
 AnySetting: TypeAlias = Setting | FigureSetting
 AnyOutcome: TypeAlias = Outcome | Traces
@@ -105,14 +114,14 @@ def _run_local(
 ) -> Iterator[tuple[AnySetting, AnyOutcome]]:
     with contextlib.ExitStack() as threads:
         if check_engine(job.engine) == "numba":
-            threads.enter_context(_numba_threads(workers))
-        threads.enter_context(_one_blas_thread())
+            threads.enter_context(numba_threads(workers))
+        threads.enter_context(one_blas_thread())
         for setting in settings:
             watcher.start(setting, job.size(setting))
             yield setting, job(setting, functools.partial(watcher.advance, setting))
 
 
-def _one_blas_thread() -> contextlib.AbstractContextManager[Any]:
+def one_blas_thread() -> contextlib.AbstractContextManager[Any]:
     """Hold the BLAS to one thread: for small matrices more only wait, and their number changes the rounding."""
     try:
         from threadpoolctl import threadpool_limits
@@ -123,7 +132,8 @@ def _one_blas_thread() -> contextlib.AbstractContextManager[Any]:
 
 
 @contextlib.contextmanager
-def _numba_threads(workers: int) -> Iterator[None]:
+def numba_threads(workers: int) -> Iterator[None]:
+    """Hold numba to so many threads, or fewer where it has fewer."""
     import numba
 
     before = numba.get_num_threads()

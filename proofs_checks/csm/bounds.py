@@ -82,7 +82,7 @@ def three_taps_give_one_ninth(_: int) -> str:
     assert 16 * r0 * excess == 2 * (8 * r0 * y + 9 * r1 * u) ** 2 + u**2 * even + r0 * w**2 * odd, "CS >= 1/9"
     assert r2 == a * c
     # (1, t, 1) and (1, -t, 1) with t^2 = 5/2 attain it.
-    pair = np.array([[[a, b, a]], [[a, -b, a]]], dtype=object)
+    pair = np.fromiter((a, b, a, a, -b, a), dtype=object).reshape(2, 1, 3)  # as in `symbolic_kernels`, one by one
     excess = 9 * convla.convolutional_similarity(pair) - (2 * a**2 + b**2) ** 2
     assert excess == 2 * (5 * a**2 - 2 * b**2) ** 2, excess
     return "16 |K1|^2 (9 CS - |K1|^2 |K2|^2) is a sum of squares, and 0 at (1, t, 1), (1, -t, 1), t^2 = 5/2: c_3 = 1/9"

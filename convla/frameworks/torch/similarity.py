@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from convla.errors import ShapeError
 from convla.frameworks.torch.layers import convolutions
 from convla.frameworks.torch.losses import convolutional_similarity_loss
 from convla.similarity import Initialization, initialize_network
@@ -170,12 +169,6 @@ def minimize_similarity_(
         progress=progress,
     )
     kernels = {name: torch.as_tensor(kernel) for name, kernel in result.kernels.items()}
-    for name, weight in weights.items():
-        if kernels[name].shape != weight.shape:
-            raise ShapeError(
-                f"layer {name}: state holds a kernel of shape {tuple(kernels[name].shape)}, the layer one of "
-                f"{tuple(weight.shape)}"
-            )
     with torch.no_grad():
         for name, weight in weights.items():
             weight.copy_(kernels[name])

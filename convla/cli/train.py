@@ -1,0 +1,192 @@
+"""`convla train`."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import TaskID
+from rich.table import Table
+
+from convla.cli.app import INTERRUPTED, app
+from convla.cli.output import check_writable, complain, console, progress_bars, write_json
+from convla.experiments.training.datasets import DATASETS
+from convla.experiments.training.report import Report, Row
+from convla.experiments.training.runner import Request, Session, train_experiments
+from convla.experiments.training.schema import read_experiment, shipped_experiments
+from convla.experiments.training.settings import MEASURES, Run
+
+__all__: list[str] = []
+
+VERDICT_STYLE = {"better": "green", "worse": "red", "no difference seen": "yellow", "diverges": "red", "": "default"}
+
+
+@app.command("train")
+def _train(
+    experiments: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[EXPERIMENT]...", help="Names of the list, or TOML files; none shows the list."),
+    ] = None,
+    show_list: Annotated[bool, typer.Option("--list", help="Show the experiments and exit.")] = False,
+    dataset: Annotated[
+        str, typer.Option(help=f"{', '.join(DATASETS)}, or source for the data, and the full size, of the source.")
+    ] = "digits",
+    data: Annotated[Path, typer.Option(help="The folder of the data sets, in their original files.")] = Path("data"),
+    seeds: Annotated[int | None, typer.Option(help="Runs of every arm, in place of the experiment's number.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Epochs of every run, likewise.")] = None,
+    seed: Annotated[int, typer.Option(help="The first of the seeds.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    threads: Annotated[int, typer.Option(help="Threads of each process; their number changes the rounding.")] = 1,
+    workers: Annotated[int, typer.Option(help="Processes; more than one needs the extra parallel.")] = 1,
+    output: Annotated[Path, typer.Option(help="The results folder.")] = Path("results-training"),
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted session in --output.")] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the whole report there.")] = None,
+) -> int:
+    """Train networks with and without the sources' methods, from the same seeds, and compare them in pairs.
+
+    By default at a small size, on the handwritten digits that come with scikit-learn. CSV files, a plot for each
+    experiment and a manifest land in the results folder.
+    """
+    if show_list or not experiments:
+        _show_experiments()
+        return 0
+    check_writable("--json", json_file)
+    request = Request(
+        experiments=tuple(read_experiment(name) for name in dict.fromkeys(experiments)),
+        dataset=dataset,
+        data=data,
+        seeds=seeds,
+        epochs=epochs,
+        seed=seed,
+        device=device,
+        threads=threads,
+        workers=workers,
+        output=output,
+        resume=resume,
+    )
+    bars = _ProgressBars()
+    try:
+        with bars:
+            session = train_experiments(request, bars, _plot)
+    except KeyboardInterrupt:
+        complain(
+            f"interrupted: {bars.saved} of {bars.runs} runs are saved in {output}; the same command with --resume "
+            "goes on from there"
+        )
+        return INTERRUPTED
+    _show(session)
+    if json_file is not None:
+        write_json(json_file, session.report.as_data())
+    return 0
+
+
+def _plot(report: Report, folder: Path) -> list[str]:
+    from convla.experiments.training.plots import plot_report  # matplotlib takes half a second to import
+
+    return plot_report(report, folder)
+
+
+class _ProgressBars:
+    """A bar for all runs and one for each that goes on."""
+
+    def __init__(self) -> None:
+        self.runs = self.saved = 0
+        self._progress = progress_bars()
+        self._whole = self._progress.add_task("runs", total=None)
+        self._bars: dict[Run, TaskID] = {}
+
+    def __enter__(self) -> _ProgressBars:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def plan(self, runs: int, saved: int) -> None:
+        """Take up the number of runs."""
+        self.runs, self.saved = runs, saved
+        self._progress.update(self._whole, total=runs, completed=saved)
+
+    def start(self, run: Run) -> None:
+        """Show a bar for a run that begins."""
+        name = f"{run.training.network}, seed {run.seed}"
+        self._bars[run] = self._progress.add_task(name, total=run.training.epochs)
+
+    def advance(self, run: Run, epochs: int) -> None:
+        """Move a run's bar."""
+        self._progress.advance(self._bars[run], epochs)
+
+    def finish(self, run: Run) -> None:
+        """Take a run's bar away, and move that of the whole."""
+        self.saved += 1
+        self._progress.remove_task(self._bars.pop(run))
+        self._progress.advance(self._whole)
+
+
+def _show_experiments() -> None:
+    table = Table(box=None, pad_edge=False)
+    for heading in ("experiment", "what it compares", "on the digits", "as in the source"):
+        table.add_column(heading)
+    for name in shipped_experiments():
+        experiment = read_experiment(name)
+        sizes = []
+        for plan in (experiment.digits, experiment.full):
+            runs = len(list(plan.blocks())) * len(experiment.arms) * plan.seeds
+            sizes.append(f"{runs} runs of {plan.settings['epochs']} epochs")
+        table.add_row(name, escape(experiment.title), *sizes)
+    console().print(table)
+
+
+def _show(session: Session) -> None:
+    screen = console()
+    report = session.report
+    for experiment, measure in dict.fromkeys((row.experiment, row.measure) for row in report.rows):
+        rows = [row for row in report.rows if (row.experiment, row.measure) == (experiment, measure)]
+        _show_rows(screen, f"{experiment}: {MEASURES[measure]}", rows)
+    edge = sum(choice.at_the_edge for choice in report.choices)
+    if report.choices:
+        screen.print(
+            f"learning rates: chosen on held-out training images, by the same search for every arm; {edge} of "
+            f"{len(report.choices)} at the edge of the grid (selection.csv)"
+        )
+    screen.print("differences: mean over the seeds with its 95 % t interval, in pairs; the verdict is by the interval")
+    screen.print("that holds for all comparisons of a table at once")
+    screen.print(f"{session.seconds:.1f} s; in {session.folder}: {', '.join(session.files)}, manifest.json")
+
+
+def _show_rows(screen: Console, title: str, rows: list[Row]) -> None:
+    table = Table(title=escape(title), title_justify="left", title_style="bold", box=None, pad_edge=False)
+    grid, printed = any(row.block for row in rows), any(not math.isnan(row.printed) for row in rows)
+    for heading in (*(["at"] if grid else []), "arm"):
+        table.add_column(heading)
+    beside = ["printed"] if printed else []
+    for heading in ("rate", "mean", "std. error", "runs", *beside, "difference", "from", "to"):
+        table.add_column(heading, justify="right")
+    table.add_column("verdict")
+    for row in rows:
+        gap = row.difference
+        runs = f"{row.seeds}" + (f", {row.diverged} diverged" if row.diverged else "")
+        numbers = [_signed(value) for value in (gap.mean, gap.low, gap.high)] if gap else ["", "", ""]
+        table.add_row(
+            *([row.block] if grid else []),
+            escape(row.arm),
+            *(f"{row.learning_rate:g}", _number(row.mean), _number(row.stderr), runs),
+            *([_number(row.printed)] if printed else []),
+            *numbers,
+            f"[{VERDICT_STYLE[row.verdict]}]{row.verdict}[/]",
+        )
+    screen.print(table)
+    screen.print()
+
+
+def _signed(value: float) -> str:
+    # What is left of the rounding of equal accuracies is no difference.
+    return "" if math.isnan(value) else f"{0.0 if abs(value) < 1e-9 else value:+.4g}"
+
+
+def _number(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.4g}"

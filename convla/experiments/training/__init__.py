@@ -1,0 +1,1 @@
+"""Training experiments of the sources: data sets, settings, runner, report (needs the extra ``train``)."""

@@ -1,0 +1,147 @@
+"""Pictures of a report: the curves of every arm, and the paired differences with their intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from convla.experiments.plots import DECREASE, INCREASE, INK, save_figure
+from convla.experiments.training.report import Report, Result, Row
+from convla.experiments.training.settings import MEASURES
+
+__all__ = ["plot_report"]
+
+GREY = "#8a8a8a"
+COLORS = ("#333333", "#2a78b5", "#c8442e", "#3f8f4e", "#8a5fb0", "#c98a1b", "#4aa5a0", "#b0557f")
+STYLES = ("solid", "dashed", "dotted")
+
+CURVES = {
+    "final-test-accuracy": ("test_accuracy", "test accuracy, %", 100.0),
+    "best-test-accuracy": ("test_accuracy", "test accuracy, %", 100.0),
+    "final-test-loss": ("test_loss", "test loss", 1.0),
+    "final-train-accuracy": ("train_accuracy", "training accuracy, %", 100.0),
+    "mean-train-accuracy": ("train_accuracy", "training accuracy, %", 100.0),
+    "final-train-loss": ("train_loss", "training loss", 1.0),
+    "mean-train-loss": ("train_loss", "training loss", 1.0),
+    "final-similarity": ("similarity", "convolutional similarity", 1.0),
+}
+"""The curve behind each measure: its field, what to write beside it, and its factor."""
+
+MOST_CURVES = 8
+"""Of more arms or blocks than this only the differences are drawn: lines can no longer be told apart."""
+
+
+def plot_report(report: Report, folder: Path) -> list[str]:
+    """Draw one PNG of each experiment's curves, if they are few, and one of its differences.
+
+    Parameters
+    ----------
+    report : Report
+    folder : Path
+
+    Returns
+    -------
+    list of str
+        The files' names.
+    """
+    files = []
+    for name in dict.fromkeys(row.experiment for row in report.rows):
+        results = [result for result in report.results if result.cell.experiment.name == name]
+        rows = [row for row in report.rows if row.experiment == name]
+        arms = {result.cell.arm.name for result in results}
+        if len(arms) <= MOST_CURVES and len(results) // len(arms) <= MOST_CURVES:
+            files.append(f"{name}-curves.png")
+            save_figure(_draw_curves(results), folder / files[-1])
+        if any(row.difference for row in rows):
+            files.append(f"{name}.png")
+            save_figure(_draw_differences(rows), folder / files[-1])
+    return files
+
+
+def _tidy(axis: Axes) -> None:
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.tick_params(colors=INK, labelsize=8)
+
+
+def _draw_curves(results: Sequence[Result]) -> Figure:
+    """Draw the mean over the seeds with its standard error: a row for each curve, a column for each block."""
+    experiment = results[0].cell.experiment
+    curves = list(dict.fromkeys(CURVES[measure] for measure in experiment.measures))
+    blocks = list(dict.fromkeys(result.cell.block_name for result in results))
+    figure = Figure(figsize=(max(6.0, 3.6 * len(blocks)), 3.2 * len(curves) + 0.6), layout="constrained")
+    axes = figure.subplots(len(curves), len(blocks), squeeze=False, sharex="col", sharey="row")
+    for column, block in enumerate(blocks):
+        for row, (field, label, factor) in enumerate(curves):
+            axis = axes[row, column]
+            _tidy(axis)
+            for number, result in enumerate(r for r in results if r.cell.block_name == block):
+                _draw_mean(axis, result, field, factor, number)
+            if field == "similarity":
+                axis.set_yscale("log")
+            if column == 0:
+                axis.set_ylabel(label, fontsize=9, color=INK)
+            if row == 0:
+                axis.set_title(block, fontsize=9, color=INK)
+        axes[-1, column].set_xlabel("epoch", fontsize=9, color=INK)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
+    seeds, dataset = len(results[0].runs), results[0].cell.training.dataset
+    figure.suptitle(f"{experiment.title}\n{dataset}, mean and standard error of {seeds} seeds", fontsize=10, color=INK)
+    return figure
+
+
+def _draw_mean(axis: Axes, result: Result, field: str, factor: float, number: int) -> None:
+    runs = [curves for _, curves in result.runs if not curves.diverged]
+    if not runs:
+        return
+    values = factor * np.stack([getattr(curves, field) for curves in runs])
+    mean, error = values.mean(axis=0), values.std(axis=0, ddof=1) / math.sqrt(len(runs)) if len(runs) > 1 else 0.0
+    style: dict[str, Any] = {"color": COLORS[number % len(COLORS)], "linewidth": 1.3}
+    epochs = np.arange(mean.size)
+    axis.plot(epochs, mean, label=result.cell.arm.name, linestyle=STYLES[number // len(COLORS) % 3], **style)
+    axis.fill_between(epochs, mean - error, mean + error, color=style["color"], alpha=0.15, linewidth=0)
+
+
+def _draw_differences(rows: Sequence[Row]) -> Figure:
+    """Draw a panel for each measure: the differences to the baselines, with both intervals."""
+    measures = list(dict.fromkeys(row.measure for row in rows))
+    shown = {measure: [row for row in rows if row.measure == measure and row.difference] for measure in measures}
+    count = max(map(len, shown.values()))
+    figure = Figure(figsize=(2.4 + 3.8 * len(measures), 0.24 * count + 1.9), layout="constrained")
+    axes = figure.subplots(1, len(measures), squeeze=False, sharey=True)[0]
+    for axis, measure in zip(axes, measures, strict=True):
+        _tidy(axis)
+        axis.axvline(0.0, color=INK, linewidth=0.8, linestyle="dotted")
+        for height, row in enumerate(shown[measure]):
+            _draw_interval(axis, height, row)
+        axis.set_xlabel(f"difference in {MEASURES[measure]}", fontsize=8, color=INK)
+    names = [f"{row.block}: {row.arm}" if row.block else row.arm for row in shown[measures[0]]]
+    axes[0].set_yticks(range(count), [_shortened(name) for name in names])
+    axes[0].set_ylim(count - 0.4, -0.6)
+    figure.suptitle(
+        f"{rows[0].experiment}: difference to the baseline over {rows[0].seeds} seeds, in pairs\n"
+        "thick: 95 %; thin: 95 % for all together",
+        fontsize=9,
+        color=INK,
+    )
+    return figure
+
+
+def _draw_interval(axis: Axes, height: int, row: Row) -> None:
+    gap = row.difference
+    if gap is None or not math.isfinite(gap.low):
+        return
+    color = {"better": DECREASE, "worse": INCREASE}.get(row.verdict, GREY)
+    axis.plot([gap.simultaneous_low, gap.simultaneous_high], [height, height], color=color, linewidth=0.9)
+    axis.plot([gap.low, gap.high], [height, height], color=color, linewidth=2.6, solid_capstyle="butt")
+    axis.plot(gap.mean, height, "o", color=color, markersize=4.5)
+
+
+def _shortened(name: str) -> str:
+    return name if len(name) <= 64 else f"{name[:61]}..."

@@ -1,0 +1,270 @@
+"""From runs to tables: what each arm reached, its difference to its baseline seed by seed, and what that allows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from convla.experiments.results import ResultsFolder
+from convla.experiments.training.curves import Curves
+from convla.experiments.training.paired import PairedDifference, mean_with_error, paired_difference
+from convla.experiments.training.settings import MEASURES, Arm, Experiment, Plan, Training, block_name
+
+__all__ = [
+    "CURVES_HEADER",
+    "RUNS_HEADER",
+    "SELECTION_HEADER",
+    "SUMMARY_HEADER",
+    "Cell",
+    "Choice",
+    "Report",
+    "Result",
+    "Row",
+    "build_report",
+]
+
+SUMMARY_HEADER = (
+    *("experiment", "measure", "block", "arm", "learning_rate", "mean", "stderr", "seeds", "diverged", "against"),
+    *("difference", "low", "high", "simultaneous_low", "simultaneous_high", "verdict", "printed"),
+)
+RUNS_HEADER = ("experiment", "block", "arm", "learning_rate", "seed", *MEASURES)
+CURVES_HEADER = (
+    *("experiment", "block", "arm", "seed", "epoch"),
+    *("train_loss", "train_accuracy", "test_loss", "test_accuracy", "similarity"),
+)
+SELECTION_HEADER = ("experiment", "block", "arm", "learning_rate", "held_out_accuracy", "chosen", "at_the_edge")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One arm at one point of the grid of an experiment."""
+
+    experiment: Experiment
+    plan: Plan
+    block: Mapping[str, Any]
+    arm: Arm
+    training: Training
+
+    @property
+    def block_name(self) -> str:
+        """The point of the grid in words; empty without a grid."""
+        return block_name(self.block)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The learning rate that was chosen for a cell.
+
+    Attributes
+    ----------
+    cell : Cell
+        With the rate.
+    accuracies : mapping of float to float
+        The mean accuracy on the held-out images, in percent, at each rate; -inf if a run diverged.
+    """
+
+    cell: Cell
+    accuracies: Mapping[float, float]
+
+    @property
+    def at_the_edge(self) -> bool:
+        """Whether a better rate may lie beyond the grid."""
+        rates = sorted(self.accuracies)
+        return self.cell.training.learning_rate in (rates[0], rates[-1])
+
+
+@dataclass(frozen=True)
+class Result:
+    """A cell and its curves.
+
+    Attributes
+    ----------
+    cell : Cell
+    runs : sequence of (int, Curves)
+        One for each seed, in the order of the seeds.
+    test_images : int
+        How many there were, of which accuracies are shares.
+    """
+
+    cell: Cell
+    runs: Sequence[tuple[int, Curves]]
+    test_images: int
+
+    def values(self, measure: str) -> list[float]:
+        """Return a measure of every run."""
+        return [curves.measure(measure) for _, curves in self.runs]
+
+
+@dataclass(frozen=True)
+class Row:
+    """A cell in one measure, beside its baseline.
+
+    Attributes
+    ----------
+    experiment, measure, block, arm : str
+    learning_rate : float
+    mean, stderr : float
+        Over the seeds that did not diverge.
+    seeds, diverged : int
+        Runs, and how many of them diverged.
+    against : str
+        The arm that it is compared with; empty for a baseline.
+    difference : PairedDifference, optional
+    verdict : str
+        "better", "worse", "no difference seen", "diverges" if no two seeds came through; empty for a baseline.
+    printed : float
+        The value in print for these settings; NaN if there is none, or they are others.
+    """
+
+    experiment: str
+    measure: str
+    block: str
+    arm: str
+    learning_rate: float
+    mean: float
+    stderr: float
+    seeds: int
+    diverged: int
+    against: str
+    difference: PairedDifference | None
+    verdict: str
+    printed: float
+
+    def as_tuple(self) -> tuple[Any, ...]:
+        """Return the row under `SUMMARY_HEADER`."""
+        gap = self.difference
+        numbers = (gap.mean, gap.low, gap.high, gap.simultaneous_low, gap.simultaneous_high) if gap else (math.nan,) * 5
+        return (
+            *(self.experiment, self.measure, self.block, self.arm, self.learning_rate, self.mean, self.stderr),
+            *(self.seeds, self.diverged, self.against, *numbers, self.verdict, self.printed),
+        )
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a session found.
+
+    Attributes
+    ----------
+    results : list of Result
+    rows : list of Row
+    choices : list of Choice
+    """
+
+    results: list[Result]
+    rows: list[Row] = field(default_factory=list)
+    choices: list[Choice] = field(default_factory=list)
+
+    def write(self, folder: ResultsFolder) -> list[str]:
+        """Write the CSV files and return their names."""
+        tables = {
+            "summary.csv": (SUMMARY_HEADER, [row.as_tuple() for row in self.rows]),
+            "runs.csv": (RUNS_HEADER, [row for result in self.results for row in _run_rows(result)]),
+            "curves.csv": (CURVES_HEADER, [row for result in self.results for row in _curve_rows(result)]),
+        }
+        if self.choices:
+            tables["selection.csv"] = (SELECTION_HEADER, [row for choice in self.choices for row in _rates(choice)])
+        for name, (header, rows) in tables.items():
+            folder.write_csv(name, header, rows)
+        return list(tables)
+
+    def as_data(self) -> dict[str, Any]:
+        """Return the rows as plain data, for JSON; NaN as None."""
+
+        def plain(row: Sequence[Any]) -> list[Any]:
+            return [None if isinstance(value, float) and not math.isfinite(value) else value for value in row]
+
+        return {
+            "summary": [dict(zip(SUMMARY_HEADER, plain(row.as_tuple()), strict=True)) for row in self.rows],
+            "selection": [
+                dict(zip(SELECTION_HEADER, plain(row), strict=True))
+                for choice in self.choices
+                for row in _rates(choice)
+            ],
+        }
+
+
+def build_report(results: Sequence[Result], choices: Sequence[Choice] = ()) -> Report:
+    """Return the report on some results; the baselines of their arms must be among them.
+
+    The simultaneous intervals are for all comparisons of the same experiment in the same measure.
+    """
+    return Report(
+        list(results),
+        [row for result in results for row in _rows(result, results)],
+        list(choices),
+    )
+
+
+def _rows(result: Result, results: Sequence[Result]) -> list[Row]:
+    cell = result.cell
+    siblings = [other for other in results if other.cell.experiment is cell.experiment]
+    comparisons = sum(bool(other.cell.arm.against) for other in siblings)
+    wanted = (cell.block, cell.arm.against)
+    baseline = next((other for other in siblings if (other.cell.block, other.cell.arm.name) == wanted), None)
+    rows = []
+    for measure in cell.experiment.measures:
+        values = result.values(measure)
+        estimate = mean_with_error(values)
+        step = 100.0 / result.test_images if measure.endswith("test-accuracy") else 0.0
+        difference = (
+            paired_difference(values, baseline.values(measure), comparisons, resolution=step) if baseline else None
+        )
+        verdict = ""
+        if difference is not None:
+            verdict = difference.verdict(more_is_better="accuracy" in measure) if estimate.count > 1 else "diverges"
+        rows.append(
+            Row(
+                *(cell.experiment.name, measure, cell.block_name, cell.arm.name, cell.training.learning_rate),
+                *(estimate.value, estimate.stderr, len(values), len(values) - estimate.count),
+                *(cell.arm.against, difference, verdict, _printed(cell, measure)),
+            )
+        )
+    return rows
+
+
+def _printed(cell: Cell, measure: str) -> float:
+    """Return the printed value of a cell, if its settings are those of the source."""
+    full = cell.experiment.full
+    try:
+        printed_for = cell.experiment.training(full, cell.arm, cell.block)
+    except (TypeError, ValueError):
+        return math.nan
+    if printed_for != cell.training:
+        return math.nan
+    return next(
+        (
+            entry.value
+            for entry in cell.experiment.published
+            if (entry.arm, entry.measure) == (cell.arm.name, measure) and entry.where.items() <= cell.block.items()
+        ),
+        math.nan,
+    )
+
+
+def _run_rows(result: Result) -> list[tuple[Any, ...]]:
+    cell = result.cell
+    head = (cell.experiment.name, cell.block_name, cell.arm.name, cell.training.learning_rate)
+    return [(*head, seed, *(curves.measure(measure) for measure in MEASURES)) for seed, curves in result.runs]
+
+
+def _curve_rows(result: Result) -> list[tuple[Any, ...]]:
+    cell = result.cell
+    return [
+        (cell.experiment.name, cell.block_name, cell.arm.name, seed, epoch, *map(float, values))
+        for seed, curves in result.runs
+        for epoch, values in enumerate(zip(*vars(curves).values(), strict=True))
+    ]
+
+
+def _rates(choice: Choice) -> list[tuple[Any, ...]]:
+    cell = choice.cell
+    return [
+        (
+            *(cell.experiment.name, cell.block_name, cell.arm.name, rate, accuracy),
+            *(rate == cell.training.learning_rate, choice.at_the_edge and rate == cell.training.learning_rate),
+        )
+        for rate, accuracy in choice.accuracies.items()
+    ]

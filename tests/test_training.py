@@ -1,0 +1,551 @@
+"""`convla train`: pairs from the same seed, exact resumption, reports against independent sums, mistakes named."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from convla.experiments.results import ResultsError
+from convla.experiments.training.datasets import Dataset
+from convla.experiments.training.method_settings import Initialization, Penalty, Transform
+from convla.experiments.training.paired import mean_with_error, paired_difference
+from convla.experiments.training.runner import Request, train_experiments
+from convla.experiments.training.schema import ExperimentError, read_experiment, shipped_experiments
+from convla.experiments.training.settings import Run, Training
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+from convla.cli import run as convla  # noqa: E402
+from convla.experiments.training import execution  # noqa: E402
+from convla.experiments.training.networks import NETWORKS, build_network  # noqa: E402
+from convla.experiments.training.trainer import _State, train  # noqa: E402
+
+pytestmark = pytest.mark.torch
+
+SMALL = """
+title = "Small"
+source = "this test"
+measures = ["final-test-accuracy", "final-test-loss"]
+seeds = 3
+
+[settings]
+dataset = "mnist"
+network = "basic-cnn"
+learning_rate = 0.1
+momentum = 0.9
+batch_size = 16
+epochs = 2
+
+[[arms]]
+name = "baseline"
+
+[[arms]]
+name = "orthonormalised"
+transform = { kind = "orthonormal" }
+
+[[arms]]
+name = "penalised"
+penalty = { kind = "singular-values", weight = 0.01, gram = "smaller" }
+
+[[arms]]
+name = "initialised"
+initialization = { kind = "convolutional-similarity", iterations = 3 }
+"""
+
+METHODS = {
+    "baseline": {},
+    "adam": {"optimizer": "adam", "learning_rate": 0.01},
+    "milestones": {"milestones": (1, 2), "decay": 0.5},
+    "augmented": {"augment": True, "standardize": True},
+    "similarity": {"penalty": Penalty("convolutional-similarity", 0.01)},
+    "ocnn": {"penalty": Penalty("ocnn", 0.01)},
+    "orthogonality": {"penalty": Penalty("kernel-orthogonality", 0.01)},
+    "spectral": {"penalty": Penalty("singular-values", 0.01, gram="smaller")},
+    "reweighted": {"transform": Transform("reweighted", lam=3.0, scale=3.0)},
+    "sobolev": {"transform": Transform("sobolev", lam=1.0, blend=1.0, axis="rasterised", linear=True)},
+    "orthonormal": {"transform": Transform("orthonormal", linear=True)},
+    "initialised": {"initialization": Initialization("convolutional-similarity", iterations=5)},
+    "orthogonal": {"initialization": Initialization("orthogonal")},
+    "delta": {"initialization": Initialization("delta-orthogonal")},
+}
+
+
+def _dataset(train_images: int = 40, test_images: int = 20) -> Dataset:
+    """Return bright and dark squares at a place that tells the class, with noise."""
+    rng = np.random.default_rng(0)
+
+    def draw(count: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        labels = rng.permutation(np.arange(count) % 10).astype(np.uint8)
+        images = rng.integers(100, size=(count, 1, 8, 8), dtype=np.uint8)
+        for image, label in zip(images, labels, strict=True):
+            image[0, 4 * (label % 2) : 4 * (label % 2) + 4, label // 2 : label // 2 + 3] += 150
+        return images, labels
+
+    return Dataset("digits", *draw(train_images), *draw(test_images), white=255)
+
+
+@pytest.fixture
+def small_digits(monkeypatch: pytest.MonkeyPatch) -> Dataset:
+    dataset = _dataset()
+    monkeypatch.setattr(execution, "load_once", lambda *_: dataset)
+    monkeypatch.setattr("convla.experiments.training.runner.load_once", lambda *_: dataset)
+    return dataset
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    path = tmp_path / "small.toml"
+    path.write_text(SMALL)
+    return path
+
+
+def _training(**changes: Any) -> Training:
+    return replace(Training("digits", "basic-cnn", 0.1, 16, 3, momentum=0.9), **changes)
+
+
+def _same(a: Any, b: Any) -> bool:
+    return all(np.array_equal(u, v, equal_nan=True) for u, v in zip(vars(a).values(), vars(b).values(), strict=True))
+
+
+def _numbers(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.csv"))}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_run_that_was_cut_off_goes_on_to_the_same_bits(tmp_path: Path, method: str) -> None:
+    dataset, run = _dataset(), Run(_training(**METHODS[method]), seed=4)
+    whole = train(run, dataset)
+    assert not whole.diverged
+
+    def cut(epochs: int) -> None:
+        cut.done += epochs
+        if cut.done == 2:
+            raise KeyboardInterrupt
+
+    cut.done = 0
+    checkpoint = tmp_path / "state.pt"
+    with pytest.raises(KeyboardInterrupt):
+        train(run, dataset, checkpoint=checkpoint, save_every=0.0, advance=cut)
+    told: list[int] = []
+    resumed = train(run, dataset, checkpoint=checkpoint, save_every=0.0, advance=told.append)
+    assert told[0] == 1  # the epoch after the last saving is done again
+    assert sum(told) == 3
+    assert _same(whole, resumed)
+    assert _same(whole, train(run, dataset))
+
+
+def test_arms_of_a_seed_share_weights_and_batches() -> None:
+    dataset = _dataset()
+    states = [_State(Run(_training(**METHODS[name]), seed=1), dataset, "cpu") for name in METHODS]
+    first = states[0]
+    for name, state in zip(METHODS, states, strict=True):
+        ours = dict(first.network.named_parameters())
+        for key, weight in state.network.named_parameters():
+            same = torch.equal(ours[key], weight)
+            assert same or ("initialization" in METHODS[name] and weight.ndim == 4), (name, key)
+        if "augment" not in METHODS[name]:
+            pairs = zip(first._batches(), state._batches(), strict=True)
+            assert all(torch.equal(a[0], b[0]) and torch.equal(a[1], b[1]) for a, b in pairs)
+    other = _State(Run(_training(), seed=2), dataset, "cpu")
+    assert not torch.equal(next(first.network.parameters()), next(other.network.parameters()))
+    assert not torch.equal(next(first._batches())[1], next(other._batches())[1])
+    before = next(first._batches())[1]
+    first.run_epoch()
+    assert not torch.equal(before, next(first._batches())[1])  # every epoch in another order
+
+
+def test_an_epoch_is_sgd_on_the_batches() -> None:
+    dataset, training = _dataset(), _training(epochs=1)
+    state = _State(Run(training, seed=0), dataset, "cpu")
+    torch.manual_seed(0)
+    network = build_network("basic-cnn", in_channels=1, image_size=8, classes=10)
+    network.load_state_dict(state.network.state_dict())
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
+    seen: list[int] = []
+    for images, labels in state._batches():
+        optimizer.zero_grad()
+        (torch.nn.functional.cross_entropy(network(images), labels)).backward()
+        optimizer.step()
+        seen += labels.tolist()
+        assert images.dtype == torch.float32
+        assert float(images.max()) <= 1.0
+    assert sorted(seen) == sorted(dataset.train_labels.tolist())
+    state.run_epoch()
+    ours, theirs = state.network.state_dict(), network.state_dict()
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    network.eval()
+    outputs = network(torch.from_numpy(dataset.test).float() / 255)
+    hits = (outputs.argmax(dim=1).numpy() == dataset.test_labels).mean()
+    assert state.curves.test_accuracy[1] == pytest.approx(hits, abs=1e-12)
+
+
+def test_a_penalty_and_a_transform_change_the_step_by_what_they_are() -> None:
+    plain, penalised = (
+        _State(Run(_training(epochs=1, momentum=0.0, batch_size=40, penalty=penalty), seed=0), _dataset(), "cpu")
+        for penalty in (None, Penalty("kernel-orthogonality", 0.25))
+    )
+    weight = next(plain.network.parameters()).detach().clone().double()
+    plain.run_epoch()
+    penalised.run_epoch()
+    rows = weight.flatten(1)
+    # d/dW |W W^T - I|^2 = 4 (W W^T - I) W, times the weight and the learning rate.
+    shift = -0.1 * 0.25 * 4.0 * (rows @ rows.T - torch.eye(len(rows))) @ rows
+    found = (next(penalised.network.parameters()) - next(plain.network.parameters())).detach().flatten(1)
+    assert torch.allclose(found.double(), shift, rtol=1e-4, atol=1e-6)
+
+
+def test_a_run_that_diverges_is_kept_as_such() -> None:
+    curves = train(Run(_training(learning_rate=1e30), seed=0), _dataset())
+    assert curves.diverged
+    assert math.isnan(curves.measure("final-test-accuracy"))
+    assert not math.isnan(curves.test_loss[0])
+
+
+def test_training_on_the_test_images_swaps_the_parts() -> None:
+    state = _State(Run(_training(swap=True), seed=0), _dataset(), "cpu")
+    assert (len(state.train), len(state.test)) == (20, 40)
+    held = _State(Run(_training(held_out=0.25), seed=0), _dataset(), "cpu")
+    assert (len(held.train), len(held.test)) == (30, 10)
+
+
+def test_augmented_images_are_shifted_or_flipped_ones() -> None:
+    state = _State(Run(_training(augment=True), seed=0), _dataset(), "cpu")
+    plain = np.pad(_dataset().train.astype(np.float32) / 255, ((0, 0), (0, 0), (4, 4), (4, 4)))
+    windows = np.lib.stride_tricks.sliding_window_view(plain, (8, 8), axis=(2, 3)).reshape(-1, 8, 8)
+    known = {window.tobytes() for window in windows} | {window[:, ::-1].tobytes() for window in windows}
+    images = torch.cat([batch for batch, _ in state._batches()]).numpy()
+    assert all(np.ascontiguousarray(image[0]).tobytes() in known for image in images)
+    assert len({image.tobytes() for image in images}) > 30
+
+
+def test_everything_that_the_command_promises(
+    tmp_path: Path, small: Path, small_digits: Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output, report = tmp_path / "out", tmp_path / "report.json"
+    assert convla(["train", str(small), "--output", str(output), "--json", str(report)]) == 0
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert "small: test accuracy after the last epoch, %" in printed.out
+    names = {path.name for path in output.iterdir()}
+    assert names >= {"summary.csv", "runs.csv", "curves.csv", "small.png", "small-curves.png", "manifest.json"}
+    rows = list(csv.DictReader((output / "runs.csv").read_text().splitlines()))
+    assert len(rows) == 4 * 3
+    assert not list((output / "checkpoints").iterdir())
+
+    def values(arm: str, measure: str) -> np.ndarray[Any, Any]:
+        return np.array([float(row[measure]) for row in rows if row["arm"] == arm])
+
+    for row in csv.DictReader((output / "summary.csv").read_text().splitlines()):
+        own = values(row["arm"], row["measure"])
+        assert float(row["mean"]) == pytest.approx(own.mean())
+        assert float(row["stderr"]) == pytest.approx(stats.sem(own))
+        if row["against"]:
+            gaps = own - values(row["against"], row["measure"])
+            low, high = stats.t.interval(0.95, 2, gaps.mean(), stats.sem(gaps))
+            wide = stats.t.interval(1 - 0.05 / 3, 2, gaps.mean(), stats.sem(gaps))
+            assert float(row["difference"]) == pytest.approx(gaps.mean(), abs=1e-12)
+            if row["measure"] == "final-test-loss":
+                assert (float(row["low"]), float(row["high"])) == pytest.approx((low, high))
+                assert (float(row["simultaneous_low"]), float(row["simultaneous_high"])) == pytest.approx(wide)
+            expected = "no difference seen" if wide[0] <= 0 <= wide[1] else None
+            assert expected in (row["verdict"], None) or row["measure"] == "final-test-accuracy"
+    manifest = json.loads((output / "manifest.json").read_text())
+    assert manifest["complete"]
+    assert manifest["data"] == {"digits": small_digits.digest}
+    assert len(json.loads(report.read_text())["summary"]) == 8
+
+
+def test_an_interrupted_session_resumes_to_the_same_numbers(
+    tmp_path: Path,
+    small: Path,
+    small_digits: Dataset,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert small_digits.name == "digits"
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    assert convla(["train", str(small), "--output", str(whole)]) == 0
+    done = []
+
+    def interrupted(job: Any, run: Run, advance: Any) -> Any:
+        if len(done) == 5:
+            raise KeyboardInterrupt
+        done.append(run)
+        return call(job, run, advance)
+
+    call = execution.Job.__call__
+    monkeypatch.setattr(execution.Job, "__call__", interrupted)
+    capsys.readouterr()
+    assert convla(["train", str(small), "--output", str(broken)]) == 130
+    message = capsys.readouterr().err
+    assert "interrupted: 5 of 12 runs are saved" in message
+    assert "--resume" in message
+    assert message.count("\n") == 1
+    monkeypatch.setattr(
+        execution.Job, "__call__", lambda job, run, advance: done.append(run) or call(job, run, advance)
+    )
+    assert convla(["train", str(small), "--output", str(broken), "--resume"]) == 0
+    assert len(done) == 12
+    assert _numbers(broken) == _numbers(whole)
+    assert json.loads((broken / "manifest.json").read_text())["resumed_runs"] == 5
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_a_killed_session_goes_on_from_its_checkpoint(tmp_path: Path, small: Path) -> None:
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    text = SMALL[: SMALL.index("[[arms]]")].replace("epochs = 2", "epochs = 400")
+    small.write_text(text + '[[arms]]\nname = "baseline"\n')
+    script = (
+        "import convla.experiments.training.trainer as t; t.train.__kwdefaults__['save_every'] = 0.0; "
+        f"from convla.cli import run; run(['train', {str(small)!r}, '--output', {str(tmp_path / 'out')!r}])"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    checkpoints = tmp_path / "out" / "checkpoints"
+    while not (checkpoints.exists() and list(checkpoints.glob("*.pt"))) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    (path,) = checkpoints.glob("digits-*.pt")
+    state = torch.load(path, weights_only=True)
+    assert 1 <= state["epoch"] < 400
+    assert int(torch.isfinite(state["curves"]["test_loss"]).sum()) == state["epoch"] + 1
+
+
+def test_several_workers_change_no_number(tmp_path: Path, small: Path) -> None:
+    pytest.importorskip("loky", reason="loky is not installed")
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    experiment = read_experiment(str(small))
+    arms = experiment.arms[:2]
+    for workers in (1, 2):
+        request = Request(
+            (replace(experiment, arms=arms),), seeds=2, epochs=1, workers=workers, output=tmp_path / str(workers)
+        )
+        train_experiments(request)
+    assert _numbers(tmp_path / "1") == _numbers(tmp_path / "2")
+
+
+def test_learning_rates_are_chosen_on_held_out_images_alike_for_all(
+    tmp_path: Path, small: Path, small_digits: Dataset
+) -> None:
+    assert small_digits.name == "digits"
+    small.write_text(SMALL + "\n[digits]\nselect = { learning_rate = [1e-6, 0.1, 1e30], seeds = 1 }\n")
+    session = train_experiments(Request((read_experiment(str(small)),), seeds=2, output=tmp_path / "out"))
+    assert len(session.report.choices) == 4
+    for choice in session.report.choices:
+        assert set(choice.accuracies) == {1e-6, 0.1, 1e30}
+        assert choice.cell.training.learning_rate == max(choice.accuracies, key=lambda rate: choice.accuracies[rate])
+        assert choice.cell.training.held_out == 0.0  # the run that is reported has all training images
+    assert {row.learning_rate for row in session.report.rows} == {
+        c.cell.training.learning_rate for c in session.report.choices
+    }
+    baseline = session.report.choices[0]
+    assert baseline.accuracies[1e30] == -math.inf
+    assert baseline.cell.training.learning_rate == 0.1
+    # No seed of a reported run takes part in the choice, and the images decide, not the test set.
+    selected = [path.name for path in (tmp_path / "out" / "runs").glob("*seed1000.npz")]
+    assert len(selected) == 4 * 3
+
+
+def test_experiments_that_share_runs_do_them_once(tmp_path: Path, small: Path, small_digits: Dataset) -> None:
+    assert small_digits.name == "digits"
+    other = tmp_path / "other.toml"
+    other.write_text(SMALL.replace('"final-test-accuracy", "final-test-loss"', '"mean-train-loss"'))
+    request = Request(tuple(read_experiment(str(path)) for path in (small, other)), seeds=2, output=tmp_path / "out")
+    session = train_experiments(request)
+    assert len(list((tmp_path / "out" / "runs").glob("*.npz"))) == 8
+    assert {row.experiment for row in session.report.rows} == {"small", "other"}
+
+
+def test_a_folder_of_other_settings_is_refused(tmp_path: Path, small: Path, small_digits: Dataset) -> None:
+    assert small_digits.name == "digits"
+    request = Request((read_experiment(str(small)),), seeds=2, output=tmp_path / "out")
+    train_experiments(request)
+    with pytest.raises(ResultsError, match="made with threads = 1, not threads = 2"):
+        train_experiments(replace(request, threads=2))
+    (path, *_) = (tmp_path / "out" / "runs").glob("*.npz")
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ResultsError, match="is damaged: delete it"):
+        train_experiments(replace(request, resume=True))
+
+
+def test_damaged_and_foreign_checkpoints_are_refused(tmp_path: Path) -> None:
+    dataset, path = _dataset(), tmp_path / "state.pt"
+    train(Run(_training(), 0), dataset, checkpoint=path, save_every=0.0)
+    with pytest.raises(ResultsError, match="checkpoint of another run"):
+        train(Run(_training(), 1), dataset, checkpoint=path)
+    with pytest.raises(ResultsError, match="checkpoint of another run"):
+        train(Run(_training(), 0), _dataset(train_images=50), checkpoint=path)
+    for data in (path.read_bytes()[:1000], b"", b"\x80\x02cos\nsystem\nX\x02\x00\x00\x00ls\x85R."):
+        path.write_bytes(data)
+        with pytest.raises(ResultsError, match="is damaged: delete it"):
+            train(Run(_training(), 0), dataset, checkpoint=path)
+
+
+@pytest.mark.parametrize("name", shipped_experiments())
+def test_every_shipped_experiment_can_be_run(name: str) -> None:
+    experiment = read_experiment(name)
+    assert experiment.notes == "" or experiment.notes.endswith(".")
+    shapes = {"digits": (1, 8), "cifar10": (3, 32), "mnist": (1, 28), "fashion-mnist": (1, 28)}
+    for plan in (experiment.full, experiment.digits):
+        for block in plan.blocks():
+            for arm in experiment.arms:
+                training = experiment.training(plan, arm, block)
+                assert training.network in NETWORKS
+                assert max(training.milestones, default=0) < training.epochs
+                assert arm.against or not arm.changes.get("transform")
+    plan = experiment.digits
+    networks = {experiment.training(plan, arm, block).network for arm in experiment.arms for block in plan.blocks()}
+    for network in networks:
+        channels, size = shapes["digits"]
+        built = build_network(network, in_channels=channels, image_size=size, classes=10)
+        assert built(torch.zeros(2, channels, size, size)).shape == (2, 10)
+
+
+def test_published_values_are_those_of_the_sources_settings(tmp_path: Path, small: Path) -> None:
+    small.write_text(SMALL.replace('"mnist"', '"digits"') + '\n[[published]]\narm = "baseline"\nvalue = 12.5\n')
+    experiment = read_experiment(str(small))
+    dataset = _dataset()
+    for changes, printed in (({}, 12.5), ({"epochs": 1}, math.nan)):
+        request = Request((experiment,), seeds=2, output=tmp_path / f"{printed}", **changes)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(execution, "load_once", lambda *_: dataset)
+            patch.setattr("convla.experiments.training.runner.load_once", lambda *_: dataset)
+            rows = train_experiments(request).report.rows
+        assert rows[0].printed == pytest.approx(printed, nan_ok=True)
+        assert math.isnan(rows[1].printed)  # the same arm's loss was not printed
+
+
+MISTAKES = {
+    "unknown key 'epoch'": ("epochs = 2", "epoch = 2"),
+    "unknown key 'foo'": ('source = "this test"', "source = 'x'\nfoo = 1"),
+    "epochs must be an integer, got 2.5": ("epochs = 2", "epochs = 2.5"),
+    "epochs must be at least 1, got 0": ("epochs = 2", "epochs = 0"),
+    "learning_rate must be a number, got 'fast'": ("learning_rate = 0.1", 'learning_rate = "fast"'),
+    "lacks the key 'seeds'": ("seeds = 3", ""),
+    "seeds must be at least 2": ("seeds = 3", "seeds = 1"),
+    "measures must be one of": ('"final-test-loss"', '"final-loss"'),
+    "kind must be one of": ('"orthonormal"', '"orthogonal"'),
+    "lam is not an option of the transform 'orthonormal'": ('"orthonormal"', '"orthonormal", lam = 1.0'),
+    "arm 'penalised' is there twice": ('name = "initialised"', 'name = "penalised"'),
+    "against must be an arm above it": ('name = "orthonormalised"', 'name = "x"\nagainst = "initialised"'),
+    "weight must be at least 0.0": ("weight = 0.01", "weight = -1"),
+    "lacks the key 'weight'": ("weight = 0.01,", ""),
+    "not a TOML file": ("[settings]", "[settings"),
+    "momentum must be below 1": ("momentum = 0.9", "momentum = 1.0"),
+    "must be a table, got 'orthonormal'": ('{ kind = "orthonormal" }', '"orthonormal"'),
+}
+
+
+@pytest.mark.parametrize("message", MISTAKES)
+def test_mistakes_in_a_file_are_named(small: Path, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    old, new = MISTAKES[message]
+    assert old in SMALL
+    small.write_text(SMALL.replace(old, new, 1))
+    with pytest.raises(ExperimentError) as caught:
+        read_experiment(str(small))
+    assert message in str(caught.value)
+    assert str(caught.value).startswith(f"{small}: ")
+    assert convla(["train", str(small)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nosuch"], "there is no experiment 'nosuch'"),
+        (["nosuch.toml"], "nosuch.toml: cannot be read"),
+        (["csm-table8", "--dataset", "imagenet"], "dataset must be one of"),
+        (["csm-table8", "--dataset", "source", "--data", "nowhere"], "CIFAR-10 is not in nowhere"),
+        (["csm-table8", "--seeds", "1"], "seeds must be between 2 and"),
+        (["csm-table8", "--epochs", "0"], "epochs must be at least 1"),
+        (["csm-table8", "--device", "tpu"], "device must be one of"),
+        (["csm-table8", "--workers", "0"], "workers must be at least 1"),
+    ],
+)
+def test_wrong_uses_are_one_line(
+    tmp_path: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert convla(["train", *arguments, "--output", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+def test_a_network_that_does_not_fit_is_refused_before_any_run(
+    tmp_path: Path, small: Path, small_digits: Dataset, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert small_digits.name == "digits"
+    for name, message in (("vgg16", "image_size must be at least 32"), ("nonet", "network must be one of")):
+        small.write_text(SMALL.replace("basic-cnn", name))
+        assert convla(["train", str(small), "--output", str(tmp_path / "out")]) == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_an_experiment_it_lists_them(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in ([], ["--list"], ["csm-table8", "--list"]):
+        assert convla(["train", *arguments]) == 0
+        printed = capsys.readouterr().out
+        assert all(name in printed for name in shipped_experiments())
+
+
+def test_without_pytorch_it_says_what_to_install(tmp_path: Path) -> None:
+    script = (
+        "import sys, importlib.util; find = importlib.util.find_spec; "
+        "importlib.util.find_spec = lambda name, *a: None if name == 'torch' else find(name, *a); "
+        f"from convla.cli import run; code = run(['train', 'csm-table8', '--output', {str(tmp_path)!r}]); "
+        "assert 'torch' not in sys.modules; sys.exit(code)"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert run.returncode == 2
+    assert run.stderr == "convla: training needs PyTorch: pip install 'convla[train]'\n"
+
+
+def test_the_interval_is_the_t_interval_of_the_differences() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(2, 12))
+    found = paired_difference(a, b, comparisons=7)
+    assert (found.low, found.high) == pytest.approx(stats.ttest_rel(a, b).confidence_interval(0.95))
+    wide = stats.ttest_rel(a, b).confidence_interval(1 - 0.05 / 7)
+    assert (found.simultaneous_low, found.simultaneous_high) == pytest.approx(wide)
+
+
+def test_the_intervals_cover_as_often_as_they_say() -> None:
+    rng = np.random.default_rng(1)
+    count, runs = 5, 2000
+    samples = rng.normal(0.3, 1.0, size=(runs, count))
+    intervals = [paired_difference(sample, np.zeros(count)) for sample in samples]
+    covered = sum(interval.low <= 0.3 <= interval.high for interval in intervals)
+    # Four standard deviations of the binomial.
+    assert abs(covered - 0.95 * runs) < 4.0 * math.sqrt(runs * 0.95 * 0.05)
+
+
+def test_equal_differences_of_counts_are_no_certainty() -> None:
+    same = paired_difference([51.0] * 5, [50.0] * 5, comparisons=20, resolution=1.0)
+    assert same.simultaneous_low < 0.0 < same.low
+    assert same.verdict(more_is_better=True) == "no difference seen"
+    clear = paired_difference([61.0, 60.0, 62.0, 60.0, 61.0], [50.0] * 5, comparisons=20, resolution=1.0)
+    assert clear.verdict(more_is_better=True) == "better"
+    assert clear.verdict(more_is_better=False) == "worse"
+    lonely = paired_difference([1.0, math.nan], [0.0, 0.0])
+    assert (lonely.seeds, lonely.verdict(more_is_better=True)) == (1, "no difference seen")
+    assert mean_with_error([math.nan]).count == 0
+
+
+def test_the_page_is_what_its_numbers_say() -> None:
+    page = Path(__file__).parents[1] / "docs" / "training_page.py"
+    environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    assert subprocess.run([sys.executable, str(page), "--check"], env=environment, check=False).returncode == 0
