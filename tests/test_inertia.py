@@ -58,7 +58,9 @@ def test_a_lesser_singular_triplet_is_replaced_by_the_largest(name: str, dtype: 
     every = dense_triplets(operator, 3)
     assert every.left is not None
     assert every.right is not None
-    lesser = replace(every, values=every.values[2:], left=every.left[2:], right=every.right[2:], errors=every.errors[2:])
+    lesser = replace(
+        every, values=every.values[2:], left=every.left[2:], right=every.right[2:], errors=every.errors[2:]
+    )
     exact = dense_values(operator)[0]
     assert lesser.value < exact * (1 - 1e-4)  # else the case shows nothing
     rtol = 1e-6

@@ -280,7 +280,7 @@ def test_huge_and_tiny_kernels(dtype: type, scale: float, image: tuple[int], gra
     assert np.isclose(value, max((exact * scale) ** 2 - 1.0, 1.0), rtol=1e-6)
     gradient = penalty_gradient(operator, 1.0, gram=gram)
     assert np.isfinite(gradient).all()
-    # By Cauchy and Schwarz, no entry of the kernel moves sigma_max^2 by more than 2 sigma_max times the norm of its map.
+    # By Cauchy and Schwarz: one entry of the kernel is a map of norm 1 at most.
     assert float(np.abs(gradient).max()) <= 2.001 * exact * scale
 
 

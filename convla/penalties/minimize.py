@@ -24,7 +24,15 @@ from convla.penalties.value import ActivePairs, check_alpha, floating, gram_map,
 from convla.spectra.tracking import DENSE_ENTRIES
 from convla.typing import Array, ArrayLike, Boundary, Padding
 
-__all__ = ["STEPS", "Options", "PenaltyDescent", "Trace", "measure_spectrum", "minimize_penalty"]
+__all__ = [
+    "STEPS",
+    "Options",
+    "PenaltyDescent",
+    "Trace",
+    "fourth_powers_fit",
+    "measure_spectrum",
+    "minimize_penalty",
+]
 
 STEPS = ("fixed", "backtracking")
 
@@ -461,7 +469,7 @@ def fourth_powers_fit(operator: ConvOperator) -> bool:
     largest = float(xp.max(xp.abs(operator.kernel)))
     entries = math.prod(operator.geometry.kernel_shape) * operator.geometry.largest_row_count
     # Roots, not powers, so that nothing overflows on the way.
-    return largest * math.sqrt(entries) <= float(xp.finfo(operator.dtype).max) ** 0.25
+    return largest * math.sqrt(entries) <= math.sqrt(math.sqrt(float(xp.finfo(operator.dtype).max)))
 
 
 def measure_spectrum(operator: ConvOperator, alpha: float, gram: str) -> tuple[float, float, float, float]:

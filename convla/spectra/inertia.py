@@ -108,7 +108,7 @@ class BandedGram:
 def confirm_largest(
     operator: ConvOperator, found: SingularValues, rtol: float, *, max_matvecs: int, rng: np.random.Generator
 ) -> SingularValues:
-    """Return a largest singular triplet as it is, if no singular value is above it by more than `rtol`, or the right one.
+    """Return a triplet as it is, if no singular value is above its by more than `rtol`, or the largest one instead.
 
     Parameters
     ----------

@@ -152,9 +152,9 @@ def largest_singular_value(
     Notes
     -----
     The iteration stops on the error estimate of the value, which is of second order in the residual where the leading
-    singular values are separated from the others; see `convla.spectra.lanczos`. Where the Gram matrix has a narrow band, as
-    for long signals and small images with zeros around them, a Cholesky factorisation confirms the value, or finds the
-    right one; see `convla.spectra.inertia`. An enclosure that is proved to hold for every layer is
+    singular values are separated from the others; see `convla.spectra.lanczos`. Where the Gram matrix has a narrow
+    band, as for long signals and small images with zeros around them, a Cholesky factorisation confirms the value, or
+    finds the right one; see `convla.spectra.inertia`. An enclosure that is proved to hold for every layer is
     `singular_value_bounds`.
 
     Examples
