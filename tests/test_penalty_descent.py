@@ -122,6 +122,24 @@ def test_a_saved_descent_goes_on_with_the_same_numbers(tmp_path: pathlib.Path, o
     assert [path.name for path in tmp_path.iterdir()] == ["part.npz"]
 
 
+def test_a_descent_interrupted_in_the_middle_goes_on_from_what_its_callback_saved(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "part.npz"
+
+    def interrupt(descent: PenaltyDescent) -> None:
+        if descent.iteration == 5:
+            raise KeyboardInterrupt
+        descent.save(path)
+
+    whole = minimize_penalty(uniform(2, 3), IMAGE, iterations=10, **SETTLING)
+    with pytest.raises(KeyboardInterrupt):
+        minimize_penalty(uniform(2, 3), IMAGE, iterations=10, callback=interrupt, **SETTLING)
+    part = PenaltyDescent.load(path)
+    assert part.iteration == 4
+    resumed = part.run(6)
+    np.testing.assert_array_equal(resumed.kernel, whole.kernel)
+    np.testing.assert_array_equal(resumed.trace.true, whole.trace.true)
+
+
 def test_a_file_that_is_no_descent_is_refused(tmp_path: pathlib.Path) -> None:
     np.savez(tmp_path / "other.npz", kernel=np.ones(3))
     with pytest.raises(ConvlaError, match=r"other\.npz is not a saved descent"):

@@ -24,7 +24,7 @@ from convla.toeplitz import Order, convolution_matrix, unvec
 
 __all__ = ["BandedGram", "confirm_largest", "factorisation_is_cheap"]
 
-_WORK_LIMIT = 1e8  # operations of a factorisation: about 10 ms
+_WORK_LIMIT = 5e8  # operations of a factorisation: about 30 ms
 _WIDENING = 8.0  # of the interval above a value, until no singular value is above it
 _ROUNDS = 4  # of shift and invert; the first is all that was ever seen to be needed
 
