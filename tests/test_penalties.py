@@ -260,6 +260,35 @@ def test_bad_alpha(function: object, alpha: object, error: type, message: str) -
         function(make("square"), alpha)
 
 
+@pytest.mark.parametrize("function", [penalty, penalty_gradient])
+@pytest.mark.parametrize(("dtype", "scale"), [(np.float64, 1e200), (np.float32, 1e30)])
+@pytest.mark.parametrize("image", [(12,), (600,)], ids=["dense", "iteration"])
+def test_a_penalty_beyond_the_dtype_is_an_error(function: object, dtype: type, scale: float, image: tuple[int]) -> None:
+    kernel = np.random.default_rng(3).standard_normal((2, 2, 3)) * scale
+    with pytest.raises(OverflowError, match=f"beyond {np.dtype(dtype)}: the square of sigma_max"):
+        function(ConvOperator(kernel.astype(dtype), image), 1.0)
+
+
+@pytest.mark.parametrize("gram", ["input", "smaller"])
+@pytest.mark.parametrize("image", [(12,), (600,)], ids=["dense", "iteration"])
+@pytest.mark.parametrize(("dtype", "scale"), [(np.float64, 1e-200), (np.float32, 1e-30), (np.float64, 1e150)])
+def test_huge_and_tiny_kernels(dtype: type, scale: float, image: tuple[int], gram: str) -> None:
+    kernel = np.random.default_rng(3).standard_normal((2, 2, 3))
+    operator = ConvOperator((kernel * scale).astype(dtype), image)
+    exact = float(np.linalg.norm(ConvOperator(kernel, image).to_dense(), 2))
+    value = float(penalty(operator, 1.0, gram=gram))
+    assert np.isclose(value, max((exact * scale) ** 2 - 1.0, 1.0), rtol=1e-6)
+    gradient = penalty_gradient(operator, 1.0, gram=gram)
+    assert np.isfinite(gradient).all()
+    # By Cauchy and Schwarz: one entry of the kernel is a map of norm 1 at most.
+    assert float(np.abs(gradient).max()) <= 2.001 * exact * scale
+
+
+def test_alpha_beyond_the_dtype_is_an_error() -> None:
+    with pytest.raises(ValueError, match=r"alpha must be at most 3\.4e\+38 for a kernel of float32, got 1e\+39"):
+        penalty(make("square", np.float32), 1e39)
+
+
 def test_bad_arguments() -> None:
     with pytest.raises(ValueError, match="gram must be one of 'input', 'smaller', got 'output'"):
         penalty(make("square"), 1.0, gram="output")

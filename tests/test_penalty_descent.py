@@ -122,6 +122,24 @@ def test_a_saved_descent_goes_on_with_the_same_numbers(tmp_path: pathlib.Path, o
     assert [path.name for path in tmp_path.iterdir()] == ["part.npz"]
 
 
+def test_a_descent_interrupted_in_the_middle_goes_on_from_what_its_callback_saved(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "part.npz"
+
+    def interrupt(descent: PenaltyDescent) -> None:
+        if descent.iteration == 5:
+            raise KeyboardInterrupt
+        descent.save(path)
+
+    whole = minimize_penalty(uniform(2, 3), IMAGE, iterations=10, **SETTLING)
+    with pytest.raises(KeyboardInterrupt):
+        minimize_penalty(uniform(2, 3), IMAGE, iterations=10, callback=interrupt, **SETTLING)
+    part = PenaltyDescent.load(path)
+    assert part.iteration == 4
+    resumed = part.run(6)
+    np.testing.assert_array_equal(resumed.kernel, whole.kernel)
+    np.testing.assert_array_equal(resumed.trace.true, whole.trace.true)
+
+
 def test_a_file_that_is_no_descent_is_refused(tmp_path: pathlib.Path) -> None:
     np.savez(tmp_path / "other.npz", kernel=np.ones(3))
     with pytest.raises(ConvlaError, match=r"other\.npz is not a saved descent"):
@@ -147,6 +165,47 @@ def test_divergence_is_reported_with_its_iteration(rate: float) -> None:
     assert np.isfinite(descent.kernel).all()
     assert np.isfinite(descent.trace.reported).all()
     assert descent.run(5).iteration == descent.iteration
+
+
+def test_backtracking_comes_back_from_a_first_step_of_any_length() -> None:
+    descent = minimize_penalty(uniform(2, 2), IMAGE, iterations=5, **{**SETTLING, "learning_rate": 1e300})
+    assert descent.iteration == 5
+    assert descent.trace.true[-1] < descent.trace.true[0]
+
+
+@pytest.mark.parametrize("options", [{}, SETTLING, {"tracker": "exact"}])
+@pytest.mark.parametrize(("dtype", "scale"), [(np.float64, 1e200), (np.float64, 1e80), (np.float32, 1e12)])
+def test_a_kernel_whose_fourth_powers_overflow_is_refused(dtype: type, scale: float, options: dict) -> None:
+    with pytest.raises(OverflowError, match=f"kernel is too large for a descent in {np.dtype(dtype)}"):
+        minimize_penalty((uniform(1, 1) * scale).astype(dtype), IMAGE, iterations=1, **options)
+
+
+@pytest.mark.parametrize("tracker", ["power", "block", "exact"])
+def test_a_descent_that_leaves_the_dtype_has_diverged(tracker: str) -> None:
+    kernel = (uniform(1, 1) * 1e6).astype(np.float32)
+    with pytest.warns(ConvergenceWarning, match=r"iteration \d+: diverged"):
+        descent = minimize_penalty(kernel, IMAGE, iterations=50, learning_rate=1.0, tracker=tracker)
+    assert np.isfinite(descent.kernel).all()
+    assert np.isfinite(descent.trace.reported).all()
+    assert descent.iteration == descent.trace.reported.size
+
+
+def test_a_large_kernel_is_not_called_stationary() -> None:
+    # Scaled with the root of alpha, a descent is the same descent.
+    kernel = uniform(1, 1).astype(np.float32)
+    scale = 2.0**24
+    descent = minimize_penalty(kernel * np.float32(scale), IMAGE, iterations=5, alpha=scale**2)
+    same = minimize_penalty(kernel, IMAGE, iterations=5, alpha=1.0)
+    assert descent.status == "iterations"
+    np.testing.assert_array_equal(descent.kernel / np.float32(scale), same.kernel)
+
+
+@pytest.mark.parametrize("options", [{}, SETTLING, {"tracker": "exact"}])
+def test_exact_integers_are_taken_as_float64(options: dict) -> None:
+    kernel = np.array([[[1, 2, -1]]], dtype=object)
+    exact = minimize_penalty(kernel, (9,), iterations=3, **options)
+    same = minimize_penalty(kernel.astype(np.float64), (9,), iterations=3, **options)
+    np.testing.assert_array_equal(exact.kernel, same.kernel)
 
 
 @pytest.mark.parametrize("options", [{}, SETTLING, {"tracker": "exact"}])
@@ -182,6 +241,9 @@ def test_float32_stays_float32_and_close() -> None:
         ({"tracker": "lanczos"}, ValueError, "tracker must be one of 'power', 'block', 'exact', got 'lanczos'"),
         ({"gram": "output"}, ValueError, "gram must be one of 'input', 'smaller', got 'output'"),
         ({"step": "backtracking"}, ValueError, "step 'backtracking' needs a penalty that can be trusted"),
+        ({"learning_rate": float("nan")}, ValueError, "learning_rate must be finite, got nan"),
+        ({"measure": "yes"}, TypeError, "measure must be True, False or None, got 'yes'"),
+        ({"callback": 3}, TypeError, "callback must be callable, got 3"),
         ({"padding": "half"}, ValueError, "padding must be one of 'full', 'same', 'valid', got 'half'"),
     ],
 )

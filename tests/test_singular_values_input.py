@@ -44,6 +44,13 @@ def test_a_value_beyond_the_dtype_is_an_error() -> None:
         largest_singular_value(ConvOperator(np.full((1, 1, 3), 1.7e308), (5,)))
 
 
+def test_a_smallest_value_too_small_for_squares_of_the_inverse() -> None:
+    # Its inverse has entries of 2^j, j < 1200: their squares are beyond float64.
+    result = smallest_singular_value(ConvOperator(np.array([[[1.0, 0.5, 0.0]]]), (1200,)), method="inverse")
+    assert result.status == "rank deficient"
+    assert result.value <= 2.0**-300
+
+
 @pytest.mark.parametrize("boundary", ["zero", "circular", "reflect"])
 def test_the_zero_kernel(boundary: Any) -> None:
     operator = ConvOperator(np.zeros((2, 2, 3, 3)), (18, 18), boundary=boundary)

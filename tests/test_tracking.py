@@ -207,3 +207,17 @@ def test_the_power_method_leaves_a_vector_that_the_map_takes_to_zero() -> None:
     assert pairs.values.tolist() == [4.0, 0.0]
     assert pairs.signs.tolist() == [1.0, 1.0]
     np.testing.assert_array_equal(tracker.state()["vectors"], vectors)
+
+
+def test_a_start_of_modest_accuracy_iterates_and_finds_the_same() -> None:
+    kernel = np.random.default_rng(2).standard_normal((40, 40, 3, 3)) / 20
+    operator = ConvOperator(kernel, (4, 4))
+    assert operator.shape[0] * operator.shape[1] > 2**18
+    exact = np.linalg.svd(operator.to_dense(), compute_uv=False)
+    tracker = BlockTracker(block=4, rtol=1e-3)
+    found = tracker.start(operator)
+    # A Ritz value is no larger than the singular value, and within the residual of one.
+    assert np.all(found.singular_values <= exact[:4] * (1 + 1e-12))
+    assert abs(float(found.singular_values[0]) ** 2 - exact[0] ** 2) <= 1e-3 * exact[0] ** 2
+    assert float(found.residuals[0]) > 1e-12 * exact[0] ** 2, "this was a decomposition"
+    np.testing.assert_allclose(BlockTracker(block=4).start(operator).singular_values, exact[:4], rtol=1e-12)

@@ -48,7 +48,7 @@ class Estimator(Protocol):
     """The penalty and its active pairs, at one kernel after another."""
 
     def estimate(self, operator: ConvOperator) -> ActivePairs:
-        """Return what is known at this kernel; exact at the first."""
+        """Return what is known at this kernel; at the first, to the accuracy that the tracker asks for at least."""
 
     def trackers(self, factor: LinearMap) -> Trackers:
         """Return what carries vectors from one kernel to the next, by name, where the Gram map's factor is this."""

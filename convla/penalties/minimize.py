@@ -14,17 +14,25 @@ from typing import Any
 
 import numpy as np
 
-from convla._array import all_finite, as_float_array, namespace, on_device_of, to_numpy
+from convla._array import all_finite, namespace, on_device_of, to_numpy
 from convla._checks import check_kernel
 from convla._validate import check_choice, check_integer, check_real
 from convla.errors import ConvergenceWarning, ConvlaError
 from convla.operators import ConvOperator
 from convla.penalties._estimators import ESTIMATORS, EstimatorOptions
-from convla.penalties.value import ActivePairs, gram_map, pair_gradient
+from convla.penalties.value import ActivePairs, check_alpha, floating, gram_map, pair_gradient
 from convla.spectra.tracking import DENSE_ENTRIES
 from convla.typing import Array, ArrayLike, Boundary, Padding
 
-__all__ = ["STEPS", "Options", "PenaltyDescent", "Trace", "measure_spectrum", "minimize_penalty"]
+__all__ = [
+    "STEPS",
+    "Options",
+    "PenaltyDescent",
+    "Trace",
+    "fourth_powers_fit",
+    "measure_spectrum",
+    "minimize_penalty",
+]
 
 STEPS = ("fixed", "backtracking")
 
@@ -55,6 +63,8 @@ class Options(EstimatorOptions):
         check_choice("step", self.step, STEPS)
         check_real("tolerance", self.tolerance, minimum=0.0)
         check_integer("patience", self.patience, minimum=1)
+        if self.measure is not None and not isinstance(self.measure, bool):
+            raise TypeError(f"measure must be True, False or None, got {self.measure!r}")
         if self.step != "fixed" and self.tracker == "power":
             raise ValueError(
                 f"step {self.step!r} needs a penalty that can be trusted, tracker 'block' or 'exact', got 'power'"
@@ -162,6 +172,8 @@ def minimize_penalty(
     ------
     TypeError, ShapeError, ValueError
         If an argument is wrong in type, shape or value.
+    OverflowError
+        If fourth powers of the singular values can be beyond the kernel's dtype.
 
     Warns
     -----
@@ -200,10 +212,22 @@ def minimize_penalty(
     )
     check_integer("iterations", iterations, minimum=0)
     xp = namespace(kernel)
-    start = as_float_array(check_kernel(kernel, xp), xp)
     operator = ConvOperator(
-        start, image_shape, padding=padding, stride=stride, dilation=dilation, groups=groups, boundary=boundary
+        check_kernel(kernel, xp),
+        image_shape,
+        padding=padding,
+        stride=stride,
+        dilation=dilation,
+        groups=groups,
+        boundary=boundary,
     )
+    operator = floating(operator)
+    check_alpha(alpha, operator)
+    if not fourth_powers_fit(operator):
+        raise OverflowError(
+            f"kernel is too large for a descent in {operator.dtype}, which takes fourth powers of its singular values: "
+            "scale the kernel, and alpha by the square of the factor"
+        )
     return PenaltyDescent(operator, options).run(iterations, callback)
 
 
@@ -273,6 +297,8 @@ class PenaltyDescent:
         10
         """
         check_integer("iterations", iterations, minimum=0)
+        if callback is not None and not callable(callback):
+            raise TypeError(f"callback must be callable, got {callback!r}")
         if self.status == "diverged":
             return self
         if self._pairs is None:
@@ -295,8 +321,8 @@ class PenaltyDescent:
         gradient = pair_gradient(self.operator, self.options.gram, pairs)
         xp = namespace(gradient)
         square = float(xp.sum(gradient * gradient))
-        # Rounding of |M v| v against the scale of the penalty: below it the direction carries no information.
-        if math.sqrt(square) <= float(xp.finfo(gradient.dtype).eps) * (pairs.value + self.options.alpha):
+        # The gradient is of the order of sigma, and its rounding errors with it: below them it carries no information.
+        if math.sqrt(square) <= float(xp.finfo(gradient.dtype).eps) * math.sqrt(pairs.value + self.options.alpha):
             return "stationary"
         if self.options.step == "backtracking":
             return self._backtrack(pairs, gradient, square)
@@ -319,12 +345,20 @@ class PenaltyDescent:
         with np.errstate(over="ignore", invalid="ignore"):
             kernel = self.kernel - step * gradient
             norm = float(xp.linalg.vector_norm(kernel))
-        bounded = all_finite(kernel, xp) and norm <= GROWTH * (self._first_norm + math.sqrt(self.options.alpha))
-        return self.operator.with_kernel(kernel) if bounded else None
+        if not (all_finite(kernel, xp) and norm <= self._limit):
+            return None
+        operator = self.operator.with_kernel(kernel)
+        return operator if fourth_powers_fit(operator) else None
+
+    @property
+    def _limit(self) -> float:
+        """The norm of a kernel from which on the descent has diverged."""
+        return GROWTH * (self._first_norm + math.sqrt(self.options.alpha))
 
     def _backtrack(self, pairs: ActivePairs, gradient: Array, square: float) -> str:
         before = self._estimator.state()
-        step = self._step
+        # From a longer step the kernel would be out of bounds, and the halvings would be spent on coming back.
+        step = min(self._step, self._limit / math.sqrt(square))
         for _ in range(HALVINGS):
             operator = self._ahead(step, gradient)
             if operator is not None:
@@ -427,6 +461,15 @@ class PenaltyDescent:
         signs, vectors, images = (on_device_of(array, like, xp) for array in arrays)
         descent._pairs = ActivePairs(float(value), signs, vectors, images, int(nulls))
         return descent
+
+
+def fourth_powers_fit(operator: ConvOperator) -> bool:
+    """Tell whether fourth powers of the singular values are sure to be finite: the norms of ``B^T B v`` need them."""
+    xp = namespace(operator.kernel)
+    largest = float(xp.max(xp.abs(operator.kernel)))
+    entries = math.prod(operator.geometry.kernel_shape) * operator.geometry.largest_row_count
+    # Roots, not powers, so that nothing overflows on the way.
+    return largest * math.sqrt(entries) <= math.sqrt(math.sqrt(float(xp.finfo(operator.dtype).max)))
 
 
 def measure_spectrum(operator: ConvOperator, alpha: float, gram: str) -> tuple[float, float, float, float]:

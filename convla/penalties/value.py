@@ -9,8 +9,11 @@ zero is the lower end, and the penalty is at least alpha whatever the kernel; ``
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from convla._array import as_float_array, namespace, on_device_of
 from convla._validate import check_array, check_choice, check_real
@@ -25,7 +28,9 @@ __all__ = [
     "GRAMS",
     "ActivePairs",
     "active_pairs",
+    "check_alpha",
     "cluster",
+    "floating",
     "gram_map",
     "pair_gradient",
     "penalty",
@@ -81,6 +86,8 @@ def penalty(operator: ConvOperator, alpha: float, *, gram: str = "input") -> Arr
     ------
     TypeError, ValueError
         If an argument is wrong in type, or alpha is not positive and finite.
+    OverflowError
+        If the penalty is beyond the kernel's dtype: where sigma_max is above 1e154 in float64, 1e19 in float32.
 
     Warns
     -----
@@ -135,7 +142,7 @@ def penalty_gradient(
 
     Raises
     ------
-    TypeError, ValueError
+    TypeError, ValueError, OverflowError
         As `penalty`; also if `cluster_rtol` is negative.
 
     Warns
@@ -203,7 +210,7 @@ def penalty_gradient_by_entries(operator: ConvOperator, left: ArrayLike, right: 
     array([[6., 0.],
            [0., 0.]])
     """
-    operator = _floating(operator)
+    operator = floating(operator)
     xp = namespace(operator.kernel, left, right)
     u = check_array("left", left, xp, ndim=1, axes="(columns,)")
     v = check_array("right", right, xp, ndim=1, axes="(columns,)")
@@ -234,12 +241,12 @@ def active_pairs(factor: LinearMap, alpha: float, *, cluster_rtol: float | None 
     nulls = max(0, columns - rows)
     if rows * columns <= DENSE_ENTRIES:
         _, values, right = xp.linalg.svd(factor.to_dense(), full_matrices=False)
-        squares = values * values
+        squares = _squares(values)
     else:
         upper = singular_values(factor, min(4, rows, columns))
-        squares, right = upper.values**2, _flat(upper.right, factor)
+        squares, right = _squares(upper.values), _flat(upper.right, factor)
         # The lower end attains alpha at most: beyond that it need not be known.
-        if not nulls and upper.value**2 <= 2.0 * alpha:
+        if not nulls and float(squares[0]) <= 2.0 * alpha:
             lower = smallest_singular_value(factor)
             if lower.right is None:
                 nulls = 1
@@ -252,6 +259,23 @@ def active_pairs(factor: LinearMap, alpha: float, *, cluster_rtol: float | None 
         return ActivePairs(value, signs, empty[0], empty[1], nulls)
     vectors = unvec(xp.take(right, chosen, axis=0), factor.domain_shape, order=factor.order)
     return ActivePairs(value, signs, vectors, factor.apply(vectors), nulls)
+
+
+def _squares(values: Array) -> Array:
+    """Square singular values, the largest first.
+
+    Raises
+    ------
+    OverflowError
+        If a square is beyond the dtype. That the least may underflow to zero is within the rounding of the penalty.
+    """
+    with np.errstate(over="ignore", under="ignore"):
+        squares = values * values
+    if not math.isfinite(float(squares[0])):
+        raise OverflowError(
+            f"the penalty is beyond {values.dtype}: the square of sigma_max = {float(values[0]):.3g}; scale the kernel"
+        )
+    return squares
 
 
 def pair_gradient(operator: ConvOperator, gram: str, pairs: ActivePairs) -> Array:
@@ -288,10 +312,21 @@ def cluster(squares: Array, alpha: float, nulls: int, rtol: float | None) -> tup
 
 def _checked(operator: ConvOperator, alpha: float, gram: str) -> tuple[ConvOperator, float]:
     check_choice("gram", gram, GRAMS)
-    return _floating(operator), check_real("alpha", alpha, positive=True)
+    operator = floating(operator)
+    return operator, check_alpha(alpha, operator)
 
 
-def _floating(operator: ConvOperator) -> ConvOperator:
+def check_alpha(alpha: float, operator: ConvOperator) -> float:
+    """Return alpha as a float, positive and within the range of the operator's dtype."""
+    alpha = check_real("alpha", alpha, positive=True)
+    limit = float(namespace(operator.kernel).finfo(operator.dtype).max)
+    if alpha > limit:
+        raise ValueError(f"alpha must be at most {limit:.3g} for a kernel of {operator.dtype}, got {alpha}")
+    return alpha
+
+
+def floating(operator: ConvOperator) -> ConvOperator:
+    """Return an operator whose kernel is of a floating dtype: integers, exact ones too, become float64."""
     if not isinstance(operator, ConvOperator):
         raise TypeError(f"operator must be a ConvOperator, got {type(operator).__name__}")
     xp = namespace(operator.kernel)

@@ -19,6 +19,7 @@ from convla.typing import Array
 
 __all__ = ["factorisation_work", "smallest_by_inverse"]
 
+_LARGEST_SOLUTION = 1e100  # from a random vector of entries of order 1
 _REGULARISATION = 1e-3  # alpha of the augmented matrix, next to kernel entries of order 1
 
 
@@ -62,7 +63,8 @@ def smallest_by_inverse(
         An estimate of the error of the value, rounding included.
     matvecs : int
     converged : bool
-        Or None for all, where the matrix is structurally singular, or a pivot is exactly zero.
+        Or None for all, where the matrix is structurally singular, a pivot is exactly zero, or the value is below
+        about 1e-100.
 
     Notes
     -----
@@ -88,6 +90,11 @@ def smallest_by_inverse(
     except RuntimeError:  # SuperLU: "Factor is exactly singular"
         return None
     start = on_device_of(rng.standard_normal(columns), operator.kernel, xp, dtype=xp.float64)
+    # Squares of such solutions overflow. They come of a smallest singular value that is exponentially small.
+    with np.errstate(over="ignore", invalid="ignore"):
+        size = float(xp.max(xp.abs(solve_transposed(start))))
+    if not size < _LARGEST_SOLUTION:
+        return None
     found = golub_kahan_lanczos(
         solve_transposed,
         solve,

@@ -29,6 +29,10 @@ __all__ = ["DENSE_ENTRIES", "BlockTracker", "PowerTracker", "ShiftedPairs", "Sin
 DENSE_ENTRIES = 2**20
 """Matrices of at most this many entries are written out and decomposed by LAPACK where exact triplets are wanted."""
 
+# To a modest accuracy, the iteration for the upper end of a larger matrix costs a tenth of the decomposition or less.
+_MODEST_ENTRIES = 2**18
+_MODEST_RTOL = 1e-4
+
 ENDS = ("largest", "smallest")
 
 
@@ -128,7 +132,8 @@ def extreme_triplets(
     check_integer("count", count, minimum=1, maximum=columns)
     check_real("rtol", rtol, positive=True)
     check_integer("max_steps", max_steps, minimum=1)
-    if rows * columns <= DENSE_ENTRIES:
+    iterates = end == "largest" and rtol >= _MODEST_RTOL and rows * columns > _MODEST_ENTRIES
+    if rows * columns <= DENSE_ENTRIES and not iterates:
         return _dense_triplets(linear_map, count, end)
     # Twice as many vectors as asked for: the last of a block converge slowest, and `rtol` speaks of the first half.
     tracker = BlockTracker(block=2 * count, steps=max_steps, end=end, rtol=rtol)
@@ -319,7 +324,7 @@ class BlockTracker:
         self.vectors: Array | None = None
 
     def start(self, linear_map: LinearMap) -> SingularTriplets:
-        """Find the triplets exactly (`extreme_triplets`), and carry them from here on."""
+        """Find the triplets from nothing, to `rtol` at least (`extreme_triplets`), and carry them from here on."""
         found = extreme_triplets(linear_map, min(self.block, linear_map.shape[1]), self.end, rtol=self.rtol)
         xp = namespace(linear_map.kernel)
         self.vectors = xp.reshape(found.vectors, (found.vectors.shape[0], -1))

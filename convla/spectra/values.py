@@ -14,6 +14,7 @@ from convla._validate import check_array, check_choice, check_integer, check_rea
 from convla.errors import ConvergenceWarning, ShapeError
 from convla.linear_map import LinearMap
 from convla.operators import ConvOperator
+from convla.spectra.inertia import confirm_largest, factorisation_is_cheap
 from convla.spectra.inverse import factorisation_work, smallest_by_inverse
 from convla.spectra.scaling import scaled_to_unit
 from convla.spectra.torus import circular_lattice
@@ -151,7 +152,9 @@ def largest_singular_value(
     Notes
     -----
     The iteration stops on the error estimate of the value, which is of second order in the residual where the leading
-    singular values are separated from the others; see `convla.spectra.lanczos`. An enclosure that is proved to hold is
+    singular values are separated from the others; see `convla.spectra.lanczos`. Where the Gram matrix has a narrow
+    band, as for long signals and small images with zeros around them, a Cholesky factorisation confirms the value, or
+    finds the right one; see `convla.spectra.inertia`. An enclosure that is proved to hold for every layer is
     `singular_value_bounds`.
 
     Examples
@@ -193,8 +196,8 @@ def smallest_singular_value(
     -------
     SingularValues
         With k = 1. Its `status` is "rank deficient" where the value cannot be told from 0 in float64 arithmetic;
-        then the vectors are None if the factorisation met an exact zero, and the value is 0. Its `nullity` is positive
-        for a wide operator, which maps some images to 0 whatever its smallest singular value.
+        then the vectors are None if the factorisation met an exact zero or a value below 1e-100, and the value is 0.
+        Its `nullity` is positive for a wide operator, which maps some images to 0 whatever its smallest singular value.
 
     Raises
     ------
@@ -314,6 +317,9 @@ def _largest(
         generator = np.random.default_rng(rng)
         first = structured_start(scaled, generator) if start is None else _given_start(scaled, start, transposed)
         result = lanczos_triplets(scaled, k, tolerance, criterion, first, max_matvecs, generator)
+        estimated = criterion == "value" and result.status == "converged" and result.value > 0
+        if estimated and factorisation_is_cheap(scaled.geometry):
+            result = confirm_largest(scaled, result, tolerance, max_matvecs=max_matvecs, rng=generator)
     if result.status != "converged":
         what = f"the {k} largest singular value(s) were not found to a relative accuracy of {tolerance:.1e}"
         _warn(what, result, stacklevel=4)
