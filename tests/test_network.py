@@ -158,6 +158,15 @@ class TestBadInput:
         with pytest.raises(error, match=message):
             initialize_network(network(), **options)
 
+    def test_kernels_whose_gradient_overflows(self) -> None:
+        huge = {name: kernel * 1e200 for name, kernel in network().items()}
+        with pytest.raises(OverflowError, match="gradient of the similarity overflows"):
+            initialize_network(huge, iterations=1)
+        result = initialize_network(huge, iterations=2, keep_norms=True)
+        for name, kernel in network().items():
+            kept, own = (k.reshape(len(k), -1) for k in (result.kernels[name] / 1e200, kernel))
+            np.testing.assert_allclose(np.linalg.norm(kept, axis=1), np.linalg.norm(own, axis=1), rtol=1e-13)
+
     def test_a_state_of_something_else(self) -> None:
         state = initialize_network(network(), iterations=1)
         with pytest.raises(ValueError, match="state belongs to layers"):

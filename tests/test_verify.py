@@ -39,8 +39,8 @@ def test_a_contradicted_verdict_exits_with_1(capsys: pytest.CaptureFixture[str])
         (["CSM-999"], "ID must be a statement or a source of the ledger, got 'CSM-999'"),
         (["--max-examples", "0"], "--max-examples must be at least 1, got 0"),
         (["--max-examples", "many"], "valid integer"),
-        (["--json", "no/such/folder/x.json"], "does not exist"),
-        (["--json", "."], "must be a file, and is a folder"),
+        (["--json", "no/such/folder/x.json"], "--json no/such/folder/x.json cannot be written"),
+        (["--json", "."], "--json . cannot be written: Is a directory"),
     ],
 )
 def test_wrong_use_is_one_line_and_exit_code_2(

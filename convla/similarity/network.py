@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from convla._array import accumulation_dtype, is_numpy, namespace
+from convla._array import accumulation_dtype, all_finite, is_numpy, namespace
 from convla._validate import check_array, check_integer, check_same_shape
 from convla.descent import Adam
 from convla.errors import ShapeError
@@ -146,7 +146,9 @@ class Initialization:
             if state.iteration:
                 for name, adam in state.optimizers.items():
                     adam.restore(state.iteration, named["first"][name], named["second"][name])
-        except (KeyError, AttributeError, TypeError) as error:
+        except KeyError as error:
+            raise ValueError(f"not the state of an initialization: it lacks {error}") from error
+        except (AttributeError, TypeError) as error:
             raise ValueError(f"not the state of an initialization: {error}") from error
         return state
 
@@ -235,6 +237,8 @@ def initialize_network(
 
 def _step(state: Initialization, engine: Engine) -> None:
     similarity = network_similarity(state.kernels, normalized=bool(state.settings["keep_norms"]), engine=engine)
+    if not all(all_finite(gradient, namespace(gradient)) for gradient in similarity.gradients.values()):
+        raise OverflowError("the gradient of the similarity overflows: kernels must be smaller, or norms kept")
     state.losses.append(similarity.total)
     for name, gradient in similarity.gradients.items():
         kernel = state.optimizers[name].step(state.kernels[name], gradient)
@@ -254,7 +258,11 @@ def _norms(kernel: Array) -> Array:
     """Return the norm of each filter in float64, (c_out, 1, ...)."""
     xp = namespace(kernel)
     wide = xp.astype(kernel, accumulation_dtype(kernel, xp), copy=False)
-    return xp.sqrt(xp.sum(wide * wide, axis=tuple(range(1, kernel.ndim)), keepdims=True))
+    axes = tuple(range(1, kernel.ndim))
+    # Divided by the largest entry first: squares of entries may be beyond the dtype where the norm is not.
+    largest = xp.max(xp.abs(wide), axis=axes, keepdims=True)
+    shares = wide / xp.where(largest > 0, largest, xp.ones_like(largest))
+    return largest * xp.sqrt(xp.sum(shares * shares, axis=axes, keepdims=True))
 
 
 def _layer(name: str, kernel: ArrayLike, *, floating: bool = False) -> Array:
