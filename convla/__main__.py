@@ -25,7 +25,19 @@ def main() -> None:
     except KeyboardInterrupt:
         print("convla: interrupted", file=sys.stderr)
         code = 130
-    sys.exit(code)
+    sys.exit(_flushed(code))
+
+
+def _flushed(code: int) -> int:
+    """Write out what is still held back, here and not as the interpreter ends, where an error cannot be answered."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the rest has nowhere to go
+        if code == 0 and not isinstance(error, BrokenPipeError):  # whoever closed a pipe has read enough
+            print(f"convla: standard output: {error.strerror}", file=sys.stderr)
+        return code or 1
+    return code
 
 
 if __name__ == "__main__":

@@ -271,7 +271,11 @@ class TestStreams:
     @pytest.mark.parametrize("redirection", ["| true", ">&-", "> /dev/full", ">&- 2>&-"])
     def test_no_traceback(self, command: str, redirection: str, model: Path) -> None:
         line = f"{sys.executable} -m convla {command.format(model=model)} {redirection}"
-        done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=120, check=False)
+        # Held back by a buffer, as usual, whatever the tests themselves are run with.
+        buffered = {**os.environ, "PYTHONUNBUFFERED": ""}
+        done = subprocess.run(
+            ["bash", "-c", line], capture_output=True, text=True, timeout=120, check=False, env=buffered
+        )
         assert done.stderr.count("\n") <= 1
         assert "Traceback" not in done.stderr
         if "/dev/full" in redirection:
