@@ -48,6 +48,15 @@ def test_gradient_by_central_differences(name: str, shape: tuple[int, ...]) -> N
 
 
 @pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", ["kernel_orthogonality", "ocnn_residual"])
+def test_value_and_gradient_together_are_those_alone(name: str, shape: tuple[int, ...]) -> None:
+    kernels = gaussian(shape)
+    together = getattr(orthogonality, f"{name}_and_gradient")(kernels)
+    for found, function in zip(together, measure(name), strict=True):
+        np.testing.assert_array_equal(found, function(kernels))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
 class TestDefinitions:
     def test_kernel_orthogonality(self, shape: tuple[int, ...]) -> None:
         kernels = gaussian(shape)

@@ -19,10 +19,12 @@ from convla.typing import Array, ArrayLike, Namespace
 
 __all__ = [
     "kernel_orthogonality",
+    "kernel_orthogonality_and_gradient",
     "kernel_orthogonality_gradient",
     "mutual_coherence",
     "mutual_coherence_gradient",
     "ocnn_residual",
+    "ocnn_residual_and_gradient",
     "ocnn_residual_gradient",
     "spectral_isometry",
     "spectral_isometry_gradient",
@@ -82,9 +84,27 @@ def kernel_orthogonality_gradient(kernels: ArrayLike, *, groups: int = 1) -> Arr
     >>> kernel_orthogonality_gradient(np.array([[[1.0, 1.0]]]))
     array([[[4., 4.]]])
     """
+    return kernel_orthogonality_and_gradient(kernels, groups=groups)[1]
+
+
+def kernel_orthogonality_and_gradient(kernels: ArrayLike, *, groups: int = 1) -> tuple[Array, Array]:
+    """Return `kernel_orthogonality` and its gradient, which share the Gram matrix.
+
+    Parameters and errors are those of `kernel_orthogonality`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from convla.similarity.orthogonality import kernel_orthogonality_and_gradient
+    >>> value, gradient = kernel_orthogonality_and_gradient(np.array([[[1.0, 1.0]]]))
+    >>> float(value), gradient
+    (1.0, array([[[4., 4.]]]))
+    """
     rows, kernels, xp = _rows(kernels)
     rows = _blocks(rows, groups, xp)
-    return _like(4.0 * (_gram_residual(rows, xp) @ rows), kernels, xp)
+    residual = _gram_residual(rows, xp)
+    value = xp.astype(xp.sum(residual * residual), kernels.dtype)
+    return value, _like(4.0 * (residual @ rows), kernels, xp)
 
 
 def ocnn_residual(kernels: ArrayLike, *, stride: int | Sequence[int] = 1, groups: int = 1) -> Array:
@@ -155,17 +175,37 @@ def ocnn_residual_gradient(kernels: ArrayLike, *, stride: int | Sequence[int] = 
     >>> ocnn_residual_gradient(np.array([[[1.0, 1.0]]]))
     array([[[8., 8.]]])
     """
+    return ocnn_residual_and_gradient(kernels, stride=stride, groups=groups)[1]
+
+
+def ocnn_residual_and_gradient(
+    kernels: ArrayLike, *, stride: int | Sequence[int] = 1, groups: int = 1
+) -> tuple[Array, Array]:
+    """Return `ocnn_residual` and its gradient, which share the correlations.
+
+    Parameters and errors are those of `ocnn_residual`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from convla.similarity.orthogonality import ocnn_residual_and_gradient
+    >>> value, gradient = ocnn_residual_and_gradient(np.array([[[1.0, 1.0]]]))
+    >>> float(value), gradient
+    (3.0, array([[[8., 8.]]]))
+    """
     _, kernels, xp = _rows(kernels)
     blocks = _blocks(kernels, groups, xp)
     shape = tuple(blocks.shape)
+    total = 0.0
     gradient = xp.zeros(shape, dtype=kernels.dtype, device=device_of(kernels))
     for weight, (high, low) in _half_lags(shape[3:], stride):
         residual = _lag_residual(blocks, high, low, xp)
+        total = total + weight * xp.sum(residual * residual, dtype=xp.float64)
         for there, here, matrix in ((high, low, residual), (low, high, xp.matrix_transpose(residual))):
             image = blocks[there]
             term = 2.0 * weight * (matrix @ xp.reshape(image, (*shape[:2], -1)))
             gradient = xpx.at(gradient)[here].add(xp.reshape(term, tuple(image.shape)))
-    return xp.reshape(gradient, tuple(kernels.shape))
+    return xp.astype(total, kernels.dtype), xp.reshape(gradient, tuple(kernels.shape))
 
 
 def spectral_isometry(kernels: ArrayLike) -> Array:

@@ -6,16 +6,16 @@ They run on the tensors themselves, on any device: the core's functions are writ
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from convla.frameworks.torch._closed_form import closed_form
 from convla.similarity.layer import Pairs, convolutional_similarity, convolutional_similarity_and_gradient
 from convla.similarity.orthogonality import (
     kernel_orthogonality,
-    kernel_orthogonality_gradient,
+    kernel_orthogonality_and_gradient,
     ocnn_residual,
-    ocnn_residual_gradient,
+    ocnn_residual_and_gradient,
 )
 
 __all__ = ["convolutional_similarity_loss", "kernel_orthogonality_loss", "ocnn_loss"]
@@ -89,7 +89,11 @@ def kernel_orthogonality_loss(kernels: Tensor, *, groups: int = 1) -> Tensor:
     >>> weight.grad.flatten().tolist()
     [4.0, 4.0]
     """
-    return _by_parts(kernels, kernel_orthogonality, kernel_orthogonality_gradient, groups=groups)
+    value, both = (
+        functools.partial(function, groups=groups)
+        for function in (kernel_orthogonality, kernel_orthogonality_and_gradient)
+    )
+    return closed_form(kernels, value, both)
 
 
 def ocnn_loss(kernels: Tensor, *, stride: int | Sequence[int] = 1, groups: int = 1) -> Tensor:
@@ -123,12 +127,8 @@ def ocnn_loss(kernels: Tensor, *, stride: int | Sequence[int] = 1, groups: int =
     >>> weight.grad.flatten().tolist()
     [8.0, 8.0]
     """
-    return _by_parts(kernels, ocnn_residual, ocnn_residual_gradient, stride=stride, groups=groups)
-
-
-def _by_parts(kernels: Tensor, value: Callable[..., Tensor], gradient: Callable[..., Tensor], **options: Any) -> Tensor:
-    return closed_form(
-        kernels,
-        functools.partial(value, **options),
-        lambda weight: (value(weight, **options), gradient(weight, **options)),
+    value, both = (
+        functools.partial(function, stride=stride, groups=groups)
+        for function in (ocnn_residual, ocnn_residual_and_gradient)
     )
+    return closed_form(kernels, value, both)
