@@ -174,6 +174,11 @@ class ConvGeometry:
         """The sizes of the kernel without its channels."""
         return self.kernel_shape[2:]
 
+    @property
+    def longest_axis(self) -> int:
+        """The axis along which the image is longest, the first of them."""
+        return self.image_shape.index(max(self.image_shape))
+
     @functools.cached_property
     def padded_shape(self) -> tuple[int, ...]:
         """The sizes of the extended image without its channels."""

@@ -36,7 +36,7 @@ def factorisation_is_cheap(geometry: ConvGeometry) -> bool:
     """
     if geometry.boundary != "zero":
         return False
-    longest = _longest_axis(geometry)
+    longest = geometry.longest_axis
     reach = (geometry.kernel_size[longest] - 1) * geometry.dilation[longest]
     shape = (geometry.in_channels, *geometry.image_shape)
     if geometry.shape[0] < geometry.shape[1]:
@@ -77,7 +77,7 @@ class BandedGram:
         wide = matrix.shape[0] < matrix.shape[1]
         self.tall = matrix.T.tocsr() if wide else matrix
         shape = operator.range_shape if wide else operator.domain_shape
-        self._places = _longest_axis_last(shape, 1 + _longest_axis(geometry), operator.order)
+        self._places = _longest_axis_last(shape, 1 + geometry.longest_axis, operator.order)
         columns = self.tall[:, self._places]
         gram = (columns.T @ columns).tocoo()
         below = gram.row - gram.col
@@ -178,10 +178,6 @@ def confirm_largest(
         matvecs=matvecs,
         status="converged" if confirmed else "not converged",
     )
-
-
-def _longest_axis(geometry: ConvGeometry) -> int:
-    return max(range(geometry.ndim), key=lambda axis: geometry.image_shape[axis])
 
 
 def _longest_axis_last(shape: tuple[int, ...], longest: int, order: Order) -> np.ndarray:

@@ -31,9 +31,9 @@ def factorisation_work(operator: ConvOperator) -> float:
     if not (is_numpy(operator.kernel) or is_cupy(operator.kernel)):
         return math.inf
     geometry = operator.geometry
-    largest = max(range(geometry.ndim), key=lambda axis: geometry.image_shape[axis])
-    front = math.prod(n for axis, n in enumerate(geometry.image_shape) if axis != largest)
-    reach = (geometry.kernel_size[largest] - 1) * geometry.dilation[largest] + 1
+    longest = geometry.longest_axis
+    front = math.prod(n for axis, n in enumerate(geometry.image_shape) if axis != longest)
+    reach = (geometry.kernel_size[longest] - 1) * geometry.dilation[longest] + 1
     bandwidth = (geometry.in_channels + geometry.out_channels) * front * reach
     return 2.0 * sum(geometry.shape) * bandwidth**2
 
