@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Hashable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from convla.models.weights import printable
 
-__all__ = ["check_writable", "complain", "console", "progress_bars", "write_json"]
+__all__ = ["RunBars", "check_writable", "complain", "console", "progress_bars", "write_json"]
 
 
 def complain(message: str) -> None:
@@ -57,3 +58,36 @@ def progress_bars() -> Progress:
         disable=not console.is_terminal,
         transient=True,
     )
+
+
+class RunBars:
+    """A bar for the whole of `what`, and one for each run that goes on."""
+
+    def __init__(self, what: str, total: int | None = None) -> None:
+        self._progress = progress_bars()
+        self._whole = self._progress.add_task(what, total=total)
+        self._bars: dict[Hashable, TaskID] = {}
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def plan(self, runs: int, saved: int) -> None:
+        """Take up the number of runs."""
+        self._progress.update(self._whole, total=runs, completed=saved)
+
+    def begin(self, run: Hashable, name: str, steps: int) -> None:
+        """Show a bar for a run that begins."""
+        self._bars[run] = self._progress.add_task(name, total=steps)
+
+    def advance(self, run: Hashable, steps: int) -> None:
+        """Move a run's bar."""
+        self._progress.advance(self._bars[run], steps)
+
+    def finish(self, run: Hashable) -> None:
+        """Take a run's bar away, and move that of the whole."""
+        self._progress.remove_task(self._bars.pop(run))
+        self._progress.advance(self._whole)

@@ -9,11 +9,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import TaskID
 from rich.table import Table
 
 from convla.cli.app import INTERRUPTED, app
-from convla.cli.output import check_writable, complain, console, progress_bars, write_json
+from convla.cli.output import RunBars, check_writable, complain, console, write_json
 from convla.experiments.executors import AnySetting
 from convla.experiments.outcome import Outcome
 from convla.experiments.published import QUANTITIES, published_flags
@@ -82,7 +81,7 @@ def _reproduce(
     )
     check_writable("--json", json_file)
     try:
-        with _ProgressBars(len(request.settings())) as bars:
+        with _ProgressBars("settings", len(request.settings())) as bars:
             result = reproduce(request, bars, _plot)
     except KeyboardInterrupt:
         complain(
@@ -103,33 +102,10 @@ def _plot(outcomes: dict[Setting, Outcome], figures: dict[FigureSetting, Traces]
     return plot_run(outcomes, folder) + plot_figures(figures, folder)
 
 
-class _ProgressBars:
-    """A bar for the whole and one for each running setting."""
-
-    def __init__(self, settings: int) -> None:
-        self._progress = progress_bars()
-        self._whole = self._progress.add_task("settings", total=settings)
-        self._bars: dict[str, TaskID] = {}
-
-    def __enter__(self) -> _ProgressBars:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
+class _ProgressBars(RunBars):
     def start(self, setting: AnySetting, repetitions: int) -> None:
         """Show a bar for a setting that begins."""
-        self._bars[setting.name] = self._progress.add_task(setting.name, total=repetitions)
-
-    def advance(self, setting: AnySetting, repetitions: int) -> None:
-        """Move a setting's bar."""
-        self._progress.advance(self._bars[setting.name], repetitions)
-
-    def finish(self, setting: AnySetting) -> None:
-        """Take a setting's bar away, and move that of the whole."""
-        self._progress.remove_task(self._bars.pop(setting.name))
-        self._progress.advance(self._whole)
+        self.begin(setting, setting.name, repetitions)
 
 
 def _show(result: Run) -> None:

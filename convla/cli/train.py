@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import TaskID
 from rich.table import Table
 
 from convla.cli.app import INTERRUPTED, app
-from convla.cli.output import check_writable, complain, console, progress_bars, write_json
+from convla.cli.output import RunBars, check_writable, complain, console, write_json
 from convla.experiments.training.datasets import DATASETS
 from convla.experiments.training.report import Report, Row
 from convla.experiments.training.runner import Request, Session, train_experiments
@@ -68,7 +68,7 @@ def _train(
         output=output,
         resume=resume,
     )
-    bars = _ProgressBars()
+    bars = _ProgressBars("runs")
     try:
         with bars:
             session = train_experiments(request, bars, _plot)
@@ -90,41 +90,22 @@ def _plot(report: Report, folder: Path) -> list[str]:
     return plot_report(report, folder)
 
 
-class _ProgressBars:
-    """A bar for all runs and one for each that goes on."""
-
-    def __init__(self) -> None:
-        self.runs = self.saved = 0
-        self._progress = progress_bars()
-        self._whole = self._progress.add_task("runs", total=None)
-        self._bars: dict[Run, TaskID] = {}
-
-    def __enter__(self) -> _ProgressBars:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+class _ProgressBars(RunBars):
+    runs = saved = 0
 
     def plan(self, runs: int, saved: int) -> None:
         """Take up the number of runs."""
         self.runs, self.saved = runs, saved
-        self._progress.update(self._whole, total=runs, completed=saved)
+        super().plan(runs, saved)
 
     def start(self, run: Run) -> None:
         """Show a bar for a run that begins."""
-        name = f"{run.training.network}, seed {run.seed}"
-        self._bars[run] = self._progress.add_task(name, total=run.training.epochs)
+        self.begin(run, f"{run.training.network}, seed {run.seed}", run.training.epochs)
 
-    def advance(self, run: Run, epochs: int) -> None:
-        """Move a run's bar."""
-        self._progress.advance(self._bars[run], epochs)
-
-    def finish(self, run: Run) -> None:
+    def finish(self, run: Hashable) -> None:
         """Take a run's bar away, and move that of the whole."""
         self.saved += 1
-        self._progress.remove_task(self._bars.pop(run))
-        self._progress.advance(self._whole)
+        super().finish(run)
 
 
 def _show_experiments() -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, TypeAlias
 
 from convla._validate import check_choice
-from convla.errors import EngineError
 from convla.experiments.outcome import Outcome, check_engine, run_setting
+from convla.experiments.processes import in_processes
 from convla.experiments.rck_settings import FigureSetting, Traces, run_figure
 from convla.experiments.settings import Readings, Setting
 
@@ -147,19 +146,11 @@ def numba_threads(workers: int) -> Iterator[None]:
 def _run_loky(
     job: Job, settings: Sequence[AnySetting], workers: int, watcher: Watcher
 ) -> Iterator[tuple[AnySetting, AnyOutcome]]:
-    try:
-        from loky import as_completed, get_reusable_executor
-    except ImportError as error:
-        raise EngineError("executor 'loky' needs the package loky: pip install 'convla[parallel]'") from error
     # One thread each: the processes are the parallelism.
     one_thread = dict.fromkeys(("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
-    pool = get_reusable_executor(max_workers=min(workers, os.cpu_count() or 1), env=one_thread)
-    futures = {pool.submit(job, setting): setting for setting in settings}
+    ended = in_processes(job, settings, workers=workers, environment=one_thread, asked="executor 'loky'")
     for setting in settings:
         watcher.start(setting, job.size(setting))
-    try:
-        for future in as_completed(futures):
-            watcher.advance(futures[future], job.size(futures[future]))
-            yield futures[future], future.result()
-    finally:
-        pool.shutdown(kill_workers=any(not future.done() for future in futures))
+    for setting, outcome in ended:
+        watcher.advance(setting, job.size(setting))
+        yield setting, outcome

@@ -6,10 +6,12 @@ import contextlib
 import csv
 import json
 import os
+import platform
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
+from importlib import metadata
 from pathlib import Path
 from typing import IO, Any, Protocol, TypeVar
 
@@ -17,7 +19,7 @@ import numpy as np
 
 from convla.errors import ConvlaError
 
-__all__ = ["Named", "ResultsError", "ResultsFolder"]
+__all__ = ["Named", "ResultsError", "ResultsFolder", "surroundings"]
 
 MANIFEST = "manifest.json"
 
@@ -148,3 +150,11 @@ class ResultsFolder:
             os.replace(part, target)
         except OSError as error:
             raise ResultsError(f"{target} cannot be written: {error.strerror}") from error
+
+
+def surroundings(packages: Sequence[str]) -> dict[str, Any]:
+    """Return what a manifest says of where a run was made: the versions of Python and of packages, and the platform."""
+    return {
+        "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in packages},
+        "platform": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
+    }

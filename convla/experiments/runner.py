@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,7 +17,7 @@ from convla.experiments.executors import EXECUTORS, AnyOutcome, AnySetting, Job,
 from convla.experiments.outcome import Outcome, check_engine
 from convla.experiments.rck_settings import FigureSetting, Traces, figure_settings
 from convla.experiments.report import Report, build_report
-from convla.experiments.results import ResultsFolder
+from convla.experiments.results import ResultsFolder, surroundings
 from convla.experiments.settings import TARGETS, Readings, Setting, control_settings, table_settings
 
 __all__ = ["DEFAULT_TARGETS", "Request", "Run", "reproduce", "saved_settings"]
@@ -213,7 +212,6 @@ def _load(folder: ResultsFolder, setting: AnySetting, request: Request) -> AnyOu
 
 
 def _describe(request: Request, settings: Sequence[AnySetting], engine: str) -> dict[str, Any]:
-    packages = ("convla", "numpy", "scipy", "numba", "array-api-compat")
     return {
         "complete": False,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -221,7 +219,6 @@ def _describe(request: Request, settings: Sequence[AnySetting], engine: str) -> 
         "engine": engine,
         "executor": request.executor,
         "workers": request.workers,
-        "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in packages},
-        "platform": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
+        **surroundings(("convla", "numpy", "scipy", "numba", "array-api-compat")),
         "settings": [setting.describe() for setting in settings],
     }

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from convla.errors import EngineError
+from convla.experiments.processes import in_processes
 from convla.experiments.training.curves import Curves
 from convla.experiments.training.datasets import Dataset, load_dataset
 from convla.experiments.training.settings import Run
@@ -92,21 +91,7 @@ def run_all(job: Job, runs: Sequence[Run], *, workers: int, watcher: Watcher) ->
             watcher.start(run)
             yield run, job(run, functools.partial(watcher.advance, run))
     elif runs:
-        yield from _run_in_processes(job, runs, workers, watcher)
-
-
-def _run_in_processes(job: Job, runs: Sequence[Run], workers: int, watcher: Watcher) -> Iterator[tuple[Run, Curves]]:
-    try:
-        from loky import as_completed, get_reusable_executor
-    except ImportError as error:
-        raise EngineError("more than one worker needs the package loky: pip install 'convla[parallel]'") from error
-    threads: dict[str, Any] = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(job.threads))
-    pool = get_reusable_executor(max_workers=min(workers, os.cpu_count() or 1), env=threads)
-    futures = {pool.submit(job, run): run for run in runs}
-    try:
-        for future in as_completed(futures):
-            run = futures[future]
+        threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(job.threads))
+        for run, curves in in_processes(job, runs, workers=workers, environment=threads, asked="more than one worker"):
             watcher.start(run)
-            yield run, future.result()
-    finally:
-        pool.shutdown(kill_workers=any(not future.done() for future in futures))
+            yield run, curves

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -17,7 +16,7 @@ import numpy as np
 
 from convla._validate import check_choice, check_integer
 from convla.errors import EngineError
-from convla.experiments.results import ResultsFolder
+from convla.experiments.results import ResultsFolder, surroundings
 from convla.experiments.training.curves import Curves
 from convla.experiments.training.datasets import DATASETS, Dataset
 from convla.experiments.training.execution import Job, Watcher, load_once, run_all
@@ -211,6 +210,7 @@ class _Runs:
 
     def __init__(self, request: Request, folder: ResultsFolder, data: Mapping[str, Dataset], watcher: Watcher) -> None:
         self.curves: dict[Run, Curves] = {}
+        self._loaded: dict[Run, Curves | None] = {}
         self.resumed = 0
         self._request, self._folder, self._data, self._watcher = request, folder, data, watcher
         checkpoints = folder.path / "checkpoints"
@@ -241,7 +241,9 @@ class _Runs:
             self._watcher.finish(run)
 
     def _load(self, run: Run) -> Curves | None:
-        return self._folder.load(self._entry(run), Curves, run.training.epochs + 1)
+        if run not in self._loaded:  # every file is read once, for the count and for the report
+            self._loaded[run] = self._folder.load(self._entry(run), Curves, run.training.epochs + 1)
+        return self._loaded[run]
 
     def _entry(self, run: Run) -> _Entry:
         return _Entry(run, self._data[run.training.dataset].digest)
@@ -307,7 +309,6 @@ def _identity(request: Request) -> dict[str, Any]:
 
 
 def _describe(request: Request, cells: Sequence[Cell], data: Mapping[str, Dataset]) -> dict[str, Any]:
-    packages = ("convla", "numpy", "scipy", "numba", "torch")
     return {
         "complete": False,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -318,8 +319,7 @@ def _describe(request: Request, cells: Sequence[Cell], data: Mapping[str, Datase
         "seeds": request.seeds,
         "epochs": request.epochs,
         "workers": request.workers,
-        "versions": {"python": platform.python_version()} | {name: metadata.version(name) for name in packages},
-        "platform": f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs",
+        **surroundings(("convla", "numpy", "scipy", "numba", "torch")),
         "settings": [
             {"experiment": cell.experiment.name, "arm": cell.arm.name, "training": asdict(cell.training)}
             for cell in cells
