@@ -152,6 +152,8 @@ def device_of(array: Array) -> Any:
 
 def on_device_of(values: ArrayLike, like: Array, xp: Namespace, *, dtype: Any = None) -> Array:
     """Return host `values` (index tables, coefficients) as an array of `xp` on the device of `like`."""
+    if isinstance(values, np.ndarray) and any(stride < 0 for stride in values.strides):
+        values = values.copy()  # PyTorch takes no array that is read backwards
     return xp.asarray(values, dtype=dtype, device=device_of(like))
 
 

@@ -6,26 +6,25 @@ import math
 import numbers
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, final
 
-from convla._array import describe, namespace, sparse_library
+from convla._array import describe, device_of, namespace, sparse_library
 from convla._validate import check_array
 from convla.errors import ShapeError
-from convla.toeplitz import Order, unvec, vec
+from convla.toeplitz import Order, check_room, unvec, vec
 from convla.typing import Array, ArrayLike
 
-__all__ = ["LinearMap"]
+__all__ = ["LinearMap", "Transpose"]
 
 
 class LinearMap(ABC):
     """A real linear map between arrays of two shapes, seen as a matrix through vec().
 
-    A subclass supplies the two shapes, the two maps on batches, and its kernel's library; products with vectors and
-    matrices, the transpose and SciPy's LinearOperator follow.
+    A subclass supplies the two shapes, the two maps on batches, and an array like those it works on; products with
+    vectors and matrices, the transpose, the dense matrix, SciPy's LinearOperator and the spectral functions follow.
     """
 
-    order: Order
-    kernel: Array
+    order: Order = "C"
 
     @property
     @abstractmethod
@@ -47,20 +46,34 @@ class LinearMap(ABC):
 
     @property
     @abstractmethod
+    def like(self) -> Array:
+        """An array of the library, device and dtype that the map works in; what it holds does not matter."""
+
+    @property
     def T(self) -> LinearMap:
         """The transpose."""
+        return Transpose(self)
 
-    @abstractmethod
     def to_dense(self) -> Array:
-        """Return the matrix as an array of the kernel's library."""
+        """Return the matrix as an array of the map's library: the images of the unit vectors."""
+        xp = namespace(self.like)
+        rows, columns = self.shape
+        if rows < columns:
+            return xp.matrix_transpose(self.T.to_dense())
+        check_room(self.shape, self.like)
+        unit = xp.eye(columns, dtype=self.dtype, device=device_of(self.like))
+        images = vec(
+            self.apply(unvec(unit, self.domain_shape, order=self.order)), len(self.range_shape) - 1, order=self.order
+        )
+        return xp.matrix_transpose(images)
 
-    @abstractmethod
     def astype(self, dtype: Any) -> LinearMap:
-        """Return the map of the kernel in another dtype."""
+        """Return the map for arrays of another dtype: by default it converts them, and works in its own."""
+        return self if dtype == self.dtype else _Converted(self, dtype)
 
     @property
     def H(self) -> LinearMap:
-        """The conjugate transpose: the transpose, as the kernel is real."""
+        """The conjugate transpose: the transpose, as the map is real."""
         return self.T
 
     @property
@@ -70,8 +83,8 @@ class LinearMap(ABC):
 
     @property
     def dtype(self) -> Any:
-        """The dtype of the kernel, of arguments and of values."""
-        return self.kernel.dtype
+        """The dtype of arguments and of values."""
+        return self.like.dtype
 
     def matvec(self, vector: ArrayLike) -> Array:
         """Multiply a vector: (n,) to (m,), or one column (n, 1) to (m, 1), for shape (m, n)."""
@@ -120,7 +133,7 @@ class LinearMap(ABC):
         >>> bool(np.isclose(svds(identity.as_linear_operator(), k=1, return_singular_vectors=False)[0], 1.0))
         True
         """
-        library, xp = sparse_library(self.kernel), namespace(self.kernel)
+        library, xp = sparse_library(self.like), namespace(self.like)
         if self.dtype == object:
             raise TypeError("as_linear_operator takes kernels of float32, float64 or integers, got dtype object")
         floating = self if xp.isdtype(self.dtype, "real floating") else self.astype(xp.float64)
@@ -140,7 +153,7 @@ class LinearMap(ABC):
 
     def _multiply(self, other: ArrayLike, ndim: int | None) -> Array:
         _refuse_no_array("the right operand of @", other)
-        xp = namespace(other, self.kernel)
+        xp = namespace(other, self.like)
         columns = self.shape[1]
         array = check_array(
             "the right operand of @", other, xp, ndim=ndim, min_ndim=1, axes=f"({columns},) or ({columns}, j)"
@@ -154,6 +167,82 @@ class LinearMap(ABC):
         values = self.apply(unvec(rows, self.domain_shape, order=self.order))
         result = vec(values, len(self.range_shape) - 1, order=self.order)
         return result if array.ndim == 1 else xp.matrix_transpose(result)
+
+
+class Transpose(LinearMap):
+    """The transpose of a map, whose transpose is the map again."""
+
+    def __init__(self, linear_map: LinearMap) -> None:
+        self._transposed = linear_map
+        self.order = linear_map.order
+
+    def __repr__(self) -> str:
+        return f"<transpose of {self._transposed!r}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._transposed,)
+
+    @property
+    def domain_shape(self) -> tuple[int, ...]:
+        return self._transposed.range_shape
+
+    @property
+    def range_shape(self) -> tuple[int, ...]:
+        return self._transposed.domain_shape
+
+    @property
+    def like(self) -> Array:
+        return self._transposed.like
+
+    @property
+    def T(self) -> LinearMap:
+        return self._transposed
+
+    def apply(self, image: Array) -> Array:
+        return self._transposed.adjoint(image)
+
+    def adjoint(self, features: Array) -> Array:
+        return self._transposed.apply(features)
+
+    def __abs__(self) -> LinearMap:
+        return abs(self._transposed).T  # type: ignore[arg-type, no-any-return]
+
+    def astype(self, dtype: Any) -> LinearMap:
+        return self._transposed.astype(dtype).T
+
+    def to_dense(self) -> Array:
+        return namespace(self.like).matrix_transpose(self._transposed.to_dense())
+
+
+@final
+class _Converted(LinearMap):
+    """A map for arrays of another dtype, which works in its own."""
+
+    def __init__(self, linear_map: LinearMap, dtype: Any) -> None:
+        self._map, self._dtype = linear_map, dtype
+        self.order = linear_map.order
+
+    @property
+    def domain_shape(self) -> tuple[int, ...]:
+        return self._map.domain_shape
+
+    @property
+    def range_shape(self) -> tuple[int, ...]:
+        return self._map.range_shape
+
+    @property
+    def like(self) -> Array:
+        return namespace(self._map.like).astype(self._map.like, self._dtype)
+
+    def apply(self, image: Array) -> Array:
+        return self._through(self._map.apply, image)
+
+    def adjoint(self, features: Array) -> Array:
+        return self._through(self._map.adjoint, features)
+
+    def _through(self, function: Callable[[Array], Array], array: Array) -> Array:
+        xp = namespace(array)
+        return xp.astype(function(xp.astype(array, self._map.dtype)), self._dtype)
 
 
 def _refuse_no_array(name: str, value: object) -> None:

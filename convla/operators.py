@@ -14,7 +14,7 @@ from convla._validate import check_array, check_choice
 from convla._windows import correlate, correlate_image_adjoint, correlate_kernel_adjoint
 from convla.errors import ShapeError
 from convla.geometry import ORDERS, ConvGeometry
-from convla.linear_map import LinearMap
+from convla.linear_map import LinearMap, Transpose
 from convla.toeplitz import Order, convolution_matrix
 from convla.typing import Array, ArrayLike, Boundary, Engine, Padding
 
@@ -44,7 +44,7 @@ class ConvOperator(LinearMap):
     kernel : array
         A copy of the argument.
     geometry : ConvGeometry
-    order : str
+    order, engine : str
 
     Raises
     ------
@@ -104,7 +104,7 @@ class ConvOperator(LinearMap):
         self.order = order
         plain = type(self.kernel) is np.ndarray and self.kernel.dtype.kind == "f"
         self._numpy_float = self.kernel.dtype if plain else None
-        self._engine = engine
+        self.engine = engine
         found = self.kernel, self.kernel, self.geometry
         self._correlate: Callable[..., Array] = correlate.resolve(*found, engine=engine)
         self._image_adjoint: Callable[..., Array] = correlate_image_adjoint.resolve(*found, engine=engine)
@@ -116,7 +116,7 @@ class ConvOperator(LinearMap):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The resolved kernels stay behind: another process may have other engines.
-        return _rebuild, (self.kernel, self.geometry, self.order, self._engine)
+        return _rebuild, (self.kernel, self.geometry, self.order, self.engine)
 
     def __abs__(self) -> ConvOperator:
         """Return the operator of the kernel's moduli, which bounds the entries of M: the factor of rounding bounds."""
@@ -154,7 +154,7 @@ class ConvOperator(LinearMap):
         checked = check_kernel(kernel, xp)
         mine = self.kernel
         if (type(checked), checked.dtype, tuple(checked.shape)) != (type(mine), mine.dtype, tuple(mine.shape)):
-            return _rebuild(checked, self.geometry, self.order, self._engine)
+            return _rebuild(checked, self.geometry, self.order, self.engine)
         # What has been settled for this kernel holds for one like it; to find it again takes longer than small layers.
         operator = object.__new__(ConvOperator)
         operator.__dict__.update(self.__dict__)
@@ -164,6 +164,11 @@ class ConvOperator(LinearMap):
     def astype(self, dtype: Any) -> ConvOperator:
         """Return the operator of the kernel in another dtype, in the same setting."""
         return self.with_kernel(namespace(self.kernel).astype(self.kernel, dtype))
+
+    @property
+    def like(self) -> Array:
+        """The kernel: arguments have its library, device and dtype."""
+        return self.kernel
 
     @property
     def domain_shape(self) -> tuple[int, ...]:
@@ -302,51 +307,22 @@ class ConvOperator(LinearMap):
 
 
 @final
-class _Transpose(LinearMap):
-    """The transpose of a `LinearMap`."""
+class _Transpose(Transpose):
+    """The transpose of a `ConvOperator`, which knows its geometry, its kernel and its sparse matrix."""
 
     def __init__(self, operator: ConvOperator) -> None:
+        super().__init__(operator)
         self._operator = operator
-        self.order = operator.order
-        self.kernel = operator.kernel
 
-    def __repr__(self) -> str:
-        return f"<transpose of {self._operator!r}>"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _Transpose, (self._operator,)
+    @property
+    def kernel(self) -> Array:
+        """The kernel of the map that this is the transpose of."""
+        return self._operator.kernel
 
     @property
     def geometry(self) -> ConvGeometry:
         """The geometry of the map that this is the transpose of."""
         return self._operator.geometry
-
-    @property
-    def domain_shape(self) -> tuple[int, ...]:
-        return self._operator.range_shape
-
-    @property
-    def range_shape(self) -> tuple[int, ...]:
-        return self._operator.domain_shape
-
-    @property
-    def T(self) -> ConvOperator:
-        return self._operator
-
-    def apply(self, image: ArrayLike) -> Array:
-        return self._operator.adjoint(image)
-
-    def adjoint(self, features: ArrayLike) -> Array:
-        return self._operator.apply(features)
-
-    def __abs__(self) -> LinearMap:
-        return abs(self._operator).T
-
-    def astype(self, dtype: Any) -> LinearMap:
-        return self._operator.astype(dtype).T
-
-    def to_dense(self) -> Array:
-        return namespace(self.kernel).matrix_transpose(self._operator.to_dense())
 
     def to_sparse(self, format: str = "csr") -> Any:  # noqa: A002
         return self._operator.to_sparse("csr").T.asformat(check_choice("format", format, ("csr", "csc", "coo")))

@@ -21,6 +21,7 @@ from convla.geometry import ORDERS, ConvGeometry
 from convla.typing import Array, ArrayLike, Namespace, Padding
 
 __all__ = [
+    "check_room",
     "MATRIX_FORMATS",
     "circulant_matrix",
     "convolution_matrix",
@@ -406,7 +407,7 @@ def _csr(kernel: Array, geometry: ConvGeometry, order: Order) -> Any:
 
 def _dense(kernel: Array, geometry: ConvGeometry, order: Order) -> Array:
     xp = namespace(kernel)
-    _refuse_if_too_large(kernel, geometry)
+    check_room(geometry.shape, kernel)
     if not (is_numpy(kernel) or is_cupy(kernel)):
         # Writing to computed places is not in the array-API standard: apply the map to the identity.
         columns = xp.eye(geometry.shape[1], dtype=kernel.dtype, device=kernel.device)
@@ -431,14 +432,15 @@ def _dense(kernel: Array, geometry: ConvGeometry, order: Order) -> Array:
     return xp.reshape(matrix, geometry.shape)
 
 
-def _refuse_if_too_large(kernel: Array, geometry: ConvGeometry) -> None:
-    itemsize = kernel.dtype.itemsize if hasattr(kernel.dtype, "itemsize") else 8
-    size = math.prod(geometry.shape) * itemsize
-    available = available_memory(kernel)
+def check_room(shape: tuple[int, ...], like: Array) -> None:
+    """Raise MemoryError unless a dense array of that shape, of the dtype and on the device of `like`, has room."""
+    itemsize = like.dtype.itemsize if hasattr(like.dtype, "itemsize") else 8
+    size = math.prod(shape) * itemsize
+    available = available_memory(like)
     if available is not None and size > available:
         raise MemoryError(
-            f"the dense matrix of shape {geometry.shape} takes {size / 2**30:.1f} GiB, but {available / 2**30:.1f} GiB "
-            "are free: use a sparse format ('csr', 'csc', 'coo') or the matrix-free ConvOperator"
+            f"the dense matrix of shape {shape} takes {size / 2**30:.1f} GiB, but {available / 2**30:.1f} GiB are free: "
+            "multiply by the operator instead, ask for its sparse matrix, or for a few of its singular values"
         )
 
 

@@ -2,7 +2,8 @@
 
 from convla.spectra.asymptotics import asymptotic_largest_singular_value
 from convla.spectra.bounds import SingularValueBounds, singular_value_bounds
-from convla.spectra.triplets import SingularValues
+from convla.spectra.result import SingularValues
+from convla.spectra.status import Status
 from convla.spectra.values import (
     condition_number,
     largest_singular_value,
@@ -13,6 +14,7 @@ from convla.spectra.values import (
 __all__ = [
     "SingularValueBounds",
     "SingularValues",
+    "Status",
     "asymptotic_largest_singular_value",
     "condition_number",
     "largest_singular_value",

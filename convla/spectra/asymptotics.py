@@ -8,10 +8,10 @@ import numpy as np
 
 from convla._array import namespace, to_numpy
 from convla.linear_map import LinearMap
+from convla.spectra.border import convolution_of
 from convla.spectra.maximiser import symbol_peaks
 from convla.spectra.scaling import scaled_to_unit
 from convla.spectra.symbol import FloatArray, Symbol
-from convla.spectra.values import convolution_of
 from convla.typing import Seed
 
 __all__ = ["asymptotic_largest_singular_value"]

@@ -13,13 +13,16 @@ from convla._validate import check_choice, check_integer
 from convla.geometry import ConvGeometry
 from convla.linear_map import LinearMap
 from convla.operators import ConvOperator
+from convla.spectra.border import convolution_of
 from convla.spectra.certificate import certified_norm_bound, gamma
+from convla.spectra.dense import dense_triplets
 from convla.spectra.maximiser import SymbolPeak, power_steps, symbol_peaks
+from convla.spectra.result import SingularValues
 from convla.spectra.scaling import scaled_to_unit
+from convla.spectra.search import lanczos_triplets
+from convla.spectra.starts import structured_start
 from convla.spectra.symbol import FloatArray, Symbol, torus_frequencies
 from convla.spectra.torus import circular_lattice, embedding_sizes, frequency_chunks
-from convla.spectra.triplets import SingularValues, dense_triplets, lanczos_triplets, structured_start
-from convla.spectra.values import convolution_of
 from convla.typing import Array, Seed
 
 __all__ = ["SingularValueBounds", "singular_value_bounds"]
@@ -136,7 +139,9 @@ def singular_value_bounds(
         if result is None:
             own = envelope.geometry is scaled.geometry and envelope.stride == scaled.geometry.stride
             start = structured_start(scaled, generator, peaks if own else None)
-            found = lanczos_triplets(scaled, 1, 5e-4, "value", start, max_matvecs, generator)
+            found = lanczos_triplets(
+                scaled, 1, rtol=5e-4, criterion="value", start=start, max_matvecs=max_matvecs, rng=generator
+            )
         else:
             found = result
     vector = found.left if result is not None and convolution is not operator else found.right

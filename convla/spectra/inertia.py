@@ -1,64 +1,75 @@
-"""Whether a value is the largest singular value: the inertia of a banded matrix, by a Cholesky factorisation.
+"""Whether a value is the extreme singular value: the inertia of a banded matrix, by a Cholesky factorisation.
 
 An iteration knows its Krylov space alone, and estimates what it does not see. Where the Gram matrix has a narrow band,
-as for long signals, ``s^2 I - M^T M`` is factorised in a few milliseconds, and the factorisation completes if and only
-if no singular value is above s (Sylvester's law of inertia). The same factors then find the value that was missed.
+as for long signals and small images, ``s^2 I - M^T M`` is factorised in a few milliseconds, and the factorisation
+completes if and only if no singular value is above s (Sylvester's law of inertia). The same factors then find the value
+that was missed. The smallest singular value is confirmed by ``M^T M - s^2 I``, where rounding leaves enough of it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.linalg import LinAlgError, cho_solve_banded, cholesky_banded
+from scipy.sparse.csgraph import reverse_cuthill_mckee
 
 from convla._array import namespace, on_device_of, to_numpy
-from convla.geometry import ConvGeometry
 from convla.operators import ConvOperator
-from convla.spectra.lanczos import golub_kahan_lanczos
-from convla.spectra.symbol import FloatArray
-from convla.spectra.triplets import SingularValues
+from convla.spectra.dense import group_operators
+from convla.spectra.lanczos import block_lanczos
+from convla.spectra.ritz import FloatArray
 from convla.toeplitz import Order, convolution_matrix, unvec
+from convla.typing import Array
 
-__all__ = ["BandedGram", "confirm_largest", "factorisation_is_cheap"]
+__all__ = [
+    "BandedGram",
+    "Confirmed",
+    "confirm_largest",
+    "confirms_smallest",
+    "factorisation_is_cheap",
+    "vector_of",
+]
 
-_WORK_LIMIT = 5e8  # operations of a factorisation: about 30 ms
+_WORK_LIMIT = 1e9  # operations of a factorisation: about 50 ms
+_OVERHEAD = 2e7  # operations that take as long as the building of the matrix of one group
 _WIDENING = 8.0  # of the interval above a value, until no singular value is above it
 _ROUNDS = 4  # of shift and invert; the first is all that was ever seen to be needed
 
 
-def factorisation_is_cheap(geometry: ConvGeometry) -> bool:
-    """Tell whether the Gram matrix of a convolution has a band narrow enough to factorise it at the cost of little.
-
-    Only for zeros around the image: other boundaries couple its ends, or its edges with a reach of their own.
-    """
-    if geometry.boundary != "zero":
-        return False
+def factorisation_is_cheap(operator: ConvOperator) -> bool:
+    """Tell whether the Gram matrix of a convolution has a band narrow enough to factorise it at the cost of little."""
+    geometry = operator.geometry
     longest = geometry.longest_axis
     reach = (geometry.kernel_size[longest] - 1) * geometry.dilation[longest]
-    shape = (geometry.in_channels, *geometry.image_shape)
+    groups = geometry.groups
+    shape: tuple[int, ...] = (geometry.in_channels // groups, *geometry.image_shape)
     if geometry.shape[0] < geometry.shape[1]:
-        shape, reach = (geometry.out_channels, *geometry.output_shape), reach // geometry.stride[longest]
+        shape, reach = (geometry.out_channels // groups, *geometry.output_shape), reach // geometry.stride[longest]
+    if geometry.boundary == "circular":
+        reach *= 2  # the ends meet: one after the other from either end, neighbours are two places apart
     front = math.prod(shape) // shape[1 + longest]
-    return math.prod(shape) * (front * (reach + 1)) ** 2 <= _WORK_LIMIT
+    width = min(front * (reach + 1), math.prod(shape))
+    entries = math.prod(geometry.kernel_shape) * math.prod(geometry.output_shape)
+    return groups * (math.prod(shape) * width**2 + _OVERHEAD) + 100.0 * entries <= _WORK_LIMIT
 
 
 class BandedGram:
-    """The smaller of ``M^T M`` and ``M M^T`` in float64, its positions along the longest axis of the image last.
+    """The smaller of ``M^T M`` and ``M M^T`` in float64, its positions in an order that keeps the band narrow.
 
     Parameters
     ----------
     operator : ConvOperator
-        With entries of order 1 and zeros around the image.
+        With entries of order 1, and one group.
 
     Attributes
     ----------
     tall : scipy sparse array of shape (m, n), n <= m
         M or its transpose.
     rounding : float
-        A bound on what rounding does to `solver_above`, relative to the singular value.
+        A bound on what rounding does to a factorisation, relative to the square of the largest singular value.
 
     Examples
     --------
@@ -68,29 +79,34 @@ class BandedGram:
     >>> gram = BandedGram(ConvOperator(np.array([[[1.0, 0.0, -1.0]]]), (6,)))  # its norm is 2 cos(pi / 7) = 1.8019
     >>> gram.solver_above(1.80) is None, gram.solver_above(1.81) is None
     (True, False)
+    >>> gram.all_above(0.44), gram.all_above(0.45)  # the smallest value is 2 cos(3 pi / 7) = 0.4450
+    (True, False)
     """
 
     def __init__(self, operator: ConvOperator) -> None:
         geometry = operator.geometry
         kernel = np.asarray(to_numpy(operator.kernel), np.float64)
         matrix = convolution_matrix(kernel, geometry, order=operator.order, format="csr")
-        wide = matrix.shape[0] < matrix.shape[1]
-        self.tall = matrix.T.tocsr() if wide else matrix
-        shape = operator.range_shape if wide else operator.domain_shape
-        self._places = _longest_axis_last(shape, 1 + geometry.longest_axis, operator.order)
+        self.wide = matrix.shape[0] < matrix.shape[1]
+        self.tall = matrix.T.tocsr() if self.wide else matrix
+        if geometry.boundary == "circular":
+            self._places = reverse_cuthill_mckee((self.tall.T @ self.tall).tocsr(), symmetric_mode=True)
+        else:
+            shape = operator.range_shape if self.wide else operator.domain_shape
+            self._places = _longest_axis_last(shape, 1 + geometry.longest_axis, operator.order)
         columns = self.tall[:, self._places]
         gram = (columns.T @ columns).tocoo()
         below = gram.row - gram.col
         kept = below >= 0
         width = int(below.max(initial=0)) + 1
         self._bands = np.zeros((width, gram.shape[0]))
-        self._bands[below[kept], gram.col[kept]] = -gram.data[kept]
-        # Of the sums that are entries of the Gram matrix and of its factors.
+        self._bands[below[kept], gram.col[kept]] = gram.data[kept]
+        # Of the sums that are entries of the Gram matrix and of its factors (Higham, Theorem 10.5).
         self.rounding = 4.0 * (width + 1) * float(np.finfo(np.float64).eps)
 
     def solver_above(self, bound: float) -> Callable[[FloatArray], FloatArray] | None:
         """Return the map ``x -> (bound^2 I - G)^-1 x``, or None where a singular value is above `bound`."""
-        bands = self._bands.copy()
+        bands = -self._bands
         bands[0, :] += bound**2
         try:
             factor = cholesky_banded(bands, overwrite_ab=True, lower=True, check_finite=False)
@@ -104,80 +120,144 @@ class BandedGram:
 
         return solve
 
+    def all_above(self, bound: float) -> bool:
+        """Tell whether all singular values are above `bound`, up to rounding."""
+        bands = self._bands.copy()
+        bands[0, :] -= bound**2
+        try:
+            cholesky_banded(bands, overwrite_ab=True, lower=True, check_finite=False)
+        except LinAlgError:
+            return False
+        return True
+
+
+@dataclass(frozen=True)
+class Confirmed:
+    """What the factorisations say of the largest singular value.
+
+    Attributes
+    ----------
+    value : float
+        Attained by `vector`.
+    upper : float
+        What no singular value exceeds, but for the rounding of the factorisation.
+    vector : array of shape (n,) or None
+        A singular vector, of the smaller side of one group; None where the value found before is right.
+    group : int
+    wide : bool
+        Whether the vector is a left one.
+    matvecs : int
+    proved : bool
+        Whether `upper` is within the tolerance of the value.
+    """
+
+    value: float
+    upper: float
+    vector: FloatArray | None
+    group: int
+    wide: bool
+    matvecs: int
+    proved: bool
+
 
 def confirm_largest(
-    operator: ConvOperator, found: SingularValues, rtol: float, *, max_matvecs: int, rng: np.random.Generator
-) -> SingularValues:
-    """Return a triplet as it is, if no singular value is above its by more than `rtol`, or the largest one instead.
+    operator: ConvOperator, value: float, rtol: float, *, max_matvecs: int, rng: np.random.Generator
+) -> Confirmed:
+    """Return whether no singular value is above a value by more than `rtol`, or the largest one instead.
 
     Parameters
     ----------
     operator : ConvOperator
         For which `factorisation_is_cheap`, with entries of order 1.
-    found : SingularValues
-        With k = 1 and a positive value.
+    value : float
+        Positive; attained, so that the largest singular value is no smaller.
     rtol : float
         The relative accuracy of the value.
     max_matvecs : int
-        What was found has the status "not converged" where it would take more solves and applications together.
+        It is not proved where it would take more solves together.
     rng : numpy.random.Generator
 
     Returns
     -------
-    SingularValues
-        If it is not `found` itself, its error is a bound, proved but for the rounding of the factorisation.
+    Confirmed
 
     Notes
     -----
     The eigenvalues of ``(s^2 I - G)^-1``, s just above the largest singular value, are far apart where those of G are
     close: Lanczos on it takes a few steps, whatever the start.
     """
-    gram = BandedGram(operator)
-    slack = rtol + gram.rounding
-    value, matvecs = found.value, found.matvecs
-    if gram.solver_above(value * (1.0 + slack)) is not None:
-        return found
-    for _ in range(_ROUNDS):
+    best = Confirmed(value, math.inf, None, 0, False, 0, proved=True)
+    for number, group in enumerate(group_operators(operator)):
+        best = _confirmed_in(BandedGram(group), number, best, rtol, max_matvecs, rng)
+        if not best.proved:
+            return best
+    return best
+
+
+def _confirmed_in(
+    gram: BandedGram, number: int, best: Confirmed, rtol: float, max_matvecs: int, rng: np.random.Generator
+) -> Confirmed:
+    slack = 0.5 * rtol + gram.rounding
+    value, vector, matvecs = best.value, best.vector, best.matvecs
+    group, wide = best.group, best.wide
+    above, proved = value * (1.0 + slack), False
+    for attempt in range(_ROUNDS + 1):
+        if gram.solver_above(value * (1.0 + slack)) is not None:
+            above, proved = value * (1.0 + slack), True
+            break
+        if attempt == _ROUNDS or matvecs >= max_matvecs:
+            break
         width = slack
         while (solve := gram.solver_above(above := value * (1.0 + width))) is None:
             width *= _WIDENING
-        top = golub_kahan_lanczos(
-            solve,
-            solve,
-            rng.standard_normal(gram.tall.shape[1]),
+        n = gram.tall.shape[1]
+        top = block_lanczos(
+            lambda rows, solve=solve: np.stack([solve(row) for row in rows[0]])[None],
+            rng.standard_normal((1, 1, n)),
             1,
-            rows=gram.tall.shape[1],
             rtol=1e-6,
             basis_size=20,
-            max_matvecs=max_matvecs - matvecs,
+            max_products=max(1, max_matvecs - matvecs),
             rng=rng,
         )
-        vector = np.asarray(top.right[0, :])
-        image = gram.tall @ vector
-        value = float(np.linalg.norm(image))
-        matvecs += top.matvecs + 1
-        confirmed = gram.solver_above(value * (1.0 + slack)) is not None
-        error = slack * value if confirmed else above - value
-        if confirmed or matvecs >= max_matvecs:
-            break
-    image /= value
-    residual = float(np.linalg.norm(gram.tall.T @ image - value * vector))
-    left, right = (image, vector) if gram.tall.shape == operator.shape else (vector, image)
+        candidate = np.asarray(top.vectors[0, :])
+        attained = float(np.linalg.norm(gram.tall @ candidate))
+        matvecs += top.products + 1
+        if attained > value:
+            value, vector, group, wide = attained, candidate, number, gram.wide
+    return Confirmed(value, max(above, 0.0), vector, group, wide, matvecs, proved)
+
+
+def confirms_smallest(operator: ConvOperator, value: float, largest: float, rtol: float) -> bool:
+    """Tell whether a factorisation shows that no singular value is below a value by more than `rtol`.
+
+    Parameters
+    ----------
+    operator : ConvOperator
+        For which `factorisation_is_cheap`, with entries of order 1.
+    value, largest : float
+        The value, positive, and the largest singular value, or a bound of it.
+    rtol : float
+    """
+    for group in group_operators(operator):
+        gram = BandedGram(group)
+        if gram.rounding * largest**2 > 0.25 * rtol * value**2:
+            return False  # rounding alone may move the square by as much
+        if not gram.all_above(value * (1.0 - 0.5 * rtol)):
+            return False
+    return True
+
+
+def vector_of(confirmed: Confirmed, operator: ConvOperator) -> Array:
+    """Return the vector that was found as an image of the operator, or as features where it is a left one."""
     xp = namespace(operator.kernel)
-    left, right = (
-        unvec(on_device_of(flat[None, :], operator.kernel, xp, dtype=operator.dtype), shape, order=operator.order)
-        for flat, shape in ((left, operator.range_shape), (right, operator.domain_shape))
-    )
-    return replace(
-        found,
-        values=on_device_of([value], operator.kernel, xp, dtype=operator.dtype),
-        left=left,
-        right=right,
-        residuals=np.array([residual]),
-        errors=np.array([error]),
-        matvecs=matvecs,
-        status="converged" if confirmed else "not converged",
-    )
+    groups = operator.geometry.groups
+    channels, *positions = operator.range_shape if confirmed.wide else operator.domain_shape
+    block = unvec(np.asarray(confirmed.vector)[None, :], (channels // groups, *positions), order=operator.order)
+    whole = np.zeros((1, channels, *positions))
+    size = channels // groups
+    whole[:, confirmed.group * size : (confirmed.group + 1) * size, ...] = block
+    return on_device_of(whole, operator.kernel, xp, dtype=xp.float64)
 
 
 def _longest_axis_last(shape: tuple[int, ...], longest: int, order: Order) -> np.ndarray:

@@ -1,52 +1,47 @@
-"""Singular values of the matrix of a convolution: exact where that is affordable, by Lanczos elsewhere."""
+"""Singular values of a linear map: exact where that is affordable, else by Lanczos, confirmed where that is cheap."""
 
 from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import replace
-from typing import Any, Literal
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
 
 import numpy as np
 
-from convla._array import device_of, namespace, on_device_of
-from convla._validate import check_array, check_choice, check_integer, check_real
+from convla._array import namespace, on_device_of, to_numpy
+from convla._validate import check_array, check_choice, check_integer
 from convla.errors import ConvergenceWarning, ShapeError
 from convla.linear_map import LinearMap
 from convla.operators import ConvOperator
-from convla.spectra.inertia import confirm_largest, factorisation_is_cheap
-from convla.spectra.inverse import factorisation_work, smallest_by_inverse
-from convla.spectra.scaling import scaled_to_unit
-from convla.spectra.torus import circular_lattice
-from convla.spectra.triplets import (
-    SingularValues,
+from convla.spectra.border import Problem, prepared, tolerance_of
+from convla.spectra.dense import (
+    among_groups,
+    decomposition_is_cheap,
+    decomposition_work,
     dense_triplets,
-    fourier_triplets,
-    lanczos_triplets,
-    structured_start,
+    dense_values,
+    group_operators,
 )
-from convla.toeplitz import unvec
+from convla.spectra.fourier import fourier_is_exact, fourier_triplets
+from convla.spectra.inertia import confirm_largest, confirms_smallest, factorisation_is_cheap, vector_of
+from convla.spectra.inverse import SmallestTriplet, factorisation_work, smallest_by_inverse
+from convla.spectra.merge import all_of_parts, largest_of_parts, smallest_of_parts, values_in
+from convla.spectra.parts import direct_sum
+from convla.spectra.result import SingularValues, of_zero, triplets
+from convla.spectra.search import lanczos_triplets
+from convla.spectra.status import Status
 from convla.typing import Array, ArrayLike, Seed
 
-__all__ = [
-    "METHODS",
-    "SMALLEST_METHODS",
-    "condition_number",
-    "convolution_of",
-    "largest_singular_value",
-    "singular_values",
-    "smallest_singular_value",
-]
-
-METHODS = ("auto", "dense", "fourier", "lanczos")
-SMALLEST_METHODS = ("auto", "dense", "fourier", "inverse", "lanczos")
+__all__ = ["condition_number", "largest_singular_value", "singular_values", "smallest_singular_value"]
 
 Method = Literal["auto", "dense", "fourier", "lanczos"]
 SmallestMethod = Literal["auto", "dense", "fourier", "inverse", "lanczos"]
+Criterion = Literal["residual", "value"]
 
-_DENSE_SIDE = 256  # up to this many rows or columns the dense decomposition is faster than the iteration
 _FOURIER_CHANNELS_PER_TAP = 16  # above, the c^3 work at all frequencies costs more than the iteration's convolutions
-_FACTORISATION_LIMIT = 2e12  # by `factorisation_work`: about 20 s
+_DIRECT_LIMIT = 2e12  # operations of a decomposition or factorisation: about 20 s
+_MATVECS_BEFORE_FACTORISATION = 120
 
 
 def singular_values(
@@ -63,7 +58,8 @@ def singular_values(
 
     Parameters
     ----------
-    operator : ConvOperator or its transpose
+    operator : LinearMap
+        A `ConvOperator`, its transpose, or any other map.
     k : int, optional
         How many of the largest, with their vectors; all, without vectors, by default.
     rtol : float, optional
@@ -85,7 +81,7 @@ def singular_values(
     Raises
     ------
     TypeError
-        If `operator` is not a `ConvOperator` or its transpose, or its kernel holds exact objects.
+        If `operator` is no `LinearMap`, its kernel holds exact objects, or it is a tensor that requires a gradient.
     ValueError
         If an option is out of range, or the method does not apply.
     MemoryError
@@ -128,7 +124,8 @@ def largest_singular_value(
 
     Parameters
     ----------
-    operator : ConvOperator or its transpose
+    operator : LinearMap
+        A `ConvOperator`, its transpose, or any other map.
     rtol : float, optional
         The wanted relative accuracy of the value; 1e-10 for float64, 1e-6 for float32 by default.
     method, start, max_matvecs, rng
@@ -151,11 +148,13 @@ def largest_singular_value(
 
     Notes
     -----
-    The iteration stops on the error estimate of the value, which is of second order in the residual where the leading
-    singular values are separated from the others; see `convla.spectra.lanczos`. Where the Gram matrix has a narrow
-    band, as for long signals and small images with zeros around them, a Cholesky factorisation confirms the value, or
-    finds the right one; see `convla.spectra.inertia`. An enclosure that is proved to hold for every layer is
-    `singular_value_bounds`.
+    A matrix that falls into blocks that share no entry is searched block by block (`convla.spectra.parts`), and small
+    blocks are decomposed: then the status is "exact". The iteration for the others stops on the error estimate of the
+    value, which is of second order in the residual where the leading singular values are separated from the rest; the
+    value itself is read off in float64. Where the Gram matrix has a narrow band, as for long signals and small images,
+    a Cholesky factorisation confirms the value, or finds the right one (`convla.spectra.inertia`): "confirmed". Else
+    it is "estimated", and its `upper` holds but for a probability of 1e-10 over the random start. A narrower enclosure,
+    proved for every layer, is `singular_value_bounds`.
 
     Examples
     --------
@@ -180,7 +179,8 @@ def smallest_singular_value(
 
     Parameters
     ----------
-    operator : ConvOperator or its transpose
+    operator : LinearMap
+        A `ConvOperator`, its transpose, or any other map.
     rtol : float, optional
         The wanted relative accuracy of the value; 1e-10 for float64, 1e-6 for float32 by default. What rounding in
         float64 does to the matrix, about 1e-16 times the largest singular value, stays as an absolute error.
@@ -202,8 +202,8 @@ def smallest_singular_value(
     Raises
     ------
     TypeError
-        If `operator` is not a `ConvOperator` or its transpose, its kernel holds exact objects, or "inverse" is asked
-        for on arrays without sparse matrices.
+        If `operator` is no `LinearMap`, its kernel holds exact objects, it is a tensor that requires a gradient, or
+        "inverse" is asked for on arrays without sparse matrices.
     ValueError
         If an option is out of range, or the method does not apply.
 
@@ -228,24 +228,15 @@ def smallest_singular_value(
     >>> float(smallest_singular_value(ConvOperator(np.array([[[1.0, 0.5, 0.0]]]), (32,)))) < 1e-9
     True
     """
-    convolution, transposed = convolution_of(operator)
-    check_choice("method", method, SMALLEST_METHODS)
+    problem = prepared(operator)
+    check_choice("method", method, get_args(SmallestMethod))
     check_integer("max_matvecs", max_matvecs, minimum=2)
-    tolerance = _tolerance(convolution, rtol, default=(1e-6, 1e-10))
-    xp = namespace(convolution.kernel)
-    single = convolution.dtype == xp.float32
-    scaled, exponent = scaled_to_unit(convolution)
-    precise = scaled.with_kernel(xp.astype(scaled.kernel, xp.float64))
-    result = _smallest(precise, tolerance, method, max_matvecs, np.random.default_rng(rng))
-    if result.status == "not converged":
+    tolerance = tolerance_of(operator, rtol, (1e-6, 1e-10))
+    result = _smallest(problem, tolerance, method, max_matvecs, np.random.default_rng(rng))
+    if result.status == Status.NOT_CONVERGED:
         what = f"the smallest singular value was not found to a relative accuracy of {tolerance:.1e}"
         _warn(what, result, stacklevel=3)
-    floor = max(operator.shape) * float(np.finfo(np.float64).eps) * _norm_bound(precise)
-    if result.status == "converged" and result.value <= floor:
-        result = replace(result, status="rank deficient")
-    if single:
-        result = _in_single(result)
-    return _finished(result, exponent, operator, transposed)
+    return problem.finished(result, 0.01 * tolerance)
 
 
 def condition_number(operator: LinearMap, *, rtol: float | None = None, rng: Seed = 0) -> float:
@@ -253,7 +244,8 @@ def condition_number(operator: LinearMap, *, rtol: float | None = None, rng: See
 
     Parameters
     ----------
-    operator : ConvOperator or its transpose
+    operator : LinearMap
+        A `ConvOperator`, its transpose, or any other map.
     rtol : float, optional
         The wanted relative accuracy of either value.
     rng : numpy.random.Generator or seed
@@ -292,128 +284,226 @@ def _largest(
     k: int | None,
     rtol: float | None,
     default: tuple[float, float],
-    criterion: Literal["residual", "value"],
+    criterion: Criterion,
     method: Method,
     start: SingularValues | ArrayLike | None,
     max_matvecs: int,
     rng: Seed,
 ) -> SingularValues:
     """Do the work of `singular_values` and `largest_singular_value`."""
-    convolution, transposed = convolution_of(operator)
+    problem = prepared(operator)
     if k is not None:
         k = check_integer("k", k, minimum=1, maximum=min(operator.shape))
-    tolerance = _tolerance(convolution, rtol, default)
-    check_choice("method", method, METHODS)
-    check_integer("max_matvecs", max_matvecs, minimum=2)
-    scaled, exponent = scaled_to_unit(convolution)
-    chosen = _choose(scaled, k) if method == "auto" else method
-    if chosen == "dense":
-        result = dense_triplets(scaled, k)
-    elif chosen == "fourier":
-        result = fourier_triplets(scaled, k)
-    elif k is None:
+    check_choice("method", method, get_args(Method))
+    if method == "lanczos" and k is None:
         raise ValueError("method 'lanczos' needs the number k of singular values, got None")
+    search = _Search(
+        tolerance_of(operator, rtol, default),
+        criterion,
+        method,
+        check_integer("max_matvecs", max_matvecs, minimum=2),
+        np.random.default_rng(rng),
+    )
+    first = None if start is None else _given_start(problem, start)
+    convolution = problem.convolution
+    if convolution is None:
+        result = dense_values(problem.operator) if k is None else search.largest(problem.operator, k, first)
+    elif search.method == "fourier" or (method == "auto" and _fourier_is_best(convolution, k)):
+        result = fourier_triplets(convolution, k)
     else:
-        generator = np.random.default_rng(rng)
-        first = structured_start(scaled, generator) if start is None else _given_start(scaled, start, transposed)
-        result = lanczos_triplets(scaled, k, tolerance, criterion, first, max_matvecs, generator)
-        estimated = criterion == "value" and result.status == "converged" and result.value > 0
-        if estimated and factorisation_is_cheap(scaled.geometry):
-            result = confirm_largest(scaled, result, tolerance, max_matvecs=max_matvecs, rng=generator)
-    if result.status != "converged":
-        what = f"the {k} largest singular value(s) were not found to a relative accuracy of {tolerance:.1e}"
+        result = _largest_in_parts(convolution, k, search, first)
+    if result.status == Status.NOT_CONVERGED:
+        what = f"the {k} largest singular value(s) were not found to a relative accuracy of {search.rtol:.1e}"
         _warn(what, result, stacklevel=4)
-    return _finished(result, exponent, operator, transposed)
+    return problem.finished(result, search.rtol)
 
 
-def _choose(operator: ConvOperator, k: int | None) -> str:
-    """Return the cheapest method that applies."""
+def _largest_in_parts(operator: ConvOperator, k: int | None, search: _Search, start: Array | None) -> SingularValues:
+    parts = direct_sum(operator)
+    if k is None:
+        if not parts:
+            return replace(of_zero(operator, min(operator.shape)), left=None, right=None, residuals=None)
+        return all_of_parts(operator, parts, [dense_values(part.operator) for part in parts])
+    if values_in(parts) < k:  # zeros are wanted, with vectors
+        return dense_triplets(operator, k) if parts else of_zero(operator, k)
+    found = []
+    for part in parts:
+        ours = None if start is None else start[(..., *part.image())]
+        found.append(search.largest(part.operator, min(k, *part.operator.shape), ours))
+    return found[0] if parts[0].operator is operator else largest_of_parts(operator, parts, found, k)
+
+
+def _fourier_is_best(operator: ConvOperator, k: int | None) -> bool:
+    """Tell whether decomposing the symbol at all frequencies costs less than the iteration's convolutions."""
     geometry = operator.geometry
+    if not fourier_is_exact(geometry):
+        return False
     symbol_side = min(geometry.out_channels, geometry.in_channels) // geometry.groups
-    taps = math.prod(geometry.kernel_size)
-    circular = geometry.boundary == "circular" and circular_lattice(geometry).exact
-    if circular and (k is None or (k == 1 and symbol_side <= _FOURIER_CHANNELS_PER_TAP * taps)):
-        return "fourier"
-    return "dense" if k is None or min(operator.shape) <= max(_DENSE_SIDE, 4 * k) else "lanczos"
+    return k is None or (k == 1 and symbol_side <= _FOURIER_CHANNELS_PER_TAP * math.prod(geometry.kernel_size))
+
+
+@dataclass(frozen=True)
+class _Search:
+    """How the largest singular values of a part are looked for."""
+
+    rtol: float
+    criterion: Criterion
+    method: Method
+    max_matvecs: int
+    rng: np.random.Generator
+
+    def largest(self, operator: LinearMap, k: int, start: Array | None) -> SingularValues:
+        """Return the k largest singular triplets of a map that is not known to fall into parts."""
+        small = decomposition_is_cheap(operator) or 4 * k >= min(operator.shape)
+        if self.method == "dense" or (self.method == "auto" and small):
+            return dense_triplets(operator, k, rtol=self.rtol)
+        banded = self.criterion == "value" and isinstance(operator, ConvOperator) and factorisation_is_cheap(operator)
+        found = lanczos_triplets(
+            operator,
+            k,
+            rtol=self.rtol,
+            criterion=self.criterion,
+            # Where a factorisation follows, the iteration only has to come near.
+            max_matvecs=min(self.max_matvecs, _MATVECS_BEFORE_FACTORISATION) if banded else self.max_matvecs,
+            rng=self.rng,
+            start=start,
+        )
+        if banded and found.value > 0 and isinstance(operator, ConvOperator):
+            return self._confirmed(operator, found)
+        return found
+
+    def _confirmed(self, operator: ConvOperator, found: SingularValues) -> SingularValues:
+        """Return the largest triplet with what a factorisation says of it."""
+        budget = self.max_matvecs - found.matvecs
+        shown = confirm_largest(operator, found.value, self.rtol, max_matvecs=budget, rng=self.rng)
+        matvecs = found.matvecs + shown.matvecs
+        if shown.vector is None and not shown.proved:
+            return replace(found, matvecs=matvecs)
+        if shown.vector is not None:
+            vector = vector_of(shown, operator)
+            xp = namespace(vector)
+            values, left, right, residuals = triplets(operator, vector, wide=shown.wide, rtol=self.rtol)
+            found = replace(
+                found,
+                values=on_device_of(values, operator.kernel, xp, dtype=xp.float64),
+                left=xp.astype(left, operator.dtype),
+                right=xp.astype(right, operator.dtype),
+                residuals=residuals,
+            )
+        upper = max(shown.upper, found.value)
+        return replace(
+            found,
+            errors=np.array([upper - found.value]),
+            upper=upper,
+            matvecs=matvecs,
+            status=Status.CONFIRMED if shown.proved else Status.NOT_CONVERGED,
+        )
 
 
 def _smallest(
-    operator: ConvOperator, rtol: float, method: str, max_matvecs: int, rng: np.random.Generator
+    problem: Problem, rtol: float, method: SmallestMethod, max_matvecs: int, rng: np.random.Generator
 ) -> SingularValues:
-    """Return the smallest triplet of a scaled operator in float64."""
-    xp = namespace(operator.kernel)
+    """Return the smallest triplet of a scaled map, in float64."""
+    operator = problem.operator
+    xp = namespace(operator.like)
+    if problem.convolution is None:
+        return _smallest_of(operator, rtol, method, max_matvecs, rng)
+    precise = problem.convolution.astype(xp.float64)
+    if method == "fourier" or (method == "auto" and fourier_is_exact(precise.geometry)):
+        return _smallest_by_fourier(precise)
+    parts = direct_sum(precise)
+    if values_in(parts) < min(precise.shape):
+        return _exactly_singular(precise, method if method != "auto" else "dense")
+    found = [_smallest_of(part.operator, rtol, method, max_matvecs, rng) for part in parts]
+    if parts[0].operator is precise:
+        result = found[0]
+    else:
+        result = smallest_of_parts(precise, parts, found)
+    in_dtype = {
+        side: xp.astype(vectors, operator.dtype)
+        for side in ("left", "right")
+        if (vectors := getattr(result, side)) is not None
+    }
+    return replace(result, **in_dtype)
+
+
+def _smallest_of(
+    operator: LinearMap, rtol: float, method: SmallestMethod, max_matvecs: int, rng: np.random.Generator
+) -> SingularValues:
+    """Return the smallest triplet of a map that is not known to fall into parts."""
     if method == "auto":
-        geometry = operator.geometry
-        if geometry.boundary == "circular" and circular_lattice(geometry).exact:
-            method = "fourier"
-        elif min(operator.shape) <= _DENSE_SIDE:
-            method = "dense"
-        else:
-            method = "inverse" if factorisation_work(operator) <= _FACTORISATION_LIMIT else "lanczos"
+        method = _cheapest_for_smallest(operator)
     if method == "dense":
-        return _last(dense_triplets(operator, min(operator.shape)))
-    if method == "fourier":
-        every = _last(fourier_triplets(operator, None))
-        found = fourier_triplets(operator, 1, smallest=True)
-        # Values that do not come from the symbol are 0; their vectors are not sought.
-        return found if found.value <= every.value + float(every.errors[0]) else every
+        return dense_triplets(operator, 1, "smallest", rtol=rtol)
     if method == "inverse":
-        return _inverse(operator, rtol, max_matvecs, rng)
-    start = on_device_of(rng.standard_normal(operator.domain_shape), operator.kernel, xp, dtype=xp.float64)
-    return lanczos_triplets(operator, 1, rtol, "value", start, max_matvecs, rng, which="smallest")
+        if not isinstance(operator, ConvOperator):
+            raise ValueError(f"method 'inverse' needs a convolution, got {type(operator).__name__}")
+        return _smallest_by_inverse(operator, rtol, max_matvecs, rng)
+    return lanczos_triplets(operator, 1, rtol=rtol, criterion="value", max_matvecs=max_matvecs, rng=rng, end="smallest")
 
 
-def _inverse(operator: ConvOperator, rtol: float, max_matvecs: int, rng: np.random.Generator) -> SingularValues:
+def _cheapest_for_smallest(operator: LinearMap) -> SmallestMethod:
+    if decomposition_is_cheap(operator):
+        return "dense"
+    dense = decomposition_work(operator) if decomposition_is_cheap(operator, limit=_DIRECT_LIMIT) else math.inf
+    sparse = factorisation_work(operator) if isinstance(operator, ConvOperator) else math.inf
+    if min(dense, sparse) > _DIRECT_LIMIT:
+        return "lanczos"
+    return "dense" if dense <= sparse else "inverse"
+
+
+def _smallest_by_inverse(
+    operator: ConvOperator, rtol: float, max_matvecs: int, rng: np.random.Generator
+) -> SingularValues:
     xp = namespace(operator.kernel)
-    found = smallest_by_inverse(operator, rtol=rtol, max_matvecs=max_matvecs, rng=rng)
-    if found is None:
-        zero = xp.zeros(1, dtype=xp.float64, device=device_of(operator.kernel))
-        return SingularValues(zero, None, None, None, np.zeros(1), 0, "rank deficient", "inverse")
-    value, left, right, error, matvecs, converged = found
-    left, right = (
-        unvec(vector[None, :], shape, order=operator.order)
-        for vector, shape in ((left, operator.range_shape), (right, operator.domain_shape))
+    best: SmallestTriplet | None = None
+    where = matvecs = 0
+    for number, group in enumerate(group_operators(operator)):
+        found = smallest_by_inverse(group, rtol=rtol, max_matvecs=max_matvecs, rng=rng)
+        if found is None:
+            return _exactly_singular(operator, "inverse")
+        matvecs += found.matvecs
+        if best is None or found.value < best.value:
+            best, where = found, number
+    assert best is not None
+    wide = operator.shape[0] < operator.shape[1]
+    vector = among_groups(
+        best.right[None, :], np.array([where]), operator.T if wide else operator, operator.geometry.groups
     )
-    residual = xp.linalg.vector_norm(xp.reshape(operator.adjoint(left) - value * right, (-1,)))
+    values, left, right, residuals = triplets(operator, vector, wide=wide, rtol=rtol)
+    status = Status.ESTIMATED if best.converged else Status.NOT_CONVERGED
+    error = best.error
+    if float(values[0]) <= best.floor:
+        status = Status.RANK_DEFICIENT
+    elif factorisation_is_cheap(operator) and confirms_smallest(operator, float(values[0]), best.norm, rtol):
+        status, error = Status.CONFIRMED, rtol * float(values[0])
     return SingularValues(
-        values=on_device_of([value], operator.kernel, xp, dtype=xp.float64),
+        values=on_device_of(values, operator.kernel, xp, dtype=xp.float64),
         left=left,
         right=right,
-        residuals=np.array([float(residual)]),
+        residuals=residuals,
         errors=np.array([error]),
-        matvecs=matvecs,
-        status="converged" if converged else "not converged",
+        upper=math.inf,
+        matvecs=matvecs + 3,
+        status=status,
         method="inverse",
     )
 
 
-def _last(result: SingularValues) -> SingularValues:
-    """Return the last triplet of a result."""
-    last = slice(-1, None)
-    return replace(
-        result,
-        values=result.values[last],
-        left=None if result.left is None else result.left[last, ...],
-        right=None if result.right is None else result.right[last, ...],
-        residuals=None if result.residuals is None else result.residuals[last],
-        errors=result.errors[last],
-    )
+def _smallest_by_fourier(operator: ConvOperator) -> SingularValues:
+    try:
+        result = fourier_triplets(operator, 1, smallest=True)
+    except ValueError as error:
+        if "come from the symbol" not in str(error):
+            raise
+        return _exactly_singular(operator, "fourier")
+    return result
 
 
-def _norm_bound(operator: ConvOperator) -> float:
-    """Bound the largest singular value by the Frobenius norm of the matrix, from the kernel alone."""
+def _exactly_singular(operator: ConvOperator, method: str) -> SingularValues:
     xp = namespace(operator.kernel)
-    squares = float(xp.sum(operator.kernel * operator.kernel))
-    return math.sqrt(squares * operator.geometry.largest_row_count)
-
-
-def _in_single(result: SingularValues) -> SingularValues:
-    xp = namespace(result.values)
-    values = xp.astype(result.values, xp.float32)
-    if result.left is None or result.right is None:
-        return replace(result, values=values)
-    left, right = (xp.astype(vectors, xp.float32) for vectors in (result.left, result.right))
-    return replace(result, values=values, left=left, right=right)
+    zero = on_device_of(np.zeros(1), operator.kernel, xp, dtype=xp.float64)
+    return SingularValues(zero, None, None, None, np.zeros(1), math.inf, 0, Status.RANK_DEFICIENT, method)
 
 
 def _warn(what: str, result: SingularValues, *, stacklevel: int) -> None:
@@ -425,59 +515,19 @@ def _warn(what: str, result: SingularValues, *, stacklevel: int) -> None:
     )
 
 
-def _given_start(operator: ConvOperator, start: SingularValues | ArrayLike, transposed: bool) -> Array:
-    """Return the sum of the right singular vectors, or images, to start from, as an image of the convolution."""
-    shape = operator.range_shape if transposed else operator.domain_shape
-    xp = namespace(operator.kernel)
+def _given_start(problem: Problem, start: SingularValues | ArrayLike) -> Array:
+    """Return the sum of the right singular vectors, or images, to start from, as an image of the problem's map."""
+    given, operator = problem.given, problem.operator
+    shape = given.domain_shape
+    xp = namespace(given.like)
     vectors = start.right if isinstance(start, SingularValues) else start
     array = check_array("start", vectors, xp, min_ndim=len(shape), axes=f"(..., {', '.join(map(str, shape))})")
     if tuple(array.shape[-len(shape) :]) != shape:
         raise ShapeError(f"start must have shape (..., {', '.join(map(str, shape))}), got {tuple(array.shape)}")
+    if namespace(operator.like) is not xp:
+        array, xp = to_numpy(array), namespace(operator.like)
     array = xp.sum(xp.reshape(xp.astype(array, operator.dtype), (-1, *shape)), axis=0)
-    array = operator.adjoint(array) if transposed else array
+    array = operator.adjoint(array) if problem.transposed else array
     if not bool(xp.any(array != 0)):
         raise ValueError("start must not be zero, nor sum to zero over its leading axes")
     return array
-
-
-def convolution_of(operator: LinearMap) -> tuple[ConvOperator, bool]:
-    """Return the `ConvOperator` behind an argument, and whether the argument is its transpose."""
-    if isinstance(operator, ConvOperator):
-        return operator, False
-    if isinstance(operator, LinearMap) and isinstance(operator.T, ConvOperator):
-        return operator.T, True
-    raise TypeError(f"operator must be a ConvOperator or its transpose, got {type(operator).__name__}")
-
-
-def _tolerance(operator: ConvOperator, rtol: float | None, default: tuple[float, float]) -> float:
-    xp = namespace(operator.kernel)
-    single = operator.dtype == xp.float32
-    if rtol is None:
-        return default[0] if single else default[1]
-    floor = 4 * float(np.finfo(np.float32 if single else np.float64).eps)
-    value = check_real("rtol", rtol, positive=True)
-    if value < floor:
-        raise ValueError(f"rtol must be at least {floor:.1e} for a kernel of {operator.dtype}, got {value}")
-    return value
-
-
-def _finished(result: SingularValues, exponent: int, operator: LinearMap, transposed: bool) -> SingularValues:
-    """Undo the scaling of the kernel, and say what the operator's shape implies."""
-    half = exponent // 2
-
-    def rescale(quantity: Any) -> Any:
-        return quantity * 2.0**half * 2.0 ** (exponent - half)
-
-    with np.errstate(over="ignore", under="ignore"):
-        values = rescale(result.values)
-        residuals = None if result.residuals is None else rescale(result.residuals)
-        errors = rescale(result.errors)
-    if not math.isfinite(float(values[0])):
-        raise OverflowError(
-            f"the largest singular value, {result.value:.3g} * 2**{exponent}, is beyond {values.dtype}: "
-            "scale the kernel"
-        )
-    rows, columns = operator.shape
-    nullity = max(0, columns - rows) + (result.status == "rank deficient")
-    result = replace(result, values=values, residuals=residuals, errors=errors, nullity=nullity)
-    return result.transposed if transposed else result

@@ -1,0 +1,192 @@
+"""Singular values from the matrix itself, written out; the one place that says where this is cheap."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import numpy as np
+
+from convla._array import namespace, on_device_of, to_numpy
+from convla.linear_map import LinearMap
+from convla.operators import ConvOperator
+from convla.spectra.result import SingularValues, placed, triplets
+from convla.spectra.status import Status
+from convla.toeplitz import check_room, unvec
+from convla.typing import Array
+
+__all__ = [
+    "among_groups",
+    "decomposition_is_cheap",
+    "decomposition_work",
+    "dense_triplets",
+    "dense_values",
+    "group_operators",
+]
+
+_CHEAP = 1e9  # operations: what an iteration of some hundred products takes on layers of this size
+_CHEAP_BYTES = 1 << 27
+_OPERATIONS_PER_CUBE = 25  # of a decomposition with vectors, those of a matrix product being one
+_GRAM_LIMIT = 1e-3  # of a singular value to the largest, above which the Gram matrix keeps ten digits of it
+
+Largest = Literal["largest", "smallest"]
+
+
+def decomposition_work(operator: LinearMap) -> float:
+    """Estimate the operations of a dense decomposition of a map, group by group."""
+    groups = _groups(operator)
+    rows, columns = (side // groups for side in operator.shape)
+    small, large = sorted((rows, columns))
+    return groups * (2.0 * large * small**2 + _OPERATIONS_PER_CUBE * small**3)
+
+
+def decomposition_is_cheap(operator: LinearMap, *, limit: float = _CHEAP) -> bool:
+    """Tell whether the matrix, by groups, is small enough to be written out and decomposed rather than applied."""
+    size = 8 * math.prod(operator.shape) // _groups(operator)
+    return decomposition_work(operator) <= limit and size <= max(_CHEAP_BYTES, limit / 64)
+
+
+def group_operators(operator: ConvOperator) -> list[ConvOperator]:
+    """Return the convolution of each group by itself."""
+    geometry = operator.geometry
+    if geometry.groups == 1:
+        return [operator]
+    size = geometry.out_channels // geometry.groups
+    return [
+        ConvOperator(
+            operator.kernel[group * size : (group + 1) * size, ...],
+            geometry.image_shape,
+            padding=geometry.padding,
+            stride=geometry.stride,
+            dilation=geometry.dilation,
+            boundary=geometry.boundary,
+            order=operator.order,
+            engine=operator.engine,
+        )
+        for group in range(geometry.groups)
+    ]
+
+
+def dense_values(operator: LinearMap) -> SingularValues:
+    """Return all singular values, without vectors.
+
+    Raises
+    ------
+    MemoryError
+        If the dense matrices would not fit in memory.
+    """
+    xp = namespace(operator.like)
+    values = np.sort(np.asarray(to_numpy(xp.linalg.svdvals(_matrices(operator))), np.float64), axis=None)[::-1]
+    return SingularValues(
+        values=on_device_of(values.copy(), operator.like, xp, dtype=xp.float64),
+        left=None,
+        right=None,
+        residuals=None,
+        errors=np.full(values.shape, rounding(operator, float(values[0]))),
+        upper=float(values[0]) + rounding(operator, float(values[0])),
+        matvecs=0,
+        status=Status.EXACT,
+        method="dense",
+    )
+
+
+def dense_triplets(operator: LinearMap, k: int, end: Largest = "largest", *, rtol: float = 1e-10) -> SingularValues:
+    """Return the k largest, or smallest, singular triplets, the outermost first.
+
+    Parameters
+    ----------
+    operator : LinearMap
+        Of float32 or float64.
+    k : int
+        At most the number of singular values.
+    end : {"largest", "smallest"}
+    rtol : float
+        Where the Gram matrix, whose condition number is squared, does not keep this accuracy, the matrix itself is
+        decomposed.
+
+    Raises
+    ------
+    MemoryError
+        If the dense matrices would not fit in memory.
+    """
+    xp = namespace(operator.like)
+    matrices = _matrices(operator)
+    groups, rows, columns = matrices.shape
+    wide = rows < columns
+    tall = xp.matrix_transpose(matrices) if wide else matrices
+    squares, vectors = xp.linalg.eigh(xp.matmul(xp.matrix_transpose(tall), tall))
+    spectrum = np.sqrt(np.maximum(np.asarray(to_numpy(squares), np.float64), 0.0))
+    chosen = np.argsort(spectrum, axis=None, kind="stable")
+    chosen = chosen[::-1][:k] if end == "largest" else chosen[:k]
+    largest = float(spectrum.max())
+    unit = tall.shape[1] * float(np.finfo(np.float64).eps)
+    least = max(float(spectrum.ravel()[chosen].min()), np.finfo(float).tiny) / max(largest, np.finfo(float).tiny)
+    if least < _GRAM_LIMIT and unit / least**2 > rtol / 8:
+        u, values, vt = xp.linalg.svd(tall, full_matrices=False)
+        del u
+        spectrum = np.asarray(to_numpy(values), np.float64)
+        vectors = xp.matrix_transpose(vt)
+        order = np.argsort(spectrum, axis=None, kind="stable")
+        chosen = order[::-1][:k] if end == "largest" else order[:k]
+    where, places = np.unravel_index(chosen, spectrum.shape)
+    found = xp.stack([vectors[int(g), :, int(i)] for g, i in zip(where, places, strict=True)])
+    images = among_groups(found, where, operator.T if wide else operator, groups)
+    values, left, right, residuals = triplets(operator, images, wide=wide, rtol=rtol)
+    ends = slice(None, None, 1 if end == "largest" else -1)
+    left, right = (xp.flip(side, axis=0) if end == "smallest" else side for side in (left, right))
+    error = rounding(operator, largest)
+    singular = end == "smallest" and float(values.min()) <= max(operator.shape) * float(np.finfo(float).eps) * largest
+    return SingularValues(
+        values=on_device_of(values[ends].copy(), operator.like, xp, dtype=xp.float64),
+        left=xp.astype(left, operator.dtype),
+        right=xp.astype(right, operator.dtype),
+        residuals=residuals[ends],
+        errors=np.full(len(values), error),
+        upper=largest + error if end == "largest" else math.inf,
+        matvecs=0,
+        status=Status.RANK_DEFICIENT if singular else Status.EXACT,
+        method="dense",
+    )
+
+
+def rounding(operator: LinearMap, largest: float) -> float:
+    """Return what a backward stable decomposition in float64 leaves open of every value."""
+    return float(np.finfo(np.float64).eps) * math.sqrt(min(operator.shape)) * largest
+
+
+def _groups(operator: LinearMap) -> int:
+    return operator.geometry.groups if isinstance(operator, ConvOperator) else 1
+
+
+def _matrices(operator: LinearMap) -> Array:
+    """Return the matrices of the groups in float64: shape (groups, m, n)."""
+    xp = namespace(operator.like)
+    precise = operator.astype(xp.float64)
+    if not isinstance(precise, ConvOperator) or precise.geometry.groups == 1:
+        return precise.to_dense()[None, ...]
+    groups = precise.geometry.groups
+    rows, columns = (side // groups for side in precise.shape)
+    check_room((groups, rows, columns), precise.like)
+    return xp.stack([group.to_dense() for group in group_operators(precise)])
+
+
+def among_groups(rows: Array, numbers: np.ndarray, whole: LinearMap, groups: int) -> Array:
+    """Place vectors (k, n), each of one group of a map's domain, in the channels of their groups: (k, *domain_shape)."""
+    xp = namespace(rows)
+    channels, *positions = whole.domain_shape
+    size = channels // groups
+    blocks = unvec(rows, (size, *positions), order=whole.order)
+    if groups == 1:
+        return blocks
+    everywhere = [slice(None)] * len(positions)
+    return xp.concat(
+        [
+            placed(
+                blocks[i : i + 1, ...],
+                slice(int(group) * size, (int(group) + 1) * size),
+                everywhere,
+                whole.domain_shape,
+            )
+            for i, group in enumerate(numbers)
+        ]
+    )

@@ -1,0 +1,104 @@
+"""The singular values of a direct sum, from those of its parts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from convla._array import namespace, on_device_of, to_numpy
+from convla.operators import ConvOperator
+from convla.spectra.parts import Part
+from convla.spectra.result import SingularValues, placed, weakest
+from convla.spectra.status import Status
+from convla.typing import Array
+
+__all__ = ["all_of_parts", "largest_of_parts", "smallest_of_parts", "values_in"]
+
+_EVERY = slice(None)
+
+
+def values_in(parts: Sequence[Part]) -> int:
+    """Return how many singular values the parts of a matrix have together; what is missing in the matrix is zero."""
+    return sum(part.copies * min(part.operator.shape) for part in parts)
+
+
+def all_of_parts(operator: ConvOperator, parts: Sequence[Part], found: Sequence[SingularValues]) -> SingularValues:
+    """Return all singular values of a convolution, given all of each part."""
+    xp = namespace(operator.kernel)
+    pieces = [np.tile(to_numpy(result.values), part.copies) for part, result in zip(parts, found, strict=True)]
+    errors = [np.tile(result.errors, part.copies) for part, result in zip(parts, found, strict=True)]
+    zeros = np.zeros(min(operator.shape) - sum(map(len, pieces)))
+    values, doubts = np.concatenate([*pieces, zeros]), np.concatenate([*errors, zeros])
+    order = np.argsort(-values, kind="stable")
+    return replace(
+        found[0],
+        values=on_device_of(values[order], operator.kernel, xp, dtype=xp.float64),
+        errors=doubts[order],
+        upper=max(result.upper for result in found),
+        status=weakest([result.status for result in found]),
+    )
+
+
+def largest_of_parts(
+    operator: ConvOperator, parts: Sequence[Part], found: Sequence[SingularValues], k: int
+) -> SingularValues:
+    """Return the k largest singular triplets of a convolution, given as many of each part, or all that it has."""
+    places = [
+        (float(value), number, index, copy)
+        for number, (part, result) in enumerate(zip(parts, found, strict=True))
+        for index, value in enumerate(to_numpy(result.values).tolist())
+        for copy in range(min(part.copies, k))
+    ]
+    places.sort(key=lambda place: -place[0])
+    return _collected(operator, parts, found, places[:k], upper=max(result.upper for result in found))
+
+
+def smallest_of_parts(operator: ConvOperator, parts: Sequence[Part], found: Sequence[SingularValues]) -> SingularValues:
+    """Return the smallest singular triplet of a convolution, given that of each part, none of which lacks vectors."""
+    least = min(range(len(parts)), key=lambda number: found[number].value)
+    return _collected(operator, parts, found, [(found[least].value, least, 0, 0)], upper=math.inf)
+
+
+def _collected(
+    operator: ConvOperator,
+    parts: Sequence[Part],
+    found: Sequence[SingularValues],
+    places: list[tuple[float, int, int, int]],
+    *,
+    upper: float,
+) -> SingularValues:
+    xp = namespace(operator.kernel)
+    first = found[places[0][1]]
+    statuses = [result.status for result in found]
+    if Status.RANK_DEFICIENT in statuses and first.status == Status.RANK_DEFICIENT:
+        status = Status.RANK_DEFICIENT
+    else:
+        status = weakest(statuses)
+
+    def gathered(name: str) -> Array:
+        rows = []
+        for _, number, index, copy in places:
+            part, vectors = parts[number], getattr(found[number], name)
+            positions = part.output(copy) if name == "left" else part.image(copy)
+            shape = operator.range_shape if name == "left" else operator.domain_shape
+            rows.append(placed(vectors[index : index + 1, ...], _EVERY, positions, shape))
+        return xp.concat(rows)
+
+    def numbers(name: str) -> np.ndarray:
+        return np.array([getattr(found[number], name)[index] for _, number, index, _ in places])
+
+    whole = first.left is not None and first.right is not None
+    return SingularValues(
+        values=on_device_of([place[0] for place in places], operator.kernel, xp, dtype=xp.float64),
+        left=gathered("left") if whole else None,
+        right=gathered("right") if whole else None,
+        residuals=numbers("residuals") if whole else None,
+        errors=numbers("errors"),
+        upper=upper,
+        matvecs=sum(result.matvecs for result in found),
+        status=status,
+        method=first.method,
+    )

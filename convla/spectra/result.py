@@ -1,0 +1,172 @@
+"""What is found of a spectrum: singular values, with their vectors and with what supports them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import array_api_extra as xpx
+import numpy as np
+
+from convla._array import device_of, namespace, on_device_of, to_numpy
+from convla.linear_map import LinearMap
+from convla.spectra.ritz import FloatArray
+from convla.spectra.status import Status
+from convla.typing import Array
+
+__all__ = ["SingularValues", "of_zero", "placed", "read_off", "triplets", "weakest"]
+
+
+@dataclass(frozen=True, repr=False)
+class SingularValues:
+    """Singular values of an operator, with what supports them.
+
+    Attributes
+    ----------
+    values : array of shape (k,)
+        Of the operator's library, in float64 whatever the operator's dtype, decreasing.
+    left, right : array of shape (k, *range_shape) and (k, *domain_shape), or None
+        Singular vectors, of the operator's dtype; None where all values were asked for. ``M right = value left`` to
+        rounding in float64, but for a smallest value of a wide operator that is tiny beside the largest: then it is
+        ``M^T left = value right``.
+    residuals : numpy.ndarray of float64, shape (k,), or None
+        ``norm(M^T left - value right)``, or, where this is zero, ``norm(M right - value left)``. Some singular value
+        lies within the residual of each value.
+    errors : numpy.ndarray of float64, shape (k,)
+        What the values may be off: bounds where the status is "exact" or "confirmed", else the iteration's estimates.
+    upper : float
+        What the largest singular value does not exceed: proved where the status is "exact" or "confirmed"; where it is
+        "estimated", but for a probability of 1e-10 over the random vectors that the iteration started from. Infinity
+        where nothing is known, and where other than the largest values were asked for.
+    matvecs : int
+        Applications of the operator and of its transpose together; 0 for direct methods.
+    status : Status
+        "exact", "confirmed", "estimated", "not converged" or "rank deficient"; ``status.sentence`` says what it means.
+    method : {"dense", "fourier", "inverse", "lanczos"}
+        What was run, on the part of the matrix that holds the first value.
+    nullity : int
+        The least dimension of the null space of the operator that is known: the number of columns beyond the number of
+        rows of a wide one, and one more where the status is "rank deficient".
+    """
+
+    values: Array
+    left: Array | None
+    right: Array | None
+    residuals: FloatArray | None
+    errors: FloatArray
+    upper: float
+    matvecs: int
+    status: Status
+    method: str
+    nullity: int = 0
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{value:.6g}" for value in to_numpy(self.values)[:4].tolist())
+        count = self.values.shape[0]
+        more = f", ... {count} in all" if count > 4 else ""
+        return f"<SingularValues {shown}{more}: {self.status}, by {self.method}>"
+
+    @property
+    def value(self) -> float:
+        """The first value, as a Python float."""
+        return float(self.values[0])
+
+    def __float__(self) -> float:
+        return self.value
+
+    @property
+    def transposed(self) -> SingularValues:
+        """The same for the transposed operator: left and right vectors change places."""
+        if self.right is None or self.left is None:
+            return self
+        return replace(self, left=self.right, right=self.left)
+
+
+def weakest(statuses: Sequence[Status]) -> Status:
+    """Return what can be said of results together: no more than of the weakest of them."""
+    order = (Status.NOT_CONVERGED, Status.ESTIMATED, Status.RANK_DEFICIENT, Status.CONFIRMED, Status.EXACT)
+    return next(status for status in order if status in statuses)
+
+
+def read_off(operator: LinearMap, vectors: Array) -> tuple[FloatArray, Array, Array, FloatArray]:
+    """Return singular triplets in the span of some vectors, in sums of float64.
+
+    Parameters
+    ----------
+    operator : LinearMap
+    vectors : array of shape (k, *domain_shape)
+        Linearly independent, approximately right singular vectors, whose errors matter to second order.
+
+    Returns
+    -------
+    values : numpy.ndarray of float64, shape (k,)
+        Decreasing; none is above the singular value of the same rank, but for rounding.
+    left, right : array of shape (k, *range_shape) and (k, *domain_shape)
+        In float64, orthonormal, with ``M right = value left`` to rounding.
+    residuals : numpy.ndarray of float64, shape (k,)
+        ``norm(M^T left - value right)``.
+
+    Notes
+    -----
+    The Rayleigh-Ritz method on the right side alone: with orthonormal V, the singular value decomposition of M V.
+    """
+    xp = namespace(operator.like)
+    precise = operator.astype(xp.float64)
+    count = vectors.shape[0]
+    rows = xp.reshape(xp.astype(vectors, xp.float64), (count, -1))
+    rows = xp.matrix_transpose(xp.linalg.qr(xp.matrix_transpose(rows))[0])
+    images = xp.reshape(precise.apply(xp.reshape(rows, (count, *operator.domain_shape))), (count, -1))
+    x, values, left = xp.linalg.svd(images, full_matrices=False)
+    right = xp.matmul(xp.matrix_transpose(x), rows)
+    count = left.shape[0]  # fewer than the vectors where the range has fewer dimensions
+    left = xp.reshape(left, (count, *operator.range_shape))
+    back = xp.reshape(precise.adjoint(left), (count, -1)) - values[:, None] * right
+    residuals = np.asarray(to_numpy(xp.linalg.vector_norm(back, axis=1)), np.float64)
+    right = xp.reshape(right, (count, *operator.domain_shape))
+    return np.asarray(to_numpy(values), np.float64), left, right, residuals
+
+
+def triplets(
+    operator: LinearMap, vectors: Array, *, wide: bool, rtol: float
+) -> tuple[FloatArray, Array, Array, FloatArray]:
+    """Return what `read_off` does, from right singular vectors or, where `wide`, from left ones.
+
+    From left vectors, the relation of the right ones is made exact as well as long as that leaves the values as they
+    are: to the relative accuracy `rtol`.
+    """
+    if not wide:
+        return read_off(operator, vectors)
+    values, right, left, residuals = read_off(operator.T, vectors)
+    again = read_off(operator, right)
+    if len(again[0]) == len(values) and bool((np.abs(again[0] - values) <= rtol * values).all()):
+        return again
+    return values, left, right, residuals
+
+
+def placed(vectors: Array, channels: slice, positions: Sequence[slice], shape: Sequence[int]) -> Array:
+    """Place vectors (k, channels, *positions) of a part of an image among zeros: (k, *shape)."""
+    xp = namespace(vectors)
+    whole = xp.zeros((vectors.shape[0], *shape), dtype=vectors.dtype, device=device_of(vectors))
+    return xpx.at(whole)[(slice(None), channels, *positions)].set(vectors)
+
+
+def of_zero(operator: LinearMap, k: int) -> SingularValues:
+    """Return k singular triplets of a map that is zero: unit vectors."""
+    xp = namespace(operator.like)
+
+    def units(shape: tuple[int, ...]) -> Array:
+        flat = xp.eye(k, math.prod(shape), dtype=operator.dtype, device=device_of(operator.like))
+        return xp.reshape(flat, (k, *shape))
+
+    return SingularValues(
+        values=on_device_of(np.zeros(k), operator.like, xp, dtype=xp.float64),
+        left=units(operator.range_shape),
+        right=units(operator.domain_shape),
+        residuals=np.zeros(k),
+        errors=np.zeros(k),
+        upper=0.0,
+        matvecs=0,
+        status=Status.EXACT,
+        method="dense",
+    )

@@ -1,0 +1,176 @@
+"""The largest and smallest singular values of one map by Lanczos, its groups as a batch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from convla._array import namespace, on_device_of
+from convla.linear_map import LinearMap
+from convla.operators import ConvOperator
+from convla.spectra.lanczos import LanczosResult, block_lanczos, random_start_error
+from convla.spectra.result import SingularValues, triplets
+from convla.spectra.starts import structured_start
+from convla.spectra.status import Status
+from convla.typing import Array
+
+__all__ = ["lanczos_triplets"]
+
+_BLOCK = 2  # a pair of close values, cosine and sine of one wave, is the rule
+_BASIS_BYTES = 1 << 30  # of all vectors that are kept
+_SHORT_BASIS = 120  # vectors, where they fit in the cache
+_CACHE_BYTES = 1 << 21
+_FAILURE = 1e-10  # the probability that the bound of a random start allows itself
+
+
+@dataclass(frozen=True)
+class _Side:
+    """The vectors of the smaller side of a map, one row for each group, and the Gram matrix of that side."""
+
+    linear_map: LinearMap  # its domain is that side
+    groups: int
+
+    @property
+    def order(self) -> int:
+        """The length of a vector of one group."""
+        return self.linear_map.shape[1] // self.groups
+
+    def images(self, rows: Array) -> Array:
+        """Turn rows (groups, j, n) into images (j, *domain_shape)."""
+        xp = namespace(rows)
+        return xp.reshape(xp.permute_dims(rows, (1, 0, 2)), (-1, *self.linear_map.domain_shape))
+
+    def rows(self, images: Array) -> Array:
+        """Turn images (j, *domain_shape) into rows (groups, j, n)."""
+        xp = namespace(images)
+        return xp.permute_dims(xp.reshape(images, (images.shape[0], self.groups, -1)), (1, 0, 2))
+
+    def gram(self, rows: Array) -> Array:
+        """Multiply rows (groups, j, n) by the Gram matrices of the groups."""
+        return self.rows(self.linear_map.adjoint(self.linear_map.apply(self.images(rows))))
+
+    def placed(self, found: LanczosResult) -> Array:
+        """Return the vectors that were found as images, zero but in their groups: (k, *domain_shape)."""
+        xp = namespace(found.vectors)
+        hot = on_device_of(found.parts[:, None] == np.arange(self.groups), found.vectors, xp, dtype=found.vectors.dtype)
+        return xp.reshape(hot[:, :, None] * found.vectors[:, None, :], (-1, *self.linear_map.domain_shape))
+
+
+def lanczos_triplets(
+    operator: LinearMap,
+    k: int,
+    *,
+    rtol: float,
+    criterion: Literal["residual", "value"],
+    max_matvecs: int,
+    rng: np.random.Generator,
+    start: Array | None = None,
+    end: Literal["largest", "smallest"] = "largest",
+) -> SingularValues:
+    """Run `block_lanczos` on the smaller Gram matrix of a map, and read the triplets off in float64.
+
+    Parameters
+    ----------
+    operator : LinearMap
+        Of float32 or float64, with entries of moderate size.
+    k, rtol, criterion, rng
+        See `block_lanczos`.
+    max_matvecs : int
+        The search ends unconverged after this many applications of the operator and its transpose.
+    start : array of shape (*domain_shape,), optional
+        An image, not zero, to start from; the symbol's plane waves by default where `operator` is a convolution.
+    end : {"largest", "smallest"}
+
+    Returns
+    -------
+    SingularValues
+        With the status "estimated" or "not converged".
+    """
+    xp = namespace(operator.like)
+    rows, columns = operator.shape
+    wide = rows < columns
+    groups = operator.geometry.groups if isinstance(operator, ConvOperator) else 1
+    side = _Side(operator.T if wide else operator, groups)
+    block = min(_BLOCK, side.order)
+    draws = on_device_of(rng.standard_normal((groups, block, side.order)), operator.like, xp, dtype=operator.dtype)
+    if start is None and end == "largest" and isinstance(operator, ConvOperator):
+        start = structured_start(operator, rng)
+    spent = 0
+    if start is not None and block > 1:
+        if wide:
+            start, spent = operator.apply(start), 1
+        first = side.rows(start[None, ...])
+        # Each group's part of its own, and random where a start says nothing of it.
+        known = xp.sum(first * first, axis=(1, 2), keepdims=True) > 0
+        draws = xp.concat([xp.where(known, first, draws[:, :1, :]), draws[:, 1:, :]], axis=1)
+    found = block_lanczos(
+        side.gram,
+        draws,
+        k,
+        rtol=rtol,
+        criterion=criterion,
+        which=end,
+        basis_size=_basis_size(k, draws.dtype, xp, side),
+        max_products=max(1, max_matvecs // 2),
+        rng=rng,
+        spacing=_spacing(operator) if isinstance(operator, ConvOperator) else 1.0,
+        min_steps=_steps_across(operator) if isinstance(operator, ConvOperator) and criterion == "value" else 0,
+    )
+    values, left, right, residuals = triplets(operator, side.placed(found), wide=wide, rtol=rtol)
+    count = len(values)
+    spread = random_start_error(found.random_steps, side.order, failure=_FAILURE / groups)
+    ends = slice(None, None, 1 if end == "largest" else -1)
+    if end == "smallest":
+        left, right = xp.flip(left, axis=0), xp.flip(right, axis=0)
+    return SingularValues(
+        values=on_device_of(values[ends].copy(), operator.like, xp, dtype=xp.float64),
+        left=xp.astype(left, operator.dtype),
+        right=xp.astype(right, operator.dtype),
+        residuals=residuals[ends],
+        errors=found.errors[:count],
+        upper=float(found.values[0]) * (1.0 + spread) if end == "largest" else math.inf,
+        matvecs=2 * found.products + spent + 2 * (1 + wide),
+        status=Status.ESTIMATED if found.converged else Status.NOT_CONVERGED,
+        method="lanczos",
+    )
+
+
+def _basis_size(k: int, dtype: object, xp: object, side: _Side) -> int:
+    """Return how many vectors to keep for k triplets.
+
+    Of long vectors few: a thick restart loses little, and to re-orthogonalise against more costs more than it saves. Of
+    short ones more: they belong to long signals, whose leading values are close to each other.
+    """
+    itemsize = 4 if dtype == xp.float32 else 8  # type: ignore[attr-defined]
+    vector = itemsize * side.order * side.groups
+    size = max(3 * k, 2 * k + 24, min(_SHORT_BASIS, _CACHE_BYTES // vector))
+    return min(size, max(2 * k + 16, 24, _BASIS_BYTES // vector))
+
+
+def _spacing(operator: ConvOperator) -> float:
+    """Estimate the relative distance of the two largest singular values from above, by the size of the image.
+
+    Near its maximum the spectrum is that of a particle in a box of n positions: next to the ground state lies one with
+    two arches along an axis, which is lower by 3/4 (pi / (n + 1))^2 times the curvature of the symbol's norm. For a
+    trigonometric polynomial of degree m the curvature is at most m^2, by Bernstein's inequality.
+    """
+    geometry = operator.geometry
+    parts = [
+        0.75 * (math.pi * max(1, (k - 1) * d // s) / (n + 1)) ** 2
+        for k, d, s, n in zip(
+            geometry.kernel_size, geometry.dilation, geometry.stride, geometry.output_shape, strict=True
+        )
+    ]
+    return min(1.0, *parts)
+
+
+def _steps_across(operator: ConvOperator) -> int:
+    """Return after how many steps the middle of the image has felt its edges, which set the largest values apart."""
+    geometry = operator.geometry
+    return max(
+        math.ceil(n / (2 * max(1, (k - 1) * d)))
+        for k, d, n in zip(geometry.kernel_size, geometry.dilation, geometry.image_shape, strict=True)
+    )

@@ -1,0 +1,64 @@
+"""Where an iteration for the largest singular values starts: the symbol's plane waves, and random vectors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from convla._array import namespace, on_device_of
+from convla.operators import ConvOperator
+from convla.spectra.maximiser import SymbolPeak, start_vectors, symbol_peaks
+from convla.spectra.symbol import Symbol
+from convla.typing import Array
+
+__all__ = ["structured_start"]
+
+# Of the parts of a start vector, next to the even plane wave of the symbol's best maximum.
+_ODD_WEIGHT = 0.3
+_LESSER_WEIGHT = 0.3
+_NOISE_WEIGHT = 0.05
+
+
+def structured_start(
+    operator: ConvOperator, rng: np.random.Generator, peaks: Sequence[SymbolPeak] | None = None
+) -> Array:
+    """Return a start vector of the symbol's plane waves with a random part, which no symmetry of the kernel hides.
+
+    Parameters
+    ----------
+    operator : ConvOperator
+    rng : numpy.random.Generator
+    peaks : sequence of SymbolPeak, optional
+        Maxima of the symbol's norm, the best first, if already known.
+
+    Returns
+    -------
+    array of shape (c_in, *image)
+
+    Notes
+    -----
+    The lesser maxima take part because the largest singular value may belong to any that is nearly as high: from the
+    best one alone the iteration can settle, with a small residual, on the second singular value.
+    """
+    geometry, kernel = operator.geometry, operator.kernel
+    xp = namespace(kernel)
+    noise = _unit(on_device_of(rng.standard_normal(operator.domain_shape), kernel, xp, dtype=kernel.dtype))
+    symbol = Symbol(kernel, geometry)
+    # On few positions the search costs more than the convolutions it saves, and the edges, which it ignores, rule.
+    if math.prod(4 * degree + 1 for degree in symbol.degrees) > math.prod(geometry.output_shape) / 2:
+        return noise
+    start = _NOISE_WEIGHT * noise
+    for rank, peak in enumerate(symbol_peaks(symbol, rng=rng) if peaks is None else peaks):
+        waves = start_vectors(symbol, peak, geometry.image_shape, windowed=geometry.boundary != "circular")
+        weight = 1.0 if rank == 0 else _LESSER_WEIGHT
+        start = start + weight * (_unit(waves[0, ...]) + _ODD_WEIGHT * _unit(waves[1, ...]))
+    return start
+
+
+def _unit(array: Array) -> Array:
+    """Return an array divided by its norm; zero stays zero."""
+    xp = namespace(array)
+    norm = float(xp.linalg.vector_norm(xp.reshape(array, (-1,))))
+    return array / norm if norm > 0 else array
