@@ -184,33 +184,41 @@ class Transpose(LinearMap):
 
     @property
     def domain_shape(self) -> tuple[int, ...]:
+        """The range of the map."""
         return self._transposed.range_shape
 
     @property
     def range_shape(self) -> tuple[int, ...]:
+        """The domain of the map."""
         return self._transposed.domain_shape
 
     @property
     def like(self) -> Array:
+        """As of the map."""
         return self._transposed.like
 
     @property
     def T(self) -> LinearMap:
+        """The map."""
         return self._transposed
 
     def apply(self, image: Array) -> Array:
+        """Apply the map's adjoint."""
         return self._transposed.adjoint(image)
 
     def adjoint(self, features: Array) -> Array:
+        """Apply the map."""
         return self._transposed.apply(features)
 
     def __abs__(self) -> LinearMap:
-        return abs(self._transposed).T  # type: ignore[arg-type, no-any-return]
+        return abs(self._transposed).T  # type: ignore[arg-type]
 
     def astype(self, dtype: Any) -> LinearMap:
+        """Return the transpose of the map in another dtype."""
         return self._transposed.astype(dtype).T
 
     def to_dense(self) -> Array:
+        """Return the transposed matrix of the map."""
         return namespace(self.like).matrix_transpose(self._transposed.to_dense())
 
 

@@ -21,8 +21,8 @@ from convla.geometry import ORDERS, ConvGeometry
 from convla.typing import Array, ArrayLike, Namespace, Padding
 
 __all__ = [
-    "check_room",
     "MATRIX_FORMATS",
+    "check_room",
     "circulant_matrix",
     "convolution_matrix",
     "doubly_block_circulant",
@@ -439,7 +439,7 @@ def check_room(shape: tuple[int, ...], like: Array) -> None:
     available = available_memory(like)
     if available is not None and size > available:
         raise MemoryError(
-            f"the dense matrix of shape {shape} takes {size / 2**30:.1f} GiB, but {available / 2**30:.1f} GiB are free: "
+            f"the dense matrix of shape {shape} takes {size / 2**30:.1f} GiB and {available / 2**30:.1f} GiB are free: "
             "multiply by the operator instead, ask for its sparse matrix, or for a few of its singular values"
         )
 

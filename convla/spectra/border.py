@@ -13,7 +13,7 @@ from convla._array import device_of, is_exact, namespace, on_device_of, to_numpy
 from convla._validate import check_real
 from convla.linear_map import LinearMap
 from convla.operators import ConvOperator
-from convla.spectra.result import SingularValues, triplets
+from convla.spectra.result import UNSEEN, End, SingularValues, read_off
 from convla.spectra.scaling import scaled_to_unit
 from convla.spectra.status import Status
 from convla.typing import Array
@@ -47,11 +47,10 @@ class Problem:
         """The map, where it is a convolution."""
         return self.operator if isinstance(self.operator, ConvOperator) else None
 
-    def finished(self, result: SingularValues, rtol: float) -> SingularValues:
+    def finished(self, result: SingularValues, end: End = "largest") -> SingularValues:
         """Return a result for what was given: scaled back, in its library, transposed if it was, with its nullity.
 
-        Of a transpose the relation of the right vectors is made exact, as far as this changes no value by more than
-        the relative accuracy `rtol`.
+        Of a transpose the relation of the right vectors is made exact, as `triplets` does.
 
         Raises
         ------
@@ -59,8 +58,8 @@ class Problem:
             If a value is beyond float64.
         """
         like, xp = self.given.like, namespace(self.given.like)
-        if self.transposed and result.right is not None:
-            result = self._turned(result, rtol)
+        if self.transposed and result.left is not None:
+            result = self._turned(result, end)
         half = self.exponent // 2
 
         def rescale(quantity: Any) -> Any:
@@ -72,7 +71,7 @@ class Problem:
             errors, upper = rescale(result.errors), rescale(result.upper)
         if not math.isfinite(float(values[0])):
             raise OverflowError(
-                f"the largest singular value, {result.value:.3g} * 2**{self.exponent}, is beyond float64: scale the map"
+                f"the largest singular value, {result.value:.3g} * 2**{self.exponent}, is beyond float64: scale the kernel"
             )
 
         def returned(vectors: Array | None, dtype: Any) -> Array | None:
@@ -93,16 +92,17 @@ class Problem:
             nullity=max(0, columns - rows) + (result.status == Status.RANK_DEFICIENT),
         )
 
-    def _turned(self, result: SingularValues, rtol: float) -> SingularValues:
+    def _turned(self, result: SingularValues, end: End) -> SingularValues:
         xp = namespace(self.operator.like)
-        values, left, right, residuals = triplets(self.operator.T, result.right, wide=True, rtol=rtol)
-        if len(values) != result.values.shape[0] or float(values[0]) == 0.0:
+        values, left, right, residuals = read_off(self.operator.T, result.left)
+        unchanged = abs(float(values[0]) - result.value) <= UNSEEN * result.value
+        if len(values) != result.values.shape[0] or not (unchanged or end == "largest"):
             return result.transposed
         return replace(
             result,
             values=on_device_of(values, result.values, xp, dtype=xp.float64),
-            left=xp.astype(left, result.right.dtype),
-            right=xp.astype(right, result.right.dtype),
+            left=xp.astype(left, self.operator.dtype),
+            right=xp.astype(right, self.operator.dtype),
             residuals=residuals,
         )
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import numpy as np
 
 from convla._array import namespace, on_device_of, to_numpy
 from convla.linear_map import LinearMap
 from convla.operators import ConvOperator
-from convla.spectra.result import SingularValues, placed, triplets
+from convla.spectra.result import End, SingularValues, placed, triplets
 from convla.spectra.status import Status
 from convla.toeplitz import check_room, unvec
 from convla.typing import Array
@@ -28,8 +27,6 @@ _CHEAP = 1e9  # operations: what an iteration of some hundred products takes on 
 _CHEAP_BYTES = 1 << 27
 _OPERATIONS_PER_CUBE = 25  # of a decomposition with vectors, those of a matrix product being one
 _GRAM_LIMIT = 1e-3  # of a singular value to the largest, above which the Gram matrix keeps ten digits of it
-
-Largest = Literal["largest", "smallest"]
 
 
 def decomposition_work(operator: LinearMap) -> float:
@@ -90,7 +87,7 @@ def dense_values(operator: LinearMap) -> SingularValues:
     )
 
 
-def dense_triplets(operator: LinearMap, k: int, end: Largest = "largest", *, rtol: float = 1e-10) -> SingularValues:
+def dense_triplets(operator: LinearMap, k: int, end: End = "largest", *, rtol: float = 1e-10) -> SingularValues:
     """Return the k largest, or smallest, singular triplets, the outermost first.
 
     Parameters
@@ -120,8 +117,8 @@ def dense_triplets(operator: LinearMap, k: int, end: Largest = "largest", *, rto
     chosen = chosen[::-1][:k] if end == "largest" else chosen[:k]
     largest = float(spectrum.max())
     unit = tall.shape[1] * float(np.finfo(np.float64).eps)
-    least = max(float(spectrum.ravel()[chosen].min()), np.finfo(float).tiny) / max(largest, np.finfo(float).tiny)
-    if least < _GRAM_LIMIT and unit / least**2 > rtol / 8:
+    least = float(spectrum.ravel()[chosen].min()) / max(largest, float(np.finfo(float).tiny))
+    if least < _GRAM_LIMIT and 8 * unit > rtol * least**2:
         u, values, vt = xp.linalg.svd(tall, full_matrices=False)
         del u
         spectrum = np.asarray(to_numpy(values), np.float64)
@@ -131,7 +128,7 @@ def dense_triplets(operator: LinearMap, k: int, end: Largest = "largest", *, rto
     where, places = np.unravel_index(chosen, spectrum.shape)
     found = xp.stack([vectors[int(g), :, int(i)] for g, i in zip(where, places, strict=True)])
     images = among_groups(found, where, operator.T if wide else operator, groups)
-    values, left, right, residuals = triplets(operator, images, wide=wide, rtol=rtol)
+    values, left, right, residuals = triplets(operator, images, wide=wide, end=end)
     ends = slice(None, None, 1 if end == "largest" else -1)
     left, right = (xp.flip(side, axis=0) if end == "smallest" else side for side in (left, right))
     error = rounding(operator, largest)
@@ -171,7 +168,7 @@ def _matrices(operator: LinearMap) -> Array:
 
 
 def among_groups(rows: Array, numbers: np.ndarray, whole: LinearMap, groups: int) -> Array:
-    """Place vectors (k, n), each of one group of a map's domain, in the channels of their groups: (k, *domain_shape)."""
+    """Place vectors (k, n), each of one group, in the channels of their groups: (k, *domain_shape of the map)."""
     xp = namespace(rows)
     channels, *positions = whole.domain_shape
     size = channels // groups

@@ -49,15 +49,29 @@ def fourier_triplets(operator: ConvOperator, k: int | None, *, smallest: bool = 
         norms = xp.linalg.vector_norm(difference, axis=tuple(range(1, right.ndim)))
         residuals = np.asarray(to_numpy(norms), np.float64)
         left, right = (xp.astype(side, operator.dtype) for side in (left, right))
-    error = rounding(operator, float(values.max()))
+    size = norm_bound(precise) if smallest else float(values.max())
+    error = rounding(operator, size)
+    singular = smallest and float(values[0]) <= max(operator.shape) * float(np.finfo(float).eps) * size
     return SingularValues(
         values=on_device_of(values, precise.kernel, xp, dtype=xp.float64),
         left=left,
         right=right,
         residuals=residuals,
         errors=np.full(len(values), error),
-        upper=math.inf if smallest else float(values.max()) + error,
+        upper=math.inf if smallest else size + error,
         matvecs=0,
-        status=Status.EXACT,
+        status=Status.RANK_DEFICIENT if singular else Status.EXACT,
         method="fourier",
     )
+
+
+def norm_bound(operator: ConvOperator) -> float:
+    """Bound the norm by Schur's test, from the sums of the taps' moduli over rows and over columns."""
+    xp = namespace(operator.kernel)
+    geometry = operator.geometry
+    groups = geometry.groups
+    moduli = xp.reshape(
+        xp.abs(operator.kernel), (groups, geometry.out_channels // groups, geometry.kernel_shape[1], -1)
+    )
+    rows, columns = (float(xp.max(xp.sum(moduli, axis=axes))) for axes in ((2, 3), (1, 3)))
+    return math.sqrt(rows * columns) * circular_lattice(geometry).factor

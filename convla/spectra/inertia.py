@@ -212,7 +212,7 @@ def _confirmed_in(
             width *= _WIDENING
         n = gram.tall.shape[1]
         top = block_lanczos(
-            lambda rows, solve=solve: np.stack([solve(row) for row in rows[0]])[None],
+            _on_rows(solve),
             rng.standard_normal((1, 1, n)),
             1,
             rtol=1e-6,
@@ -226,6 +226,11 @@ def _confirmed_in(
         if attained > value:
             value, vector, group, wide = attained, candidate, number, gram.wide
     return Confirmed(value, max(above, 0.0), vector, group, wide, matvecs, proved)
+
+
+def _on_rows(solve: Callable[[FloatArray], FloatArray]) -> Callable[[Array], Array]:
+    """Return a map of rows (1, j, n), from one of vectors."""
+    return lambda rows: np.stack([solve(row) for row in rows[0]])[None]
 
 
 def confirms_smallest(operator: ConvOperator, value: float, largest: float, rtol: float) -> bool:

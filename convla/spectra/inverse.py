@@ -114,7 +114,8 @@ def smallest_by_inverse(
     moduli = abs(tall)
     norm = math.sqrt(float(moduli.sum(axis=0).max()) * float(moduli.sum(axis=1).max()))
     floor = max(rows, columns) * float(np.finfo(np.float64).eps) * norm
-    alpha, found, matvecs = _REGULARISATION * norm, None, 0
+    alpha, matvecs = _REGULARISATION * norm, 0
+    found: SmallestTriplet | None = None
     for _ in range(_ROUNDS):
         tried = _with_regularisation(tall, alpha, rtol, max_matvecs - matvecs, rng, sparse, xp)
         if tried is None:
@@ -126,6 +127,7 @@ def smallest_by_inverse(
         if rows == columns or settled or found.value <= floor or matvecs >= max_matvecs:
             break
         alpha = max(found.value, 1e-3 * floor)
+    assert found is not None
     error = found.error + 4 * float(np.finfo(np.float64).eps) * norm
     return replace(found, floor=floor, norm=norm, error=error, matvecs=matvecs)
 

@@ -20,6 +20,8 @@ from convla.typing import Array
 
 __all__ = ["LanczosResult", "block_lanczos", "random_start_error"]
 
+_KEPT = 0.7  # of a unit vector, after what it has of others was removed: then it is orthogonal to them to rounding
+_SHORT = 1e-2  # of the largest coupling, below which a row is cleaned once more
 _FRESH_STEPS = 6  # of a start from random vectors, at least, before it can have shown what was hidden
 
 
@@ -174,14 +176,14 @@ def random_start_error(steps: int, order: int, *, failure: float) -> float:
 
     Notes
     -----
-    But for a probability of ``1.648 sqrt(n) exp(-sqrt(e) (2 k - 1))`` the Ritz value after k steps is at least ``(1 - e)``
-    times the largest eigenvalue. A block that contains the random vector has a larger Krylov space, and so no smaller
-    Ritz value.
+    But for a probability of ``1.648 sqrt(n) exp(-sqrt(e) (2 k - 1))`` the Ritz value after k steps is at least
+    ``(1 - e)`` times the largest eigenvalue. A block that contains the random vector has a larger Krylov space, and so
+    no smaller Ritz value.
 
     References
     ----------
-    J. Kuczynski and H. Wozniakowski, Estimating the largest eigenvalue by the power and Lanczos algorithms with a random
-    start, SIAM J. Matrix Anal. Appl. 13 (1992) 1094-1122, Theorem 4.2.
+    J. Kuczynski and H. Wozniakowski, Estimating the largest eigenvalue by the power and Lanczos algorithms with a
+    random start, SIAM J. Matrix Anal. Appl. 13 (1992) 1094-1122, Theorem 4.2.
 
     Examples
     --------
@@ -207,7 +209,7 @@ class _Process:
     ) -> None:
         self._gram, self._rng = gram, rng
         xp = self._xp = namespace(start)
-        self._parts, block, self._n = start.shape
+        self._parts, block, self._n = (int(size) for size in start.shape)
         self._down = which == "largest"
         self._block = min(block, self._n)
         self._keep = min(k + 2 * self._block, self._n)
@@ -221,7 +223,7 @@ class _Process:
         self._local = 0  # the first vector that the next product is coupled to
         self._size = 0
         self.products = 0
-        self._append(start[:, : self._block, :])
+        self._append(start[:, : self._block, :], raw=True)
 
     @property
     def whole(self) -> bool:
@@ -294,7 +296,7 @@ class _Process:
         self._last = min(self._block, self._n - kept)
         if fresh:
             following = self._random(self._last)
-        self._append(following[:, : self._last, :])
+        self._append(following[:, : self._last, :], raw=fresh)
 
     def _removed(self, rows: Array, basis: Array) -> tuple[Array, FloatArray]:
         """Remove from rows their components along orthonormal ones; return them, and the components in columns."""
@@ -303,48 +305,49 @@ class _Process:
         rows = rows - xp.matmul(xp.matrix_transpose(coefficients), basis)
         return rows, np.asarray(to_numpy(coefficients), np.float64)
 
-    def _append(self, rows: Array) -> FloatArray:
+    def _append(self, rows: Array, *, raw: bool = False) -> FloatArray:
         """Put the next block after the bases, orthonormal, and return how it is made of the rows given.
 
         A row that depends on those before it, up to rounding, is replaced by a random direction, of which it is made
-        with a coefficient of zero.
+        with a coefficient of zero. Rows that are `raw` have not been made orthogonal to the bases yet.
         """
         xp, size, width = self._xp, self._size, self._last
         coupling = np.zeros((self._parts, width, rows.shape[1]))
-        done: list[Array] = []
-        scale = max(float(np.abs(self._H).max(initial=0.0)), np.finfo(float).tiny)
+        scale = max(float(np.abs(self._H).max(initial=0.0)), float(np.finfo(float).tiny))
         for i in range(rows.shape[1]):
-            row = rows[:, i : i + 1, :]
-            if done:
-                row, part = self._removed(row, xp.concat(done, axis=1))
-                coupling[:, : len(done), i] = part[:, :, 0]
-            if len(done) == width:
+            row, end = rows[:, i : i + 1, :], size + min(i, width)
+            if i:
+                row, part = self._removed(row, self._V[:, size:end, :])
+                coupling[:, : end - size, i] = part[:, :, 0]
+            if i >= width:
                 continue
             row, lengths = self._unit(row)
-            if size:  # what was given at the start has no scale to be compared with
-                vanished = lengths <= 4 * self._eps * scale
-            else:
-                vanished = lengths == 0.0
-            coupling[:, len(done), i] = np.where(vanished, 0.0, lengths)
+            # Raw rows have no scale to be compared with.
+            vanished = lengths <= (0.0 if raw else 4 * self._eps * scale)
+            if raw or bool((lengths < _SHORT * scale).any()):
+                # A row that is short beside what was removed has kept rounding errors of that, or is no more than them.
+                row, kept = self._cleaned(row, end)
+                vanished = vanished | (kept < _KEPT)
+            coupling[:, i, i] = np.where(vanished, 0.0, lengths)
             if vanished.any():
-                row = self._replaced(row, vanished, done)
-            else:
-                # Once more: a row that is short beside what was removed has kept rounding errors of that.
-                row, _ = self._removed(row, self._V[:, :size, :]) if size else (row, None)
-                row, _ = self._unit(row)
-            done.append(row)
-        self._V = xpx.at(self._V)[:, size : size + width, :].set(xp.concat(done, axis=1))
+                mask = on_device_of(vanished[:, None, None], row, xp)
+                row, _ = self._cleaned(xp.where(mask, self._random(1), row), end)
+            self._V = xpx.at(self._V)[:, end : end + 1, :].set(row)
         return coupling
 
-    def _replaced(self, row: Array, vanished: np.ndarray, done: list[Array]) -> Array:
-        xp = self._xp
-        mask = on_device_of(vanished[:, None, None], row, xp)
-        row = xp.where(mask, self._random(1), row)
-        basis = xp.concat([self._V[:, : self._size, :], *done], axis=1)
-        for _ in range(2):
-            row, _ = self._removed(row, basis)
-            row, _ = self._unit(row)
-        return row
+    def _cleaned(self, row: Array, end: int) -> tuple[Array, FloatArray]:
+        """Return unit vectors orthogonal to the first `end` of the bases, and how much the last pass kept of them.
+
+        Twice is enough, and thrice for what is made of rounding errors (Giraud, Langou, Rozloznik and van den Eshof,
+        Numer. Math. 101 (2005) 87-100).
+        """
+        row, kept = self._unit(row)
+        for _ in range(3):
+            row, _ = self._removed(row, self._V[:, :end, :])
+            row, kept = self._unit(row)
+            if bool((kept >= _KEPT).all()):
+                break
+        return row, kept
 
     def _random(self, count: int) -> Array:
         draws = self._rng.standard_normal((self._parts, count, self._n))

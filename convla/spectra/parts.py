@@ -86,9 +86,9 @@ def direct_sum(operator: ConvOperator) -> list[Part]:
     Along an axis with zeros around the image, output q reads the positions ``q s + t d - l``. With ``g = gcd(s, d)``
     the outputs fall into ``d / g`` classes modulo ``d / g``, each of which reads one class of positions modulo d, no
     two of them the same, since ``s / g`` and ``d / g`` have no common divisor; within a class the stride is ``s / g``
-    and the dilation 1. Where the stride then reaches past the taps, every output is a class of its own. Taps that are zero
-    count as absent: the ends of the kernel are cut, and a common divisor of the distances between the others becomes a
-    dilation. Other boundaries couple the classes, and split where no output reads beyond the edges.
+    and the dilation 1. Where the stride then reaches past the taps, every output is a class of its own. Taps that are
+    zero count as absent: the ends of the kernel are cut, and a common divisor of the distances between the others
+    becomes a dilation. Other boundaries couple the classes, and split where no output reads beyond the edges.
 
     Examples
     --------
@@ -107,8 +107,7 @@ def direct_sum(operator: ConvOperator) -> list[Part]:
     taps, axes = [], []
     for axis in range(geometry.ndim):
         others = tuple(other for other in range(geometry.ndim) if other != axis)
-        places = np.flatnonzero(live.any(axis=others))
-        chosen, kinds = _axis_parts(geometry, axis, places)
+        chosen, kinds = _axis_parts(geometry, axis, np.flatnonzero(live.any(axis=others)))
         taps.append(chosen)
         axes.append(kinds)
     smaller = kernel[(..., *taps)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import array_api_extra as xpx
 import numpy as np
@@ -15,7 +16,12 @@ from convla.spectra.ritz import FloatArray
 from convla.spectra.status import Status
 from convla.typing import Array
 
-__all__ = ["SingularValues", "of_zero", "placed", "read_off", "triplets", "weakest"]
+__all__ = ["UNSEEN", "End", "SingularValues", "of_zero", "placed", "read_off", "triplets", "weakest"]
+
+End = Literal["largest", "smallest"]
+
+UNSEEN = 1e-13
+"""Of a singular value: what rounding in its sums does."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -128,18 +134,20 @@ def read_off(operator: LinearMap, vectors: Array) -> tuple[FloatArray, Array, Ar
 
 
 def triplets(
-    operator: LinearMap, vectors: Array, *, wide: bool, rtol: float
+    operator: LinearMap, vectors: Array, *, wide: bool, end: End = "largest"
 ) -> tuple[FloatArray, Array, Array, FloatArray]:
     """Return what `read_off` does, from right singular vectors or, where `wide`, from left ones.
 
-    From left vectors, the relation of the right ones is made exact as well as long as that leaves the values as they
-    are: to the relative accuracy `rtol`.
+    From left vectors the relation of the right ones is made exact as well, by one more application. It can only raise a
+    value, by half its squared residual over the value: towards the largest singular values, and away from the
+    smallest, where it is done only as far as rounding hides it.
     """
     if not wide:
         return read_off(operator, vectors)
     values, right, left, residuals = read_off(operator.T, vectors)
     again = read_off(operator, right)
-    if len(again[0]) == len(values) and bool((np.abs(again[0] - values) <= rtol * values).all()):
+    same = len(again[0]) == len(values)
+    if same and (end == "largest" or bool((again[0] - values <= UNSEEN * values).all())):
         return again
     return values, left, right, residuals
 

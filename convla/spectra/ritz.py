@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,11 +49,11 @@ class Ritz:
     @property
     def residuals(self) -> FloatArray:
         """``norm(M^T u - s v)`` with s the root of the value and ``M v = s u``; of shape (P, p)."""
-        return self.residuals_of_gram / np.maximum(self._roots, np.sqrt(self._floor))
+        return np.asarray(self.residuals_of_gram / np.maximum(self._roots, math.sqrt(self._floor)))
 
     @property
     def _roots(self) -> FloatArray:
-        return np.sqrt(self.values)
+        return np.asarray(np.sqrt(self.values))
 
     @property
     def _floor(self) -> float:
@@ -89,7 +90,7 @@ class Ritz:
             quality = np.maximum(quality, self.rounding * values.max())
             bounds[:, :cluster] = np.minimum(bounds[:, :cluster], quality[:, None])
         # From eigenvalues to their roots: the derivative, or the root of the error where that is less.
-        return np.minimum(bounds / np.maximum(2 * self._roots, np.sqrt(self._floor)), np.sqrt(bounds))
+        return np.minimum(bounds / np.maximum(2 * self._roots, math.sqrt(self._floor)), np.sqrt(bounds))
 
     def converged(self, k: int, *, by_value: bool) -> bool:
         """Tell whether the k leading values are found, as far as these spaces show.

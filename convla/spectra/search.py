@@ -12,7 +12,7 @@ from convla._array import namespace, on_device_of
 from convla.linear_map import LinearMap
 from convla.operators import ConvOperator
 from convla.spectra.lanczos import LanczosResult, block_lanczos, random_start_error
-from convla.spectra.result import SingularValues, triplets
+from convla.spectra.result import End, SingularValues, triplets
 from convla.spectra.starts import structured_start
 from convla.spectra.status import Status
 from convla.typing import Array
@@ -68,7 +68,7 @@ def lanczos_triplets(
     max_matvecs: int,
     rng: np.random.Generator,
     start: Array | None = None,
-    end: Literal["largest", "smallest"] = "largest",
+    end: End = "largest",
 ) -> SingularValues:
     """Run `block_lanczos` on the smaller Gram matrix of a map, and read the triplets off in float64.
 
@@ -119,7 +119,7 @@ def lanczos_triplets(
         spacing=_spacing(operator) if isinstance(operator, ConvOperator) else 1.0,
         min_steps=_steps_across(operator) if isinstance(operator, ConvOperator) and criterion == "value" else 0,
     )
-    values, left, right, residuals = triplets(operator, side.placed(found), wide=wide, rtol=rtol)
+    values, left, right, residuals = triplets(operator, side.placed(found), wide=wide, end=end)
     count = len(values)
     spread = random_start_error(found.random_steps, side.order, failure=_FAILURE / groups)
     ends = slice(None, None, 1 if end == "largest" else -1)

@@ -236,7 +236,7 @@ def smallest_singular_value(
     if result.status == Status.NOT_CONVERGED:
         what = f"the smallest singular value was not found to a relative accuracy of {tolerance:.1e}"
         _warn(what, result, stacklevel=3)
-    return problem.finished(result, 0.01 * tolerance)
+    return problem.finished(result, "smallest")
 
 
 def condition_number(operator: LinearMap, *, rtol: float | None = None, rng: Seed = 0) -> float:
@@ -315,7 +315,7 @@ def _largest(
     if result.status == Status.NOT_CONVERGED:
         what = f"the {k} largest singular value(s) were not found to a relative accuracy of {search.rtol:.1e}"
         _warn(what, result, stacklevel=4)
-    return problem.finished(result, search.rtol)
+    return problem.finished(result)
 
 
 def _largest_in_parts(operator: ConvOperator, k: int | None, search: _Search, start: Array | None) -> SingularValues:
@@ -382,7 +382,7 @@ class _Search:
         if shown.vector is not None:
             vector = vector_of(shown, operator)
             xp = namespace(vector)
-            values, left, right, residuals = triplets(operator, vector, wide=shown.wide, rtol=self.rtol)
+            values, left, right, residuals = triplets(operator, vector, wide=shown.wide)
             found = replace(
                 found,
                 values=on_device_of(values, operator.kernel, xp, dtype=xp.float64),
@@ -415,10 +415,7 @@ def _smallest(
     if values_in(parts) < min(precise.shape):
         return _exactly_singular(precise, method if method != "auto" else "dense")
     found = [_smallest_of(part.operator, rtol, method, max_matvecs, rng) for part in parts]
-    if parts[0].operator is precise:
-        result = found[0]
-    else:
-        result = smallest_of_parts(precise, parts, found)
+    result = found[0] if parts[0].operator is precise else smallest_of_parts(precise, parts, found)
     in_dtype = {
         side: xp.astype(vectors, operator.dtype)
         for side in ("left", "right")
@@ -470,7 +467,7 @@ def _smallest_by_inverse(
     vector = among_groups(
         best.right[None, :], np.array([where]), operator.T if wide else operator, operator.geometry.groups
     )
-    values, left, right, residuals = triplets(operator, vector, wide=wide, rtol=rtol)
+    values, left, right, residuals = triplets(operator, vector, wide=wide, end="smallest")
     status = Status.ESTIMATED if best.converged else Status.NOT_CONVERGED
     error = best.error
     if float(values[0]) <= best.floor:
