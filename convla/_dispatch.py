@@ -23,6 +23,8 @@ __all__ = ["ENGINES", "KERNELS", "Accelerated", "accelerated", "check_cuda", "lo
 ENGINES = ("auto", "reference", "numba", "cuda")
 
 KERNELS: dict[tuple[str, str], str] = {
+    ("prepared_kernel", "numba"): "convla.engines.numba_conv:prepared_kernel",
+    ("prepared_kernel", "cuda"): "convla.engines.cupy_gpu:prepared_kernel",
     ("correlate", "numba"): "convla.engines.numba_conv:correlate",
     ("correlate_image_adjoint", "numba"): "convla.engines.numba_conv:correlate_image_adjoint",
     ("correlate_kernel_adjoint", "numba"): "convla.engines.numba_kernel_adjoint:correlate_kernel_adjoint",

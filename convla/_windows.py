@@ -7,6 +7,8 @@ in the other gives the two adjoints, and all three are sums over the taps of one
 
 from __future__ import annotations
 
+from typing import Any
+
 import array_api_extra as xpx
 
 from convla._array import device_of, is_numpy, namespace
@@ -15,14 +17,23 @@ from convla._dispatch import accelerated
 from convla.geometry import ConvGeometry
 from convla.typing import Array, Namespace
 
-__all__ = ["correlate", "correlate_image_adjoint", "correlate_kernel_adjoint"]
+__all__ = ["correlate", "correlate_image_adjoint", "correlate_kernel_adjoint", "prepared_kernel"]
 
 
-def _fastest(array: Array, _other: Array, _geometry: ConvGeometry) -> str:
+def _fastest(array: Array, *_others: Array | ConvGeometry) -> str:
     """Return the engine for "auto": the compiled kernels, which were faster where docs/performance.md measures."""
     if is_numpy(array):
         return "numba"
     return "cuda"
+
+
+@accelerated("prepared_kernel", prefer=_fastest)
+def prepared_kernel(kernel: Array, geometry: ConvGeometry) -> Any:  # noqa: ARG001
+    """Return what the next two operations take in the kernel's place where it stays the same for many calls.
+
+    An engine may keep the kernel's entries there in the order that it reads them in. The reference reads the kernel.
+    """
+    return kernel
 
 
 @accelerated("correlate", prefer=_fastest)

@@ -8,15 +8,15 @@ from typing import Any, final
 
 import numpy as np
 
-from convla._array import all_finite, copy_of, namespace
+from convla._array import all_finite, copy_of, is_numpy, namespace
 from convla._checks import check_integer_range, check_integer_sums, check_kernel, check_signal, match_dtypes
 from convla._validate import check_array, check_choice
-from convla._windows import correlate, correlate_image_adjoint, correlate_kernel_adjoint
+from convla._windows import correlate, correlate_image_adjoint, correlate_kernel_adjoint, prepared_kernel
 from convla.errors import ShapeError
 from convla.geometry import ORDERS, ConvGeometry
 from convla.linear_map import LinearMap
 from convla.toeplitz import Order, convolution_matrix
-from convla.typing import Array, ArrayLike, Boundary, Engine, Padding
+from convla.typing import Array, ArrayLike, Boundary, Engine, Namespace, Padding
 
 __all__ = ["ConvOperator"]
 
@@ -42,7 +42,7 @@ class ConvOperator(LinearMap):
     Attributes
     ----------
     kernel : array
-        A copy of the argument.
+        A copy of the argument; read-only where the library can say so.
     geometry : ConvGeometry
     order : str
 
@@ -89,7 +89,7 @@ class ConvOperator(LinearMap):
         engine: Engine = "auto",
     ) -> None:
         # A copy: what was checked stays as it was, whatever becomes of the caller's array.
-        self.kernel = copy_of(check_kernel(kernel, namespace(kernel)), namespace(kernel))
+        self.kernel = _settled(check_kernel(kernel, namespace(kernel)), namespace(kernel))
         match_dtypes("kernel", self.kernel, "kernel", self.kernel, namespace(self.kernel))
         self.geometry = ConvGeometry(
             tuple(self.kernel.shape),
@@ -109,6 +109,8 @@ class ConvOperator(LinearMap):
         self._correlate: Callable[..., Array] = correlate.resolve(*found, engine=engine)
         self._image_adjoint: Callable[..., Array] = correlate_image_adjoint.resolve(*found, engine=engine)
         self._kernel_adjoint: Callable[..., Array] = correlate_kernel_adjoint.resolve(*found, engine=engine)
+        self._prepare: Callable[..., Any] = prepared_kernel.resolve(self.kernel, self.geometry, engine=engine)
+        self._prepared = self._prepare(self.kernel, self.geometry)
 
     def __repr__(self) -> str:
         rows, columns = self.shape
@@ -158,7 +160,8 @@ class ConvOperator(LinearMap):
         # What has been settled for this kernel holds for one like it; to find it again takes longer than small layers.
         operator = object.__new__(ConvOperator)
         operator.__dict__.update(self.__dict__)
-        operator.kernel = copy_of(checked, xp)
+        operator.kernel = _settled(checked, xp)
+        operator._prepared = self._prepare(operator.kernel, self.geometry)
         return operator
 
     def astype(self, dtype: Any) -> ConvOperator:
@@ -206,7 +209,7 @@ class ConvOperator(LinearMap):
         """
         image = self._checked("image", image, self.geometry.domain_shape)
         self._check_range(image, self.geometry.largest_row_count)
-        return self._correlate(image, self.kernel, self.geometry)
+        return self._correlate(image, self._prepared, self.geometry)
 
     def adjoint(self, features: ArrayLike) -> Array:
         """Apply the transpose of `apply` to one array of features or a batch.
@@ -234,7 +237,7 @@ class ConvOperator(LinearMap):
         """
         features = self._checked("features", features, self.geometry.range_shape)
         self._check_range(features, self.geometry.largest_column_count)
-        return self._image_adjoint(features, self.kernel, self.geometry)
+        return self._image_adjoint(features, self._prepared, self.geometry)
 
     def kernel_adjoint(self, features: ArrayLike, image: ArrayLike) -> Array:
         """Apply the transpose of ``kernel -> apply(image)`` to features, summed over a batch.
@@ -350,6 +353,14 @@ class _Transpose(LinearMap):
 
     def to_sparse(self, format: str = "csr") -> Any:  # noqa: A002
         return self._operator.to_sparse("csr").T.asformat(check_choice("format", format, ("csr", "csc", "coo")))
+
+
+def _settled(kernel: Array, xp: Namespace) -> Array:
+    """Return a copy that stays as it is: what engines make of a kernel must not grow old."""
+    kernel = copy_of(kernel, xp)
+    if is_numpy(kernel):
+        kernel.flags.writeable = False
+    return kernel
 
 
 def _rebuild(kernel: ArrayLike, geometry: ConvGeometry, order: Order, engine: Engine) -> ConvOperator:
