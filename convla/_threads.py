@@ -106,47 +106,74 @@ def _torch_limit() -> float:
     return int(torch.get_num_threads()) if hasattr(torch, "get_num_threads") else math.inf
 
 
+class _Holds:
+    """How often some libraries are held at one thread, and how many threads they had before."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.before: list[tuple[Any, int]] = []
+
+    def change(self, by: int, libraries: list[Any]) -> None:
+        """Take or release holds; the first taken sets every library to one thread, the last one released back."""
+        self.count += by
+        if self.count:
+            known = {library.filepath for library, _ in self.before}
+            found = [(library, library.num_threads) for library in libraries if library.filepath not in known]
+            for library, _ in found:
+                _set(library, 1)
+            self.before += found
+        else:
+            for library, threads in self.before:
+                # Another number than one was set by someone else since, and stays.
+                if library.num_threads == 1:
+                    _set(library, threads)
+            self.before = []
+
+
+def _set(library: Any, threads: int) -> None:
+    # From version 3.8 on, threadpoolctl lets only the Python thread that came first set the number of a pool that all
+    # share. The holds are counted over all Python threads, so that whoever leaves last has to be able to.
+    getattr(library, "_real_set_num_threads", library.set_num_threads)(threads)
+
+
+class _OwnHolds(_Holds, threading.local):
+    """Those of one Python thread."""
+
+
 class _Blas:
-    """The number of threads of every BLAS of the process, and how many contexts hold it at one."""
+    """Every BLAS of the process: those with one number of threads for all, and those with one for each Python thread."""
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
-        self.mine = threading.local()  # .holds: how many of the holds are this thread's
-        self.holds = 0
-        self.before: list[tuple[Any, int]] = []
+        self.everyone, self.mine = _Holds(), _OwnHolds()
         self.modules = -1
-        self.libraries: list[Any] = []
+        self.shared: list[Any] = []
+        self.own: list[Any] = []
 
-    def find(self) -> list[Any]:
-        """Return the libraries, which are looked for again where modules have been imported since."""
+    def find(self) -> None:
+        """Look for libraries again where modules have been imported since."""
         if len(sys.modules) != self.modules:
             self.modules = len(sys.modules)
-            self.libraries = threadpoolctl.ThreadpoolController().select(user_api="blas").lib_controllers
-        return self.libraries
+            found = threadpoolctl.ThreadpoolController().select(user_api="blas").lib_controllers
+            self.own = [library for library in found if getattr(library, "threading_layer", "") == "openmp"]
+            self.shared = [library for library in found if library not in self.own]
 
     def allowed(self) -> float:
         """Return the least number of threads that the caller has left to a BLAS."""
         with self.lock:
-            counts = [count for _, count in self.before] if self.holds else [lib.num_threads for lib in self.find()]
+            self.find()
+            counts = []
+            for holds, libraries in ((self.everyone, self.shared), (self.mine, self.own)):
+                before = [threads for _, threads in holds.before]
+                counts += before if holds.count else [library.num_threads for library in libraries]
         return min(counts, default=math.inf)
 
     def change(self, by: int) -> None:
-        """Take or release holds; the first taken sets every library to one thread, the last one released back."""
+        """Take or release so many holds of this Python thread."""
         with self.lock:
-            held, self.holds = self.holds > 0, self.holds + by
-            self.mine.holds = getattr(self.mine, "holds", 0) + by
-            if self.holds:
-                known = {library.filepath for library, _ in self.before}
-                found = [(library, library.num_threads) for library in self.find() if library.filepath not in known]
-                for library, _ in found:
-                    library.set_num_threads(1)
-                self.before += found
-            elif held:
-                for library, count in self.before:
-                    # Another number than one was set by someone else since, and stays.
-                    if library.num_threads == 1:
-                        library.set_num_threads(count)
-                self.before = []
+            self.find()
+            self.everyone.change(by, self.shared)
+            self.mine.change(by, self.own)
 
 
 _blas = _Blas()
@@ -186,8 +213,7 @@ def blas_for(operations: float) -> Iterator[None]:
         Of one call of a routine: ``2 m n k`` for a product, ``n^3 / 3`` for a Cholesky factorisation. For a stack of
         matrices those of one matrix, as the BLAS shares only the work within each.
     """
-    holds = getattr(_blas.mine, "holds", 0)
-    step = +1 if operations < BLAS_FROM else -holds
+    step = +1 if operations < BLAS_FROM else -_blas.mine.count
     _blas.change(step)
     try:
         yield
@@ -287,11 +313,11 @@ def share(work: Callable[[], object]) -> None:
 
 def _forget_threads() -> None:
     """Begin anew in a forked process: only the thread that forked lives on there, and locks may have been held."""
-    global _pool, _blas
+    global _pool
     _pool = _Pool()
-    inherited, _blas = _blas, _Blas()
-    _blas.holds = _blas.mine.holds = getattr(inherited.mine, "holds", 0)
-    _blas.before = inherited.before
+    _blas.lock = threading.RLock()
+    # The holds of the parent's other threads have no one left to release them.
+    _blas.everyone.change(_blas.mine.count - _blas.everyone.count, _blas.shared)
 
 
 if hasattr(os, "register_at_fork"):
