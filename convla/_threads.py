@@ -141,7 +141,7 @@ class _OwnHolds(_Holds, threading.local):
 
 
 class _Blas:
-    """Every BLAS of the process: those with one number of threads for all, and those with one for each Python thread."""
+    """Every BLAS of the process: those with one number of threads for all, and those with one for each caller."""
 
     def __init__(self) -> None:
         self.lock = threading.RLock()

@@ -225,8 +225,8 @@ class ConvGeometry:
     def _visits(self, axis: int) -> IndexArray:
         """Return how many pairs of an output and a tap read each position of the extended axis.
 
-        These are the taps t with ``t * dilation = p (mod stride)`` whose output exists: an arithmetic progression within
-        an interval, so that no table of outputs by taps is needed.
+        These are the taps t with ``t * dilation = p (mod stride)`` whose output exists: an arithmetic progression
+        within an interval, so that no table of outputs by taps is needed.
         """
         stride, dilation = self.stride[axis], self.dilation[axis]
         p = np.arange(self.padded_shape[axis])

@@ -10,8 +10,9 @@ import numpy as np
 
 from convla._array import all_finite, copy_of, is_exact, is_numpy, namespace
 from convla._checks import check_integer_range, check_integer_sums, check_kernel, check_signal, match_dtypes
+from convla._dispatch import prepared
 from convla._validate import check_array, check_choice
-from convla._windows import correlate, correlate_image_adjoint, correlate_kernel_adjoint, prepared_kernel
+from convla._windows import correlate, correlate_image_adjoint, correlate_kernel_adjoint
 from convla.errors import ShapeError
 from convla.geometry import ORDERS, ConvGeometry
 from convla.linear_map import LinearMap
@@ -36,8 +37,9 @@ class ConvOperator(LinearMap):
     order : {"C", "F"}
         The vec() that products with vectors, `to_dense` and `to_sparse` use: row-major, or column-major as in the
         paper of Guo and Ye. Channels vary slowest in both.
-    engine : {"auto", "reference", "numba", "cuda"}
-        Which kernels run the maps; resolved here, once.
+    engine : {"auto", "direct", "reference", "numba", "cuda", "fft"}
+        Which kernels run the maps; resolved here, once. "auto" takes transforms ("fft") for many taps, whose error is
+        small next to the norm of the result; "direct" sums of products, whose error is bounded for each entry.
 
     Attributes
     ----------
@@ -109,8 +111,7 @@ class ConvOperator(LinearMap):
         self._correlate: Callable[..., Array] = correlate.resolve(*found, engine=engine)
         self._image_adjoint: Callable[..., Array] = correlate_image_adjoint.resolve(*found, engine=engine)
         self._kernel_adjoint: Callable[..., Array] = correlate_kernel_adjoint.resolve(*found, engine=engine)
-        self._prepare: Callable[..., Any] = prepared_kernel.resolve(self.kernel, self.geometry, engine=engine)
-        self._prepared = self._prepare(self.kernel, self.geometry)
+        self._prepare()
 
     def __repr__(self) -> str:
         rows, columns = self.shape
@@ -161,8 +162,17 @@ class ConvOperator(LinearMap):
         operator = object.__new__(ConvOperator)
         operator.__dict__.update(self.__dict__)
         operator.kernel = _settled(checked, xp)
-        operator._prepared = self._prepare(operator.kernel, self.geometry)
+        operator._prepare()
         return operator
+
+    def with_engine(self, engine: Engine) -> ConvOperator:
+        """Return the same operator with its maps run by another engine; see the constructor."""
+        return _rebuild(self.kernel, self.geometry, self.order, engine)
+
+    def _prepare(self) -> None:
+        # What the engine has made of the kernel for its own use, once for all products.
+        maps = (self._correlate, self._image_adjoint)
+        self._for_image, self._for_features = prepared(maps, self.kernel, self.geometry)
 
     def astype(self, dtype: Any) -> ConvOperator:
         """Return the operator of the kernel in another dtype, in the same setting."""
@@ -210,7 +220,7 @@ class ConvOperator(LinearMap):
         image = self._checked("image", image, self.geometry.domain_shape)
         if self._numpy_float is None:
             check_integer_range(image, self.kernel, self.geometry.largest_row_count)
-        return self._correlate(image, self._prepared, self.geometry)
+        return self._correlate(image, self._for_image, self.geometry)
 
     def adjoint(self, features: ArrayLike) -> Array:
         """Apply the transpose of `apply` to one array of features or a batch.
@@ -239,7 +249,7 @@ class ConvOperator(LinearMap):
         features = self._checked("features", features, self.geometry.range_shape)
         if self._numpy_float is None and is_exact(features):  # the count takes longer than many a convolution
             check_integer_range(features, self.kernel, self.geometry.largest_column_count)
-        return self._image_adjoint(features, self._prepared, self.geometry)
+        return self._image_adjoint(features, self._for_features, self.geometry)
 
     def kernel_adjoint(self, features: ArrayLike, image: ArrayLike) -> Array:
         """Apply the transpose of ``kernel -> apply(image)`` to features, summed over a batch.

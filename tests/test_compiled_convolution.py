@@ -86,7 +86,7 @@ def check(seed: int, monkeypatch: pytest.MonkeyPatch) -> int:
         for threads in (1, 2):
             with at_most(threads):
                 runs.append(compiled(floats, weights, geometry))
-        prepared = numba_conv.prepared_kernel(weights, geometry)
+        prepared = numba_conv.PreparedKernel(weights, geometry)
         runs += [compiled(floats, prepared, geometry) for _ in range(2)]
         runs.append(np.reshape([compiled(one, weights, geometry) for one in floats.reshape(-1, *shape)], runs[0].shape))
         for run in runs:

@@ -65,7 +65,9 @@ def test_the_environment_is_a_wish_not_an_order(
 
 
 def test_wrong_engines_are_named(double: _dispatch.Accelerated[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match="engine must be one of 'auto', 'reference', 'numba', 'cuda', got 'gpu'"):
+    with pytest.raises(
+        ValueError, match="engine must be one of 'auto', 'direct', 'reference', 'numba', 'cuda', 'fft', got 'gpu'"
+    ):
         double(np.zeros(1), engine="gpu")
     with pytest.raises(EngineError, match="takes NumPy arrays of float32 or float64, got array_api_strict"):
         double(array_api_strict.zeros(1), engine="numba")

@@ -15,12 +15,7 @@ from convla._boundary import extend, fold
 from convla.geometry import ConvGeometry
 from convla.typing import Array
 
-__all__ = ["correlate", "correlate_image_adjoint", "correlate_kernel_adjoint", "prepared_kernel"]
-
-
-def prepared_kernel(kernel: Array, geometry: ConvGeometry) -> Array:  # noqa: ARG001
-    """Return the kernel as it is; see the reference of the same name."""
-    return kernel
+__all__ = ["correlate", "correlate_image_adjoint", "correlate_kernel_adjoint"]
 
 
 def correlate(image: Array, kernel: Array, geometry: ConvGeometry) -> Array:

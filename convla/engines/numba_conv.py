@@ -16,13 +16,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from convla._boundary import fold
+from convla._dispatch import prepares
 from convla.engines._layout import lay_out, tap_positions, three, three_pairs, three_sources
 from convla.engines._numba_blocks import PACK, SIZES, SLACK_VECTORS, correlate_jobs, pack_jobs
 from convla.engines._parallel import run_jobs
 from convla.engines._tile import VECTOR_BYTES, WIDTHS
 from convla.geometry import ConvGeometry
 
-__all__ = ["PhasePlan", "Plan", "PreparedKernel", "correlate", "correlate_image_adjoint", "prepared_kernel"]
+__all__ = ["PhasePlan", "Plan", "PreparedKernel", "correlate", "correlate_image_adjoint"]
 
 FloatArray = np.ndarray[Any, Any]
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
@@ -61,7 +62,7 @@ class PhasePlan(NamedTuple):
 class PreparedKernel:
     """A kernel that does not change, with its weights as each plan reads them, laid out when first used."""
 
-    def __init__(self, kernel: FloatArray) -> None:
+    def __init__(self, kernel: FloatArray, _geometry: ConvGeometry) -> None:
         self.kernel = kernel
         self._packed: dict[tuple[Any, ...], FloatArray] = {}
 
@@ -73,17 +74,14 @@ class PreparedKernel:
         return weights
 
 
-def prepared_kernel(kernel: FloatArray, geometry: ConvGeometry) -> PreparedKernel:  # noqa: ARG001
-    """Return a kernel that the two functions below take in the place of the array; see the reference."""
-    return PreparedKernel(kernel)
-
-
+@prepares(PreparedKernel)
 def correlate(image: FloatArray, kernel: FloatArray | PreparedKernel, geometry: ConvGeometry) -> FloatArray:
     """Cross-correlate; see the reference of the same name."""
     batch = image.shape[: -geometry.ndim - 1]
     return _run(_forward_plan(geometry, image.dtype.itemsize, _images(batch)), image, kernel, batch)
 
 
+@prepares(PreparedKernel)
 def correlate_image_adjoint(
     features: FloatArray, kernel: FloatArray | PreparedKernel, geometry: ConvGeometry
 ) -> FloatArray:
