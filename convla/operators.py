@@ -220,7 +220,7 @@ class ConvOperator(LinearMap):
         image = self._checked("image", image, self.geometry.domain_shape)
         if self._numpy_float is None:
             check_integer_range(image, self.kernel, self.geometry.largest_row_count)
-        return self._correlate(image, self._for_image, self.geometry)
+        return self._apply(image)
 
     def adjoint(self, features: ArrayLike) -> Array:
         """Apply the transpose of `apply` to one array of features or a batch.
@@ -249,7 +249,7 @@ class ConvOperator(LinearMap):
         features = self._checked("features", features, self.geometry.range_shape)
         if self._numpy_float is None and is_exact(features):  # the count takes longer than many a convolution
             check_integer_range(features, self.kernel, self.geometry.largest_column_count)
-        return self._image_adjoint(features, self._for_features, self.geometry)
+        return self._adjoint(features)
 
     def kernel_adjoint(self, features: ArrayLike, image: ArrayLike) -> Array:
         """Apply the transpose of ``kernel -> apply(image)`` to features, summed over a batch.
@@ -288,6 +288,14 @@ class ConvOperator(LinearMap):
             )
         check_integer_range(features, image, math.prod(batch) * math.prod(geometry.output_shape))
         return self._kernel_adjoint(features, image, geometry)
+
+    # Unchecked doors, for arrays that the library has made itself, of this library, dtype, shape and finite.
+
+    def _apply(self, image: Array) -> Array:
+        return self._correlate(image, self._for_image, self.geometry)
+
+    def _adjoint(self, features: Array) -> Array:
+        return self._image_adjoint(features, self._for_features, self.geometry)
 
     def to_dense(self) -> Array:
         """Return M as an array of the kernel's library; see `convolution_matrix`."""
@@ -349,6 +357,12 @@ class _Transpose(LinearMap):
 
     def adjoint(self, features: ArrayLike) -> Array:
         return self._operator.apply(features)
+
+    def _apply(self, image: Array) -> Array:
+        return self._operator._adjoint(image)
+
+    def _adjoint(self, features: Array) -> Array:
+        return self._operator._apply(features)
 
     def __abs__(self) -> LinearMap:
         return abs(self._operator).T

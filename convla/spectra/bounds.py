@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from convla._array import device_of, namespace
+from convla._threads import blas_on_one_thread
 from convla._validate import check_choice, check_integer
 from convla.geometry import ConvGeometry
 from convla.linear_map import LinearMap
@@ -49,6 +50,7 @@ class SingularValueBounds(NamedTuple):
     upper_certificate: str
 
 
+@blas_on_one_thread()
 def singular_value_bounds(
     operator: LinearMap,
     *,
