@@ -45,7 +45,7 @@ SIZES = np.dtype(
             "parts",  # of the rows, in whole packs: jobs of their own
             "total",  # flattened outputs, unused ones included
             "window",  # entries of one image in a block's source: its outputs and the reach of the kernel
-            "line",  # entries of one channel in a block's source: the windows of its images
+            "line",  # entries of one channel in a block's source: the windows of its images, and what tiles reach beyond
             "kernel_group",  # strides of the kernel: from group to group,
             "kernel_row",  # from output channel to output channel,
             "kernel_channel",  # from image channel to image channel
@@ -208,7 +208,7 @@ def _correlate_block(job: int, images: int, image: Any, packed: Any, tables: Any
     pieces = min(s.pieces, images - first_image)
     count = min(s.length, s.total - first)
     length = (pieces - 1) * s.window + count
-    stride = s.line + SLACK_VECTORS * VECTOR_BYTES // image.itemsize
+    stride = s.line
     source = np.empty(s.channels * s.phases * s.line, image.dtype)
     target = np.empty(min(s.rows, PACK) * stride, image.dtype)
     for c in range(s.channels):
@@ -218,6 +218,7 @@ def _correlate_block(job: int, images: int, image: Any, packed: Any, tables: Any
             for i in range(pieces):
                 start = (((first_image + i) * s.groups + group) * s.channels + c) * s.image
                 _extend(source, at + i * s.window, first, image, start, table, s)
+            clear(source, at + pieces * s.window, s.line - pieces * s.window)
     packs = (s.rows + PACK - 1) // PACK
     done = part * packs // s.parts * PACK
     stop = min((part + 1) * packs // s.parts * PACK, s.rows)

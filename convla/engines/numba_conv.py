@@ -226,19 +226,15 @@ def _plan(
     lanes = VECTOR_BYTES // itemsize
     products = groups * channels * rows * len(taps) * total
     jobs = JOBS if products * images >= SHARED_FROM else 1
-    reach_here = int(shift.max())
-    per_unit = -(-jobs // (images * groups))
-    length = _block_length(itemsize, channels * phases, rows, reach_here, max(-(-total // per_unit), reach_here))
+    furthest, sources_of_block = int(shift.max()), channels * phases
+    share = max(-(-total // -(-jobs // (images * groups))), furthest)
+    length = min(_block_length(itemsize, sources_of_block, rows, furthest, share), total)
     blocks = -(-total // length)
-    window = length + reach_here + SLACK_VECTORS * lanes
-    # Small images share a block, in which the weights are read once for all of them.
-    pieces = (
-        1
-        if blocks > 1
-        else max(
-            1, min(-(-images * groups // jobs), images, _longest(itemsize, channels * phases, reach_here) // window)
-        )
-    )
+    window = length + furthest
+    # Small images share a block, whose tiles then are full.
+    room = _longest(itemsize, sources_of_block, furthest) // window if blocks == 1 else 1
+    pieces = max(1, min(room, images, -(-images * groups // jobs)))
+    line = pieces * window + SLACK_VECTORS * lanes
     units = -(-images // pieces) * groups * blocks
     parts = max(1, min(-(-jobs // units), rows // PACK, rows * len(taps) // PART_PRODUCTS))
     sizes = np.zeros(1, SIZES)
@@ -264,7 +260,7 @@ def _plan(
         "parts": parts,
         "total": total,
         "window": window,
-        "line": pieces * window,
+        "line": line,
         "kernel_group": kernel_strides[0],
         "kernel_row": kernel_strides[1],
         "kernel_channel": kernel_strides[2],
@@ -273,7 +269,7 @@ def _plan(
     }
     for name, value in values.items():
         sizes[name] = value
-    offsets = (np.arange(channels)[:, None] * phases + layout.phase) * (pieces * window) + shift
+    offsets = (np.arange(channels)[:, None] * phases + layout.phase) * line + shift
     return Plan(
         sizes=sizes,
         tables=np.concatenate([taps, offsets.reshape(-1), layout.tables]),
