@@ -45,7 +45,7 @@ SIZES = np.dtype(
             "parts",  # of the rows, in whole packs: jobs of their own
             "total",  # flattened outputs, unused ones included
             "window",  # entries of one image in a block's source: its outputs and the reach of the kernel
-            "line",  # entries of one channel in a block's source: the windows of its images, and what tiles reach beyond
+            "line",  # entries of one channel in a block's source: the windows of its images, and a tile's slack
             "kernel_group",  # strides of the kernel: from group to group,
             "kernel_row",  # from output channel to output channel,
             "kernel_channel",  # from image channel to image channel

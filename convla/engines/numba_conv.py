@@ -28,8 +28,9 @@ __all__ = ["PhasePlan", "Plan", "PreparedKernel", "correlate", "correlate_image_
 FloatArray = np.ndarray[Any, Any]
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
 
-# Measured on two cores, idle and taken: below this many products a second thread costs more than it brings.
-SHARED_FROM = 2_000_000
+# Measured on two cores, idle and taken: products times the bytes of an entry, some 0.2 ms on one thread, below which a
+# second thread costs more than it brings.
+SHARED_FROM = 20_000_000
 PACKED_FROM = 500_000  # weights, likewise
 # The source of a block should stay in the second-level cache beside the weights, its sums in the first.
 SOURCE_BYTES = 256 * 1024
@@ -106,7 +107,7 @@ def _images(batch: tuple[int, ...]) -> int:
 def _run(plan: Plan, image: FloatArray, kernel: FloatArray | PreparedKernel, batch: tuple[int, ...]) -> FloatArray:
     out = np.empty((*batch, *plan.out_shape), image.dtype)
     packed = kernel.packed(plan) if isinstance(kernel, PreparedKernel) else _pack(kernel, plan)
-    shared = plan.products * math.prod(batch) >= SHARED_FROM
+    shared = plan.products * image.itemsize * math.prod(batch) >= SHARED_FROM
     run_jobs(correlate_jobs, image.ravel(), packed, plan.tables, plan.sizes, out.ravel(), shared=shared)
     return out
 
@@ -225,7 +226,7 @@ def _plan(
     padded, phases, shift, total = layout.padded, math.prod(stride), layout.shift, layout.total
     lanes = VECTOR_BYTES // itemsize
     products = groups * channels * rows * len(taps) * total
-    jobs = JOBS if products * images >= SHARED_FROM else 1
+    jobs = JOBS if products * itemsize * images >= SHARED_FROM else 1
     furthest, sources_of_block = int(shift.max()), channels * phases
     share = max(-(-total // -(-jobs // (images * groups))), furthest)
     length = min(_block_length(itemsize, sources_of_block, rows, furthest, share), total)

@@ -18,8 +18,8 @@ __all__ = ["KernelPlan", "correlate_kernel_adjoint", "kernel_plan"]
 
 FloatArray = np.ndarray[Any, Any]
 
-# Measured on two cores, idle and taken: below this many products a second thread costs more than it brings.
-SHARED_FROM = 2_000_000
+# Products times the bytes of an entry; see `numba_conv`.
+SHARED_FROM = 20_000_000
 # Few rows of features of this length, and the windows of a channel, fit the first-level cache.
 LINE_BYTES = 16 * 1024
 # The channels that are laid out at once stay in the second-level cache.
@@ -51,7 +51,7 @@ def correlate_kernel_adjoint(features: FloatArray, image: FloatArray, geometry: 
     out = np.empty(geometry.kernel_shape, image.dtype)
     segments = int(plan.sizes[0]["segments"])
     sums = out.ravel() if segments == 1 else np.empty(segments * out.size, out.dtype)
-    shared = plan.products >= SHARED_FROM
+    shared = plan.products * image.itemsize >= SHARED_FROM
     run_jobs(kernel_adjoint_jobs, features.ravel(), image.ravel(), plan.tables, plan.sizes, sums, shared=shared)
     if segments > 1:
         add_up(sums, out.ravel())

@@ -23,8 +23,8 @@ __all__ = ["correlate_lags", "summed_autocorrelations"]
 # Rows are a little longer than the channels: at a power of two, all rows of a tap would meet in one cache set.
 _GAP = 8
 
-# Fewer products than this take less than a tenth of a millisecond, which waiting for threads can cost many times over.
-_PARALLEL_PRODUCTS = 2**20
+# Fewer products than this take less than some tenths of a millisecond, which waiting for threads can cost over again.
+_PARALLEL_PRODUCTS = 2**21
 
 
 def summed_autocorrelations(kernels: Array) -> Array:
