@@ -1,10 +1,10 @@
 """Time the convolution operator against what a user would pick instead; print the tables of docs/performance.md.
 
-Run ``python benchmarks/bench_operators.py [--quick] [--busy N] [--output FILE]`` on an otherwise idle machine, with nothing
-set in the environment: the defaults are what is measured. Two libraries that are compared take turns, a stretch of
-calls each, and each figure is the least of all its calls: the time that the code needs when nothing else runs. With
-``--busy N`` so many processes compute beside it all the time, and each figure is the mean of all calls. PyTorch is
-optional; its columns stay empty without it.
+Run ``python benchmarks/bench_operators.py [--quick] [--busy N] [--output FILE]`` on an otherwise idle machine, with
+nothing set in the environment: the defaults are what is measured. Two libraries that are compared take turns, a
+stretch of calls each, and each figure is the least of all its calls: the time that the code needs when nothing else
+runs. With ``--busy N`` so many processes compute beside it all the time, and each figure is the mean of all calls.
+PyTorch is optional; its columns stay empty without it.
 """
 
 from __future__ import annotations
@@ -216,9 +216,8 @@ def filter_rows(quick: bool) -> Iterator[str]:
     rounds, seconds = (3, 0.12) if quick else (10, 0.3)
     rng = np.random.default_rng(0)
     yield (
-        "| dtype | points | taps | apply, us | adjoint, us | kernel adjoint, us | oaconvolve, us | ratio | direct, us |\n"
-        + "|---" * 9
-        + "|"
+        "| dtype | points | taps | apply, us | adjoint, us | kernel adjoint, us | oaconvolve, us | ratio "
+        "| direct, us |\n" + "|---" * 9 + "|"
     )
     for dtype in (np.float64, np.float32):
         for points, taps in ((16_384, 127), (65_536, 255), (32_768, 2047), (65_536, 4095)):

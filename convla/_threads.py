@@ -162,7 +162,7 @@ class _Blas:
         """Return the least number of threads that the caller has left to a BLAS."""
         with self.lock:
             self.find()
-            counts = []
+            counts: list[float] = []
             for holds, libraries in ((self.everyone, self.shared), (self.mine, self.own)):
                 before = [threads for _, threads in holds.before]
                 counts += before if holds.count else [library.num_threads for library in libraries]

@@ -24,7 +24,7 @@ from convla._dispatch import prepares
 from convla.geometry import ConvGeometry
 from convla.typing import Array, Namespace
 
-__all__ = ["correlate", "correlate_image_adjoint", "correlate_kernel_adjoint"]
+__all__ = ["Spectrum", "correlate", "correlate_image_adjoint", "correlate_kernel_adjoint", "torus"]
 
 
 class Spectrum:
