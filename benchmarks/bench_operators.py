@@ -1,16 +1,21 @@
 """Time the convolution operator against what a user would pick instead; print the tables of docs/performance.md.
 
-Run ``python benchmarks/bench_operators.py [--quick] [--output FILE]`` on an otherwise idle machine. Two libraries that
-are compared take turns, a stretch of calls each, and each figure is the least of all its calls: the time that the code
-needs when nothing else runs. PyTorch is optional; its columns stay empty without it.
+Run ``python benchmarks/bench_operators.py [--quick] [--busy N] [--output FILE]`` on an otherwise idle machine, with
+nothing set in the environment: the defaults are what is measured. Two libraries that are compared take turns, a
+stretch of calls each, and each figure is the least of all its calls: the time that the code needs when nothing else
+runs. With ``--busy N`` so many processes compute beside it all the time, and each figure is the mean of all calls.
+PyTorch is optional; its columns stay empty without it.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import datetime
 import os
 import platform
+import subprocess
+import sys
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -19,10 +24,11 @@ from typing import Any
 
 import numba
 import numpy as np
+import scipy.signal
 import scipy.sparse
-import threadpoolctl
 
 from convla import ConvGeometry, ConvOperator, convolution_matrix
+from convla._threads import at_most, thread_limit
 
 try:
     import torch
@@ -32,9 +38,25 @@ except ImportError:
 Work = Callable[[], Any]
 
 
+busy = False
+"""Whether other processes compute all the time: then the mean of all calls counts, as the least would be of luck."""
+
+
+@contextlib.contextmanager
+def busy_processes(count: int) -> Iterator[None]:
+    """Let so many other processes compute meanwhile."""
+    spinning = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
+    try:
+        yield
+    finally:
+        for process in spinning:
+            process.kill()
+            process.wait()
+
+
 def least_times(*works: Work, rounds: int, seconds: float) -> list[float]:
-    """Return the least time of each piece of work, in seconds."""
-    least = [float("inf")] * len(works)
+    """Return the least time of each piece of work, in seconds; the mean time on a busy machine."""
+    times: list[list[float]] = [[] for _ in works]
     for work in works:
         work()  # compile, plan, allocate
     for _ in range(rounds):
@@ -45,10 +67,10 @@ def least_times(*works: Work, rounds: int, seconds: float) -> list[float]:
                 start = time.perf_counter()
                 work()
                 stop = time.perf_counter()
-                least[index] = min(least[index], stop - start)
+                times[index].append(stop - start)
                 if stop > end:
                     break
-    return least
+    return [float(np.mean(calls) if busy else np.min(calls)) for calls in times]
 
 
 def gemm_peak(dtype: Any, rounds: int) -> float:
@@ -143,6 +165,80 @@ def kernel_adjoint_rows(quick: bool) -> Iterator[str]:
                     f"| {theirs[0] / gradient:.2f} | {1e6 * reference:.1f} | {gradient / application:.2f} "
                     f"| {flops / gradient / 1e9:.0f} | {flops / gradient / peak:.0%} |"
                 )
+
+
+def alone(work: Work) -> Work:
+    """Return the work on one thread."""
+
+    def on_one_thread() -> Any:
+        with at_most(1):
+            return work()
+
+    return on_one_thread
+
+
+def thread_rows(quick: bool) -> Iterator[str]:
+    """Time each product on one thread and on all that are allowed: more must not take longer."""
+    rounds, seconds = (5, 0.12) if quick else (20, 0.3)
+    rng = np.random.default_rng(0)
+    yield "| image | channels | product | one thread, us | all, us | ratio |\n" + "|---" * 6 + "|"
+    for size, channels in ((32, 1), (32, 16), (32, 32), (32, 64), (7, 512), (224, 3), (224, 16), (224, 64)):
+        kernel = rng.standard_normal((channels, channels, 3, 3)).astype(np.float32)
+        image = rng.standard_normal((channels, size, size)).astype(np.float32)
+        operator = ConvOperator(kernel, (size, size))
+        products: dict[str, Work] = {
+            "apply": lambda o=operator, x=image: o.apply(x),
+            "adjoint": lambda o=operator, x=image: o.adjoint(x),
+            "kernel adjoint": lambda o=operator, x=image: o.kernel_adjoint(x, x),
+        }
+        for name, work in products.items():
+            one, every = least_times(alone(work), work, rounds=rounds, seconds=seconds)
+            yield f"| {size} x {size} | {channels} | {name} | {1e6 * one:.1f} | {1e6 * every:.1f} | {one / every:.2f} |"
+
+
+def batch_rows(quick: bool) -> Iterator[str]:
+    """Time several images at once, for each of them."""
+    rounds, seconds = (5, 0.12) if quick else (10, 0.3)
+    rng = np.random.default_rng(0)
+    yield "| image | channels | 1 image, us | 2, us each | 4, us each | 8, us each |\n" + "|---" * 6 + "|"
+    for size, channels in ((8, 16), (32, 64), (16, 128), (14, 256), (7, 512)):
+        operator = ConvOperator(rng.standard_normal((channels, channels, 3, 3)).astype(np.float32), (size, size))
+        images = rng.standard_normal((8, channels, size, size)).astype(np.float32)
+        counts = (1, 2, 4, 8)
+        works: list[Work] = [lambda o=operator, x=images[:count]: o.apply(x) for count in counts]
+        times = least_times(*works, rounds=rounds, seconds=seconds)
+        each = [f"{1e6 * time / count:.1f}" for time, count in zip(times, counts, strict=True)]
+        yield f"| {size} x {size} | {channels} | {' | '.join(each)} |"
+
+
+def filter_rows(quick: bool) -> Iterator[str]:
+    """Time long filters of one channel, by default and summed directly, against SciPy's transforms."""
+    rounds, seconds = (3, 0.12) if quick else (10, 0.3)
+    rng = np.random.default_rng(0)
+    yield (
+        "| dtype | points | taps | apply, us | adjoint, us | kernel adjoint, us | oaconvolve, us | ratio "
+        "| direct, us |\n" + "|---" * 9 + "|"
+    )
+    for dtype in (np.float64, np.float32):
+        for points, taps in ((16_384, 127), (65_536, 255), (32_768, 2047), (65_536, 4095)):
+            kernel = rng.standard_normal((1, 1, taps)).astype(dtype)
+            signal = rng.standard_normal((1, points)).astype(dtype)
+            operator = ConvOperator(kernel, (points,))
+            direct = operator.with_engine("direct")
+            times = least_times(
+                lambda o=operator, x=signal: o.apply(x),
+                lambda o=operator, x=signal: o.adjoint(x),
+                lambda o=operator, x=signal: o.kernel_adjoint(x, x),
+                lambda k=kernel, x=signal: scipy.signal.oaconvolve(x[0], k[0, 0, ::-1], mode="same"),
+                lambda o=direct, x=signal: o.apply(x),
+                rounds=rounds,
+                seconds=seconds,
+            )
+            apply, adjoint, gradient, theirs, summed = (1e6 * time for time in times)
+            yield (
+                f"| {np.dtype(dtype)} | {points} | {taps} | {apply:.1f} | {adjoint:.1f} | {gradient:.1f} "
+                f"| {theirs:.1f} | {theirs / apply:.2f} | {summed:.1f} |"
+            )
 
 
 def by_entries(kernel: Any, size: int) -> Any:
@@ -244,26 +340,30 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer repetitions and no large sparse matrices")
     parser.add_argument("--output", type=Path, help="also write the tables to this file")
     parser.add_argument("--only", help="the one section to print, by its title")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="for both libraries; default: every core")
+    parser.add_argument("--busy", type=int, default=0, metavar="N", help="processes that compute beside it")
     options = parser.parse_args()
-    numba.set_num_threads(options.threads)
-    threadpoolctl.threadpool_limits(options.threads)
+    global busy
+    busy = options.busy > 0
     versions = [f"numpy {np.__version__}", f"scipy {scipy.__version__}", f"numba {numba.__version__}"]
     if torch is not None:
-        torch.set_num_threads(options.threads)
         versions.append(f"torch {torch.__version__}")
-    machine = f"{processor()}, {options.threads} threads on {os.cpu_count()} cores"
+    machine = (
+        f"{processor()}, {thread_limit()} threads on {os.cpu_count()} cores, {options.busy} busy processes beside it"
+    )
     lines = [f"{datetime.date.today()}, {machine}, Python {platform.python_version()}, {', '.join(versions)}."]
     print(lines[0], flush=True)
     sections = {
         "Application and image adjoint": operator_rows,
         "Kernel adjoint": kernel_adjoint_rows,
+        "Threads": thread_rows,
+        "Several images": batch_rows,
+        "Long filters": filter_rows,
         "Sparse construction": sparse_rows,
         "Dense construction": dense_rows,
     }
     if options.only is not None:
         sections = {options.only: sections[options.only]}
-    with torch.inference_mode() if torch is not None else open(os.devnull):
+    with torch.inference_mode() if torch is not None else contextlib.nullcontext(), busy_processes(options.busy):
         for title, rows in sections.items():
             lines.append(f"\n### {title}\n")
             print(lines[-1])

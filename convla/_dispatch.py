@@ -2,7 +2,8 @@
 
 A function decorated with `accelerated` is the reference of its operation and its specification. Faster kernels are
 listed in one table keyed (operation, engine) and imported when first used. The type of the arrays says where the data
-is; `engine` only chooses among the kernels that take that type, so no call ever moves data between devices.
+is; `engine` only chooses among the kernels that take that type, so no call ever moves data between devices. An engine
+is one entry of the table `ENGINES`.
 """
 
 from __future__ import annotations
@@ -10,25 +11,82 @@ from __future__ import annotations
 import functools
 import importlib
 import os
-from collections.abc import Callable
-from typing import Any, Generic, ParamSpec, TypeVar
+from collections.abc import Callable, Iterable
+from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar
 
 import array_api_compat
 
 from convla._array import cuda_is_available, describe, is_cupy, is_numpy
 from convla.errors import EngineError
 
-__all__ = ["ENGINES", "KERNELS", "Accelerated", "accelerated", "check_cuda", "load_kernel"]
+__all__ = [
+    "ENGINES",
+    "KERNELS",
+    "Accelerated",
+    "EngineEntry",
+    "accelerated",
+    "check_cuda",
+    "engine_names",
+    "load_kernel",
+    "prepared",
+    "prepares",
+]
 
-ENGINES = ("auto", "reference", "numba", "cuda")
+
+class EngineEntry(NamedTuple):
+    """What is to be known of an engine.
+
+    Attributes
+    ----------
+    takes : callable
+        Tells whether the engine's kernels take an array.
+    wants : str
+        The arrays that they take, in words, for the message.
+    check : callable
+        Raises `EngineError` where the engine cannot run on this machine.
+    direct : bool
+        Its sums are those of the reference, in some order: their rounding errors are bounded entry by entry.
+    """
+
+    takes: Callable[[Any], bool]
+    wants: str
+    check: Callable[[], None] = lambda: None
+    direct: bool = True
+
+
+def check_cuda() -> None:
+    """Raise `EngineError` unless there is CuPy and a device for it."""
+    if not cuda_is_available():
+        raise EngineError("engine 'cuda' needs CuPy (extras cuda12, cuda13) and a CUDA device; none is available")
+
+
+def _is_float(array: Any) -> bool:
+    return str(array.dtype).rpartition(".")[2] in ("float32", "float64")
+
+
+ENGINES: dict[str, EngineEntry] = {
+    "numba": EngineEntry(lambda a: is_numpy(a) and a.dtype.char in "fd", "NumPy arrays of float32 or float64"),
+    "cuda": EngineEntry(is_cupy, "CuPy arrays", check_cuda),
+    "fft": EngineEntry(_is_float, "arrays of float32 or float64", direct=False),
+}
+"""The engines by name, in the order in which "auto" prefers them where nothing else is measured."""
+
+
+def engine_names() -> tuple[str, ...]:
+    """Return all that ``engine=`` can be."""
+    return ("auto", "direct", "reference", *ENGINES)
+
 
 KERNELS: dict[tuple[str, str], str] = {
     ("correlate", "numba"): "convla.engines.numba_conv:correlate",
     ("correlate_image_adjoint", "numba"): "convla.engines.numba_conv:correlate_image_adjoint",
     ("correlate_kernel_adjoint", "numba"): "convla.engines.numba_kernel_adjoint:correlate_kernel_adjoint",
     ("correlate", "cuda"): "convla.engines.cupy_gpu:correlate",
+    ("correlate", "fft"): "convla.engines.fourier:correlate",
     ("correlate_image_adjoint", "cuda"): "convla.engines.cupy_gpu:correlate_image_adjoint",
+    ("correlate_image_adjoint", "fft"): "convla.engines.fourier:correlate_image_adjoint",
     ("correlate_kernel_adjoint", "cuda"): "convla.engines.cupy_gpu:correlate_kernel_adjoint",
+    ("correlate_kernel_adjoint", "fft"): "convla.engines.fourier:correlate_kernel_adjoint",
     ("descend_pairs", "numba"): "convla.engines.numba_cpu:descend_pairs",
     ("summed_autocorrelations", "numba"): "convla.engines.numba_similarity:summed_autocorrelations",
     ("summed_autocorrelations", "cuda"): "convla.engines.cupy_similarity:summed_autocorrelations",
@@ -54,8 +112,8 @@ def accelerated(
     operation : str
         The key of the operation in `KERNELS`.
     prefer : callable, optional
-        Called with the arguments of a call under ``engine="auto"``; returns the engine measured to be fastest for them.
-        Without it a kernel that takes the arrays is always preferred to the reference.
+        Called with the arguments of a call under ``engine="auto"``; returns the engine measured to be fastest for them,
+        or "" for the first of `ENGINES` with a kernel that sums directly and takes the arrays, as without it.
     """
     return lambda reference: Accelerated(operation, reference, prefer)
 
@@ -80,53 +138,69 @@ class Accelerated(Generic[P, R]):
 
     def choose(self, *args: Any, engine: str = "auto", **kwargs: Any) -> str:
         """Return the name of the engine that a call with these arguments would use."""
-        if engine not in ENGINES:
-            raise ValueError(f"engine must be one of {', '.join(map(repr, ENGINES))}, got {engine!r}")
+        if engine not in engine_names():
+            raise ValueError(f"engine must be one of {', '.join(map(repr, engine_names()))}, got {engine!r}")
         arrays = [value for value in args if array_api_compat.is_array_api_obj(value)]
-        if engine == "auto":
-            return self._automatic(arrays, args, kwargs)
+        if engine in ("auto", "direct"):
+            return self._automatic(engine, arrays, args, kwargs)
         self._check(engine, arrays)
         return engine
 
-    def _automatic(self, arrays: list[Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-        usable = [
-            engine
-            for engine in ENGINES[2:]
-            if (self.operation, engine) in KERNELS and all(_takes(engine, array) for array in arrays)
-        ]
+    def _automatic(self, engine: str, arrays: list[Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
         wish = os.environ.get("CONVLA_ENGINE", "auto")
-        if wish not in ENGINES:
-            raise ValueError(f"CONVLA_ENGINE must be one of {', '.join(map(repr, ENGINES))}, got {wish!r}")
+        if wish not in engine_names():
+            raise ValueError(f"CONVLA_ENGINE must be one of {', '.join(map(repr, engine_names()))}, got {wish!r}")
+        usable = [
+            name
+            for name, entry in ENGINES.items()
+            if (entry.direct or "direct" not in (engine, wish))
+            and (self.operation, name) in KERNELS
+            and all(entry.takes(array) for array in arrays)
+        ]
         if wish == "reference" or not usable:
             return "reference"
         if wish in usable:
             return wish
-        choice = self.prefer(*args, **kwargs) if self.prefer else usable[0]
-        return choice if choice in usable else "reference"
+        choice = self.prefer(*args, **kwargs) if self.prefer else ""
+        if choice in ("reference", *usable):
+            return choice
+        return next((name for name in usable if ENGINES[name].direct), "reference")
 
     def _check(self, engine: str, arrays: list[Any]) -> None:
         if engine == "reference":
             return
         if (self.operation, engine) not in KERNELS:
             raise EngineError(f"{self.operation} has no kernel for engine {engine!r}; use 'auto' or 'reference'")
-        if engine == "cuda":
-            check_cuda()
+        entry = ENGINES[engine]
+        entry.check()
         for array in arrays:
-            if not _takes(engine, array):
-                wanted = {"numba": "NumPy arrays of float32 or float64", "cuda": "CuPy arrays"}[engine]
-                raise EngineError(f"engine {engine!r} takes {wanted}, got {describe(array)} of dtype {array.dtype}")
+            if not entry.takes(array):
+                raise EngineError(
+                    f"engine {engine!r} takes {entry.wants}, got {describe(array)} of dtype {array.dtype}"
+                )
 
 
-def check_cuda() -> None:
-    """Raise `EngineError` unless there is CuPy and a device for it."""
-    if not cuda_is_available():
-        raise EngineError("engine 'cuda' needs CuPy (extras cuda12, cuda13) and a CUDA device; none is available")
+def prepares(prepare: Callable[..., Any]) -> Callable[[R], R]:
+    """Say what a kernel takes in the place of its second argument where that stays the same for many calls.
+
+    Parameters
+    ----------
+    prepare : callable
+        Called with that argument and those after it, once; an engine may put its entries in the order that it reads.
+    """
+
+    def mark(kernel: R) -> R:
+        kernel.prepare = prepare  # type: ignore[attr-defined]
+        return kernel
+
+    return mark
 
 
-def _takes(engine: str, array: Any) -> bool:
-    if engine == "numba":
-        return is_numpy(array) and array.dtype.char in "fd"
-    return is_cupy(array)
+def prepared(kernels: Iterable[Callable[..., Any]], argument: Any, *rest: Any) -> list[Any]:
+    """Return for each kernel what it takes in the place of an argument; kernels that take the same share it."""
+    ways = [getattr(kernel, "prepare", None) for kernel in kernels]
+    made = {way: way(argument, *rest) for way in ways if way is not None}
+    return [argument if way is None else made[way] for way in ways]
 
 
 @functools.cache

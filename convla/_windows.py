@@ -7,9 +7,12 @@ in the other gives the two adjoints, and all three are sums over the taps of one
 
 from __future__ import annotations
 
+import functools
+import math
+
 import array_api_extra as xpx
 
-from convla._array import device_of, is_numpy, namespace
+from convla._array import device_of, namespace
 from convla._boundary import extend, fold
 from convla._dispatch import accelerated
 from convla.geometry import ConvGeometry
@@ -18,11 +21,25 @@ from convla.typing import Array, Namespace
 __all__ = ["correlate", "correlate_image_adjoint", "correlate_kernel_adjoint"]
 
 
-def _fastest(array: Array, _other: Array, _geometry: ConvGeometry) -> str:
-    """Return the engine for "auto": the compiled kernels, which were faster where docs/performance.md measures."""
-    if is_numpy(array):
-        return "numba"
-    return "cuda"
+# Measured for float64 on one thread, in seconds; what matters is where the two sums below cross.
+_PRODUCT = 1.0 / 8e9  # of one term of a direct sum
+_TRANSFORM = 1.5e-9  # of one entry of a real transform, for each doubling of its length
+_WAVE = 4e-9  # of one term of a sum over channels, at one frequency
+_LEAST_GAIN = 2.0  # direct sums are the more accurate for each entry
+
+
+def _fastest(_array: Array, _other: Array, geometry: ConvGeometry) -> str:
+    """Return the engine for "auto": transforms for many taps, else the compiled kernels; see docs/performance.md."""
+    return "fft" if _transforms_are_quicker(geometry) else ""
+
+
+@functools.lru_cache(maxsize=256)
+def _transforms_are_quicker(geometry: ConvGeometry) -> bool:
+    out, inner, *taps = geometry.kernel_shape
+    direct = out * inner * math.prod(taps) * math.prod(geometry.output_shape) * _PRODUCT
+    period = math.prod(geometry.padded_shape)
+    transforms = (out + geometry.in_channels) * period * math.log2(period + 1) * _TRANSFORM
+    return _LEAST_GAIN * (transforms + out * inner * period / 2 * _WAVE) < direct
 
 
 @accelerated("correlate", prefer=_fastest)

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from convla._array import accumulation_dtype, is_exact, is_numpy, namespace, on_device_of
+from convla._array import accumulation_dtype, namespace, on_device_of
 from convla._dispatch import accelerated
 from convla.typing import Array, Namespace
 
@@ -32,12 +32,7 @@ __all__ = [
 BATCH_NUMBERS = 2**20
 
 
-def _prefer(kernels: Array, *_: Any) -> str:
-    # The compiled kernels are at least as fast at every shape measured; they take no integers.
-    return "cuda" if not is_numpy(kernels) else "reference" if is_exact(kernels) else "numba"
-
-
-@accelerated("summed_autocorrelations", prefer=_prefer)
+@accelerated("summed_autocorrelations")
 def summed_autocorrelations(kernels: Array) -> Array:
     """Return the A_i of kernels (c_out, c_in, *kernel): shape (c_out, lags), float64 for floating-point kernels."""
     return summed_cross_correlations(kernels, kernels)
@@ -57,7 +52,7 @@ def summed_cross_correlations(first: Array, second: Array) -> Array:
     return xp.concat(parts, axis=0) if len(parts) > 1 else parts[0]
 
 
-@accelerated("correlate_lags", prefer=_prefer)
+@accelerated("correlate_lags")
 def correlate_lags(kernels: Array, lags: Array) -> Array:
     """Correlate each kernel with its own even function of the lag.
 

@@ -217,14 +217,33 @@ class ConvGeometry:
         """The largest number of products in one entry of the image adjoint."""
         readers = 1
         for axis in range(self.ndim):
-            sources = self.axis_map(axis)
-            readers *= int(np.bincount(sources[sources >= 0]).max(initial=0))
+            sources = self.sources(axis)
+            counts = np.bincount(sources + 1, self._visits(axis), minlength=2)[1:]  # without the zeros
+            readers *= int(counts.max())
         return self.out_channels // self.groups * readers
+
+    def _visits(self, axis: int) -> IndexArray:
+        """Return how many pairs of an output and a tap read each position of the extended axis.
+
+        These are the taps t with ``t * dilation = p (mod stride)`` whose output exists: an arithmetic progression
+        within an interval, so that no table of outputs by taps is needed.
+        """
+        stride, dilation = self.stride[axis], self.dilation[axis]
+        p = np.arange(self.padded_shape[axis])
+        common = math.gcd(stride, dilation)
+        step = stride // common
+        residue = p // common * pow(dilation // common, -1, step) % step
+        first = np.maximum(-(((self.output_shape[axis] - 1) * stride - p) // dilation), 0)
+        last = np.minimum(p // dilation, self.kernel_size[axis] - 1)
+        count = (last - residue) // step - (first - 1 - residue) // step
+        return cast(IndexArray, np.where(p % common == 0, np.maximum(count, 0), 0))
 
     @functools.cached_property
     def largest_entry_count(self) -> int:
         """The largest number of taps that meet in one entry of M: above 1 only where the boundary repeats the image."""
         meeting = 1
+        if self.boundary == "zero":
+            return meeting
         for axis in range(self.ndim):
             sources = np.sort(self.axis_map(axis), axis=1)
             # In a sorted row, `count` taps read one source where two places `count - 1` apart hold the same.
@@ -289,9 +308,11 @@ class ConvGeometry:
                [ 1,  2,  3],
                [ 2,  3, -1]])
         """
+        return self._read(axis, np.arange(self.kernel_size[axis]))
+
+    def _read(self, axis: int, taps: IndexArray) -> IndexArray:
         output = np.arange(self.output_shape[axis])[:, None] * self.stride[axis]
-        tap = np.arange(self.kernel_size[axis])[None, :] * self.dilation[axis]
-        return cast(IndexArray, self.sources(axis)[output + tap])
+        return cast(IndexArray, self.sources(axis)[output + taps * self.dilation[axis]])
 
     def position_map(self, order: str = "C") -> IndexArray:
         """Return the image position that each output position reads through each tap, both flattened; -1 for a zero.
@@ -314,7 +335,12 @@ class ConvGeometry:
                [2, 3]], dtype=int32)
         """
         check_choice("order", order, ORDERS)
+        return self._positions(order, [self.axis_map(axis) for axis in range(self.ndim)])
+
+    def _positions(self, order: str, tables: list[IndexArray]) -> IndexArray:
+        """Combine the image indices (outputs, taps) of every axis into flattened positions."""
         n = self.ndim
+        taps = [table.shape[1] for table in tables]
         dtype = np.int32 if math.prod(self.image_shape) <= np.iinfo(np.int32).max else np.int64
         # Taps before positions, so that the long axes are innermost while this is computed.
         positions = np.zeros((1,) * (2 * n), dtype=dtype)
@@ -323,12 +349,12 @@ class ConvGeometry:
             stride = math.prod(self.image_shape[axis + 1 :] if order == "C" else self.image_shape[:axis])
             here = [1] * (2 * n)
             place = axis if order == "C" else n - 1 - axis
-            here[axis], here[n + place] = self.kernel_size[axis], self.output_shape[axis]
-            sources = self.axis_map(axis).T.reshape(here)
+            here[axis], here[n + place] = taps[axis], self.output_shape[axis]
+            sources = tables[axis].T.reshape(here)
             positions = positions + (stride * sources).astype(dtype)
             inside = inside & (sources >= 0)
         positions[~inside] = -1
-        return cast(IndexArray, positions.reshape(math.prod(self.kernel_size), -1).T)
+        return cast(IndexArray, positions.reshape(math.prod(taps), -1).T)
 
     def omega(self, entry: Sequence[int], order: str = "C") -> tuple[IndexArray, IndexArray]:
         """Return the rows and columns of M where one entry of the kernel stands.
@@ -365,7 +391,9 @@ class ConvGeometry:
             check_integer(f"entry[{axis}]", index, minimum=0, maximum=size - 1)
             for axis, (index, size) in enumerate(zip(entry, self.kernel_shape, strict=True))
         )
-        positions = self.position_map(order)[:, np.ravel_multi_index(tap, self.kernel_size)]
+        check_choice("order", order, ORDERS)
+        tables = [self._read(axis, np.array([t])) for axis, t in enumerate(tap)]
+        positions = self._positions(order, tables)[:, 0]
         rows = np.flatnonzero(positions >= 0)
         channel = out // (self.out_channels // self.groups) * self.kernel_shape[1] + inner
         columns = positions[rows].astype(np.intp)

@@ -44,6 +44,14 @@ class LinearMap(ABC):
     def adjoint(self, features: Array) -> Array:
         """Map arrays (..., *range_shape) to (..., *domain_shape) by the transpose."""
 
+    def _apply(self, image: Array) -> Array:
+        """Do what `apply` does, for arrays that need no check: those that the library has made itself."""
+        return self.apply(image)
+
+    def _adjoint(self, features: Array) -> Array:
+        """Do what `adjoint` does, for arrays that need no check."""
+        return self.adjoint(features)
+
     @property
     @abstractmethod
     def like(self) -> Array:
@@ -209,6 +217,12 @@ class Transpose(LinearMap):
     def adjoint(self, features: Array) -> Array:
         """Apply the map."""
         return self._transposed.apply(features)
+
+    def _apply(self, image: Array) -> Array:
+        return self._transposed._adjoint(image)
+
+    def _adjoint(self, features: Array) -> Array:
+        return self._transposed._apply(features)
 
     def __abs__(self) -> LinearMap:
         return abs(self._transposed).T  # type: ignore[arg-type]

@@ -8,15 +8,16 @@ from typing import Any, final
 
 import numpy as np
 
-from convla._array import all_finite, copy_of, namespace
+from convla._array import all_finite, copy_of, is_exact, is_numpy, namespace
 from convla._checks import check_integer_range, check_integer_sums, check_kernel, check_signal, match_dtypes
+from convla._dispatch import prepared
 from convla._validate import check_array, check_choice
 from convla._windows import correlate, correlate_image_adjoint, correlate_kernel_adjoint
 from convla.errors import ShapeError
 from convla.geometry import ORDERS, ConvGeometry
 from convla.linear_map import LinearMap, Transpose
 from convla.toeplitz import Order, convolution_matrix
-from convla.typing import Array, ArrayLike, Boundary, Engine, Padding
+from convla.typing import Array, ArrayLike, Boundary, Engine, Namespace, Padding
 
 __all__ = ["ConvOperator"]
 
@@ -36,13 +37,14 @@ class ConvOperator(LinearMap):
     order : {"C", "F"}
         The vec() that products with vectors, `to_dense` and `to_sparse` use: row-major, or column-major as in the
         paper of Guo and Ye. Channels vary slowest in both.
-    engine : {"auto", "reference", "numba", "cuda"}
-        Which kernels run the maps; resolved here, once.
+    engine : {"auto", "direct", "reference", "numba", "cuda", "fft"}
+        Which kernels run the maps; resolved here, once. "auto" takes transforms ("fft") for many taps, whose error is
+        small next to the norm of the result; "direct" sums of products, whose error is bounded for each entry.
 
     Attributes
     ----------
     kernel : array
-        A copy of the argument.
+        A copy of the argument; read-only where the library can say so.
     geometry : ConvGeometry
     order, engine : str
 
@@ -89,7 +91,7 @@ class ConvOperator(LinearMap):
         engine: Engine = "auto",
     ) -> None:
         # A copy: what was checked stays as it was, whatever becomes of the caller's array.
-        self.kernel = copy_of(check_kernel(kernel, namespace(kernel)), namespace(kernel))
+        self.kernel = _settled(check_kernel(kernel, namespace(kernel)), namespace(kernel))
         match_dtypes("kernel", self.kernel, "kernel", self.kernel, namespace(self.kernel))
         self.geometry = ConvGeometry(
             tuple(self.kernel.shape),
@@ -109,6 +111,7 @@ class ConvOperator(LinearMap):
         self._correlate: Callable[..., Array] = correlate.resolve(*found, engine=engine)
         self._image_adjoint: Callable[..., Array] = correlate_image_adjoint.resolve(*found, engine=engine)
         self._kernel_adjoint: Callable[..., Array] = correlate_kernel_adjoint.resolve(*found, engine=engine)
+        self._prepare()
 
     def __repr__(self) -> str:
         rows, columns = self.shape
@@ -158,8 +161,18 @@ class ConvOperator(LinearMap):
         # What has been settled for this kernel holds for one like it; to find it again takes longer than small layers.
         operator = object.__new__(ConvOperator)
         operator.__dict__.update(self.__dict__)
-        operator.kernel = copy_of(checked, xp)
+        operator.kernel = _settled(checked, xp)
+        operator._prepare()
         return operator
+
+    def with_engine(self, engine: Engine) -> ConvOperator:
+        """Return the same operator with its maps run by another engine; see the constructor."""
+        return _rebuild(self.kernel, self.geometry, self.order, engine)
+
+    def _prepare(self) -> None:
+        # What the engine has made of the kernel for its own use, once for all products.
+        maps = (self._correlate, self._image_adjoint)
+        self._for_image, self._for_features = prepared(maps, self.kernel, self.geometry)
 
     def astype(self, dtype: Any) -> ConvOperator:
         """Return the operator of the kernel in another dtype, in the same setting."""
@@ -210,8 +223,9 @@ class ConvOperator(LinearMap):
         array([[3., 6.]])
         """
         image = self._checked("image", image, self.geometry.domain_shape)
-        self._check_range(image, self.geometry.largest_row_count)
-        return self._correlate(image, self.kernel, self.geometry)
+        if self._numpy_float is None:
+            check_integer_range(image, self.kernel, self.geometry.largest_row_count)
+        return self._apply(image)
 
     def adjoint(self, features: ArrayLike) -> Array:
         """Apply the transpose of `apply` to one array of features or a batch.
@@ -238,8 +252,9 @@ class ConvOperator(LinearMap):
         array([[3., 9., 6.]])
         """
         features = self._checked("features", features, self.geometry.range_shape)
-        self._check_range(features, self.geometry.largest_column_count)
-        return self._image_adjoint(features, self.kernel, self.geometry)
+        if self._numpy_float is None and is_exact(features):  # the count takes longer than many a convolution
+            check_integer_range(features, self.kernel, self.geometry.largest_column_count)
+        return self._adjoint(features)
 
     def kernel_adjoint(self, features: ArrayLike, image: ArrayLike) -> Array:
         """Apply the transpose of ``kernel -> apply(image)`` to features, summed over a batch.
@@ -279,6 +294,14 @@ class ConvOperator(LinearMap):
         check_integer_range(features, image, math.prod(batch) * math.prod(geometry.output_shape))
         return self._kernel_adjoint(features, image, geometry)
 
+    # Unchecked doors, for arrays that the library has made itself, of this library, dtype, shape and finite.
+
+    def _apply(self, image: Array) -> Array:
+        return self._correlate(image, self._for_image, self.geometry)
+
+    def _adjoint(self, features: Array) -> Array:
+        return self._image_adjoint(features, self._for_features, self.geometry)
+
     def to_dense(self) -> Array:
         """Return M as an array of the kernel's library; see `convolution_matrix`."""
         return convolution_matrix(self.kernel, self.geometry, order=self.order, format="dense")
@@ -301,10 +324,6 @@ class ConvOperator(LinearMap):
             raise TypeError(f"{name} must have the kernel's dtype {self.dtype}, got {array.dtype}")
         return array
 
-    def _check_range(self, array: Array, terms: int) -> None:
-        if self._numpy_float is None:
-            check_integer_range(array, self.kernel, terms)
-
 
 @final
 class _Transpose(Transpose):
@@ -326,6 +345,14 @@ class _Transpose(Transpose):
 
     def to_sparse(self, format: str = "csr") -> Any:  # noqa: A002
         return self._operator.to_sparse("csr").T.asformat(check_choice("format", format, ("csr", "csc", "coo")))
+
+
+def _settled(kernel: Array, xp: Namespace) -> Array:
+    """Return a copy that stays as it is: what engines make of a kernel must not grow old."""
+    kernel = copy_of(kernel, xp)
+    if is_numpy(kernel):
+        kernel.flags.writeable = False
+    return kernel
 
 
 def _rebuild(kernel: ArrayLike, geometry: ConvGeometry, order: Order, engine: Engine) -> ConvOperator:

@@ -14,7 +14,7 @@ ArrayLike: TypeAlias = Any
 Namespace: TypeAlias = Any
 """An array-API namespace, as given by `array_api_compat.array_namespace`."""
 
-Engine: TypeAlias = Literal["auto", "reference", "numba", "cuda"]
+Engine: TypeAlias = Literal["auto", "direct", "reference", "numba", "cuda", "fft"]
 """Which kernel runs an operation; see `convla._dispatch`."""
 
 Padding: TypeAlias = Literal["full", "same", "valid"] | int | Sequence[tuple[int, int]]

@@ -22,8 +22,8 @@ Call = tuple[tuple[Any, ...], dict[str, Any]]
 class Examples(NamedTuple):
     """An operation and its example calls.
 
-    The results of a faster kernel have to equal the reference's exactly, or, where a recursion cannot be made exact, to
-    within so many epsilons of the dtype times the largest entry.
+    The results of a faster kernel have to equal the reference's exactly, or, where a recursion or a transform cannot be
+    made exact, to within so many epsilons of the dtype times the largest entry, or the largest possible one.
     """
 
     operation: Accelerated[Any, Any]

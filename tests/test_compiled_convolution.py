@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 import pytest
 
 from convla import ConvGeometry, _windows
+from convla._threads import at_most
 from convla.engines import numba_conv
+from convla.engines._parallel import run_jobs
 from convla.errors import ShapeError
 from tests.geometries import integers
 
@@ -50,11 +51,14 @@ def guarded(array: Any, guard: float) -> tuple[Any, Any]:
 
 
 def run_guarded(plan: Any, image: Any, kernel: Any, batch: tuple[int, ...]) -> Any:
-    """As `numba_conv._run`, with both drivers, each read surrounded by NaN and each write by sentinels."""
+    """As `numba_conv._run`, alone and shared, each read surrounded by NaN and each write by sentinels."""
     results = []
-    for compiled in (numba_conv.correlate_serial, numba_conv.correlate_parallel):
+    packed = numba_conv._pack(guarded(kernel, np.nan)[0], plan)
+    assert np.isfinite(packed).all()
+    for shared in (False, True):
         out, memory = guarded(np.full((*batch, *plan.out_shape), np.nan, image.dtype), SENTINEL)
-        compiled(guarded(image, np.nan)[0], guarded(kernel, np.nan)[0], plan.tables, plan.sizes, out)
+        operands = guarded(image, np.nan)[0], guarded(packed, np.nan)[0], plan.tables, plan.sizes
+        run_jobs(numba_conv.correlate_jobs, *operands, out, shared=shared)
         assert (memory[:GUARD] == SENTINEL).all()
         assert (memory[-GUARD:] == SENTINEL).all()
         results.append(out.reshape(*batch, *plan.out_shape))
@@ -67,10 +71,8 @@ def check(seed: int, monkeypatch: pytest.MonkeyPatch) -> int:
     rng = np.random.default_rng(seed)
     geometry = random_geometry(rng)
     dtype = [np.float32, np.float64][seed % 2]
-    batch = [(), (1,), (2,)][seed % 3]
+    batch = [(), (1,), (2,), (5, 3)][seed % 4]
     kernel = integers(rng, geometry.kernel_shape, dtype)
-    threads = range(1, numba.config.NUMBA_NUM_THREADS + 1)[:2]
-    before = numba.get_num_threads()
     for name, shape in (("correlate", geometry.domain_shape), ("correlate_image_adjoint", geometry.range_shape)):
         compiled, operation = getattr(numba_conv, name), getattr(_windows, name)
         signal = integers(rng, (*batch, *shape), dtype)
@@ -78,18 +80,18 @@ def check(seed: int, monkeypatch: pytest.MonkeyPatch) -> int:
         weights = rng.standard_normal(kernel.shape).astype(dtype)
         expected = operation.reference(signal, kernel, geometry)
         runs = []
-        for count in threads:
-            numba.set_num_threads(count)
-            numba_conv._forward_plan.cache_clear()  # a plan is made for a number of threads
-            numba_conv._adjoint_plans.cache_clear()
-            with monkeypatch.context() as patch:
-                patch.setattr(numba_conv, "_run", run_guarded)
-                np.testing.assert_array_equal(compiled(signal, kernel, geometry), expected, err_msg=repr(geometry))
-            runs.append(compiled(floats, weights, geometry))
-        numba.set_num_threads(before)
+        with monkeypatch.context() as patch:
+            patch.setattr(numba_conv, "_run", run_guarded)
+            np.testing.assert_array_equal(compiled(signal, kernel, geometry), expected, err_msg=repr(geometry))
+        for threads in (1, 2):
+            with at_most(threads):
+                runs.append(compiled(floats, weights, geometry))
+        prepared = numba_conv.PreparedKernel(weights, geometry)
+        runs += [compiled(floats, prepared, geometry) for _ in range(2)]
+        runs.append(np.reshape([compiled(one, weights, geometry) for one in floats.reshape(-1, *shape)], runs[0].shape))
         for run in runs:
             np.testing.assert_array_equal(run, runs[0], err_msg=repr(geometry))
-    return int(numba_conv._forward_plan(geometry, kernel.itemsize).sizes[0]["blocks"])
+    return int(numba_conv._forward_plan(geometry, kernel.itemsize, 1).sizes[0]["blocks"])
 
 
 def test_random_larger_geometries(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,8 +114,8 @@ def test_taps_that_reach_far_are_not_copied_over_and_over(
     kernel_shape: tuple[int, ...], image_shape: tuple[int, ...], dilation: int
 ) -> None:
     geometry = ConvGeometry(kernel_shape, image_shape, padding="same", dilation=dilation)
-    forward = numba_conv._forward_plan(geometry, 4)
-    _, phases = numba_conv._adjoint_plans(geometry, 4)
+    forward = numba_conv._forward_plan(geometry, 4, 1)
+    _, phases = numba_conv._adjoint_plans(geometry, 4, 1)
     for plan in (forward, *(phase.plan for phase in phases)):
         assert plan is not None
         sizes = plan.sizes[0]

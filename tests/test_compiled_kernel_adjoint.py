@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from convla import ConvGeometry, _windows
+from convla._threads import at_most
 from convla.engines import numba_kernel_adjoint as compiled
+from convla.engines._parallel import run_jobs
 from tests.geometries import conv_geometries, integers
 from tests.naive import NaiveMaps
 from tests.test_compiled_convolution import GUARD, SENTINEL, guarded, random_geometry
@@ -21,15 +22,19 @@ DTYPES = (np.float32, np.float64)
 
 
 def run_guarded(features: Any, image: Any, geometry: ConvGeometry, images: int) -> list[Any]:
-    """The results of both drivers, each read surrounded by NaN and each write by sentinels."""
+    """The results alone and shared, each read surrounded by NaN and each write by sentinels."""
     plan = compiled.kernel_plan(geometry, image.dtype.itemsize, images)
     results = []
-    for driver in (compiled.kernel_adjoint_serial, compiled.kernel_adjoint_parallel):
-        out, memory = guarded(np.full(geometry.kernel_shape, np.nan, image.dtype), SENTINEL)
-        driver(guarded(features, np.nan)[0], guarded(image, np.nan)[0], plan.tables, plan.sizes, out)
+    segments = int(plan.sizes[0]["segments"])
+    for shared in (False, True):
+        sums, memory = guarded(np.full((segments, *geometry.kernel_shape), np.nan, image.dtype), SENTINEL)
+        operands = guarded(features, np.nan)[0], guarded(image, np.nan)[0], plan.tables, plan.sizes
+        run_jobs(compiled.kernel_adjoint_jobs, *operands, sums, shared=shared)
+        out = np.empty(geometry.kernel_shape, image.dtype)
+        compiled.add_up(sums, out.reshape(-1))
         assert (memory[:GUARD] == SENTINEL).all()
         assert (memory[-GUARD:] == SENTINEL).all()
-        results.append(out.reshape(geometry.kernel_shape))
+        results.append(out)
     return results
 
 
@@ -60,11 +65,9 @@ def check(seed: int) -> dict[str, int]:
         np.testing.assert_array_equal(got, wanted, err_msg=repr(geometry))
     noise = [rng.standard_normal(array.shape).astype(dtype) for array in (features, image)]
     runs = run_guarded(*noise, geometry, images)
-    before = numba.get_num_threads()
-    for threads in range(1, numba.config.NUMBA_NUM_THREADS + 1):
-        numba.set_num_threads(threads)
-        runs.append(compiled.correlate_kernel_adjoint(*noise, geometry))
-    numba.set_num_threads(before)
+    for threads in (1, 2):
+        with at_most(threads):
+            runs.append(compiled.correlate_kernel_adjoint(*noise, geometry))
     for run in runs:
         np.testing.assert_array_equal(run, runs[0], err_msg=repr(geometry))
     sizes = compiled.kernel_plan(geometry, image.dtype.itemsize, images).sizes[0]

@@ -65,7 +65,9 @@ def test_the_environment_is_a_wish_not_an_order(
 
 
 def test_wrong_engines_are_named(double: _dispatch.Accelerated[..., str], monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match="engine must be one of 'auto', 'reference', 'numba', 'cuda', got 'gpu'"):
+    with pytest.raises(
+        ValueError, match="engine must be one of 'auto', 'direct', 'reference', 'numba', 'cuda', 'fft', got 'gpu'"
+    ):
         double(np.zeros(1), engine="gpu")
     with pytest.raises(EngineError, match="takes NumPy arrays of float32 or float64, got array_api_strict"):
         double(array_api_strict.zeros(1), engine="numba")
@@ -95,3 +97,44 @@ def test_a_wish_breaks_no_convolution(wish: str, dtype: type, monkeypatch: pytes
     assert operator.apply(image).tolist() == features.tolist()
     assert operator.adjoint(features).tolist() == [[10, 16, 18, 16, 10]]
     kernel_adjoint(features, image, kernel_size=(3,), padding="same")
+
+
+class Shouted(list):  # type: ignore[type-arg]
+    """An array type that only a toy engine knows."""
+
+    dtype = "loud"
+
+    def __array_namespace__(self, **_: object) -> object:
+        return np
+
+
+def shout(array: object, scale: int = 2) -> str:  # noqa: ARG001
+    return f"LOUD {scale}"
+
+
+def test_a_registered_engine_is_chosen_checked_and_named(
+    double: _dispatch.Accelerated[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    available: list[bool] = [True]
+
+    def check() -> None:
+        if not available:
+            raise EngineError("engine 'loud' needs a voice")
+
+    entry = _dispatch.EngineEntry(lambda array: isinstance(array, Shouted), "shouted lists", check)
+    monkeypatch.setitem(_dispatch.ENGINES, "loud", entry)
+    monkeypatch.setitem(_dispatch.KERNELS, ("double", "loud"), f"{__name__}:shout")
+    picky = _dispatch.accelerated("double", prefer=lambda *_, **__: "")(_reference_double)
+    for operation in (double, picky):
+        assert operation(Shouted(), scale=3) == "LOUD 3"
+        assert operation(Shouted(), engine="loud") == operation(Shouted(), engine="direct") == "LOUD 2"
+        assert operation(np.zeros(1)) == "numba 2"
+    with pytest.raises(EngineError, match=r"engine 'loud' takes shouted lists, got numpy\.ndarray of dtype float64"):
+        double(np.zeros(1), engine="loud")
+    with pytest.raises(ValueError, match="'loud', got 'quiet'"):
+        double(Shouted(), engine="quiet")
+    available.clear()
+    with pytest.raises(EngineError, match="needs a voice"):
+        double(Shouted(), engine="loud")
+    monkeypatch.setitem(_dispatch.ENGINES, "loud", entry._replace(direct=False))
+    assert picky(Shouted()) == "reference 2"  # no direct sums, and not said to be the fastest

@@ -57,6 +57,15 @@ def test_counts_of_products_are_those_of_the_matrix(geometry):
     assert geometry.largest_row_count >= ones.sum(axis=1).max(initial=0)
 
 
+def test_counts_of_long_filters_need_no_table_of_outputs_by_taps():
+    # Such a table would have 2**41 entries.
+    long = ConvGeometry((6, 1, 2**20), (2**20,), padding="full", groups=2)
+    assert long.largest_column_count == 3 * 2**20
+    assert long.largest_entry_count == 1
+    rows, columns = long.omega((5, 0, 2**19))
+    assert rows.size == columns.size == 2**20
+
+
 GOOD = {"kernel_shape": (4, 2, 3, 3), "image_shape": (6, 6), "padding": "same"}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
@@ -431,10 +430,8 @@ def test_bad_input_is_named() -> None:
 
 
 def test_the_compiled_kernels_leave_pytorch_its_threads() -> None:
-    # In a process of its own: numba's threads are started once.
     done = subprocess.run(
         [sys.executable, "-c", THREADS],
-        env={**os.environ, "NUMBA_NUM_THREADS": "2", "NUMBA_THREADING_LAYER": "default"},
         capture_output=True,
         text=True,
     )

@@ -18,10 +18,10 @@ import numpy as np
 
 from convla.engines._dots import WINDOWS, dots
 from convla.engines._numba_blocks import _extend
-from convla.engines._parallel import compiled_in_parallel
+from convla.engines._parallel import take_job
 from convla.engines._tile import VECTOR_BYTES, clear, copy
 
-__all__ = ["KERNEL_SIZES", "kernel_adjoint_parallel", "kernel_adjoint_serial"]
+__all__ = ["KERNEL_SIZES", "add_up", "kernel_adjoint_jobs"]
 
 KERNEL_SIZES = np.dtype(
     [
@@ -176,33 +176,20 @@ def _run_job(job: int, features: Any, image: Any, tables: Any, s: Any, sums: Any
 
 
 @numba.njit(cache=True, nogil=True)
-def _add_up(sums: Any, begin: int, end: int, segments: int, out: Any) -> None:
-    for i in range(begin, end):
-        out[i] = sums[i]
-    for segment in range(1, segments):
-        for i in range(begin, end):
-            out[i] += sums[segment * out.size + i]
+def kernel_adjoint_jobs(counter: Any, features: Any, image: Any, tables: Any, sizes: Any, sums: Any) -> None:
+    """Compute the kernel adjoint of every segment: the sums (segments, kernel entries), flat."""
+    s = sizes[0]
+    job = take_job(counter)
+    while job < s.parts * s.groups * s.segments:
+        _run_job(job, features, image, tables, s, sums)
+        job = take_job(counter)
 
 
 @numba.njit(cache=True, nogil=True)
-def kernel_adjoint_serial(features: Any, image: Any, tables: Any, sizes: Any, out: Any) -> None:
-    """Compute the kernel adjoint on the calling thread: for work that is too small to share."""
-    s = sizes[0]
-    sums = out if s.segments == 1 else np.empty(s.segments * out.size, out.dtype)
-    for job in range(s.parts * s.groups * s.segments):
-        _run_job(job, features, image, tables, s, sums)
-    if s.segments > 1:
-        _add_up(sums, 0, out.size, s.segments, out)
-
-
-@compiled_in_parallel(kernel_adjoint_serial, nogil=True)
-def kernel_adjoint_parallel(features: Any, image: Any, tables: Any, sizes: Any, out: Any) -> None:
-    """Compute the kernel adjoint on all of numba's threads."""
-    segments = sizes[0].segments
-    sums = out if segments == 1 else np.empty(segments * out.size, out.dtype)
-    for job in numba.prange(sizes[0].parts * sizes[0].groups * segments):
-        _run_job(job, features, image, tables, sizes[0], sums)
-    if segments > 1:
-        stretches = (out.size + 4095) // 4096
-        for stretch in numba.prange(stretches):
-            _add_up(sums, stretch * 4096, min((stretch + 1) * 4096, out.size), segments, out)
+def add_up(sums: Any, out: Any) -> None:
+    """Set `out` to the sum of the segments, in their order."""
+    for i in range(out.size):
+        out[i] = sums[i]
+    for segment in range(1, sums.size // out.size):
+        for i in range(out.size):
+            out[i] += sums[segment * out.size + i]

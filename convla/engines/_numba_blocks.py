@@ -15,10 +15,10 @@ from typing import Any
 import numba
 import numpy as np
 
-from convla.engines._parallel import compiled_in_parallel
+from convla.engines._parallel import take_job
 from convla.engines._tile import VECTOR_BYTES, WIDTHS, clear, copy, tile
 
-__all__ = ["SIZES", "SLACK_VECTORS", "correlate_parallel", "correlate_serial"]
+__all__ = ["PACK", "SIZES", "SLACK_VECTORS", "correlate_jobs", "pack_jobs"]
 
 SIZES = np.dtype(
     [
@@ -39,10 +39,13 @@ SIZES = np.dtype(
             "output",  # entries of one channel
             "phases",
             "step",  # the stride along the last axis
-            "length",  # of a block
+            "length",  # of a block in one image
             "blocks",  # in one image
+            "pieces",  # images that lie one after the other in a block; more than one only where an image is one block
+            "parts",  # of the rows, in whole packs: jobs of their own
             "total",  # flattened outputs, unused ones included
-            "window",  # entries of a block's source: its outputs and the reach of the kernel
+            "window",  # entries of one image in a block's source: its outputs and the reach of the kernel
+            "line",  # entries of one channel in a block's source: the windows of its images, and a tile's slack
             "kernel_group",  # strides of the kernel: from group to group,
             "kernel_row",  # from output channel to output channel,
             "kernel_channel",  # from image channel to image channel
@@ -59,6 +62,9 @@ of its piece of the block's source; and for each phase its run and its sources, 
 
 SLACK_VECTORS = max(WIDTHS.values())
 """How many vectors a tile may reach beyond the end of a block."""
+
+PACK = 8
+"""Rows whose weights are packed by one job; parts of the rows begin at whole packs."""
 
 # numba takes module constants as literals; 0 where registers are too few for eight rows.
 _WIDTH_8 = WIDTHS.get(8, 0)
@@ -172,60 +178,67 @@ def _pack(packed: Any, kernel: Any, taps: Any, group: int, first: int, rows: int
 
 
 @numba.njit(cache=True, nogil=True)
-def _pack_rows(packed: Any, kernel: Any, taps: Any, group: int, first: int, stop: int, s: Any) -> None:
-    while first < stop:
-        rows = _next_rows(stop - first)
-        _pack(packed, kernel, taps, group, first, rows, s)
-        first += rows
+def pack_jobs(counter: Any, kernel: Any, tables: Any, sizes: Any, packed: Any) -> None:
+    """Pack the weights of all rows, `PACK` rows of a group in one job."""
+    s = sizes[0]
+    packs = (s.rows + PACK - 1) // PACK
+    job = take_job(counter)
+    while job < s.groups * packs:
+        group = job // packs
+        first = (job - group * packs) * PACK
+        stop = min(first + PACK, s.rows)
+        while first < stop:
+            rows = _next_rows(stop - first)
+            _pack(packed, kernel, tables[: s.taps], group, first, rows, s)
+            first += rows
+        job = take_job(counter)
 
 
 @numba.njit(cache=True, nogil=True)
-def _correlate_block(item: int, image: Any, packed: Any, tables: Any, s: Any, out: Any) -> None:
-    """Compute one block of all output channels of one group of one image."""
+def _correlate_block(job: int, images: int, image: Any, packed: Any, tables: Any, s: Any, out: Any) -> None:
+    """Compute one part of the rows of one group, in one block of an image or in several small images."""
     terms = s.channels * s.taps
     offsets = tables[s.taps : s.taps + terms]
+    item = job // s.parts
+    part = job - item * s.parts
     unit = item // s.blocks
+    group = unit % s.groups
     first = (item - unit * s.blocks) * s.length
+    first_image = unit // s.groups * s.pieces
+    pieces = min(s.pieces, images - first_image)
     count = min(s.length, s.total - first)
-    stride = s.length + SLACK_VECTORS * VECTOR_BYTES // image.itemsize
-    source = np.empty(s.channels * s.phases * s.window, image.dtype)
-    target = np.empty(min(s.rows, 8) * stride, image.dtype)
+    length = (pieces - 1) * s.window + count
+    stride = s.line
+    source = np.empty(s.channels * s.phases * s.line, image.dtype)
+    target = np.empty(min(s.rows, PACK) * stride, image.dtype)
     for c in range(s.channels):
         for phase in range(s.phases):
-            at = (c * s.phases + phase) * s.window
+            at = (c * s.phases + phase) * s.line
             table = tables[s.taps + terms + phase * s.source : s.taps + terms + (phase + 1) * s.source]
-            _extend(source, at, first, image, (unit * s.channels + c) * s.image, table, s)
-    weights = (unit % s.groups) * s.rows * terms
-    done = 0
-    while done < s.rows:
-        rows = _next_rows(s.rows - done)
-        _multiply(target, stride, count, source, offsets, packed, weights, rows)
+            for i in range(pieces):
+                start = (((first_image + i) * s.groups + group) * s.channels + c) * s.image
+                _extend(source, at + i * s.window, first, image, start, table, s)
+            clear(source, at + pieces * s.window, s.line - pieces * s.window)
+    packs = (s.rows + PACK - 1) // PACK
+    done = part * packs // s.parts * PACK
+    stop = min((part + 1) * packs // s.parts * PACK, s.rows)
+    while done < stop:
+        rows = _next_rows(stop - done)
+        _multiply(target, stride, length, source, offsets, packed, (group * s.rows + done) * terms, rows)
         for r in range(rows):
-            _crop(target, r * stride, first, count, out, (unit * s.rows + done + r) * s.output, s)
-        weights += rows * terms
+            for i in range(pieces):
+                start = (((first_image + i) * s.groups + group) * s.rows + done + r) * s.output
+                _crop(target, r * stride + i * s.window, first, count, out, start, s)
         done += rows
 
 
 @numba.njit(cache=True, nogil=True)
-def correlate_serial(image: Any, kernel: Any, tables: Any, sizes: Any, out: Any) -> None:
-    """Cross-correlate on the calling thread: for work that is too small to share."""
+def correlate_jobs(counter: Any, image: Any, packed: Any, tables: Any, sizes: Any, out: Any) -> None:
+    """Cross-correlate a batch of images with packed weights."""
     s = sizes[0]
-    packed = np.empty(s.groups * s.rows * s.channels * s.taps, kernel.dtype)
-    for group in range(s.groups):
-        _pack_rows(packed, kernel, tables[: s.taps], group, 0, s.rows, s)
-    for item in range(image.size // (s.channels * s.image) * s.blocks):
-        _correlate_block(item, image, packed, tables, s, out)
-
-
-@compiled_in_parallel(correlate_serial, nogil=True)
-def correlate_parallel(image: Any, kernel: Any, tables: Any, sizes: Any, out: Any) -> None:
-    """Cross-correlate on all of numba's threads."""
-    groups, rows, terms = sizes[0].groups, sizes[0].rows, sizes[0].channels * sizes[0].taps
-    packed = np.empty(groups * rows * terms, kernel.dtype)
-    packs = (rows + 7) // 8
-    for job in numba.prange(groups * packs):
-        group = job // packs
-        first = (job - group * packs) * 8
-        _pack_rows(packed, kernel, tables[: sizes[0].taps], group, first, min(first + 8, rows), sizes[0])
-    for item in numba.prange(image.size // (sizes[0].channels * sizes[0].image) * sizes[0].blocks):
-        _correlate_block(item, image, packed, tables, sizes[0], out)
+    images = image.size // (s.groups * s.channels * s.image)
+    jobs = (images + s.pieces - 1) // s.pieces * s.groups * s.blocks * s.parts
+    job = take_job(counter)
+    while job < jobs:
+        _correlate_block(job, images, image, packed, tables, s, out)
+        job = take_job(counter)

@@ -16,23 +16,31 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from convla._boundary import fold
+from convla._dispatch import prepares
 from convla.engines._layout import lay_out, tap_positions, three, three_pairs, three_sources
-from convla.engines._numba_blocks import SIZES, SLACK_VECTORS, correlate_parallel, correlate_serial
-from convla.engines._parallel import thread_count
+from convla.engines._numba_blocks import PACK, SIZES, SLACK_VECTORS, correlate_jobs, pack_jobs
+from convla.engines._parallel import run_jobs
 from convla.engines._tile import VECTOR_BYTES, WIDTHS
 from convla.geometry import ConvGeometry
 
-__all__ = ["PhasePlan", "Plan", "correlate", "correlate_image_adjoint"]
+__all__ = ["PhasePlan", "Plan", "PreparedKernel", "correlate", "correlate_image_adjoint"]
 
 FloatArray = np.ndarray[Any, Any]
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
 
-# Measured on two cores: below this many products a second thread costs more than it brings.
-PARALLEL_FROM = 400_000
+# Measured on two cores, idle and taken: products times the bytes of an entry, some 0.2 ms on one thread, below which a
+# second thread costs more than it brings.
+SHARED_FROM = 20_000_000
+PACKED_FROM = 500_000  # weights, likewise
 # The source of a block should stay in the second-level cache beside the weights, its sums in the first.
 SOURCE_BYTES = 256 * 1024
 SHORTEST_BLOCK_BYTES = 1024
 LONGEST_BLOCK_BYTES = 16 * 1024
+# Shared work is cut into about this many jobs, by its sizes alone: whoever is late leaves its jobs to the others. A job
+# lays out its source anew, which these many products for each of its entries make up for.
+JOBS = 8
+PART_PRODUCTS = 128
+MOST_IMAGES = 64
 
 
 class Plan(NamedTuple):
@@ -40,7 +48,8 @@ class Plan(NamedTuple):
 
     sizes: np.ndarray[Any, Any]
     tables: IntArray
-    products: int
+    products: int  # for one image
+    packing: tuple[Any, ...]  # what the order of the packed weights depends on
     out_shape: tuple[int, ...]
 
 
@@ -51,16 +60,35 @@ class PhasePlan(NamedTuple):
     plan: Plan | None
 
 
-def correlate(image: FloatArray, kernel: FloatArray, geometry: ConvGeometry) -> FloatArray:
+class PreparedKernel:
+    """A kernel that does not change, with its weights as each plan reads them, laid out when first used."""
+
+    def __init__(self, kernel: FloatArray, _geometry: ConvGeometry) -> None:
+        self.kernel = kernel
+        self._packed: dict[tuple[Any, ...], FloatArray] = {}
+
+    def packed(self, plan: Plan) -> FloatArray:
+        """Return the weights in the order of a plan's tiles."""
+        weights = self._packed.get(plan.packing)
+        if weights is None:
+            weights = self._packed[plan.packing] = _pack(self.kernel, plan)
+        return weights
+
+
+@prepares(PreparedKernel)
+def correlate(image: FloatArray, kernel: FloatArray | PreparedKernel, geometry: ConvGeometry) -> FloatArray:
     """Cross-correlate; see the reference of the same name."""
-    plan = _forward_plan(geometry, image.dtype.itemsize)
-    return _run(plan, image, kernel, image.shape[: -geometry.ndim - 1])
+    batch = image.shape[: -geometry.ndim - 1]
+    return _run(_forward_plan(geometry, image.dtype.itemsize, _images(batch)), image, kernel, batch)
 
 
-def correlate_image_adjoint(features: FloatArray, kernel: FloatArray, geometry: ConvGeometry) -> FloatArray:
+@prepares(PreparedKernel)
+def correlate_image_adjoint(
+    features: FloatArray, kernel: FloatArray | PreparedKernel, geometry: ConvGeometry
+) -> FloatArray:
     """Apply the transpose of ``image -> correlate(image, kernel)``; see the reference of the same name."""
     batch = features.shape[: -geometry.ndim - 1]
-    shape, phases = _adjoint_plans(geometry, features.dtype.itemsize)
+    shape, phases = _adjoint_plans(geometry, features.dtype.itemsize, _images(batch))
     if len(phases) == 1 and phases[0].plan is not None:
         image = _run(phases[0].plan, features, kernel, batch)
     else:
@@ -71,20 +99,34 @@ def correlate_image_adjoint(features: FloatArray, kernel: FloatArray, geometry: 
     return image if geometry.boundary == "zero" else fold(image, geometry, np)
 
 
-def _run(plan: Plan, image: FloatArray, kernel: FloatArray, batch: tuple[int, ...]) -> FloatArray:
+def _images(batch: tuple[int, ...]) -> int:
+    # Beyond these many, plans differ in nothing: they need not be made for each batch anew.
+    return max(1, min(math.prod(batch), MOST_IMAGES))
+
+
+def _run(plan: Plan, image: FloatArray, kernel: FloatArray | PreparedKernel, batch: tuple[int, ...]) -> FloatArray:
     out = np.empty((*batch, *plan.out_shape), image.dtype)
-    compiled = correlate_parallel if plan.products * math.prod(batch) >= PARALLEL_FROM else correlate_serial
-    compiled(image.ravel(), kernel.ravel(), plan.tables, plan.sizes, out.ravel())
+    packed = kernel.packed(plan) if isinstance(kernel, PreparedKernel) else _pack(kernel, plan)
+    shared = plan.products * image.itemsize * math.prod(batch) >= SHARED_FROM
+    run_jobs(correlate_jobs, image.ravel(), packed, plan.tables, plan.sizes, out.ravel(), shared=shared)
     return out
 
 
+def _pack(kernel: FloatArray, plan: Plan) -> FloatArray:
+    s = plan.sizes[0]
+    packed = np.empty(int(s["groups"] * s["rows"] * s["channels"] * s["taps"]), kernel.dtype)
+    run_jobs(pack_jobs, kernel.ravel(), plan.tables, plan.sizes, packed, shared=packed.size >= PACKED_FROM)
+    return packed
+
+
 @functools.lru_cache(maxsize=256)
-def _forward_plan(geometry: ConvGeometry, itemsize: int) -> Plan:
+def _forward_plan(geometry: ConvGeometry, itemsize: int, images: int) -> Plan:
     out, inner = geometry.kernel_shape[:2]
     rows = out // geometry.groups
     taps = math.prod(geometry.kernel_size)
     return _plan(
         itemsize,
+        images,
         groups=geometry.groups,
         channels=inner,
         rows=rows,
@@ -100,7 +142,7 @@ def _forward_plan(geometry: ConvGeometry, itemsize: int) -> Plan:
 
 
 @functools.lru_cache(maxsize=256)
-def _adjoint_plans(geometry: ConvGeometry, itemsize: int) -> tuple[tuple[int, ...], list[PhasePlan]]:
+def _adjoint_plans(geometry: ConvGeometry, itemsize: int, images: int) -> tuple[tuple[int, ...], list[PhasePlan]]:
     """Return the shape that the phases fill, the image or the extended image, and how to fill each phase."""
     # Where zeros are cut off again, only the image itself is computed; else all of the extended image, to be folded.
     zero = geometry.boundary == "zero"
@@ -123,13 +165,13 @@ def _adjoint_plans(geometry: ConvGeometry, itemsize: int) -> tuple[tuple[int, ..
         ]
         plan = None
         if all(taps):
-            plan = _adjoint_plan(geometry, itemsize, taps, begin, end)
+            plan = _adjoint_plan(geometry, itemsize, images, taps, begin, end)
         phases.append(PhasePlan(place[3 - geometry.ndim :], plan))
     return (geometry.in_channels, *size[3 - geometry.ndim :]), phases
 
 
 def _adjoint_plan(
-    geometry: ConvGeometry, itemsize: int, taps: list[list[int]], begin: list[int], end: list[int]
+    geometry: ConvGeometry, itemsize: int, images: int, taps: list[list[int]], begin: list[int], end: list[int]
 ) -> Plan:
     """Plan ``image[q] = sum_a W_a^T features[q - a]`` for q from `begin` to `end`, a = tap * dilation // stride."""
     out, inner = geometry.kernel_shape[:2]
@@ -148,6 +190,7 @@ def _adjoint_plan(
     output = tuple(e - b for b, e in zip(begin, end, strict=True))
     return _plan(
         itemsize,
+        images,
         groups=geometry.groups,
         channels=rows,
         rows=inner,
@@ -164,6 +207,7 @@ def _adjoint_plan(
 
 def _plan(
     itemsize: int,
+    images: int,
     *,
     groups: int,
     channels: int,
@@ -182,9 +226,18 @@ def _plan(
     padded, phases, shift, total = layout.padded, math.prod(stride), layout.shift, layout.total
     lanes = VECTOR_BYTES // itemsize
     products = groups * channels * rows * len(taps) * total
-    threads = thread_count() if products >= PARALLEL_FROM else 1
-    length = _block_length(itemsize, channels * phases, rows, int(shift.max()), -(-total // threads))
-    window = length + int(shift.max()) + SLACK_VECTORS * lanes
+    jobs = JOBS if products * itemsize * images >= SHARED_FROM else 1
+    furthest, sources_of_block = int(shift.max()), channels * phases
+    share = max(-(-total // -(-jobs // (images * groups))), furthest)
+    length = min(_block_length(itemsize, sources_of_block, rows, furthest, share), total)
+    blocks = -(-total // length)
+    window = length + furthest
+    # Small images share a block, whose tiles then are full.
+    room = _longest(itemsize, sources_of_block, furthest) // window if blocks == 1 else 1
+    pieces = max(1, min(room, images, -(-images * groups // jobs)))
+    line = pieces * window + SLACK_VECTORS * lanes
+    units = -(-images // pieces) * groups * blocks
+    parts = max(1, min(-(-jobs // units), rows // PACK, rows * len(taps) // PART_PRODUCTS))
     sizes = np.zeros(1, SIZES)
     values = {
         "groups": groups,
@@ -203,9 +256,12 @@ def _plan(
         "phases": phases,
         "step": stride[2],
         "length": length,
-        "blocks": -(-total // length),
+        "blocks": blocks,
+        "pieces": pieces,
+        "parts": parts,
         "total": total,
         "window": window,
+        "line": line,
         "kernel_group": kernel_strides[0],
         "kernel_row": kernel_strides[1],
         "kernel_channel": kernel_strides[2],
@@ -214,11 +270,12 @@ def _plan(
     }
     for name, value in values.items():
         sizes[name] = value
-    offsets = (np.arange(channels)[:, None] * phases + layout.phase) * window + shift
+    offsets = (np.arange(channels)[:, None] * phases + layout.phase) * line + shift
     return Plan(
         sizes=sizes,
         tables=np.concatenate([taps, offsets.reshape(-1), layout.tables]),
         products=products,
+        packing=(groups, channels, rows, kernel_strides, taps.tobytes()),
         out_shape=out_shape,
     )
 
@@ -230,6 +287,9 @@ def _block_length(itemsize: int, channels: int, rows: int, reach: int, share: in
     long as the reach copy each entry twice; short ones would copy it once for each block within reach.
     """
     tile: int = WIDTHS[max(r for r in WIDTHS if r <= rows)] * VECTOR_BYTES // itemsize
-    cached = SOURCE_BYTES // (channels * itemsize) - reach
-    longest = max(min(cached, LONGEST_BLOCK_BYTES // itemsize), reach)
+    longest = max(_longest(itemsize, channels, reach), reach)
     return -(-max(min(longest, share), SHORTEST_BLOCK_BYTES // itemsize) // tile) * tile
+
+
+def _longest(itemsize: int, channels: int, reach: int) -> int:
+    return min(SOURCE_BYTES // (channels * itemsize) - reach, LONGEST_BLOCK_BYTES // itemsize)

@@ -13,7 +13,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from convla.engines._parallel import compiled_in_parallel
+from convla.engines._parallel import run_jobs, take_job
 from convla.typing import Array
 
 __all__ = ["descend_pairs"]
@@ -53,7 +53,8 @@ def descend_pairs(
     roots = np.array([math.sqrt(1.0 - _BETAS[1] ** int(t)) for t in steps])
     if optimizer == "SGD":
         lengths, roots = np.full(iterations, float(learning_rate)), np.zeros(0)
-    _descend_blocks(
+    run_jobs(
+        _descend_blocks,
         k1,
         k2,
         _to_lanes(gram.reshape(repetitions, n * n), blocks),
@@ -65,6 +66,7 @@ def descend_pairs(
         _SIMILARITY[similarity],
         both,
         trace,
+        shared=blocks > 1,
     )
     correlation, *rest = _from_lanes(trace, repetitions).T
     first_loss, last_loss, first_seen, last_seen = rest
@@ -237,8 +239,9 @@ def _adam_step(k: Array, g: Array, first: Array, second: Array, length: float, r
             k[i, lane] -= length * (first[i, lane] / (math.sqrt(second[i, lane]) / root + _EPSILON))
 
 
-@compiled_in_parallel(error_model="numpy")
+@numba.njit(cache=True, nogil=True, error_model="numpy")
 def _descend_blocks(
+    counter: Array,
     k1s: Array,
     k2s: Array,
     grams: Array,
@@ -254,7 +257,8 @@ def _descend_blocks(
     blocks, n, _ = k1s.shape
     iterations = lengths.size
     adam = roots.size > 0
-    for block in numba.prange(blocks):
+    block = take_job(counter)
+    while block < blocks:
         k1, k2, gram = k1s[block], k2s[block], grams[block]
         r = np.zeros((2 * n - 1, LANES))
         g1, g2 = np.zeros((n, LANES)), np.zeros((n, LANES))
@@ -285,3 +289,4 @@ def _descend_blocks(
             trace[block, 0, lane] = moments[4, lane] / (math.sqrt(moments[2, lane]) * math.sqrt(moments[3, lane]))
         trace[block, 2] = value
         trace[block, 4] = seen
+        block = take_job(counter)

@@ -14,7 +14,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from convla.engines._parallel import compiled_in_parallel, thread_count
+from convla.engines._parallel import run_jobs, take_job
 from convla.typing import Array
 
 __all__ = ["laplacian_smoothing", "reweighted_gradient", "sobolev_gradient"]
@@ -27,19 +27,22 @@ SMOOTHED_TILE_BYTES = 1 << 19
 # Rows of a tile: below the one they are shorter than the memory's prefetch pays for, above the other the sums of their
 # columns no longer fit the second-level cache.
 LEAST_WIDTH, LARGEST_WIDTH = 32, 1 << 13
+# Entries from which threads share the work, and how many tiles they then find at least.
+SHARED_FROM, SHARES = 200_000, 8
+LINES = 64  # taken in one job where lines are short and contiguous
 
 
 def reweighted_gradient(blocks: Array, lam: float) -> Array:
     """Run the operation; see `convla.gradients`."""
     out = np.empty_like(blocks, order="C")
-    _reweight(np.ascontiguousarray(blocks), 1.0 / lam, _width(blocks, TILE_BYTES), out)
+    _run(_reweight, np.ascontiguousarray(blocks), 1.0 / lam, _width(blocks, TILE_BYTES), out)
     return out
 
 
 def sobolev_gradient(blocks: Array, lam: float, blend: float) -> Array:
     """Run the operation; see `convla.gradients`."""
     out = np.empty_like(blocks, order="C")
-    _sobolev(np.ascontiguousarray(blocks), 1.0 / lam, blend, _width(blocks, TILE_BYTES), out)
+    _run(_sobolev, np.ascontiguousarray(blocks), 1.0 / lam, blend, _width(blocks, TILE_BYTES), out)
     return out
 
 
@@ -52,17 +55,22 @@ def laplacian_smoothing(blocks: Array, sigma: float) -> Array:
     out = np.empty_like(blocks, order="C")
     blocks, gain = np.ascontiguousarray(blocks), complement * complement
     if blocks.shape[2] == 1:
-        _smooth_lines(blocks[:, :, 0], decay, 1.0 / closing, gain, out[:, :, 0])
+        _run(_smooth_lines, blocks[:, :, 0], decay, 1.0 / closing, gain, out[:, :, 0])
     else:
-        _smooth(blocks, decay, 1.0 / closing, gain, _width(blocks, SMOOTHED_TILE_BYTES), out)
+        _run(_smooth, blocks, decay, 1.0 / closing, gain, _width(blocks, SMOOTHED_TILE_BYTES), out)
     return out
 
 
+def _run(compiled: Any, blocks: Array, *arguments: Any) -> None:
+    run_jobs(compiled, blocks, *arguments, shared=blocks.size >= SHARED_FROM)
+
+
 def _width(blocks: Array, tile_bytes: int) -> int:
-    """Return the number of columns of a tile: as many as `tile_bytes` hold, but a tile at least for each thread."""
+    """Return the number of columns of a tile: as many as `tile_bytes` hold, but enough tiles to share large arrays."""
     outer, n, inner = blocks.shape
     widest = min(tile_bytes // (n * blocks.itemsize), LARGEST_WIDTH)
-    tiles = max(-(-inner // max(LEAST_WIDTH, widest)), -(-thread_count() // outer))
+    shares = SHARES if blocks.size >= SHARED_FROM else 1
+    tiles = max(-(-inner // max(LEAST_WIDTH, widest)), -(-shares // outer))
     return int(min(inner, max(LEAST_WIDTH, -(-inner // tiles))))
 
 
@@ -71,11 +79,12 @@ def _compiled() -> Any:
     return numba.njit(cache=True, error_model="numpy")
 
 
-@compiled_in_parallel(error_model="numpy")
-def _reweight(blocks: Array, share: float, width: int, out: Array) -> None:
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _reweight(counter: Array, blocks: Array, share: float, width: int, out: Array) -> None:
     outer, n, inner = blocks.shape
     tiles = -(-inner // width)
-    for tile in numba.prange(outer * tiles):
+    tile = take_job(counter)
+    while tile < outer * tiles:
         block, first = tile // tiles, tile % tiles * width
         last = min(inner, first + width)
         f, g = blocks[block], out[block]
@@ -88,6 +97,7 @@ def _reweight(blocks: Array, share: float, width: int, out: Array) -> None:
             base[i] = (1.0 - share) / n * mean[i]
         for j in range(n):
             _draw_in(f[j, first:last], base, blocks.dtype.type(share), g[j, first:last])
+        tile = take_job(counter)
 
 
 @_compiled()
@@ -108,12 +118,13 @@ def _draw_in(f: Array, base: Array, share: float, g: Array) -> None:
         g[i] = base[i] + share * f[i]
 
 
-@compiled_in_parallel(error_model="numpy")
-def _sobolev(blocks: Array, share: float, blend: float, width: int, out: Array) -> None:
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _sobolev(counter: Array, blocks: Array, share: float, blend: float, width: int, out: Array) -> None:
     outer, n, inner = blocks.shape
     tiles = -(-inner // width)
     scale = share / n / n
-    for tile in numba.prange(outer * tiles):
+    tile = take_job(counter)
+    while tile < outer * tiles:
         block, first = tile // tiles, tile % tiles * width
         last = min(inner, first + width)
         f, g = blocks[block], out[block]
@@ -156,6 +167,7 @@ def _sobolev(blocks: Array, share: float, blend: float, width: int, out: Array) 
             )
         for j in range(n - n % 4, n):
             _walk(f[j, first:last], mean, scale, blend, slope, value, g[j, first:last])
+        tile = take_job(counter)
 
 
 @_compiled()
@@ -237,11 +249,12 @@ def _walk_four(
         value[i] = v + d
 
 
-@compiled_in_parallel(error_model="numpy")
-def _smooth(blocks: Array, decay: float, closing: float, gain: float, width: int, out: Array) -> None:
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _smooth(counter: Array, blocks: Array, decay: float, closing: float, gain: float, width: int, out: Array) -> None:
     outer, n, inner = blocks.shape
     tiles = -(-inner // width)
-    for tile in numba.prange(outer * tiles):
+    tile = take_job(counter)
+    while tile < outer * tiles:
         block, first = tile // tiles, tile % tiles * width
         last = min(inner, first + width)
         half = np.empty((n, last - first))
@@ -260,27 +273,31 @@ def _smooth(blocks: Array, decay: float, closing: float, gain: float, width: int
         for j in range(n - 1, -1, -1):
             _recur(half[j], decay, back)
             _scale(back, gain, out[block, j, first:last])
+        tile = take_job(counter)
 
 
-@compiled_in_parallel(error_model="numpy")
-def _smooth_lines(lines: Array, decay: float, closing: float, gain: float, out: Array) -> None:
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _smooth_lines(counter: Array, lines: Array, decay: float, closing: float, gain: float, out: Array) -> None:
     # As `_smooth`, for lines that lie one after the other: there is nothing to take in vectors.
     outer, n = lines.shape
-    for line in numba.prange(outer):
-        half = np.empty(n)
-        state, back, power = 0.0, 0.0, 1.0
-        for j in range(n):
-            state = lines[line, j] + decay * state
-        state *= closing
-        for j in range(n):
-            state = lines[line, j] + decay * state
-            half[j] = state
-            back += power * state
-            power *= decay
-        back *= closing
-        for j in range(n - 1, -1, -1):
-            back = half[j] + decay * back
-            out[line, j] = gain * back
+    half = np.empty(n)
+    job = take_job(counter)
+    while job * LINES < outer:
+        for line in range(job * LINES, min(outer, (job + 1) * LINES)):
+            state, back, power = 0.0, 0.0, 1.0
+            for j in range(n):
+                state = lines[line, j] + decay * state
+            state *= closing
+            for j in range(n):
+                state = lines[line, j] + decay * state
+                half[j] = state
+                back += power * state
+                power *= decay
+            back *= closing
+            for j in range(n - 1, -1, -1):
+                back = half[j] + decay * back
+                out[line, j] = gain * back
+        job = take_job(counter)
 
 
 @_compiled()

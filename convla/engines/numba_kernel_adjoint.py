@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from convla.engines._kernel_blocks import KERNEL_SIZES, kernel_adjoint_parallel, kernel_adjoint_serial
+from convla.engines._kernel_blocks import KERNEL_SIZES, add_up, kernel_adjoint_jobs
 from convla.engines._layout import lay_out, tap_positions, three, three_sources
+from convla.engines._parallel import run_jobs
 from convla.engines._tile import VECTOR_BYTES
 from convla.geometry import ConvGeometry
 
@@ -17,8 +18,8 @@ __all__ = ["KernelPlan", "correlate_kernel_adjoint", "kernel_plan"]
 
 FloatArray = np.ndarray[Any, Any]
 
-# Measured on two cores: below this many products a second thread costs more than it brings.
-PARALLEL_FROM = 400_000
+# Products times the bytes of an entry; see `numba_conv`.
+SHARED_FROM = 20_000_000
 # Few rows of features of this length, and the windows of a channel, fit the first-level cache.
 LINE_BYTES = 16 * 1024
 # The channels that are laid out at once stay in the second-level cache.
@@ -48,8 +49,12 @@ def correlate_kernel_adjoint(features: FloatArray, image: FloatArray, geometry: 
         return np.zeros(geometry.kernel_shape, image.dtype)
     plan = kernel_plan(geometry, image.dtype.itemsize, images)
     out = np.empty(geometry.kernel_shape, image.dtype)
-    compiled = kernel_adjoint_parallel if plan.products >= PARALLEL_FROM else kernel_adjoint_serial
-    compiled(features.ravel(), image.ravel(), plan.tables, plan.sizes, out.ravel())
+    segments = int(plan.sizes[0]["segments"])
+    sums = out.ravel() if segments == 1 else np.empty(segments * out.size, out.dtype)
+    shared = plan.products * image.itemsize >= SHARED_FROM
+    run_jobs(kernel_adjoint_jobs, features.ravel(), image.ravel(), plan.tables, plan.sizes, sums, shared=shared)
+    if segments > 1:
+        add_up(sums, out.ravel())
     return out
 
 

@@ -15,7 +15,7 @@ import numba
 import numpy as np
 
 from convla.autocorrelation import lag_index
-from convla.engines._parallel import compiled_in_parallel
+from convla.engines._parallel import run_jobs, take_job
 from convla.typing import Array
 
 __all__ = ["correlate_lags", "summed_autocorrelations"]
@@ -23,16 +23,15 @@ __all__ = ["correlate_lags", "summed_autocorrelations"]
 # Rows are a little longer than the channels: at a power of two, all rows of a tap would meet in one cache set.
 _GAP = 8
 
-# Fewer products than this take less than a tenth of a millisecond, which waiting for threads can cost many times over.
-_PARALLEL_PRODUCTS = 2**20
+# Fewer products than this take less than some tenths of a millisecond, which waiting for threads can cost over again.
+_PARALLEL_PRODUCTS = 2**21
 
 
 def summed_autocorrelations(kernels: Array) -> Array:
     """Run the operation; see `convla.autocorrelation.summed_autocorrelations`."""
     rows, index = _prepare(kernels)
     lags = np.empty((rows.shape[0], math.prod(2 * k - 1 for k in kernels.shape[2:])))
-    run = _autocorrelate_in_parallel if _is_large(rows) else _autocorrelate_serially
-    run(rows, index, lags)
+    run_jobs(_autocorrelate_filters, rows, index, lags, shared=_is_large(rows))
     return lags
 
 
@@ -40,8 +39,7 @@ def correlate_lags(kernels: Array, lags: Array) -> Array:
     """Run the operation; see `convla.autocorrelation.correlate_lags`."""
     rows, index = _prepare(kernels)
     out = np.empty_like(rows)
-    run = _correlate_in_parallel if _is_large(rows) else _correlate_serially
-    run(rows, index, np.ascontiguousarray(lags), out)
+    run_jobs(_correlate_filters, rows, index, np.ascontiguousarray(lags), out, shared=_is_large(rows))
     return out.reshape(kernels.shape)
 
 
@@ -166,25 +164,17 @@ def _correlate_along_channels(kernel: Array, index: Array, lags: Array, out: Arr
             out[channel, q] = row[channel]
 
 
-@_compiled()
-def _autocorrelate_serially(kernels: Array, index: Array, lags: Array) -> None:
-    for i in range(kernels.shape[0]):
+@numba.njit(cache=True, nogil=True, fastmath=_FASTMATH)
+def _autocorrelate_filters(counter: Array, kernels: Array, index: Array, lags: Array) -> None:
+    i = take_job(counter)
+    while i < kernels.shape[0]:
         _autocorrelate_filter(kernels[i], index, lags[i])
+        i = take_job(counter)
 
 
-@compiled_in_parallel(_autocorrelate_serially, fastmath=_FASTMATH)
-def _autocorrelate_in_parallel(kernels: Array, index: Array, lags: Array) -> None:
-    for i in numba.prange(kernels.shape[0]):
-        _autocorrelate_filter(kernels[i], index, lags[i])
-
-
-@_compiled()
-def _correlate_serially(kernels: Array, index: Array, lags: Array, out: Array) -> None:
-    for i in range(kernels.shape[0]):
+@numba.njit(cache=True, nogil=True, fastmath=_FASTMATH)
+def _correlate_filters(counter: Array, kernels: Array, index: Array, lags: Array, out: Array) -> None:
+    i = take_job(counter)
+    while i < kernels.shape[0]:
         _correlate_filter(kernels[i], index, lags[i], out[i])
-
-
-@compiled_in_parallel(_correlate_serially, fastmath=_FASTMATH)
-def _correlate_in_parallel(kernels: Array, index: Array, lags: Array, out: Array) -> None:
-    for i in numba.prange(kernels.shape[0]):
-        _correlate_filter(kernels[i], index, lags[i], out[i])
+        i = take_job(counter)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol, TypeAlias
+from typing import Protocol, TypeAlias
 
+from convla._threads import at_most, blas_on_one_thread
 from convla._validate import check_choice
-from convla.experiments.outcome import Outcome, check_engine, run_setting
+from convla.experiments.outcome import Outcome, run_setting
 from convla.experiments.processes import in_processes
 from convla.experiments.rck_settings import FigureSetting, Traces, run_figure
 from convla.experiments.settings import Readings, Setting
@@ -19,8 +19,6 @@ __all__ = [
     "AnySetting",
     "Job",
     "Watcher",
-    "numba_threads",
-    "one_blas_thread",
     "run_jobs",
 ]
 
@@ -111,36 +109,10 @@ def run_jobs(
 def _run_local(
     job: Job, settings: Sequence[AnySetting], workers: int, watcher: Watcher
 ) -> Iterator[tuple[AnySetting, AnyOutcome]]:
-    with contextlib.ExitStack() as threads:
-        if check_engine(job.engine) == "numba":
-            threads.enter_context(numba_threads(workers))
-        threads.enter_context(one_blas_thread())
+    with at_most(workers), blas_on_one_thread():
         for setting in settings:
             watcher.start(setting, job.size(setting))
             yield setting, job(setting, functools.partial(watcher.advance, setting))
-
-
-def one_blas_thread() -> contextlib.AbstractContextManager[Any]:
-    """Hold the BLAS to one thread: for small matrices more only wait, and their number changes the rounding."""
-    try:
-        from threadpoolctl import threadpool_limits
-    except ImportError:  # it comes with the extra cli
-        return contextlib.nullcontext()
-    limits: contextlib.AbstractContextManager[Any] = threadpool_limits(limits=1, user_api="blas")
-    return limits
-
-
-@contextlib.contextmanager
-def numba_threads(workers: int) -> Iterator[None]:
-    """Hold numba to so many threads, or fewer where it has fewer."""
-    import numba
-
-    before = numba.get_num_threads()
-    numba.set_num_threads(min(workers, numba.config.NUMBA_NUM_THREADS))
-    try:
-        yield
-    finally:
-        numba.set_num_threads(before)
 
 
 def _run_loky(

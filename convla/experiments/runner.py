@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from convla._dispatch import ENGINES
+from convla._dispatch import engine_names
 from convla._validate import check_choice, check_integer
 from convla.experiments.executors import EXECUTORS, AnyOutcome, AnySetting, Job, Watcher, run_jobs
 from convla.experiments.outcome import Outcome, check_engine
@@ -71,7 +71,7 @@ class Request:
             check_choice("target", target, TARGETS)
         if not isinstance(self.readings, Readings):
             raise TypeError(f"readings must be Readings, got {self.readings!r}")
-        check_choice("engine", self.engine, ENGINES)
+        check_choice("engine", self.engine, engine_names())
         check_choice("executor", self.executor, EXECUTORS)
         for name, low, high in (
             ("repetitions", 2, 10**8),

@@ -16,6 +16,7 @@ import numpy as np
 
 from convla._array import all_finite, namespace, on_device_of, to_numpy
 from convla._checks import check_kernel
+from convla._threads import blas_on_one_thread
 from convla._validate import check_choice, check_integer, check_real
 from convla.errors import ConvergenceWarning, ConvlaError
 from convla.operators import ConvOperator
@@ -279,6 +280,7 @@ class PenaltyDescent:
         }
         return f"iteration {self.iteration}: {reasons[self.status]}"
 
+    @blas_on_one_thread()
     def run(self, iterations: int, callback: Callback | None = None) -> PenaltyDescent:
         """Take up to so many more steps, and return self.
 
@@ -313,7 +315,7 @@ class PenaltyDescent:
             if self.status != "iterations":
                 break
         if self.status == "diverged":
-            warnings.warn(self.message, ConvergenceWarning, stacklevel=3)
+            warnings.warn(self.message, ConvergenceWarning, stacklevel=4)
         return self
 
     def _advance(self, pairs: ActivePairs) -> str:

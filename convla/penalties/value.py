@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from convla._array import as_float_array, namespace, on_device_of
+from convla._threads import blas_on_one_thread
 from convla._validate import check_array, check_choice, check_real
 from convla.linear_map import LinearMap
 from convla.operators import ConvOperator
@@ -64,6 +65,7 @@ class ActivePairs:
     nulls: int = 0
 
 
+@blas_on_one_thread()
 def penalty(operator: ConvOperator, alpha: float, *, gram: str = "input") -> Array:
     """Compute sigma_max(M^T M - alpha I) of a convolution's matrix M.
 
@@ -115,6 +117,7 @@ def penalty(operator: ConvOperator, alpha: float, *, gram: str = "input") -> Arr
     return on_device_of(pairs.value, operator.kernel, xp, dtype=operator.dtype)
 
 
+@blas_on_one_thread()
 def penalty_gradient(
     operator: ConvOperator, alpha: float, *, gram: str = "input", cluster_rtol: float | None = None
 ) -> Array:

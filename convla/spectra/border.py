@@ -71,7 +71,8 @@ class Problem:
             errors, upper = rescale(result.errors), rescale(result.upper)
         if not math.isfinite(float(values[0])):
             raise OverflowError(
-                f"the largest singular value, {result.value:.3g} * 2**{self.exponent}, is beyond float64: scale the kernel"
+                f"the largest singular value, {result.value:.3g} * 2**{self.exponent}, is beyond float64: "
+                "scale the kernel"
             )
 
         def returned(vectors: Array | None, dtype: Any) -> Array | None:

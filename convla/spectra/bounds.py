@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from convla._array import device_of, namespace
+from convla._threads import blas_on_one_thread
 from convla._validate import check_choice, check_integer
 from convla.geometry import ConvGeometry
 from convla.linear_map import LinearMap
@@ -52,6 +53,7 @@ class SingularValueBounds(NamedTuple):
     upper_certificate: str
 
 
+@blas_on_one_thread()
 def singular_value_bounds(
     operator: LinearMap,
     *,
@@ -285,6 +287,6 @@ def _rayleigh_lower(operator: ConvOperator, vector: Array) -> float:
 
 
 def _in_double(operator: ConvOperator) -> ConvOperator:
-    """Return the operator of the same kernel in float64."""
+    """Return the operator of the same kernel in float64, by direct sums: the rounding bounds here are theirs."""
     xp = namespace(operator.kernel)
-    return operator.with_kernel(xp.astype(operator.kernel, xp.float64))
+    return operator.with_engine("direct").with_kernel(xp.astype(operator.kernel, xp.float64))

@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from convla._array import namespace, on_device_of, to_numpy
+from convla._threads import blas_for
 from convla.linear_map import LinearMap
 from convla.operators import ConvOperator
 from convla.spectra.result import End, SingularValues, placed, triplets
@@ -73,7 +74,9 @@ def dense_values(operator: LinearMap) -> SingularValues:
         If the dense matrices would not fit in memory.
     """
     xp = namespace(operator.like)
-    values = np.sort(np.asarray(to_numpy(xp.linalg.svdvals(_matrices(operator))), np.float64), axis=None)[::-1]
+    with blas_for(decomposition_work(operator)):
+        found = to_numpy(xp.linalg.svdvals(_matrices(operator)))
+    values = np.sort(np.asarray(found, np.float64), axis=None)[::-1]
     return SingularValues(
         values=on_device_of(values.copy(), operator.like, xp, dtype=xp.float64),
         left=None,
@@ -111,7 +114,8 @@ def dense_triplets(operator: LinearMap, k: int, end: End = "largest", *, rtol: f
     groups, rows, columns = matrices.shape
     wide = rows < columns
     tall = xp.matrix_transpose(matrices) if wide else matrices
-    squares, vectors = xp.linalg.eigh(xp.matmul(xp.matrix_transpose(tall), tall))
+    with blas_for(decomposition_work(operator)):
+        squares, vectors = xp.linalg.eigh(xp.matmul(xp.matrix_transpose(tall), tall))
     spectrum = np.sqrt(np.maximum(np.asarray(to_numpy(squares), np.float64), 0.0))
     chosen = np.argsort(spectrum, axis=None, kind="stable")
     chosen = chosen[::-1][:k] if end == "largest" else chosen[:k]
@@ -119,8 +123,8 @@ def dense_triplets(operator: LinearMap, k: int, end: End = "largest", *, rtol: f
     unit = tall.shape[1] * float(np.finfo(np.float64).eps)
     least = float(spectrum.ravel()[chosen].min()) / max(largest, float(np.finfo(float).tiny))
     if least < _GRAM_LIMIT and 8 * unit > rtol * least**2:
-        u, values, vt = xp.linalg.svd(tall, full_matrices=False)
-        del u
+        with blas_for(decomposition_work(operator)):
+            _, values, vt = xp.linalg.svd(tall, full_matrices=False)
         spectrum = np.asarray(to_numpy(values), np.float64)
         vectors = xp.matrix_transpose(vt)
         order = np.argsort(spectrum, axis=None, kind="stable")

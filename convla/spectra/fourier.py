@@ -12,14 +12,22 @@ from convla.operators import ConvOperator
 from convla.spectra.dense import rounding
 from convla.spectra.result import SingularValues
 from convla.spectra.status import Status
+from convla.spectra.symbol import Symbol
 from convla.spectra.torus import circular_lattice, circular_singular_values, circular_triplets
 
-__all__ = ["fourier_is_exact", "fourier_triplets"]
+__all__ = ["fourier_is_exact", "fourier_triplets", "values_of_symbol"]
 
 
 def fourier_is_exact(geometry: ConvGeometry) -> bool:
     """Tell whether the boundary is circular and the outputs visit the image's torus evenly."""
     return geometry.boundary == "circular" and circular_lattice(geometry).exact
+
+
+def values_of_symbol(operator: ConvOperator) -> int:
+    """Return how many singular values the symbol has at the frequencies of the outputs' lattice."""
+    lattice = circular_lattice(operator.geometry)
+    symbol = Symbol(operator.kernel, operator.geometry, stride=lattice.stride)
+    return symbol.groups * min(symbol.rows, symbol.columns) * math.prod(lattice.sizes)
 
 
 def fourier_triplets(operator: ConvOperator, k: int | None, *, smallest: bool = False) -> SingularValues:

@@ -122,12 +122,12 @@ def read_off(operator: LinearMap, vectors: Array) -> tuple[FloatArray, Array, Ar
     count = vectors.shape[0]
     rows = xp.reshape(xp.astype(vectors, xp.float64), (count, -1))
     rows = xp.matrix_transpose(xp.linalg.qr(xp.matrix_transpose(rows))[0])
-    images = xp.reshape(precise.apply(xp.reshape(rows, (count, *operator.domain_shape))), (count, -1))
+    images = xp.reshape(precise._apply(xp.reshape(rows, (count, *operator.domain_shape))), (count, -1))
     x, values, left = xp.linalg.svd(images, full_matrices=False)
     right = xp.matmul(xp.matrix_transpose(x), rows)
     count = left.shape[0]  # fewer than the vectors where the range has fewer dimensions
     left = xp.reshape(left, (count, *operator.range_shape))
-    back = xp.reshape(precise.adjoint(left), (count, -1)) - values[:, None] * right
+    back = xp.reshape(precise._adjoint(left), (count, -1)) - values[:, None] * right
     residuals = np.asarray(to_numpy(xp.linalg.vector_norm(back, axis=1)), np.float64)
     right = xp.reshape(right, (count, *operator.domain_shape))
     return np.asarray(to_numpy(values), np.float64), left, right, residuals

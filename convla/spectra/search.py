@@ -50,7 +50,7 @@ class _Side:
 
     def gram(self, rows: Array) -> Array:
         """Multiply rows (groups, j, n) by the Gram matrices of the groups."""
-        return self.rows(self.linear_map.adjoint(self.linear_map.apply(self.images(rows))))
+        return self.rows(self.linear_map._adjoint(self.linear_map._apply(self.images(rows))))
 
     def placed(self, found: LanczosResult) -> Array:
         """Return the vectors that were found as images, zero but in their groups: (k, *domain_shape)."""

@@ -10,6 +10,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from convla._array import namespace, on_device_of, to_numpy
+from convla._threads import blas_on_one_thread
 from convla._validate import check_array, check_choice, check_integer
 from convla.errors import ConvergenceWarning, ShapeError
 from convla.linear_map import LinearMap
@@ -23,7 +24,7 @@ from convla.spectra.dense import (
     dense_values,
     group_operators,
 )
-from convla.spectra.fourier import fourier_is_exact, fourier_triplets
+from convla.spectra.fourier import fourier_is_exact, fourier_triplets, values_of_symbol
 from convla.spectra.inertia import confirm_largest, confirms_smallest, factorisation_is_cheap, vector_of
 from convla.spectra.inverse import SmallestTriplet, factorisation_work, smallest_by_inverse
 from convla.spectra.merge import all_of_parts, largest_of_parts, smallest_of_parts, values_in
@@ -232,7 +233,8 @@ def smallest_singular_value(
     check_choice("method", method, get_args(SmallestMethod))
     check_integer("max_matvecs", max_matvecs, minimum=2)
     tolerance = tolerance_of(operator, rtol, (1e-6, 1e-10))
-    result = _smallest(problem, tolerance, method, max_matvecs, np.random.default_rng(rng))
+    with blas_on_one_thread():
+        result = _smallest(problem, tolerance, method, max_matvecs, np.random.default_rng(rng))
     if result.status == Status.NOT_CONVERGED:
         what = f"the smallest singular value was not found to a relative accuracy of {tolerance:.1e}"
         _warn(what, result, stacklevel=3)
@@ -306,12 +308,13 @@ def _largest(
     )
     first = None if start is None else _given_start(problem, start)
     convolution = problem.convolution
-    if convolution is None:
-        result = dense_values(problem.operator) if k is None else search.largest(problem.operator, k, first)
-    elif search.method == "fourier" or (method == "auto" and _fourier_is_best(convolution, k)):
-        result = fourier_triplets(convolution, k)
-    else:
-        result = _largest_in_parts(convolution, k, search, first)
+    with blas_on_one_thread():
+        if convolution is None:
+            result = dense_values(problem.operator) if k is None else search.largest(problem.operator, k, first)
+        elif search.method == "fourier" or (method == "auto" and _fourier_is_best(convolution, k)):
+            result = fourier_triplets(convolution, k)
+        else:
+            result = _largest_in_parts(convolution, k, search, first)
     if result.status == Status.NOT_CONVERGED:
         what = f"the {k} largest singular value(s) were not found to a relative accuracy of {search.rtol:.1e}"
         _warn(what, result, stacklevel=4)
@@ -488,13 +491,10 @@ def _smallest_by_inverse(
 
 
 def _smallest_by_fourier(operator: ConvOperator) -> SingularValues:
-    try:
-        result = fourier_triplets(operator, 1, smallest=True)
-    except ValueError as error:
-        if "come from the symbol" not in str(error):
-            raise
+    # Repeated outputs, and phases that no tap reads, add singular values 0 to those of the symbol.
+    if fourier_is_exact(operator.geometry) and values_of_symbol(operator) < min(operator.shape):
         return _exactly_singular(operator, "fourier")
-    return result
+    return fourier_triplets(operator, 1, smallest=True)
 
 
 def _exactly_singular(operator: ConvOperator, method: str) -> SingularValues:

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
-from convla.experiments.executors import numba_threads, one_blas_thread
+from convla._threads import at_most, blas_on_one_thread
 from convla.experiments.results import ResultsError
 from convla.experiments.training.curves import Curves
 from convla.experiments.training.datasets import Dataset, split_stratified
@@ -273,9 +273,8 @@ def _exact(threads: int) -> Iterator[None]:
     """Let PyTorch choose no algorithm that gives other numbers the next time, and hold all pools to their threads."""
     before, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     with contextlib.ExitStack() as limits:
-        limits.enter_context(one_blas_thread())
-        # First numba: when its pool starts it sets the number of OpenMP threads, and PyTorch's with it.
-        limits.enter_context(numba_threads(threads))
+        limits.enter_context(blas_on_one_thread())
+        limits.enter_context(at_most(threads))
         torch.set_num_threads(threads)
         limits.callback(torch.set_num_threads, before)
         limits.enter_context(

@@ -1,0 +1,324 @@
+"""The one place that owns threads: at most one pool works at a time, within the limits that the caller has set.
+
+Three kinds of threads can meet in a process: those of the BLAS behind NumPy and SciPy, those of PyTorch, and the few
+that this module keeps for compiled kernels. A pool that waits actively for its next piece of work, as OpenBLAS's does
+for some 30 ms and OpenMP's does, takes a core from whoever computes next. So this module's threads sleep while they
+have nothing to do, and the BLAS is held to one thread while an algorithm calls compiled kernels again and again:
+
+- a public function that iterates is decorated with ``@blas_on_one_thread()``;
+- a large dense decomposition or product inside it runs under ``with blas_for(operations):``, which gives the BLAS its
+  threads back where there is enough to share;
+- a compiled kernel is run by `share`, which asks `thread_limit` how many threads the caller allows.
+
+What is changed is put back when the outermost of these contexts is left, by an exception too. Two Python threads may be
+inside at once: the number of the BLAS's threads is one for the whole process, and goes back when the last one leaves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import queue
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import threadpoolctl
+
+__all__ = ["BLAS_FROM", "at_most", "blas_for", "blas_on_one_thread", "share", "thread_limit"]
+
+BLAS_FROM = 2e8
+"""Floating-point operations in one dense routine from which the BLAS's threads are worth waking."""
+
+
+def thread_limit() -> int:
+    """Return how many threads the caller allows: the least of all limits that are set anywhere.
+
+    These are the processors that the process may use (its affinity, the quota of its control group), the environment's
+    ``OMP_NUM_THREADS`` and ``NUMBA_NUM_THREADS``, `numba.set_num_threads`, `torch.set_num_threads` where PyTorch is
+    loaded, the number of the BLAS's threads, which the environment and `threadpoolctl.threadpool_limits` set, and
+    `at_most`.
+    """
+    limits = [_processors(), _blas.allowed(), _openmp_limit(), _numba_limit(), _torch_limit(), _own_limit()]
+    return int(max(1, min(limits)))
+
+
+@contextlib.contextmanager
+def at_most(threads: int) -> Iterator[None]:
+    """Allow the compiled kernels that this Python thread calls so many threads, or fewer where others allow fewer."""
+    before = _own_limit()
+    _own.limit = min(threads, before)
+    try:
+        yield
+    finally:
+        _own.limit = before
+
+
+_own = threading.local()
+
+
+def _own_limit() -> float:
+    return getattr(_own, "limit", math.inf)
+
+
+def _processors() -> float:
+    try:
+        return min(len(os.sched_getaffinity(0)), _QUOTA)
+    except AttributeError:  # no affinity on this system
+        return os.cpu_count() or 1
+
+
+def _quota() -> float:
+    """Return how many processors the control group of this process may keep busy; infinity where it has no limit."""
+    try:
+        limit, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        return math.inf if limit == "max" else max(1, int(limit) // int(period))
+    except (OSError, ValueError):
+        return math.inf
+
+
+_QUOTA = _quota()
+
+
+def _openmp_limit() -> float:
+    # A list names the numbers of nested levels, the outermost first.
+    first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return int(first) if first.isdecimal() and int(first) > 0 else math.inf
+
+
+def _numba_limit() -> float:
+    numba: Any = sys.modules.get("numba")
+    if not hasattr(numba, "threading_layer"):
+        return math.inf
+    try:
+        numba.threading_layer()
+    except ValueError:
+        # No threads yet, and so no limit of this thread's own: to ask for it would start them.
+        return int(numba.config.NUMBA_NUM_THREADS)
+    return int(numba.get_num_threads())
+
+
+def _torch_limit() -> float:
+    torch: Any = sys.modules.get("torch")
+    return int(torch.get_num_threads()) if hasattr(torch, "get_num_threads") else math.inf
+
+
+class _Holds:
+    """How often some libraries are held at one thread, and how many threads they had before."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.before: list[tuple[Any, int]] = []
+
+    def change(self, by: int, libraries: list[Any]) -> None:
+        """Take or release holds; the first taken sets every library to one thread, the last one released back."""
+        self.count += by
+        if self.count:
+            known = {library.filepath for library, _ in self.before}
+            found = [(library, library.num_threads) for library in libraries if library.filepath not in known]
+            for library, _ in found:
+                _set(library, 1)
+            self.before += found
+        else:
+            for library, threads in self.before:
+                # Another number than one was set by someone else since, and stays.
+                if library.num_threads == 1:
+                    _set(library, threads)
+            self.before = []
+
+
+def _set(library: Any, threads: int) -> None:
+    # From version 3.8 on, threadpoolctl lets only the Python thread that came first set the number of a pool that all
+    # share. The holds are counted over all Python threads, so that whoever leaves last has to be able to.
+    getattr(library, "_real_set_num_threads", library.set_num_threads)(threads)
+
+
+class _OwnHolds(_Holds, threading.local):
+    """Those of one Python thread."""
+
+
+class _Blas:
+    """Every BLAS of the process: those with one number of threads for all, and those with one for each caller."""
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.everyone, self.mine = _Holds(), _OwnHolds()
+        self.modules = -1
+        self.shared: list[Any] = []
+        self.own: list[Any] = []
+
+    def find(self) -> None:
+        """Look for libraries again where modules have been imported since."""
+        if len(sys.modules) != self.modules:
+            self.modules = len(sys.modules)
+            found = threadpoolctl.ThreadpoolController().select(user_api="blas").lib_controllers
+            self.own = [library for library in found if getattr(library, "threading_layer", "") == "openmp"]
+            self.shared = [library for library in found if library not in self.own]
+
+    def allowed(self) -> float:
+        """Return the least number of threads that the caller has left to a BLAS."""
+        with self.lock:
+            self.find()
+            counts: list[float] = []
+            for holds, libraries in ((self.everyone, self.shared), (self.mine, self.own)):
+                before = [threads for _, threads in holds.before]
+                counts += before if holds.count else [library.num_threads for library in libraries]
+        return min(counts, default=math.inf)
+
+    def change(self, by: int) -> None:
+        """Take or release so many holds of this Python thread."""
+        with self.lock:
+            self.find()
+            self.everyone.change(by, self.shared)
+            self.mine.change(by, self.own)
+
+
+_blas = _Blas()
+
+
+@contextlib.contextmanager
+def blas_on_one_thread() -> Iterator[None]:
+    """Hold the BLAS of NumPy and SciPy at one thread: a context, or a decorator of a function that iterates.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from convla._threads import blas_on_one_thread
+    >>> @blas_on_one_thread()
+    ... def power_step(matrix, vector):
+    ...     return matrix.T @ (matrix @ vector)
+    >>> power_step(np.eye(2), np.ones(2))
+    array([1., 1.])
+    """
+    _blas.change(+1)
+    try:
+        yield
+    finally:
+        _blas.change(-1)
+
+
+@contextlib.contextmanager
+def blas_for(operations: float) -> Iterator[None]:
+    """Let dense linear algebra of so many floating-point operations have the BLAS's threads if it is worth it.
+
+    Below `BLAS_FROM` the BLAS is held at one thread. From there on it has the caller's number of them, inside a
+    function that holds it at one too, unless another Python thread is in such a function at the same time.
+
+    Parameters
+    ----------
+    operations : float
+        Of one call of a routine: ``2 m n k`` for a product, ``n^3 / 3`` for a Cholesky factorisation. For a stack of
+        matrices those of one matrix, as the BLAS shares only the work within each.
+    """
+    step = +1 if operations < BLAS_FROM else -_blas.mine.count
+    _blas.change(step)
+    try:
+        yield
+    finally:
+        _blas.change(-step)
+
+
+class _Task:
+    """A piece of work that several threads take part in, each by calling it."""
+
+    def __init__(self, work: Callable[[], object]) -> None:
+        self.work: Callable[[], object] | None = work
+        self.lock = threading.Lock()
+        self.running = 0
+        self.finished = threading.Lock()
+        self.error: BaseException | None = None
+
+    def take_part(self) -> None:
+        """Call the work on a thread of the pool, unless it has been closed."""
+        with self.lock:
+            work = self.work
+            if work is None:
+                return
+            self.running += 1
+        try:
+            work()
+        except BaseException as error:  # the caller's thread raises it
+            self.error = error
+        with self.lock:
+            self.running -= 1
+            if self.work is None and not self.running:
+                self.finished.release()
+
+    def close(self) -> None:
+        """Let no other thread begin, and wait for those that have begun."""
+        with self.lock:
+            self.work = None
+            if not self.running:
+                return
+            self.finished.acquire()
+        self.finished.acquire()
+
+
+class _Pool:
+    """Sleeping threads, started when first wanted; none are left in a process that was forked."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.tasks: queue.SimpleQueue[_Task] = queue.SimpleQueue()
+        self.threads = 0
+
+    def offer(self, task: _Task, helpers: int) -> None:
+        """Ask so many threads to take part in a task."""
+        if self.threads < helpers:
+            with self.lock:
+                while self.threads < helpers:
+                    name = f"convla-{self.threads + 1}"
+                    threading.Thread(target=self._serve, args=(self.tasks,), name=name, daemon=True).start()
+                    self.threads += 1
+        # Threads that have not come for the last tasks, now closed, need no further call.
+        for _ in range(helpers if self.tasks.qsize() < 4 * self.threads else 0):
+            self.tasks.put(task)
+
+    @staticmethod
+    def _serve(tasks: queue.SimpleQueue[_Task]) -> None:
+        while True:
+            tasks.get().take_part()
+
+
+_pool = _Pool()
+
+
+def share(work: Callable[[], object]) -> None:
+    """Call `work` on this thread, and at the same time on as many others as the caller's limits allow.
+
+    A call takes jobs from a counter that all of them share until there are none left. Whoever comes late finds nothing
+    to do, and is not waited for: on a machine whose cores are taken the calling thread may do it all.
+
+    Parameters
+    ----------
+    work : callable
+        Does all jobs that no other call has taken. It releases the GIL, or nothing runs at the same time.
+    """
+    helpers = thread_limit() - 1
+    if not helpers:
+        work()
+        return
+    task = _Task(work)
+    _pool.offer(task, helpers)
+    try:
+        work()
+    finally:
+        task.close()
+    if task.error is not None:
+        raise task.error
+
+
+def _forget_threads() -> None:
+    """Begin anew in a forked process: only the thread that forked lives on there, and locks may have been held."""
+    global _pool
+    _pool = _Pool()
+    _blas.lock = threading.RLock()
+    # The holds of the parent's other threads have no one left to release them.
+    _blas.everyone.change(_blas.mine.count - _blas.everyone.count, _blas.shared)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_threads)

@@ -1,0 +1,272 @@
+"""Who owns threads: limits are respected, and put back; helpers are few, sleep, and are not waited for in vain."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import threadpoolctl
+
+from convla import ConvOperator, _threads
+from convla._threads import BLAS_FROM, at_most, blas_for, blas_on_one_thread, share, thread_limit
+
+ONE_BY_ENVIRONMENT = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS", "MKL_NUM_THREADS")
+cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+several_cores = pytest.mark.skipif(cores < 2, reason="one core")
+
+
+def blas() -> list[int]:
+    return [library["num_threads"] for library in threadpoolctl.threadpool_info() if library["user_api"] == "blas"]
+
+
+@pytest.fixture
+def two() -> Any:
+    """Two threads for every BLAS, whatever the environment of this run says."""
+    with threadpoolctl.threadpool_limits(2, user_api="blas"):
+        assert set(blas()) == {2}
+        yield
+
+
+@pytest.mark.usefixtures("two")
+def test_the_blas_is_held_and_given_back() -> None:
+    with blas_on_one_thread():
+        assert set(blas()) == {1}
+        with blas_for(BLAS_FROM):  # a large decomposition inside an iteration
+            assert set(blas()) == {2}
+            with blas_on_one_thread(), blas_for(BLAS_FROM / 2):
+                assert set(blas()) == {1}
+            assert set(blas()) == {2}
+        assert set(blas()) == {1}
+        with blas_for(0):
+            assert set(blas()) == {1}
+    assert set(blas()) == {2}
+    with blas_for(BLAS_FROM):
+        assert set(blas()) == {2}
+    assert set(blas()) == {2}
+
+
+@pytest.mark.usefixtures("two")
+def test_exceptions_leave_nothing_behind() -> None:
+    @blas_on_one_thread()
+    def fails() -> None:
+        with blas_for(BLAS_FROM):
+            raise ZeroDivisionError
+
+    for _ in range(3):
+        with pytest.raises(ZeroDivisionError):
+            fails()
+        assert set(blas()) == {2}
+    with pytest.raises(KeyError), at_most(1):
+        raise KeyError
+    assert getattr(_threads._own, "limit", np.inf) == np.inf
+
+
+@pytest.mark.usefixtures("two")
+def test_a_limit_that_others_set_meanwhile_stays() -> None:
+    with blas_on_one_thread():
+        libraries = threadpoolctl.ThreadpoolController().select(user_api="blas").lib_controllers
+        for library in libraries:
+            library.set_num_threads(3)
+        changed = blas()
+    assert blas() == changed
+
+
+@pytest.mark.usefixtures("two")
+def test_several_python_threads_hold_the_blas_together() -> None:
+    inside, outside = threading.Barrier(4), threading.Barrier(4)
+    seen: list[set[int]] = []
+
+    @blas_on_one_thread()
+    def hold() -> None:
+        inside.wait()
+        with blas_for(BLAS_FROM):  # the others still iterate
+            seen.append(set(blas()) if threading.current_thread().name == "first" else {1})
+            outside.wait()
+
+    def leave_early() -> None:
+        with blas_on_one_thread():
+            inside.wait()
+            seen.append(set(blas()))
+            outside.wait()
+
+    workers = [threading.Thread(target=leave_early) for _ in range(3)]
+    workers.append(threading.Thread(target=hold, name="first"))
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert seen == [{1}] * 4
+    assert set(blas()) == {2}
+
+
+@pytest.mark.usefixtures("two")
+def test_many_short_holds_at_once() -> None:
+    def often() -> None:
+        for index in range(300):
+            with blas_on_one_thread(), blas_for(BLAS_FROM * (index % 2)):
+                pass
+
+    workers = [threading.Thread(target=often) for _ in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert _threads._blas.everyone.count == 0
+    assert set(blas()) == {2}
+
+
+@pytest.mark.usefixtures("two")
+def test_the_least_of_all_limits_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_threads, "_processors", lambda: 8)
+    monkeypatch.setattr(_threads, "_numba_limit", lambda: 7)
+    monkeypatch.setattr(_threads, "_torch_limit", lambda: 6)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert thread_limit() == 2
+    with blas_on_one_thread():  # our own hold is no limit of the caller's
+        assert thread_limit() == 2
+    with at_most(1):
+        assert thread_limit() == 1
+        with at_most(5):
+            assert thread_limit() == 1
+    with threadpoolctl.threadpool_limits(1):
+        assert thread_limit() == 1
+        with blas_on_one_thread(), blas_for(BLAS_FROM):
+            assert thread_limit() == 1
+            assert set(blas()) == {1}
+    with threadpoolctl.threadpool_limits(5, user_api="blas"):
+        allowed = min(blas())
+        assert thread_limit() == min(allowed, 6)
+        monkeypatch.setenv("OMP_NUM_THREADS", "1,4")
+        assert thread_limit() == 1
+        monkeypatch.setenv("OMP_NUM_THREADS", "many")
+        assert thread_limit() == min(allowed, 6)
+        monkeypatch.setattr(_threads, "_torch_limit", lambda: 1)
+        assert thread_limit() == 1
+
+
+def test_limits_of_numba_and_pytorch_are_read() -> None:
+    import numba
+
+    assert _threads._numba_limit() <= numba.config.NUMBA_NUM_THREADS
+    before = numba.get_num_threads()
+    numba.set_num_threads(1)
+    try:
+        assert _threads._numba_limit() == 1
+    finally:
+        numba.set_num_threads(before)
+    torch = pytest.importorskip("torch")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        assert _threads._torch_limit() == 3
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_at_most_is_of_one_python_thread() -> None:
+    other: list[float] = []
+    with at_most(1):
+        worker = threading.Thread(target=lambda: other.append(_threads._own_limit()))
+        worker.start()
+        worker.join()
+    assert other == [np.inf]
+
+
+def test_work_that_is_shared_is_done_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_threads, "thread_limit", lambda: 4)
+    for jobs in (0, 1, 1000):
+        left, done = list(range(jobs)), []
+
+        def work(left: list[int] = left, done: list[int] = done) -> None:
+            while True:
+                try:
+                    job = left.pop()
+                except IndexError:
+                    return
+                done.append(job)
+
+        share(work)
+        assert sorted(done) == list(range(jobs))
+    assert _threads._pool.threads >= 3
+
+
+def test_helpers_take_part_and_their_errors_are_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_threads, "thread_limit", lambda: 2)
+    here, together = threading.current_thread(), threading.Barrier(2)
+
+    def work() -> None:
+        together.wait(60)
+        if threading.current_thread() is not here:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        share(work)
+    share(lambda: together.wait(60))  # the helper lives on
+
+
+def test_no_pool_grows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_threads, "thread_limit", lambda: 3)
+    share(lambda: None)
+    before, threads = _threads._pool.threads, threading.active_count()
+
+    def often() -> None:
+        for _ in range(300):
+            share(lambda: None)
+
+    workers = [threading.Thread(target=often) for _ in range(5)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert _threads._pool.threads == before
+    assert threading.active_count() == threads
+    assert _threads._pool.tasks.qsize() <= 4 * before + 5 * 2
+
+
+def in_a_process(code: str, **environment: str) -> str:
+    surroundings = {name: value for name, value in os.environ.items() if name not in ONE_BY_ENVIRONMENT}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code],
+        env={**surroundings, **environment},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+COUNT = """
+import threading
+import numpy as np
+from convla import ConvOperator
+operator = ConvOperator(np.ones((64, 64, 3, 3)), (64, 64), engine="numba")
+operator.apply(np.ones(operator.domain_shape))
+print(sum(thread.name.startswith("convla") for thread in threading.enumerate()))
+"""
+
+
+@several_cores
+@pytest.mark.parametrize("name", ONE_BY_ENVIRONMENT[:3])
+def test_the_environment_is_respected(name: str) -> None:
+    assert in_a_process(COUNT, **{name: "1"}).split() == ["0"]
+
+
+@several_cores
+def test_by_default_every_core_helps_and_numba_starts_no_threads() -> None:
+    code = COUNT + "import numba\ntry:\n    numba.threading_layer()\nexcept ValueError:\n    print('asleep')\n"
+    assert in_a_process(code).split() == [str(cores - 1), "asleep"]
+
+
+@pytest.mark.parametrize("engine", ["reference", "numba"])
+def test_one_product_changes_no_limit(engine: Any, two: None) -> None:  # noqa: ARG001
+    operator = ConvOperator(np.ones((8, 8, 3, 3)), (64, 64), engine=engine)
+    results: list[Callable[..., Any]] = [operator.apply, operator.adjoint]
+    for product in results:
+        product(np.ones((3, 8, 64, 64)))
+        assert set(blas()) == {2}
