@@ -9,24 +9,9 @@ import sys
 import numpy as np
 
 from convla._array import is_exact, namespace, on_device_of, to_numpy
-from convla.geometry import ConvGeometry
 from convla.operators import ConvOperator
 
-__all__ = ["live_taps", "scale_down", "scale_up", "scaled_to_unit"]
-
-
-@functools.lru_cache(maxsize=256)
-def live_taps(geometry: ConvGeometry) -> tuple[tuple[bool, ...], ...]:
-    """Tell along each axis which taps meet the image at all; the others only ever read zeros.
-
-    Examples
-    --------
-    >>> from convla import ConvGeometry
-    >>> from convla.spectra.scaling import live_taps
-    >>> live_taps(ConvGeometry((1, 1, 3), (1,), padding="same"))
-    ((False, True, False),)
-    """
-    return tuple(tuple((geometry.axis_map(axis) >= 0).any(axis=0).tolist()) for axis in range(geometry.ndim))
+__all__ = ["scale_down", "scale_up", "scaled_to_unit"]
 
 
 def scaled_to_unit(operator: ConvOperator) -> tuple[ConvOperator, int]:
@@ -61,7 +46,7 @@ def scaled_to_unit(operator: ConvOperator) -> tuple[ConvOperator, int]:
         raise TypeError("operator must have a kernel of float32, float64 or integers, got dtype object")
     if is_exact(kernel):
         kernel = xp.astype(kernel, xp.float64)
-    live = live_taps(operator.geometry)
+    live = operator.geometry.live_taps
     if not all(map(all, live)):
         mask = functools.reduce(np.multiply.outer, map(np.array, live))
         kernel = xp.where(on_device_of(mask, kernel, xp), kernel, xp.zeros_like(kernel))
