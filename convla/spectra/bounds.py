@@ -8,15 +8,16 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from convla._array import namespace
+from convla._array import namespace, on_device_of, to_numpy
 from convla._validate import check_array, check_choice, check_integer
 from convla.errors import ShapeError
 from convla.linear_map import LinearMap
 from convla.operators import ConvOperator
 from convla.spectra.certificate import U64, gamma
 from convla.spectra.enclosure import dense_upper_bound, in_double, product_error, symbol_maxima, symbol_upper_bound
-from convla.spectra.maximiser import SymbolPeak
+from convla.spectra.maximiser import SymbolPeak, start_vectors
 from convla.spectra.scaling import scale_down, scale_up, scaled_to_unit
+from convla.spectra.symbol import Symbol
 from convla.spectra.triplets import SingularValues, dense_triplets, lanczos_triplets, structured_start
 from convla.spectra.values import convolution_of
 from convla.typing import Array, ArrayLike, Seed
@@ -24,6 +25,8 @@ from convla.typing import Array, ArrayLike, Seed
 __all__ = ["SingularValueBounds", "singular_value_bounds"]
 
 _DENSE_SIDE = 256
+_WAVES = 4  # of the symbol's maxima, whose plane waves the short iteration starts from
+_INDEPENDENT = 1e-3  # of their overlaps' eigenvalues: waves closer to each other count once
 _TOLERANCE = 1e-4  # of the short iteration: below what the torus adds to the other side
 
 
@@ -49,7 +52,7 @@ def singular_value_bounds(
     *,
     method: Literal["auto", "dense", "symbol"] = "auto",
     start: SingularValues | ArrayLike | None = None,
-    max_matvecs: int = 24,
+    max_matvecs: int = 12,
     rng: Seed = 0,
 ) -> SingularValueBounds:
     """Enclose the largest singular value of an operator, provably.
@@ -140,9 +143,29 @@ def _ritz_vector(
     operator: ConvOperator, peaks: Sequence[SymbolPeak], max_matvecs: int, rng: np.random.Generator
 ) -> Array:
     """Return a vector whose image's norm is close to the largest singular value."""
-    start = structured_start(operator, rng, peaks if operator.geometry.boundary == "zero" and peaks else None)
-    found = lanczos_triplets(operator, 1, _TOLERANCE, "value", start, max_matvecs, rng)
-    return found.right
+    geometry = operator.geometry
+    # The maxima are those of the operator's own symbol, but for the phases that a stride picks.
+    known = bool(peaks) and (geometry.boundary == "zero" or set(geometry.stride) == {1})
+    start = _best_of_waves(operator, peaks[:_WAVES]) if known else structured_start(operator, rng)
+    return lanczos_triplets(operator, 1, _TOLERANCE, "value", start, max_matvecs, rng).right
+
+
+def _best_of_waves(operator: ConvOperator, peaks: Sequence[SymbolPeak]) -> Array:
+    """Return the Ritz vector of the plane waves of the symbol's maxima: the best of their combinations."""
+    geometry = operator.geometry
+    symbol = Symbol(operator.kernel, geometry)
+    xp = symbol.xp
+    windowed = geometry.boundary != "circular"
+    pairs = [start_vectors(symbol, peak, geometry.image_shape, windowed=windowed) for peak in peaks]
+    waves = xp.stack([pair[0, ...] / xp.sqrt(xp.sum(pair**2)) for pair in pairs])
+    images = operator.apply(waves)
+    rows, values = (xp.astype(xp.reshape(a, (len(peaks), -1)), xp.float64) for a in (waves, images))
+    overlap, gram = (to_numpy(xp.matmul(a, xp.matrix_transpose(a))) for a in (rows, values))
+    kept, turned = np.linalg.eigh(overlap)
+    basis = turned[:, kept > _INDEPENDENT * kept[-1]] / np.sqrt(kept[kept > _INDEPENDENT * kept[-1]])
+    combination = basis @ np.linalg.eigh(basis.T @ gram @ basis)[1][:, -1]
+    weights = on_device_of(combination, waves, xp, dtype=waves.dtype)
+    return xp.reshape(xp.matmul(weights, xp.reshape(waves, (len(peaks), -1))), operator.domain_shape)
 
 
 def _given_vector(operator: LinearMap, scaled: ConvOperator, start: SingularValues | ArrayLike) -> Array:

@@ -18,7 +18,7 @@ from convla.spectra.leading import leading_pairs
 from convla.spectra.symbol import FloatArray
 from convla.typing import Array
 
-__all__ = ["U64", "certified_norm_bound", "gamma", "provable"]
+__all__ = ["U64", "certified_norm_bound", "gamma", "provable", "proved_below"]
 
 U64 = 2.0**-53
 
@@ -54,20 +54,26 @@ def certified_norm_bound(grams: Array, error: float, guess: float) -> float:
     ----------
     S. M. Rump, Verification of positive definiteness, BIT 46 (2006) 433-452, Theorem 2.3.
     """
-    growth = _growth(grams.shape[-1])
     bound, slack = guess, _SLACK
-    left = np.flatnonzero((_upper_eigenvalues(grams) + error) * (1 + 4 * U64) > bound**2)
-    while left.size:
-        pending = _chosen(grams, left)
-        shift = (bound**2 * (1 - 8 * U64) - error) / growth
-        failed = np.arange(left.size) if shift <= 0 else _not_below(shift, pending)
+    while grams.shape[0]:
+        failed = np.flatnonzero(~proved_below(grams, error, bound))
         if not failed.size:
-            break
-        left = left[failed]
-        square = max(shift, _largest_eigenvalue(_chosen(pending, failed))) * (1 + slack)
-        bound = provable(math.sqrt(square), error, grams.shape[-1])
+            return bound
+        grams = _chosen(grams, failed)
+        square = max(bound**2 - error, _largest_eigenvalue(grams)) * (1 + slack)
+        bound = provable(math.sqrt(max(square, 0.0)), error, grams.shape[-1])
         slack *= 4
     return bound
+
+
+def proved_below(grams: Array, error: float, bound: float) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Tell which matrices of a stack, known by their Gram matrices as above, are proved to have norms up to `bound`."""
+    proved = (_upper_eigenvalues(grams) + error) * (1 + 4 * U64) <= bound**2
+    left = np.flatnonzero(~proved)
+    shift = (bound**2 * (1 - 8 * U64) - error) / _growth(grams.shape[-1])
+    if left.size and shift > 0:
+        proved[left] = _factorise(shift, _chosen(grams, left))
+    return proved
 
 
 def provable(norm: float, error: float, order: int) -> float:
@@ -90,11 +96,14 @@ def _growth(order: int) -> float:
 def _upper_eigenvalues(grams: Array) -> FloatArray:
     """Bound the eigenvalues of positive semidefinite matrices by their traces and Frobenius norms."""
     xp = namespace(grams)
-    moduli = xp.abs(grams)
     order = grams.shape[-1]
-    diagonal = np.arange(order) * (order + 1)
-    traces = xp.sum(xp.take(xp.reshape(moduli, (-1, order * order)), on_device_of(diagonal, grams, xp), axis=1), axis=1)
-    norms = xp.sqrt(xp.sum(moduli * moduli, axis=(1, 2)))
+    real = xp.real(grams) if xp.isdtype(grams.dtype, "complex floating") else grams
+    squares = xp.sum(real * real, axis=(1, 2))
+    if real is not grams:
+        squares = squares + xp.sum(xp.imag(grams) ** 2, axis=(1, 2))
+    diagonal = on_device_of(np.arange(order) * (order + 1), grams, xp)
+    traces = xp.sum(xp.take(xp.reshape(real, (-1, order * order)), diagonal, axis=1), axis=1)
+    norms = xp.sqrt(squares)
     least = np.minimum(np.asarray(to_numpy(traces), np.float64), np.asarray(to_numpy(norms), np.float64))
     return least * (1 + gamma(order * order + 8, U64))
 
@@ -116,17 +125,18 @@ def _chosen(matrices: Array, indices: np.ndarray[Any, Any]) -> Array:
     return xp.take(matrices, on_device_of(indices, matrices, xp), axis=0)
 
 
-def _not_below(shift: float, grams: Array) -> np.ndarray[Any, Any]:
-    """Return the indices of the matrices for which ``shift I - gram`` has no Cholesky factorisation."""
+def _factorise(shift: float, grams: Array) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Tell for which matrices of a stack ``shift I - gram`` has a Cholesky factorisation."""
     xp = namespace(grams)
     order = grams.shape[-1]
     matrices = shift * xp.eye(order, dtype=grams.dtype, device=device_of(grams)) - grams
     if is_numpy(matrices) and order >= _SINGLE_CALLS:
         factorise = scipy.linalg.lapack.zpotrf if matrices.dtype.kind == "c" else scipy.linalg.lapack.dpotrf
         # The transpose of a matrix in C order is its conjugate in Fortran's.
-        failed = [factorise(matrix.T, lower=0, clean=0, overwrite_a=1)[1] for matrix in matrices]
-        return np.flatnonzero(failed)
-    return np.array(_bisected(matrices, 0), np.intp)
+        return np.array([factorise(matrix.T, lower=0, clean=0, overwrite_a=1)[1] == 0 for matrix in matrices])
+    found = np.ones(matrices.shape[0], bool)
+    found[_bisected(matrices, 0)] = False
+    return found
 
 
 def _bisected(matrices: Array, first: int) -> list[int]:

@@ -12,16 +12,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from convla._array import device_of, namespace
+from convla._array import device_of, namespace, on_device_of
 from convla.geometry import ConvGeometry
 from convla.operators import ConvOperator
-from convla.spectra.certificate import U64, certified_norm_bound, gamma, provable
+from convla.spectra.certificate import U64, certified_norm_bound, gamma, provable, proved_below
 from convla.spectra.gram import GramMatrices
-from convla.spectra.grids import TorusGrid
+from convla.spectra.grids import IntArray, TorusGrid
 from convla.spectra.maximiser import SymbolPeak, climbed_norms, symbol_peaks
 from convla.spectra.symbol import FloatArray, Symbol
 from convla.spectra.torus import circular_lattice, embedding_sizes
-from convla.typing import Seed
+from convla.typing import Array, Seed
 
 __all__ = [
     "UpperBound",
@@ -38,7 +38,9 @@ _SPARE = 0.07  # how much larger than necessary a torus may be along an axis, if
 _DENSE_SLACK = 1e-13  # over the value of a dense decomposition
 _GUESS_SLACK = 2e-5  # over the largest Ritz value: what the iteration may have missed
 _GUESS_STEPS = 8
-_CURVATURE_STEPS = 3
+_LEAST_SHARE = 0.9  # of the bound: hardly any norm is below a smaller part
+_MAXIMA = 5  # of the symbol, that decide where the torus's frequencies should lie
+_CURVATURE_STEPS = 6
 
 
 class UpperBound(NamedTuple):
@@ -131,8 +133,12 @@ def symbol_upper_bound(
     target = max(_corner_norms(symbol, peaks, grid) * (1 + _GUESS_SLACK), guess / factor)
     precise = symbol.astype(symbol.xp.float64)
     grams = GramMatrices(precise, grid)
-    for block in grams:
-        stacked = symbol.xp.reshape(block, (-1, *block.shape[-2:]))
+    share = neighbour_share(symbol.degrees[-1], grid.sizes[-1])
+    for q, block in grams:
+        # Every group by itself, with the frequencies of one line along the last axis next to each other.
+        stacked = symbol.xp.reshape(symbol.xp.permute_dims(block, (1, 0, 2, 3)), (-1, *block.shape[-2:]))
+        if share > _LEAST_SHARE:
+            stacked = _without_lines(stacked, np.tile(q[:, -1], symbol.groups), grams.error, share * target)
         target = certified_norm_bound(stacked, grams.error, target)
     sampled = any(a < b for a, b in zip(grid.sizes, surround.sizes, strict=True))
     reason = surround.reason + (", bounded over all frequencies from a grid" if sampled else "")
@@ -151,7 +157,70 @@ def symbol_maxima(operator: ConvOperator, rng: np.random.Generator) -> Sequence[
 
 def _maxima(symbol: Symbol, surround: Envelope, rng: np.random.Generator) -> Sequence[SymbolPeak]:
     few = math.prod(4 * degree or 1 for degree in symbol.degrees) <= math.prod(surround.sizes) / 2
-    return symbol_peaks(symbol, rng=rng) if few else ()
+    return symbol_peaks(symbol, rng=rng)[:_MAXIMA] if few else ()
+
+
+def neighbour_share(degree: int, size: int) -> float:
+    """Return k such that no frequency of a torus is above a bound if a neighbour along an axis is below k times it.
+
+    Parameters
+    ----------
+    degree : int
+        Of ``f* f`` along the axis.
+    size : int
+        Of the torus along the axis.
+
+    Returns
+    -------
+    float
+        Negative if neighbours say nothing.
+
+    Notes
+    -----
+    Let X be the maximum of ``norm(f)`` on the grid, attained at theta with the vector v, and ``a = pi degree / size``.
+    On the line through theta, ``g = norm(f v)^2`` is a trigonometric polynomial, at most X^2 on the grid, so
+    ``sup g = G <= X^2 / cos(a)`` (M. Riesz). The angle ``arccos(sqrt(g / G))`` changes by no more than half the degree
+    per radian (Bernstein and Szego), so the neighbours have ``sqrt(g) >= sqrt(G) cos(arccos(X / sqrt(G)) + a)
+    = X cos(a) - sqrt(G - X^2) sin(a) >= k X`` with ``k = cos(a) - sqrt(1 / cos(a) - 1) sin(a)``.
+
+    References
+    ----------
+    G. Szego, Ueber einen Satz des Herrn Serge Bernstein, Schriften der Koenigsberger Gelehrten Gesellschaft 5 (1928).
+
+    Examples
+    --------
+    >>> from convla.spectra.enclosure import neighbour_share
+    >>> round(neighbour_share(2, 33), 4), neighbour_share(2, 4)
+    (0.9563, -1.0)
+    """
+    angle = math.pi * degree / size
+    if angle >= 1:
+        return -1.0
+    return (math.cos(angle) - math.sqrt(1 / math.cos(angle) - 1) * math.sin(angle)) * (1 - 32 * U64)
+
+
+def _without_lines(grams: Array, places: IntArray, error: float, bound: float) -> Array:
+    """Leave out matrices that are proved to be below a bound, and their neighbours, every third of a line being tried.
+
+    Parameters
+    ----------
+    grams : array of shape (F, c, c)
+    places : numpy.ndarray of int, shape (F,)
+        Along a line, which goes on where the next place is larger by 1.
+    error, bound : float
+        See `proved_below`.
+    """
+    xp = namespace(grams)
+    starts = np.flatnonzero(np.append(True, np.diff(places) != 1))
+    lengths = np.diff(np.append(starts, len(places)))
+    line = np.repeat(np.arange(len(starts)), lengths)
+    steps = np.arange(len(places)) - starts[line]
+    ends = steps == lengths[line] - 1
+    tried = np.flatnonzero((steps % 3 == 1) | (ends & (steps % 3 == 0) & (steps > 0)))
+    low = tried[proved_below(xp.take(grams, on_device_of(tried, grams, xp), axis=0), error, bound)]
+    spared = np.concatenate((low, low - 1, low[~ends[low]] + 1))  # none of them is the first of its line
+    left = np.setdiff1d(np.arange(len(places)), spared)
+    return xp.take(grams, on_device_of(left, grams, xp), axis=0)
 
 
 def envelope(geometry: ConvGeometry) -> Envelope:

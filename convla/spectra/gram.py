@@ -12,7 +12,7 @@ import numpy as np
 
 from convla._array import namespace, on_device_of
 from convla.spectra.certificate import U64, gamma
-from convla.spectra.grids import DenseTable, TorusGrid, interpolation, values_on_grid
+from convla.spectra.grids import DenseTable, IntArray, TorusGrid, interpolation, values_on_grid
 from convla.spectra.symbol import Symbol, to_complex
 from convla.typing import Array
 
@@ -65,12 +65,12 @@ class GramMatrices:
             error = table.norm * error + gamma(nodes + 34, U64) * scale
         self.error = error * symbol.largest_frobenius() ** 2 * (1 + 1e-9)
 
-    def __iter__(self) -> Iterator[Array]:
-        """Yield arrays of shape (F, groups, c, c), complex128, in blocks of frequencies."""
+    def __iter__(self) -> Iterator[tuple[IntArray, Array]]:
+        """Yield the grid's indices q (F, d), and arrays of shape (F, groups, c, c), complex128, in blocks."""
         xp, symbol = self._symbol.xp, self._symbol
         if self._nodes is None or self._tables is None:
-            for _, values in symbol.on_grid(self._grid):
-                yield _gram(values)
+            for q, values in symbol.on_grid(self._grid):
+                yield q, _gram(values)
             return
         ((_, values),) = symbol.on_grid(self._nodes, limit=None)
         order = min(symbol.rows, symbol.columns)
@@ -80,9 +80,9 @@ class GramMatrices:
             grams = _both_halves(grams, self._nodes)
         parts = xp.concat((xp.real(grams), xp.imag(grams)), axis=-1)
         entries = grams.shape[-1]
-        for _, block in values_on_grid(parts, self._tables):
+        for q, block in values_on_grid(parts, self._tables):
             joined = to_complex(block[:, :entries], block[:, entries:])
-            yield xp.reshape(joined, (-1, symbol.groups, order, order))
+            yield q, xp.reshape(joined, (-1, symbol.groups, order, order))
 
 
 def _both_halves(grams: Array, grid: TorusGrid) -> Array:

@@ -21,6 +21,7 @@ __all__ = [
     "ROOT_UNITS",
     "DenseTable",
     "Exponentials",
+    "IntArray",
     "TorusGrid",
     "interpolation",
     "roots_of_unity",

@@ -43,29 +43,38 @@ def leading_pairs(apply: Callable[[Array], Array], start: Array, *, steps: int) 
     array([3., 5.])
     """
     xp = namespace(start)
-    basis = _normalised(start[..., None])
-    vector = basis
-    columns = []
-    for step in range(steps):
+    vector = _normalised(start[..., None])
+    basis, columns = vector * _unit_row(0, steps, vector), []
+    for step in range(1, steps + 1):
+        # Columns that are still to come are 0: the shapes stay the same, which compiled libraries ask for.
         image = apply(vector)
         adjoint = xp.matrix_transpose(basis if xp.isdtype(basis.dtype, "real floating") else xp.conj(basis))
         coefficients = xp.matmul(adjoint, image)
         columns.append(np.asarray(to_numpy(coefficients))[..., 0])
-        if step < steps - 1:
+        if step < steps:
             vector = _normalised(image - xp.matmul(basis, coefficients), _norms(image))
             # Once more, for what rounding left of the earlier vectors.
             vector = _normalised(vector - xp.matmul(basis, xp.matmul(adjoint, vector)))
-            basis = xp.concat((basis, vector), axis=-1)
-    projected = np.zeros((*basis.shape[:-2], steps, steps), columns[-1].dtype)
-    for step, column in enumerate(columns):
-        projected[..., : step + 1, step] = column
-    values, vectors = np.linalg.eigh(projected, UPLO="U")
-    combination = on_device_of(vectors[..., -1:], basis, xp, dtype=basis.dtype)
+            basis = basis + vector * _unit_row(step, steps, vector)
+    values, vectors = np.linalg.eigh(np.stack(columns, axis=-1), UPLO="U")
+    first = np.eye(steps)[:, :1]
+    leading = np.where(values[..., -1:, None] > 0, vectors[..., -1:], first)
+    combination = on_device_of(leading, basis, xp, dtype=basis.dtype)
     return values[..., -1].astype(np.float64), xp.matmul(basis, combination)[..., 0]
 
 
+def _unit_row(index: int, length: int, like: Array) -> Array:
+    row = np.zeros((1, length))
+    row[0, index] = 1
+    return on_device_of(row, like, namespace(like), dtype=like.dtype)
+
+
 def _norms(columns: Array) -> Array:
-    return namespace(columns).linalg.vector_norm(columns, axis=(-2, -1), keepdims=True)
+    xp = namespace(columns)
+    if not xp.isdtype(columns.dtype, "complex floating"):
+        return xp.sqrt(xp.sum(columns * columns, axis=-2, keepdims=True))
+    real, imaginary = xp.real(columns), xp.imag(columns)
+    return xp.sqrt(xp.sum(real * real + imaginary * imaginary, axis=-2, keepdims=True))
 
 
 def _normalised(columns: Array, whole: Array | None = None) -> Array:

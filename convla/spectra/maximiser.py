@@ -6,6 +6,7 @@ maximiser of ``norm(f(theta))`` under one arch of a sine along every axis: the g
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,11 @@ from convla.spectra.symbol import FloatArray, Symbol, plane_wave, random_complex
 from convla.typing import Array
 
 __all__ = ["SymbolPeak", "climbed_norms", "start_vectors", "symbol_peaks"]
+
+
+_RANKING_STEPS = 8  # of Lanczos, from a random vector at each point of the coarse grid
+_CLIMBING_STEPS = 3
+_POINTS_PER_MAXIMUM = 4  # of the coarse grid, that may rank before the best point of the next maximum
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,7 @@ class SymbolPeak:
 
 
 def symbol_peaks(
-    symbol: Symbol, *, rng: np.random.Generator, candidates: int = 6, refinements: int = 4
+    symbol: Symbol, *, rng: np.random.Generator, candidates: int = 8, refinements: int = 3
 ) -> list[SymbolPeak]:
     """Find the largest of the symbol's maxima that a coarse grid shows, the best first.
 
@@ -75,23 +81,28 @@ def symbol_peaks(
     best: list[SymbolPeak] = []
     for q, matrices in symbol.on_grid(grid):
         frequencies = grid.frequencies(q)
-        values, vectors = _leading(matrices, random_complex((*matrices.shape[:2], symbol.columns), symbol.kernel, rng))
-        order = np.argsort(values, axis=None)[::-1][:candidates]
+        starts = random_complex((*matrices.shape[:2], symbol.columns), symbol.kernel, rng)
+        values, vectors = _leading(matrices, starts, _RANKING_STEPS)
+        order = np.argsort(values, axis=None)[::-1][: _POINTS_PER_MAXIMUM * candidates]
         for index, group in zip(*np.unravel_index(order, values.shape), strict=True):
             place, part = int(index), int(group)
             best.append(SymbolPeak(float(values[place, part]), frequencies[place], vectors[place, part, :], part))
-        best = sorted(best, key=lambda peak: -peak.value)[:candidates]
-    peaks = sorted((_refined(symbol, start, refinements) for start in best), key=lambda peak: -peak.value)
-    distinct: list[SymbolPeak] = []
-    for peak in peaks:
-        if not any(_same_maximum(peak, other, symbol) for other in distinct):
-            distinct.append(peak)
-    return distinct
+        best = _distinct(best, symbol)[:candidates]
+    return _distinct(_refined(symbol, best, refinements), symbol)
+
+
+def _distinct(peaks: Sequence[SymbolPeak], symbol: Symbol) -> list[SymbolPeak]:
+    """Return the highest of the peaks that are near each other, the best first."""
+    kept: list[SymbolPeak] = []
+    for peak in sorted(peaks, key=lambda peak: -peak.value):
+        if not any(_same_maximum(peak, other, symbol) for other in kept):
+            kept.append(peak)
+    return kept
 
 
 def _same_maximum(a: SymbolPeak, b: SymbolPeak, symbol: Symbol) -> bool:
-    """Tell whether two frequencies, up to conjugation, are closer than a quarter of a period of f* f."""
-    reach = 0.5 * np.pi / np.maximum(symbol.degrees, 1)
+    """Tell whether two frequencies, up to conjugation, are no farther apart than a quarter of a period of f* f."""
+    reach = 0.51 * np.pi / np.maximum(symbol.degrees, 1)
     distances = [np.abs((a.frequency - sign * b.frequency + np.pi) % (2 * np.pi) - np.pi) for sign in (1, -1)]
     return a.group == b.group and any(bool((distance < reach).all()) for distance in distances)
 
@@ -119,7 +130,7 @@ def climbed_norms(symbol: Symbol, peaks: Sequence[SymbolPeak], frequencies: Floa
     return norms
 
 
-def _leading(matrices: Array, vectors: Array, steps: int = 4) -> tuple[FloatArray, Array]:
+def _leading(matrices: Array, vectors: Array, steps: int) -> tuple[FloatArray, Array]:
     """Estimate the norms of a stack of matrices f from below, with the right singular vectors."""
     xp = namespace(matrices)
     adjoints = xp.conj(xp.matrix_transpose(matrices))
@@ -130,8 +141,8 @@ def _leading(matrices: Array, vectors: Array, steps: int = 4) -> tuple[FloatArra
 def start_vectors(symbol: Symbol, peak: SymbolPeak, image_shape: Sequence[int], *, windowed: bool) -> Array:
     """Return the real and imaginary part of the peak's plane wave on an image, under a sine window where `windowed`.
 
-    The wave's phase is 0 in the middle of the image and the vector is turned to be as real as it can be. So near a
-    frequency that is its own conjugate the first vector alone is the good one.
+    The vector is turned to be as real as it can be, and of the frequency what it differs by from one that is its own
+    conjugate has its phase in the middle of the image. So near such a frequency the first vector alone is the good one.
 
     Parameters
     ----------
@@ -151,16 +162,19 @@ def start_vectors(symbol: Symbol, peak: SymbolPeak, image_shape: Sequence[int], 
     S. V. Parter, On the extreme eigenvalues of truncated Toeplitz matrices, Bull. Amer. Math. Soc. 67 (1961) 191-197.
     """
     xp = symbol.xp
-    turn = 0.5 * float(np.angle(complex(xp.sum(peak.vector * peak.vector))))
-    vectors = xp.reshape(peak.vector * complex(np.exp(-1j * turn)), (symbol.inner, len(symbol.phases)))
     splits = [np.divmod(np.arange(size), stride) for size, stride in zip(image_shape, symbol.stride, strict=True)]
-    steps = [quotient - (quotient[-1] - quotient[0]) / 2 for quotient, _ in splits]
+    middles = np.array([(quotient[-1] - quotient[0]) / 2 for quotient, _ in splits])
+    steps = [quotient - middle for (quotient, _), middle in zip(splits, middles.tolist(), strict=True)]
+    # The part of the frequency that is its own conjugate has its phase at the positions, which may miss the middle.
+    phase = float(math.pi * np.round(peak.frequency / math.pi) @ middles)
+    turn = phase - 0.5 * float(np.angle(complex(xp.sum(peak.vector * peak.vector))))
+    vectors = xp.reshape(peak.vector * complex(np.exp(1j * turn)), (symbol.inner, len(symbol.phases)))
     windows = [
         np.sin(np.pi * np.arange(1, size + 1) / (size + 1)) if windowed else np.ones(size) for size in image_shape
     ]
     masks = [
-        [window * (remainder == r) for window, (_, remainder), r in zip(windows, splits, phase, strict=True)]
-        for phase in symbol.phases
+        [window * (remainder == r) for window, (_, remainder), r in zip(windows, splits, chosen, strict=True)]
+        for chosen in symbol.phases
     ]
     wave = plane_wave(vectors, peak.frequency, steps, masks)
     pair = xp.stack((xp.real(wave), xp.imag(wave)))
@@ -168,26 +182,34 @@ def start_vectors(symbol: Symbol, peak: SymbolPeak, image_shape: Sequence[int], 
     return pair if symbol.groups == 1 else xp.concat(blocks, axis=1)
 
 
-def _refined(symbol: Symbol, peak: SymbolPeak, rounds: int) -> SymbolPeak:
+def _refined(symbol: Symbol, peaks: Sequence[SymbolPeak], rounds: int) -> list[SymbolPeak]:
+    """Climb from all peaks at once, until the values have stopped rising."""
     xp = symbol.xp
-    taps = symbol.tap_matrices(peak.group)
     lags = symbol.lags.astype(np.float64)
-    theta, vector = peak.frequency.copy(), peak.vector
-    count = taps.shape[0]
-    flat = xp.astype(xp.reshape(taps, (-1, symbol.columns)), vector.dtype)
-    stacked = xp.reshape(flat, (count, -1))
-    value = peak.value
+    vectors = xp.stack([peak.vector for peak in peaks])
+    values = np.array([peak.value for peak in peaks])
+    thetas = [peak.frequency for peak in peaks]
+    taps = xp.stack([xp.astype(symbol.tap_matrices(peak.group), vectors.dtype) for peak in peaks])
     for _ in range(rounds):
-        images = to_numpy(xp.reshape(xp.matmul(flat, vector), (count, symbol.rows))).astype(complex)
-        for _ in range(2):
-            theta = _newton_step(theta, lags, images)
-        phases = on_device_of(np.exp(1j * lags @ theta), vector, xp, dtype=vector.dtype)
-        matrix = xp.reshape(xp.matmul(phases, stacked), (symbol.rows, symbol.columns))
-        norm, vector = _leading(matrix, vector, steps=3)
-        gain, value = float(norm) - value, float(norm)
-        if gain <= 1e-6 * value:
+        images = np.asarray(to_numpy(xp.matmul(taps, vectors[:, None, :, None]))[..., 0], complex)
+        thetas = [_climbed(theta, lags, image) for theta, image in zip(thetas, images, strict=True)]
+        phases = on_device_of(np.exp(1j * np.array(thetas) @ lags.T), vectors, xp, dtype=vectors.dtype)
+        flat = xp.reshape(taps, (*taps.shape[:2], -1))
+        matrices = xp.reshape(xp.matmul(phases[:, None, :], flat), (-1, symbol.rows, symbol.columns))
+        norms, vectors = _leading(matrices, vectors, _CLIMBING_STEPS)
+        risen, values = (norms - values) > 1e-6 * norms, norms
+        if not risen.any():
             break
-    return SymbolPeak(value, theta, vector, peak.group)
+    return [
+        SymbolPeak(float(value), theta, vectors[index, :], peak.group)
+        for index, (value, theta, peak) in enumerate(zip(values, thetas, peaks, strict=True))
+    ]
+
+
+def _climbed(theta: FloatArray, lags: FloatArray, images: np.ndarray[Any, Any]) -> FloatArray:
+    for _ in range(2):
+        theta = _newton_step(theta, lags, images)
+    return theta
 
 
 def _newton_step(theta: FloatArray, lags: FloatArray, images: np.ndarray[Any, Any]) -> FloatArray:
