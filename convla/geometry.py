@@ -314,6 +314,18 @@ class ConvGeometry:
         output = np.arange(self.output_shape[axis])[:, None] * self.stride[axis]
         return cast(IndexArray, self.sources(axis)[output + taps * self.dilation[axis]])
 
+    @functools.cached_property
+    def live_taps(self) -> tuple[tuple[bool, ...], ...]:
+        """Along each axis, which taps meet the image at all; the others only ever read zeros.
+
+        Examples
+        --------
+        >>> from convla import ConvGeometry
+        >>> ConvGeometry((1, 1, 3), (1,), padding="same").live_taps
+        ((False, True, False),)
+        """
+        return tuple(tuple((self.axis_map(axis) >= 0).any(axis=0).tolist()) for axis in range(self.ndim))
+
     def position_map(self, order: str = "C") -> IndexArray:
         """Return the image position that each output position reads through each tap, both flattened; -1 for a zero.
 

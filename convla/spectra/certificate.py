@@ -8,100 +8,146 @@ whose Frobenius norms already say enough are spared even that.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
+import scipy.linalg
 
-from convla._array import device_of, namespace, on_device_of, to_numpy
-from convla.spectra.symbol import FloatArray, to_complex
+from convla._array import device_of, is_numpy, namespace, on_device_of, to_numpy
+from convla.spectra.leading import leading_pairs
+from convla.spectra.symbol import FloatArray
 from convla.typing import Array
 
-__all__ = ["certified_norm_bound", "gamma"]
+__all__ = ["U64", "certified_norm_bound", "gamma", "provable", "proved_below"]
 
-_SLACK = 1e-5  # by how much a raised bound exceeds the norm that raised it
+U64 = 2.0**-53
+
+_SLACK = 1e-5  # by how much a raised bound exceeds the square that raised it; four times as much each time it fails
+_RITZ_STEPS = 16
+_SINGLE_CALLS = 16  # from this order on one call of LAPACK for each matrix costs less than the copies of a stacked one
 
 
-def certified_norm_bound(real: Array, imaginary: Array | None, guess: float) -> float:
-    """Return a number that no norm of a stack of matrices exceeds.
+def certified_norm_bound(grams: Array, error: float, guess: float) -> float:
+    """Return a number that the norms of a stack of matrices A, known by their Gram matrices, do not exceed.
 
     Parameters
     ----------
-    real, imaginary : array of shape (..., r, c)
-        float32 or float64; None for the imaginary part of real matrices.
+    grams : array of shape (F, c, c), float64 or complex128
+        Approximations of ``A* A``, of which the lower triangles are read.
+    error : float
+        A bound of their errors in the spectral norm.
     guess : float
-        Positive. Where it is an upper bound but for rounding, no decomposition is taken; where it is not, the matrices
-        that prove it wrong are decomposed.
+        Not negative. Where it is a bound, it is returned, and nothing is decomposed.
 
     Returns
     -------
     float
-        At least each ``norm(real + i imaginary)``, whatever the rounding errors of this function; at least `guess`
-        unless all matrices are smaller.
+        `guess`, or more where that is not proved.
 
     Notes
     -----
-    With u the unit roundoff and gamma_n = n u / (1 - n u), the computed Gram matrix is within ``2 gamma_{2r+2}
-    norm(A)_F^2`` of the exact one, and a Cholesky factorisation of a Hermitian matrix H of order c that completes
-    proves ``lambda_min(H) >= -gamma_{3(c+3)} trace(H)``; the factor 3 > 2 sqrt(2) covers complex arithmetic.
+    With u the unit roundoff and gamma_n = n u / (1 - n u), a Cholesky factorisation of a Hermitian matrix H of order c
+    that completes proves ``lambda_min(H) >= -gamma_{3(c+3)} trace(H)``; the factor 3 > 2 sqrt(2) covers complex
+    arithmetic. What underflows is below u times the diagonal.
 
     References
     ----------
     S. M. Rump, Verification of positive definiteness, BIT 46 (2006) 433-452, Theorem 2.3.
     """
-    xp = namespace(real)
-    r, c = real.shape[-2:]
-    if c > r:  # the Gram matrix of the shorter side is the smaller
-        real = xp.matrix_transpose(real)
-        imaginary = None if imaginary is None else -xp.matrix_transpose(imaginary)
-        r, c = c, r
-    real = xp.reshape(real, (-1, r, c))
-    imaginary = None if imaginary is None else xp.reshape(imaginary, (-1, r, c))
-    u = float(xp.finfo(real.dtype).eps) / 2
-    frobenius = _squares(real) + (0 if imaginary is None else _squares(imaginary))
-    largest = float(frobenius.max()) * (1 + gamma(2 * r * c + 2, u))
-    if math.sqrt(largest) <= guess:
-        return guess
-    gram_error = 2 * gamma(2 * r + 2, u) * largest
-    left = np.flatnonzero(frobenius * (1 + gamma(2 * r * c + 2, u)) > guess**2)
-    if len(left) < len(frobenius):
-        chosen = on_device_of(left, real, xp)
-        real = xp.take(real, chosen, axis=0)
-        imaginary = None if imaginary is None else xp.take(imaginary, chosen, axis=0)
-    gram = _gram(real, imaginary)
-    bound = guess
-    pending = gram
-    eye = xp.eye(c, dtype=gram.dtype, device=device_of(gram))
-    while True:
-        pending = _not_definite(bound**2 * eye, pending)
-        if pending is None:
-            break
-        top = float(xp.max(xp.linalg.eigvalsh(pending)))
-        bound = max(bound, math.sqrt(max(top, 0.0))) * (1 + _SLACK)
-    cholesky_error = gamma(3 * (c + 3), u) * c * bound**2
-    return math.sqrt(bound**2 + gram_error + cholesky_error + 4 * u * bound**2) * (1 + 4 * 2.0**-53)
+    bound, slack = guess, _SLACK
+    while grams.shape[0]:
+        failed = np.flatnonzero(~proved_below(grams, error, bound))
+        if not failed.size:
+            return bound
+        grams = _chosen(grams, failed)
+        square = max(bound**2 - error, _largest_eigenvalue(grams)) * (1 + slack)
+        bound = provable(math.sqrt(max(square, 0.0)), error, grams.shape[-1])
+        slack *= 4
+    return bound
 
 
-def _gram(real: Array, imaginary: Array | None) -> Array:
-    """Return A* A from real matrix products: (F, c, c)."""
-    xp = namespace(real)
-    if imaginary is None:
-        return xp.matmul(xp.matrix_transpose(real), real)
-    stacked = xp.concat((real, imaginary), axis=-2)
-    symmetric = xp.matmul(xp.matrix_transpose(stacked), stacked)
-    product = xp.matmul(xp.matrix_transpose(real), imaginary)
-    return to_complex(symmetric, product - xp.matrix_transpose(product))
+def proved_below(grams: Array, error: float, bound: float) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Tell which matrices of a stack, known by their Gram matrices as above, are proved to have norms up to `bound`."""
+    proved = (_upper_eigenvalues(grams) + error) * (1 + 4 * U64) <= bound**2
+    left = np.flatnonzero(~proved)
+    shift = (bound**2 * (1 - 8 * U64) - error) / _growth(grams.shape[-1])
+    if left.size and shift > 0:
+        proved[left] = _factorise(shift, _chosen(grams, left))
+    return proved
 
 
-def _not_definite(shift: Array, gram: Array) -> Array | None:
-    """Return the matrices of a stack for which ``shift - gram`` has no Cholesky factorisation; None where all have."""
-    xp = namespace(gram)
-    if _factorises(shift - gram):
-        return None
-    count = gram.shape[0]
+def provable(norm: float, error: float, order: int) -> float:
+    """Return a bound that `certified_norm_bound` proves of matrices of a norm, however large its rounding errors.
+
+    Parameters
+    ----------
+    norm, error : float
+    order : int
+        Of the Gram matrices.
+    """
+    return math.sqrt((norm**2 * _growth(order) + error) * (1 + 16 * U64))
+
+
+def _growth(order: int) -> float:
+    """Return by how much a Cholesky factorisation can err, of a shifted Gram matrix and relative to the shift."""
+    return 1 + order * gamma(3 * (order + 3), U64) + 8 * U64
+
+
+def _upper_eigenvalues(grams: Array) -> FloatArray:
+    """Bound the eigenvalues of positive semidefinite matrices by their traces and Frobenius norms."""
+    xp = namespace(grams)
+    order = grams.shape[-1]
+    real = xp.real(grams) if xp.isdtype(grams.dtype, "complex floating") else grams
+    squares = xp.sum(real * real, axis=(1, 2))
+    if real is not grams:
+        squares = squares + xp.sum(xp.imag(grams) ** 2, axis=(1, 2))
+    diagonal = on_device_of(np.arange(order) * (order + 1), grams, xp)
+    traces = xp.sum(xp.take(xp.reshape(real, (-1, order * order)), diagonal, axis=1), axis=1)
+    norms = xp.sqrt(squares)
+    least = np.minimum(np.asarray(to_numpy(traces), np.float64), np.asarray(to_numpy(norms), np.float64))
+    return least * (1 + gamma(order * order + 8, U64))
+
+
+def _largest_eigenvalue(grams: Array) -> float:
+    """Estimate the largest eigenvalue in a stack, from below."""
+    xp = namespace(grams)
+    order = grams.shape[-1]
+    start = np.random.default_rng(0).standard_normal(order)  # a vector that no structure of the matrices hides from
+    stacked = xp.broadcast_to(on_device_of(start, grams, xp, dtype=grams.dtype), (grams.shape[0], order))
+    values, _ = leading_pairs(lambda vectors: xp.matmul(grams, vectors), stacked, steps=min(order, _RITZ_STEPS))
+    return float(values.max())
+
+
+def _chosen(matrices: Array, indices: np.ndarray[Any, Any]) -> Array:
+    xp = namespace(matrices)
+    if len(indices) == matrices.shape[0]:
+        return matrices
+    return xp.take(matrices, on_device_of(indices, matrices, xp), axis=0)
+
+
+def _factorise(shift: float, grams: Array) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Tell for which matrices of a stack ``shift I - gram`` has a Cholesky factorisation."""
+    xp = namespace(grams)
+    order = grams.shape[-1]
+    matrices = shift * xp.eye(order, dtype=grams.dtype, device=device_of(grams)) - grams
+    if is_numpy(matrices) and order >= _SINGLE_CALLS:
+        factorise = scipy.linalg.lapack.zpotrf if matrices.dtype.kind == "c" else scipy.linalg.lapack.dpotrf
+        # The transpose of a matrix in C order is its conjugate in Fortran's.
+        return np.array([factorise(matrix.T, lower=0, clean=0, overwrite_a=1)[1] == 0 for matrix in matrices])
+    found = np.ones(matrices.shape[0], bool)
+    found[_bisected(matrices, 0)] = False
+    return found
+
+
+def _bisected(matrices: Array, first: int) -> list[int]:
+    """Find those that do not factorise where a library only tells whether all of a stack do."""
+    if _factorises(matrices):
+        return []
+    count = matrices.shape[0]
     if count == 1:
-        return gram
-    halves = [_not_definite(shift, part) for part in (gram[: count // 2, ...], gram[count // 2 :, ...])]
-    found = [half for half in halves if half is not None]
-    return xp.concat(found, axis=0) if found else None
+        return [first]
+    half = count // 2
+    return _bisected(matrices[:half, ...], first) + _bisected(matrices[half:, ...], first + half)
 
 
 def _factorises(matrices: Array) -> bool:
@@ -111,11 +157,6 @@ def _factorises(matrices: Array) -> bool:
     except (ValueError, RuntimeError, ArithmeticError):  # each library raises its own; CuPy returns NaN instead
         return False
     return bool(xp.all(xp.isfinite(xp.real(factors) if xp.isdtype(factors.dtype, "complex floating") else factors)))
-
-
-def _squares(part: Array) -> FloatArray:
-    sums = namespace(part).sum(part * part, axis=(-2, -1))
-    return np.asarray(to_numpy(sums), np.float64)
 
 
 def gamma(terms: int, u: float) -> float:

@@ -6,16 +6,25 @@ maximiser of ``norm(f(theta))`` under one arch of a sine along every axis: the g
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from convla._array import namespace, on_device_of, to_numpy
-from convla.spectra.symbol import FloatArray, Symbol, plane_wave, random_complex, torus_frequencies
+from convla.spectra.grids import TorusGrid
+from convla.spectra.leading import leading_pairs
+from convla.spectra.symbol import FloatArray, Symbol, plane_wave, random_complex
 from convla.typing import Array
 
-__all__ = ["SymbolPeak", "power_steps", "start_vectors", "symbol_peaks"]
+__all__ = ["SymbolPeak", "climbed_norms", "start_vectors", "symbol_peaks"]
+
+
+_RANKING_STEPS = 8  # of Lanczos, from a random vector at each point of the coarse grid
+_CLIMBING_STEPS = 3
+_POINTS_PER_MAXIMUM = 4  # of the coarse grid, that may rank before the best point of the next maximum
 
 
 @dataclass(frozen=True)
@@ -40,12 +49,12 @@ class SymbolPeak:
 
 
 def symbol_peaks(
-    symbol: Symbol, *, rng: np.random.Generator, candidates: int = 6, refinements: int = 4
+    symbol: Symbol, *, rng: np.random.Generator, candidates: int = 8, refinements: int = 3
 ) -> list[SymbolPeak]:
     """Find the largest of the symbol's maxima that a coarse grid shows, the best first.
 
-    Power steps from random vectors rank the frequencies of a grid of four points for each degree of ``f* f``; the best
-    are refined. No decomposition of a matrix is taken: the cost is that of a few matrix-vector products for each point.
+    A few Lanczos steps rank the frequencies of a grid of four points for each degree of ``f* f``; the best are refined.
+    No decomposition of a matrix is taken: the cost is that of a few matrix-vector products for each point.
 
     Parameters
     ----------
@@ -63,69 +72,77 @@ def symbol_peaks(
 
     Notes
     -----
-    The refinement alternates between v and theta, each step increasing ``norm(f(theta) v)``: for fixed v its square is
-    ``e* H e`` with ``e_t = exp(i theta.lag_t)`` and H the Gram matrix of the vectors ``W_t v``, small enough for
-    Newton's method; for fixed theta a power step improves v.
+    The refinement alternates between v and theta, each step increasing ``norm(f(theta) v)``: for fixed v it is the norm
+    of ``sum_t exp(i theta.lag_t) W_t v``, whose derivatives are as cheap, for Newton's method; for fixed theta Lanczos
+    steps improve v.
     """
-    frequencies, _ = torus_frequencies([4 * degree if degree else 1 for degree in symbol.degrees])
-    matrices = symbol.at(frequencies)
-    vectors = random_complex((*matrices.shape[:2], symbol.columns), symbol.kernel, rng)
-    values, vectors = power_steps(matrices, vectors, steps=8)
-    order = np.argsort(values, axis=None)[::-1][:candidates]
-    peaks = []
-    for group, index in zip(*np.unravel_index(order, values.shape), strict=True):
-        start = SymbolPeak(
-            float(values[group, index]), frequencies[index], vectors[int(group), int(index), :], int(group)
-        )
-        peaks.append(_refined(symbol, start, refinements))
-    peaks.sort(key=lambda peak: -peak.value)
-    distinct: list[SymbolPeak] = []
-    for peak in peaks:
-        if not any(_same_maximum(peak, other, symbol) for other in distinct):
-            distinct.append(peak)
-    return distinct
+    sizes = tuple(4 * degree if degree else 1 for degree in symbol.degrees)
+    grid = TorusGrid(sizes, (0,) * len(sizes), half=sizes.index(max(sizes)))
+    best: list[SymbolPeak] = []
+    for q, matrices in symbol.on_grid(grid):
+        frequencies = grid.frequencies(q)
+        starts = random_complex((*matrices.shape[:2], symbol.columns), symbol.kernel, rng)
+        values, vectors = _leading(matrices, starts, _RANKING_STEPS)
+        order = np.argsort(values, axis=None)[::-1][: _POINTS_PER_MAXIMUM * candidates]
+        for index, group in zip(*np.unravel_index(order, values.shape), strict=True):
+            place, part = int(index), int(group)
+            best.append(SymbolPeak(float(values[place, part]), frequencies[place], vectors[place, part, :], part))
+        best = _distinct(best, symbol)[:candidates]
+    return _distinct(_refined(symbol, best, refinements), symbol)
+
+
+def _distinct(peaks: Sequence[SymbolPeak], symbol: Symbol) -> list[SymbolPeak]:
+    """Return the highest of the peaks that are near each other, the best first."""
+    kept: list[SymbolPeak] = []
+    for peak in sorted(peaks, key=lambda peak: -peak.value):
+        if not any(_same_maximum(peak, other, symbol) for other in kept):
+            kept.append(peak)
+    return kept
 
 
 def _same_maximum(a: SymbolPeak, b: SymbolPeak, symbol: Symbol) -> bool:
-    """Tell whether two frequencies, up to conjugation, are closer than a quarter of a period of f* f."""
-    reach = 0.5 * np.pi / np.maximum(symbol.degrees, 1)
+    """Tell whether two frequencies, up to conjugation, are no farther apart than a quarter of a period of f* f."""
+    reach = 0.51 * np.pi / np.maximum(symbol.degrees, 1)
     distances = [np.abs((a.frequency - sign * b.frequency + np.pi) % (2 * np.pi) - np.pi) for sign in (1, -1)]
     return a.group == b.group and any(bool((distance < reach).all()) for distance in distances)
 
 
-def power_steps(matrices: Array, vectors: Array, *, steps: int) -> tuple[FloatArray, Array]:
-    """Take power steps on ``f* f`` for a stack of matrices f.
+def climbed_norms(symbol: Symbol, peaks: Sequence[SymbolPeak], frequencies: FloatArray, *, steps: int) -> FloatArray:
+    """Estimate the symbol's norms near its maxima, from below, by Lanczos steps from their vectors.
 
     Parameters
     ----------
-    matrices : complex array of shape (..., r, c)
-    vectors : complex array of shape (..., c)
-        Not zero.
+    symbol : Symbol
+    peaks : sequence of P SymbolPeak
+    frequencies : numpy.ndarray of shape (P, F, ndim)
+        F near each of the peaks.
     steps : int
 
     Returns
     -------
-    values : numpy.ndarray of float64, shape (...)
-        ``norm(f v)`` for the vectors before the last half step, each a lower bound of its matrix's norm.
-    vectors : complex array of shape (..., c)
-        Of norm 1; unchanged where f v vanishes.
+    numpy.ndarray of shape (P, F)
+        Of the block of the peak's group.
     """
+    norms = np.zeros(frequencies.shape[:2])
+    for index, (peak, near) in enumerate(zip(peaks, frequencies, strict=True)):
+        vectors = symbol.xp.broadcast_to(peak.vector, (len(near), symbol.columns))
+        norms[index], _ = _leading(symbol.at(near)[peak.group, ...], vectors, steps)
+    return norms
+
+
+def _leading(matrices: Array, vectors: Array, steps: int) -> tuple[FloatArray, Array]:
+    """Estimate the norms of a stack of matrices f from below, with the right singular vectors."""
     xp = namespace(matrices)
-    adjoint = xp.conj(xp.matrix_transpose(matrices))
-    columns = _normalised(vectors[..., None])
-    values = None
-    for _ in range(steps):
-        images = xp.matmul(matrices, columns)
-        values = xp.linalg.vector_norm(images, axis=(-2, -1))
-        columns = _normalised(xp.matmul(adjoint, images), columns)
-    return np.asarray(to_numpy(values), np.float64), columns[..., 0]
+    adjoints = xp.conj(xp.matrix_transpose(matrices))
+    squares, vectors = leading_pairs(lambda v: xp.matmul(adjoints, xp.matmul(matrices, v)), vectors, steps=steps)
+    return np.sqrt(np.maximum(squares, 0.0)), vectors
 
 
 def start_vectors(symbol: Symbol, peak: SymbolPeak, image_shape: Sequence[int], *, windowed: bool) -> Array:
     """Return the real and imaginary part of the peak's plane wave on an image, under a sine window where `windowed`.
 
-    The wave's phase is 0 in the middle of the image and the vector is turned to be as real as it can be. So near a
-    frequency that is its own conjugate the first vector alone is the good one.
+    The vector is turned to be as real as it can be, and of the frequency what it differs by from one that is its own
+    conjugate has its phase in the middle of the image. So near such a frequency the first vector alone is the good one.
 
     Parameters
     ----------
@@ -145,16 +162,19 @@ def start_vectors(symbol: Symbol, peak: SymbolPeak, image_shape: Sequence[int], 
     S. V. Parter, On the extreme eigenvalues of truncated Toeplitz matrices, Bull. Amer. Math. Soc. 67 (1961) 191-197.
     """
     xp = symbol.xp
-    turn = 0.5 * float(np.angle(complex(xp.sum(peak.vector * peak.vector))))
-    vectors = xp.reshape(peak.vector * complex(np.exp(-1j * turn)), (symbol.inner, len(symbol.phases)))
     splits = [np.divmod(np.arange(size), stride) for size, stride in zip(image_shape, symbol.stride, strict=True)]
-    steps = [quotient - (quotient[-1] - quotient[0]) / 2 for quotient, _ in splits]
+    middles = np.array([(quotient[-1] - quotient[0]) / 2 for quotient, _ in splits])
+    steps = [quotient - middle for (quotient, _), middle in zip(splits, middles.tolist(), strict=True)]
+    # The part of the frequency that is its own conjugate has its phase at the positions, which may miss the middle.
+    phase = float(math.pi * np.round(peak.frequency / math.pi) @ middles)
+    turn = phase - 0.5 * float(np.angle(complex(xp.sum(peak.vector * peak.vector))))
+    vectors = xp.reshape(peak.vector * complex(np.exp(1j * turn)), (symbol.inner, len(symbol.phases)))
     windows = [
         np.sin(np.pi * np.arange(1, size + 1) / (size + 1)) if windowed else np.ones(size) for size in image_shape
     ]
     masks = [
-        [window * (remainder == r) for window, (_, remainder), r in zip(windows, splits, phase, strict=True)]
-        for phase in symbol.phases
+        [window * (remainder == r) for window, (_, remainder), r in zip(windows, splits, chosen, strict=True)]
+        for chosen in symbol.phases
     ]
     wave = plane_wave(vectors, peak.frequency, steps, masks)
     pair = xp.stack((xp.real(wave), xp.imag(wave)))
@@ -162,37 +182,46 @@ def start_vectors(symbol: Symbol, peak: SymbolPeak, image_shape: Sequence[int], 
     return pair if symbol.groups == 1 else xp.concat(blocks, axis=1)
 
 
-def _refined(symbol: Symbol, peak: SymbolPeak, rounds: int) -> SymbolPeak:
+def _refined(symbol: Symbol, peaks: Sequence[SymbolPeak], rounds: int) -> list[SymbolPeak]:
+    """Climb from all peaks at once, until the values have stopped rising."""
     xp = symbol.xp
-    taps = symbol.tap_matrices(peak.group)
     lags = symbol.lags.astype(np.float64)
-    theta, vector = peak.frequency.copy(), peak.vector
-    count = taps.shape[0]
-    flat = xp.astype(xp.reshape(taps, (-1, symbol.columns)), vector.dtype)
-    stacked = xp.reshape(xp.astype(taps, vector.dtype), (count, -1))
-    value = peak.value
+    vectors = xp.stack([peak.vector for peak in peaks])
+    values = np.array([peak.value for peak in peaks])
+    thetas = [peak.frequency for peak in peaks]
+    taps = xp.stack([xp.astype(symbol.tap_matrices(peak.group), vectors.dtype) for peak in peaks])
     for _ in range(rounds):
-        images = to_numpy(xp.reshape(xp.matmul(flat, vector), (count, symbol.rows))).astype(complex)
-        gram = images.conj() @ images.T
-        for _ in range(2):
-            theta = _newton_step(theta, lags, gram)
-        phases = on_device_of(np.exp(1j * lags @ theta), vector, xp, dtype=vector.dtype)
-        matrix = xp.reshape(xp.matmul(phases, stacked), (symbol.rows, symbol.columns))
-        values, vector = power_steps(matrix, vector, steps=3)
-        gain, value = float(values) - value, float(values)
-        if gain <= 1e-6 * value:
+        images = np.asarray(to_numpy(xp.matmul(taps, vectors[:, None, :, None]))[..., 0], complex)
+        thetas = [_climbed(theta, lags, image) for theta, image in zip(thetas, images, strict=True)]
+        phases = on_device_of(np.exp(1j * np.array(thetas) @ lags.T), vectors, xp, dtype=vectors.dtype)
+        flat = xp.reshape(taps, (*taps.shape[:2], -1))
+        matrices = xp.reshape(xp.matmul(phases[:, None, :], flat), (-1, symbol.rows, symbol.columns))
+        norms, vectors = _leading(matrices, vectors, _CLIMBING_STEPS)
+        risen, values = (norms - values) > 1e-6 * norms, norms
+        if not risen.any():
             break
-    return SymbolPeak(value, theta, vector, peak.group)
+    return [
+        SymbolPeak(float(value), theta, vectors[index, :], peak.group)
+        for index, (value, theta, peak) in enumerate(zip(values, thetas, peaks, strict=True))
+    ]
 
 
-def _newton_step(theta: FloatArray, lags: FloatArray, gram: np.ndarray) -> FloatArray:
-    """Improve ``g(theta) = e* gram e`` by Newton's method where it is concave, else along the gradient."""
-    wave = np.exp(1j * lags @ theta)
-    image = gram @ wave
-    moments = lags * wave[:, None]
-    gradient = -2 * np.imag(wave.conj() @ gram @ moments)
-    curvature = 2 * np.real(moments.conj().T @ gram @ moments)
-    curvature -= 2 * np.real(np.einsum("ta,tb,t->ab", lags, lags, wave.conj() * image))
+def _climbed(theta: FloatArray, lags: FloatArray, images: np.ndarray[Any, Any]) -> FloatArray:
+    for _ in range(2):
+        theta = _newton_step(theta, lags, images)
+    return theta
+
+
+def _newton_step(theta: FloatArray, lags: FloatArray, images: np.ndarray[Any, Any]) -> FloatArray:
+    """Improve ``norm(sum_t exp(i theta.lag_t) images_t)^2`` by Newton's method where concave, else by the gradient."""
+    wave = np.exp(1j * lags @ theta)[:, None] * images
+    dims = lags.shape[1]
+    total = wave.sum(axis=0)
+    slopes = 1j * lags.T @ wave
+    pairs = (lags[:, :, None] * lags[:, None, :]).reshape(len(lags), -1)
+    bends = (-pairs.T @ wave).reshape(dims, dims, -1)
+    gradient = 2 * np.real(slopes @ total.conj())
+    curvature = 2 * np.real(slopes.conj() @ slopes.T + bends @ total.conj())
     eigenvalues, axes = np.linalg.eigh(curvature)
     # Along directions that are not concave a step of the same size up the gradient; no step where the symbol is flat.
     sizes = np.abs(eigenvalues)
@@ -201,18 +230,9 @@ def _newton_step(theta: FloatArray, lags: FloatArray, gram: np.ndarray) -> Float
     step = axes @ ((axes.T @ gradient) / safe)
     reach = 1.0 / np.maximum(np.ptp(lags, axis=0), 1.0)
     step = np.clip(step, -0.5 * reach, 0.5 * reach)
-    before = float(np.real(wave.conj() @ image))
+    before = np.linalg.norm(total)
     for _ in range(4):
-        trial = np.exp(1j * lags @ (theta + step))
-        if float(np.real(trial.conj() @ gram @ trial)) >= before:
+        if np.linalg.norm(np.exp(1j * lags @ (theta + step)) @ images) >= before:
             return np.asarray(theta + step)
         step = step / 4
     return theta
-
-
-def _normalised(columns: Array, otherwise: Array | None = None) -> Array:
-    xp = namespace(columns)
-    norms = xp.linalg.vector_norm(columns, axis=(-2, -1), keepdims=True)
-    safe = xp.where(norms > 0, norms, xp.ones_like(norms))
-    scaled = columns / xp.astype(safe, columns.dtype)
-    return scaled if otherwise is None else xp.where(norms > 0, scaled, otherwise)

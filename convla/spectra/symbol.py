@@ -11,13 +11,15 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
 from convla._array import device_of, namespace, on_device_of
 from convla.geometry import ConvGeometry
+from convla.spectra.grids import BLOCK_ENTRIES, ROOT_UNITS, Exponentials, IntArray, TorusGrid, values_on_grid
 from convla.typing import Array
 
 __all__ = ["FloatArray", "Symbol", "plane_wave", "random_complex", "to_complex", "torus_frequencies"]
@@ -62,13 +64,22 @@ class Symbol:
         self.groups = geometry.groups
         self.stride = np.array(geometry.stride if stride is None else stride)
         self.xp = namespace(kernel)
-        low = np.array([low for low, _ in geometry.padding])
-        taps = np.array(list(itertools.product(*map(range, geometry.kernel_size))))
-        offsets = taps * np.array(geometry.dilation) - low
-        self.lags, remainders = np.divmod(offsets, self.stride)
-        self.phases, self._phase_of = np.unique(remainders, axis=0, return_inverse=True)
-        self._phase_of = self._phase_of.reshape(-1)
-        self.degrees = tuple(int(d) for d in self.lags.max(axis=0) - self.lags.min(axis=0))
+        splits = [
+            np.divmod(np.arange(k) * d - low, s)
+            for k, d, (low, _), s in zip(
+                geometry.kernel_size, geometry.dilation, geometry.padding, self.stride.tolist(), strict=True
+            )
+        ]
+        # The taps are a product of the axes, and so are their lags and phases.
+        self._axis_lags = [lags for lags, _ in splits]
+        self._axis_phases = [np.unique(phases, return_inverse=True) for _, phases in splits]
+        self.lags = np.array(list(itertools.product(*self._axis_lags)))
+        self.phases = np.array(list(itertools.product(*(phases for phases, _ in self._axis_phases))))
+        places = [place for _, place in self._axis_phases]
+        self._phase_of = np.ravel_multi_index(
+            tuple(np.array(list(itertools.product(*places))).T), tuple(len(phases) for phases, _ in self._axis_phases)
+        )
+        self.degrees = tuple(int(np.ptp(lags)) for lags in self._axis_lags)
         out, inner = geometry.kernel_shape[:2]
         self.rows, self.inner = out // geometry.groups, inner
         self.columns = inner * len(self.phases)
@@ -95,6 +106,53 @@ class Symbol:
         """Return f at the frequencies: complex, shape (groups, F, c_out // groups, c_in // groups * P)."""
         real, imaginary = self.parts(frequencies)
         return to_complex(real, imaginary)
+
+    def on_grid(self, grid: TorusGrid, *, limit: int | None = BLOCK_ENTRIES) -> Iterator[tuple[IntArray, Array]]:
+        """Yield f at the frequencies of a grid, a block at a time.
+
+        Parameters
+        ----------
+        grid : TorusGrid
+        limit : int or None
+            Of the entries in a block. None for a single block, in row-major order, of a grid of short axes.
+
+        Yields
+        ------
+        q : numpy.ndarray of int, shape (F, ndim)
+            Indices of frequencies of the grid; each is in some block, a few are in two.
+        values : complex array of shape (F, groups, c_out // groups, c_in // groups * P)
+
+        Notes
+        -----
+        With `rounding_terms` n, every entry is within ``gamma_n`` times the sum of its terms' moduli of the exact
+        one, in the precision of the kernel.
+        """
+        xp = self.xp
+        dtype = xp.complex64 if self.kernel.dtype == xp.float32 else xp.complex128
+        taps = xp.reshape(xp.astype(self._taps, dtype), (*map(len, self._axis_lags), -1))
+        most = sys.maxsize if limit is None else limit // len(self.phases)
+        planes = []
+        for phase in itertools.product(*(range(len(phases)) for phases, _ in self._axis_phases)):
+            chosen, tables = taps, []
+            for axis, (_, places) in enumerate(self._axis_phases):
+                mine = np.flatnonzero(places == phase[axis])
+                if len(mine) < len(places):
+                    chosen = xp.take(chosen, on_device_of(mine, chosen, xp), axis=axis)
+                lags = self._axis_lags[axis][mine]
+                tables.append(Exponentials(lags, grid.sizes[axis], grid.twist[axis], grid.counts[axis]))
+            planes.append(values_on_grid(chosen, tables, limit=most))
+        for blocks in zip(*planes, strict=True):
+            q, first = blocks[0]
+            stacked = first if len(blocks) == 1 else xp.stack([values for _, values in blocks], axis=-1)
+            yield q, xp.reshape(stacked, (-1, self.groups, self.rows, self.columns))
+
+    @property
+    def rounding_terms(self) -> int:
+        """The n of the bound ``gamma_n`` of the rounding errors of `on_grid`.
+
+        Each axis is a complex product, 3 k > 2 sqrt(2) k roundings, with a table of products of two roots of unity.
+        """
+        return sum(3 * len(lags) + 2 * ROOT_UNITS + 6 for lags in self._axis_lags)
 
     def astype(self, dtype: Any) -> Symbol:
         """Return the symbol of the kernel in another precision."""

@@ -193,7 +193,8 @@ def embedding_sizes(geometry: ConvGeometry) -> tuple[int, ...]:
 
     The zero-padded operator is then a submatrix of the torus's: its rows that read only zeros aside, output q reads
     ``q s + t d - low`` through tap t, and on a torus of N positions none of these is a position of the image unless it
-    is one on the line, given ``N >= n``, ``N >= n + low - q_first s`` and ``N >= q_last s + extent - low``.
+    is one on the line, given ``N >= n``, ``N >= n + low - q_first s - t_first d`` and
+    ``N > q_last s + t_last d - low``, where t runs over the taps that meet the image and q over the outputs.
 
     Examples
     --------
@@ -203,20 +204,16 @@ def embedding_sizes(geometry: ConvGeometry) -> tuple[int, ...]:
     (33,)
     """
     sizes = []
-    for n, (low, _), k, s, d, outputs in zip(
-        geometry.image_shape,
-        geometry.padding,
-        geometry.kernel_size,
-        geometry.stride,
-        geometry.dilation,
-        geometry.output_shape,
-        strict=True,
+    for axis, (n, (low, _), s, d) in enumerate(
+        zip(geometry.image_shape, geometry.padding, geometry.stride, geometry.dilation, strict=True)
     ):
-        extent = (k - 1) * d + 1
-        first = max(0, -((extent - 1 - low) // s))
-        last = min(outputs - 1, (n - 1 + low) // s)
-        positions = max(n, n + low - first * s, last * s + extent - low)
-        sizes.append(-(-positions // s))
+        rows, taps = np.nonzero(geometry.axis_map(axis) >= 0)
+        if not rows.size:  # nothing is read: the operator is zero
+            sizes.append(1)
+            continue
+        least = int(rows.min()) * s + int(taps.min()) * d - low
+        greatest = int(rows.max()) * s + int(taps.max()) * d - low
+        sizes.append(-(-max(n, n - least, greatest + 1) // s))
     return tuple(sizes)
 
 

@@ -1,0 +1,376 @@
+"""A proved upper bound of the largest singular value of a convolution, from the norms of small matrices alone.
+
+The operator is part of a convolution on a torus, whose norm is the largest of its symbol's at the torus's frequencies.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from convla._array import device_of, namespace, on_device_of
+from convla.geometry import ConvGeometry
+from convla.operators import ConvOperator
+from convla.spectra.certificate import U64, certified_norm_bound, gamma, provable, proved_below
+from convla.spectra.gram import GramMatrices
+from convla.spectra.grids import IntArray, TorusGrid
+from convla.spectra.maximiser import SymbolPeak, climbed_norms, symbol_peaks
+from convla.spectra.symbol import FloatArray, Symbol
+from convla.spectra.torus import circular_lattice, embedding_sizes
+from convla.typing import Array, Seed
+
+__all__ = [
+    "UpperBound",
+    "dense_upper_bound",
+    "in_double",
+    "product_error",
+    "symbol_maxima",
+    "symbol_upper_bound",
+    "upper_bound",
+]
+
+_NODES_PER_DEGREE = 32  # a grid of this many points for each degree of f* f costs a factor of 1.0024 per axis
+_SPARE = 0.07  # how much larger than necessary a torus may be along an axis, if its frequencies lie better
+_DENSE_SLACK = 1e-13  # over the value of a dense decomposition
+_GUESS_SLACK = 2e-5  # over the largest Ritz value: what the iteration may have missed
+_GUESS_STEPS = 8
+_LEAST_SHARE = 0.9  # of the bound: hardly any norm is below a smaller part
+_MAXIMA = 5  # of the symbol, that decide where the torus's frequencies should lie
+_CURVATURE_STEPS = 6
+
+
+class UpperBound(NamedTuple):
+    """A proved upper bound of the largest singular value, and what proves it, in a sentence."""
+
+    value: float
+    certificate: str
+
+
+class Envelope(NamedTuple):
+    """A torus whose convolution, times a factor, bounds an operator.
+
+    Attributes
+    ----------
+    geometry : ConvGeometry
+        Of the symbol.
+    stride, sizes : tuple of int
+        Of the torus, in output steps.
+    factor : float
+    free : bool
+        Whether the torus may be larger, and functions may change sign on the way around it.
+    reason : str
+    """
+
+    geometry: ConvGeometry
+    stride: tuple[int, ...]
+    sizes: tuple[int, ...]
+    factor: float
+    free: bool
+    reason: str
+
+
+def upper_bound(operator: ConvOperator, *, guess: float = 0.0, rng: Seed = 0) -> float:
+    """Return a proved upper bound of the largest singular value of an operator, by `symbol_upper_bound`.
+
+    Parameters
+    ----------
+    operator : ConvOperator
+        Scaled by `convla.spectra.scaling.scaled_to_unit`.
+    guess : float
+        A number that the largest singular value is believed to reach, as a Ritz value is. It only saves work.
+    rng : numpy.random.Generator or seed
+
+    Returns
+    -------
+    float
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from convla import ConvOperator
+    >>> from convla.spectra.enclosure import upper_bound
+    >>> smoothing = ConvOperator(np.array([[[0.25, 0.5, 0.25]]]), (300,))  # norm cos(pi / 602)^2
+    >>> bool(0 < upper_bound(smoothing) - np.cos(np.pi / 602) ** 2 < 0.003)
+    True
+    """
+    return symbol_upper_bound(operator, guess=guess, rng=np.random.default_rng(rng)).value
+
+
+def symbol_upper_bound(
+    operator: ConvOperator,
+    *,
+    guess: float,
+    rng: np.random.Generator,
+    peaks: Sequence[SymbolPeak] | None = None,
+) -> UpperBound:
+    """Bound the largest singular value of a scaled operator by its symbol, or its entries where those bound better.
+
+    Parameters
+    ----------
+    operator : ConvOperator
+        Scaled by `convla.spectra.scaling.scaled_to_unit`.
+    guess : float
+        A number that the largest singular value is believed to reach; 0 if none is known.
+    rng : numpy.random.Generator
+    peaks : sequence of SymbolPeak, optional
+        The maxima of the operator's symbol, if they are known.
+
+    Returns
+    -------
+    UpperBound
+        Rounding errors included, those of the scaling too.
+    """
+    geometry = operator.geometry
+    surround = envelope(geometry)
+    symbol = Symbol(operator.kernel, surround.geometry, stride=surround.stride)
+    if peaks is None:
+        peaks = _maxima(symbol, surround, rng)
+    grid, factor = _chosen_grid(symbol, surround, peaks)
+    target = max(_corner_norms(symbol, peaks, grid) * (1 + _GUESS_SLACK), guess / factor)
+    precise = symbol.astype(symbol.xp.float64)
+    grams = GramMatrices(precise, grid)
+    share = neighbour_share(symbol.degrees[-1], grid.sizes[-1])
+    for q, block in grams:
+        # Every group by itself, with the frequencies of one line along the last axis next to each other.
+        stacked = symbol.xp.reshape(symbol.xp.permute_dims(block, (1, 0, 2, 3)), (-1, *block.shape[-2:]))
+        if share > _LEAST_SHARE:
+            stacked = _without_lines(stacked, np.tile(q[:, -1], symbol.groups), grams.error, share * target)
+        target = certified_norm_bound(stacked, grams.error, target)
+    sampled = any(a < b for a, b in zip(grid.sizes, surround.sizes, strict=True))
+    reason = surround.reason + (", bounded over all frequencies from a grid" if sampled else "")
+    found = UpperBound(target * factor * (1 + 16 * U64), reason)
+    return found if geometry.boundary == "zero" else min(found, _entries_bound(operator))
+
+
+def symbol_maxima(operator: ConvOperator, rng: np.random.Generator) -> Sequence[SymbolPeak]:
+    """Return the maxima that `symbol_upper_bound` starts from; none where the torus has few frequencies.
+
+    With zeros around the image they are the maxima of the operator's own symbol.
+    """
+    surround = envelope(operator.geometry)
+    return _maxima(Symbol(operator.kernel, surround.geometry, stride=surround.stride), surround, rng)
+
+
+def _maxima(symbol: Symbol, surround: Envelope, rng: np.random.Generator) -> Sequence[SymbolPeak]:
+    few = math.prod(4 * degree or 1 for degree in symbol.degrees) <= math.prod(surround.sizes) / 2
+    return symbol_peaks(symbol, rng=rng)[:_MAXIMA] if few else ()
+
+
+def neighbour_share(degree: int, size: int) -> float:
+    """Return k such that no frequency of a torus is above a bound if a neighbour along an axis is below k times it.
+
+    Parameters
+    ----------
+    degree : int
+        Of ``f* f`` along the axis.
+    size : int
+        Of the torus along the axis.
+
+    Returns
+    -------
+    float
+        Negative if neighbours say nothing.
+
+    Notes
+    -----
+    Let X be the maximum of ``norm(f)`` on the grid, attained at theta with the vector v, and ``a = pi degree / size``.
+    On the line through theta, ``g = norm(f v)^2`` is a trigonometric polynomial, at most X^2 on the grid, so
+    ``sup g = G <= X^2 / cos(a)`` (M. Riesz). The angle ``arccos(sqrt(g / G))`` changes by no more than half the degree
+    per radian (Bernstein and Szego), so the neighbours have ``sqrt(g) >= sqrt(G) cos(arccos(X / sqrt(G)) + a)
+    = X cos(a) - sqrt(G - X^2) sin(a) >= k X`` with ``k = cos(a) - sqrt(1 / cos(a) - 1) sin(a)``.
+
+    References
+    ----------
+    G. Szego, Ueber einen Satz des Herrn Serge Bernstein, Schriften der Koenigsberger Gelehrten Gesellschaft 5 (1928).
+
+    Examples
+    --------
+    >>> from convla.spectra.enclosure import neighbour_share
+    >>> round(neighbour_share(2, 33), 4), neighbour_share(2, 4)
+    (0.9563, -1.0)
+    """
+    angle = math.pi * degree / size
+    if angle >= 1:
+        return -1.0
+    return (math.cos(angle) - math.sqrt(1 / math.cos(angle) - 1) * math.sin(angle)) * (1 - 32 * U64)
+
+
+def _without_lines(grams: Array, places: IntArray, error: float, bound: float) -> Array:
+    """Leave out matrices that are proved to be below a bound, and their neighbours, every third of a line being tried.
+
+    Parameters
+    ----------
+    grams : array of shape (F, c, c)
+    places : numpy.ndarray of int, shape (F,)
+        Along a line, which goes on where the next place is larger by 1.
+    error, bound : float
+        See `proved_below`.
+    """
+    xp = namespace(grams)
+    starts = np.flatnonzero(np.append(True, np.diff(places) != 1))
+    lengths = np.diff(np.append(starts, len(places)))
+    line = np.repeat(np.arange(len(starts)), lengths)
+    steps = np.arange(len(places)) - starts[line]
+    ends = steps == lengths[line] - 1
+    tried = np.flatnonzero((steps % 3 == 1) | (ends & (steps % 3 == 0) & (steps > 0)))
+    low = tried[proved_below(xp.take(grams, on_device_of(tried, grams, xp), axis=0), error, bound)]
+    spared = np.concatenate((low, low - 1, low[~ends[low]] + 1))  # none of them is the first of its line
+    left = np.setdiff1d(np.arange(len(places)), spared)
+    return xp.take(grams, on_device_of(left, grams, xp), axis=0)
+
+
+def envelope(geometry: ConvGeometry) -> Envelope:
+    """Return the torus that bounds the operators of a geometry."""
+    if geometry.boundary == "zero":
+        reason = "submatrix of the convolution on a torus that the padded image fits into"
+        return Envelope(geometry, geometry.stride, embedding_sizes(geometry), 1.0, True, reason)
+    if geometry.boundary == "circular":
+        lattice = circular_lattice(geometry)
+        reason = (
+            "the convolution on the image's torus"
+            if lattice.exact
+            else "row submatrix of the convolution on the image's torus"
+        )
+        return Envelope(geometry, lattice.stride, lattice.sizes, lattice.factor, False, reason)
+    extended = ConvGeometry(
+        geometry.kernel_shape,
+        geometry.padded_shape,
+        padding="valid",
+        stride=geometry.stride,
+        dilation=geometry.dilation,
+        groups=geometry.groups,
+    )
+    readers = math.prod(int(np.bincount(geometry.sources(axis)).max()) for axis in range(geometry.ndim))
+    reason = f"zero-padded convolution of the extended image, times the extension's norm sqrt({readers})"
+    return Envelope(extended, extended.stride, embedding_sizes(extended), math.sqrt(readers), True, reason)
+
+
+def _chosen_grid(symbol: Symbol, surround: Envelope, peaks: Sequence[SymbolPeak]) -> tuple[TorusGrid, float]:
+    """Return frequencies on which the symbol's norm, times a factor, bounds the operator's.
+
+    Where the torus is free, a size and a twist whose frequencies keep away from the maxima: by the value and the
+    curvature of ``norm(f)^2`` at each, no decomposition is needed to tell.
+    """
+    factor = surround.factor
+    choices: list[list[tuple[int, int]]] = []
+    for size, degree in zip(surround.sizes, symbol.degrees, strict=True):
+        limit = max(1, _NODES_PER_DEGREE * degree)
+        largest = size + int(_SPARE * size) if surround.free else size
+        twists = (0, 1) if surround.free else (0,)
+        if size > limit:
+            factor /= math.sqrt(math.cos(math.pi * degree / limit)) if degree else 1.0
+            largest = size = limit
+        choices.append([(n, t) for n in range(size, largest + 1) for t in (twists if degree else (0,))])
+    places, heights = _places(peaks, len(choices)), np.array([peak.value**2 for peak in peaks])
+    curvatures = _curvatures(symbol, peaks, surround.sizes)
+    losses = []
+    for axis, options in enumerate(choices):
+        sizes, twists = np.array(options).T
+        steps = places[:, axis, None] * sizes / (2 * math.pi) - twists / 2
+        distances = np.abs(steps - np.round(steps)) * 2 * math.pi / sizes
+        losses.append(curvatures[:, axis, None] / 2 * distances**2)
+
+    def highest(chosen: tuple[int, ...]) -> float:
+        left = heights - sum(loss[:, index] for loss, index in zip(losses, chosen, strict=True))
+        return float(left.max(initial=0.0))
+
+    best = min(itertools.product(*(range(len(options)) for options in choices)), key=highest)
+    chosen = [options[index] for options, index in zip(choices, best, strict=True)]
+    sizes = tuple(size for size, _ in chosen)
+    return TorusGrid(sizes, tuple(twist for _, twist in chosen), half=sizes.index(max(sizes))), factor
+
+
+def _places(peaks: Sequence[SymbolPeak], dims: int) -> FloatArray:
+    return np.array([peak.frequency for peak in peaks]).reshape(len(peaks), dims)
+
+
+def _curvatures(symbol: Symbol, peaks: Sequence[SymbolPeak], sizes: Sequence[int]) -> FloatArray:
+    """Return minus the second differences of ``norm(f)^2`` at its maxima, over half a step of the torus: (peaks, d)."""
+    steps = math.pi / np.array(sizes)
+    offsets = np.concatenate((np.diag(steps), -np.diag(steps)))
+    near = _places(peaks, len(sizes))[:, None, :] + offsets
+    forward, backward = np.split(climbed_norms(symbol, peaks, near, steps=_CURVATURE_STEPS) ** 2, 2, axis=1)
+    heights = np.array([peak.value**2 for peak in peaks])[:, None]
+    return np.maximum(2 * heights - forward - backward, 0.0) / steps**2
+
+
+def _corner_norms(symbol: Symbol, peaks: Sequence[SymbolPeak], grid: TorusGrid) -> float:
+    """Estimate the largest norm at a grid's frequencies from those around the symbol's maxima."""
+    corners = np.array(list(itertools.product((0, 1), repeat=len(grid.sizes))))
+    twist, steps = np.array(grid.twist) / 2, 2 * math.pi / np.array(grid.sizes)
+    cells = np.floor(_places(peaks, len(grid.sizes)) / steps - twist)
+    near = (cells[:, None, :] + corners + twist) * steps
+    return float(climbed_norms(symbol, peaks, near, steps=_GUESS_STEPS).max(initial=0.0))
+
+
+def _entries_bound(operator: ConvOperator) -> UpperBound:
+    """Bound by the largest absolute row and column sums: Schur's test."""
+    xp = namespace(operator.kernel)
+    moduli = abs(in_double(operator))
+    geometry = operator.geometry
+    ones = [
+        xp.ones(s, dtype=xp.float64, device=device_of(operator.kernel))
+        for s in (geometry.domain_shape, geometry.range_shape)
+    ]
+    rows, columns = float(xp.max(moduli.apply(ones[0]))), float(xp.max(moduli.adjoint(ones[1])))
+    terms = max(geometry.largest_row_count, geometry.largest_column_count) + 4
+    value = math.sqrt(rows * columns) * (1 + 2 * gamma(terms, U64))
+    return UpperBound(value, "row and column sums of the matrix's moduli")
+
+
+def dense_upper_bound(operator: ConvOperator, *, guess: float) -> UpperBound:
+    """Bound the largest singular value of a scaled operator by its matrix, written out.
+
+    Parameters
+    ----------
+    operator : ConvOperator
+        Scaled by `convla.spectra.scaling.scaled_to_unit`.
+    guess : float
+        A Ritz value from a dense decomposition, rounded down.
+
+    Returns
+    -------
+    UpperBound
+
+    Raises
+    ------
+    MemoryError
+        If the matrix would not fit in memory.
+    """
+    xp = namespace(operator.kernel)
+    geometry = operator.geometry
+    matrix = in_double(operator).to_dense()
+    if matrix.shape[0] < matrix.shape[1]:
+        matrix = xp.matrix_transpose(matrix)
+    squares = float(xp.sum(matrix * matrix))
+    error = gamma(matrix.shape[0] + 2, U64) * squares * (1 + gamma(math.prod(matrix.shape), U64))
+    gram = xp.matmul(xp.matrix_transpose(matrix), matrix)
+    # What a Ritz value may lack of the largest singular value, however it was rounded.
+    known = guess * (1 + _DENSE_SLACK + 8 * gamma(max(matrix.shape), U64)) + 2 * product_error(operator)
+    bound = certified_norm_bound(gram[None, ...], error, provable(known, error, gram.shape[0]))
+    # Taps that meet in one entry of the matrix, beyond the edges of an image, are added up in float64.
+    meeting = geometry.largest_entry_count
+    entries = gamma(meeting, U64) * _entries_bound(operator).value if meeting > 1 else 0.0
+    return UpperBound(bound + entries, "Cholesky factorisation of the dense matrix")
+
+
+def product_error(operator: ConvOperator) -> float:
+    """Bound the rounding error of the product of the operator, or its transpose, with a vector of norm 1, in float64.
+
+    ``norm(fl(M v) - M v) <= gamma norm(abs(M)) norm(v)`` for direct sums in any order, and the norm of ``abs(M)`` is at
+    most the root of its longest row times its longest column, times its largest entry.
+    """
+    geometry = operator.geometry
+    rows, columns = geometry.largest_row_count, geometry.largest_column_count
+    largest = float(namespace(operator.kernel).max(namespace(operator.kernel).abs(operator.kernel)))
+    return 2 * gamma(max(rows, columns) + 2, U64) * math.sqrt(rows * columns) * largest
+
+
+def in_double(operator: ConvOperator) -> ConvOperator:
+    """Return the operator of the same kernel in float64, by direct sums: the rounding bounds here are theirs."""
+    xp = namespace(operator.kernel)
+    return operator.with_engine("direct").with_kernel(xp.astype(operator.kernel, xp.float64))
