@@ -13,7 +13,8 @@ from convla._validate import check_choice, check_integer, check_real
 from convla.linear_map import LinearMap
 from convla.operators import ConvOperator
 from convla.penalties.value import GRAMS, ActivePairs, active_pairs, cluster, gram_map
-from convla.spectra.tracking import BlockTracker, PowerTracker, ShiftedPairs, SingularTriplets
+from convla.spectra.power import PowerTracker, ShiftedPairs
+from convla.spectra.tracking import BlockTracker, SingularTriplets
 from convla.typing import Array, Namespace
 
 __all__ = ["ESTIMATORS", "Block", "Estimator", "EstimatorOptions", "Exact", "Power"]

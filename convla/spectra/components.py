@@ -4,7 +4,7 @@ An output and an input are coupled where some tap of the kernel stands between t
 group, positions along one axis where the axis map of the geometry says so, and the entries of M where both hold along
 every axis: M is, but for the order of its rows and columns, a direct sum with one summand for each group and each
 choice of a component along every axis. (Two connected bipartite graphs have a connected product here, since a walk in
-one can go to and fro while the other catches up.) Strides and dilations split axes; a kernel of one tap splits them all.
+one can go to and fro while the other catches up.) Strides and dilations split axes; a kernel of one tap splits all.
 """
 
 from __future__ import annotations
@@ -71,14 +71,14 @@ def axis_components(geometry: ConvGeometry, axis: int) -> list[Component]:
     graph = coo_array((np.ones(rows.size, bool), (rows, columns)), shape=(outputs + inputs,) * 2)
     _, labels = connected_components(graph, directed=False)
     read = np.unique(columns)
-    found = []
-    for label in dict.fromkeys(labels[np.unique(rows)]):
-        found.append(Component(read[labels[read] == label] - outputs, np.flatnonzero(labels[:outputs] == label)))
-    return found
+    return [
+        Component(read[labels[read] == label] - outputs, np.flatnonzero(labels[:outputs] == label))
+        for label in dict.fromkeys(labels[np.unique(rows)])
+    ]
 
 
 def component_labels(geometry: ConvGeometry) -> tuple[IndexArray, IndexArray]:
-    """Number the uncoupled parts of a convolution, and say in which part each entry of an image and its features is.
+    """Return in which uncoupled part of a convolution each entry of an image and of its features is.
 
     Parameters
     ----------
@@ -87,8 +87,8 @@ def component_labels(geometry: ConvGeometry) -> tuple[IndexArray, IndexArray]:
     Returns
     -------
     domain_labels, range_labels : numpy.ndarray of int, of shape `domain_shape` and `range_shape`
-        Of equal label where, and only where, they are coupled by a kernel without zeros; -1 for an entry that is coupled
-        with none: a zero column or row of the matrix.
+        Of equal label where, and only where, a kernel without zeros couples them, over others perhaps; -1 for an entry
+        that is coupled with none: a zero column or row of the matrix.
 
     Examples
     --------
