@@ -19,7 +19,9 @@ from convla._array import as_float_array, namespace, on_device_of
 from convla._validate import check_array, check_choice, check_real
 from convla.linear_map import LinearMap
 from convla.operators import ConvOperator
+from convla.spectra.status import Status
 from convla.spectra.tracking import DENSE_ENTRIES
+from convla.spectra.triplets import SingularValues
 from convla.spectra.values import singular_values, smallest_singular_value
 from convla.toeplitz import unvec, vec
 from convla.typing import Array, ArrayLike
@@ -55,6 +57,10 @@ class ActivePairs:
         The factor times the vectors.
     nulls : int
         How many null vectors of the factor are active besides; their part of every gradient is zero.
+    error : float
+        How much larger the penalty can be if no triplet was missed.
+    status : Status
+        What supports the value.
     """
 
     value: float
@@ -62,6 +68,8 @@ class ActivePairs:
     vectors: Array
     images: Array
     nulls: int = 0
+    error: float = 0.0
+    status: Status = Status.ESTIMATED
 
 
 def penalty(operator: ConvOperator, alpha: float, *, gram: str = "input") -> Array:
@@ -241,13 +249,15 @@ def active_pairs(factor: LinearMap, alpha: float, *, cluster_rtol: float | None 
     nulls = max(0, columns - rows)
     if rows * columns <= DENSE_ENTRIES:
         _, values, right = xp.linalg.svd(factor.to_dense(), full_matrices=False)
-        squares = _squares(values)
+        squares, status = _squares(values), Status.EXACT
     else:
         upper = singular_values(factor, min(4, rows, columns))
+        status = _status(upper)
         squares, right = _squares(upper.values), _flat(upper.right, factor)
         # The lower end attains alpha at most: beyond that it need not be known.
         if not nulls and float(squares[0]) <= 2.0 * alpha:
             lower = smallest_singular_value(factor)
+            status = max(status, _status(lower), key=tuple(Status).index)
             if lower.right is None:
                 nulls = 1
             else:
@@ -256,9 +266,13 @@ def active_pairs(factor: LinearMap, alpha: float, *, cluster_rtol: float | None 
     value, signs, chosen, nulls = cluster(squares, alpha, nulls, cluster_rtol)
     if not chosen.shape[0]:  # only null vectors are active
         empty = [xp.reshape(right[:0, 0], (0, *shape)) for shape in (factor.domain_shape, factor.range_shape)]
-        return ActivePairs(value, signs, empty[0], empty[1], nulls)
+        return ActivePairs(value, signs, empty[0], empty[1], nulls, status=status)
     vectors = unvec(xp.take(right, chosen, axis=0), factor.domain_shape, order=factor.order)
-    return ActivePairs(value, signs, vectors, factor.apply(vectors), nulls)
+    return ActivePairs(value, signs, vectors, factor.apply(vectors), nulls, status=status)
+
+
+def _status(found: SingularValues) -> Status:
+    return Status.NOT_CONVERGED if found.status == Status.NOT_CONVERGED else Status.ESTIMATED
 
 
 def _squares(values: Array) -> Array:

@@ -137,6 +137,10 @@ class PowerTracker:
         signs = xp.where(agreement < 0, -xp.ones_like(agreement), xp.ones_like(agreement))
         return ShiftedPairs(values, signs, xp.reshape(vectors, (count, *linear_map.domain_shape)), images)
 
+    def carried_shape(self, linear_map: LinearMap) -> tuple[int, int]:
+        """Return the shape of `vectors` for a map: what a buffer for them must hold."""
+        return min(self.triplets, linear_map.shape[1]), linear_map.shape[1]
+
     def state(self) -> dict[str, np.ndarray[Any, Any]]:
         """Return what is carried from one update to the next, on the host."""
         return {} if self.vectors is None else {"vectors": to_numpy(self.vectors)}

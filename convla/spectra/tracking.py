@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -154,9 +154,9 @@ class BlockTracker:
     end : {"largest", "smallest"}
         Which end of the spectrum of ``B^T B``.
     reseed : int
-        How many vectors more are carried in each part that a random vector is added to at each update: a safeguard
-        against a triplet that rises from outside the block. With 0 the block is closed: nothing that its vectors do not
-        point at is found, however the kernel changes.
+        How many vectors more are carried in each part, to which random ones are added at each update: a safeguard
+        against a triplet that rises from outside the block. With 0 the block is closed: what its vectors do not point
+        at is not found, however the kernel changes.
     rtol : float
         No more steps once the residuals of the first half of the block are below ``rtol * sigma_max^2``.
     seed : int
@@ -183,9 +183,9 @@ class BlockTracker:
 
     A block iteration stays in the invariant subspaces that its vectors touch. Those that the geometry fixes (groups of
     channels, what strides and dilations split) have a block each; see `convla.spectra.components`. For those of the
-    kernel's own making (taps that are zero) there are the random vectors, at `_PROBE_STEPS` steps or more in each
-    update. And where the kernel has changed so much that the vectors say little of it, the search begins anew:
-    ``|B - B'| <= sqrt(taps) |K - K'|``, with the norm of the kernels as matrices of c_out rows.
+    kernel's own making (taps that are zero) there are the random vectors, with four steps or more in each update. And
+    where the kernel has changed so much that the vectors say little of it, `follow` begins anew: singular values move
+    by at most ``sqrt(taps) |K - K'|``, with the norm of the kernels as matrices of c_out rows.
 
     References
     ----------
@@ -230,12 +230,22 @@ class BlockTracker:
         summands = Summands(linear_map)
         if not summands.single:
             return self._follow(summands, None, _COLD_STEPS, _COLD_WORK)
-        found = extreme_triplets(linear_map, min(self.block, linear_map.shape[1]), self.end, rtol=self.rtol)
+        count = min(self.block + self.reseed, linear_map.shape[1])
+        found = extreme_triplets(linear_map, count, self.end, rtol=self.rtol)
         xp = namespace(linear_map.kernel)
-        self.vectors = xp.reshape(found.vectors, (found.vectors.shape[0], -1))
-        self.kernel = linear_map.kernel
+        self.vectors, self.kernel = xp.reshape(found.vectors, (count, -1)), linear_map.kernel
         self.converged = True
-        return found
+        return SingularTriplets(*(getattr(found, field.name)[: self.block, ...] for field in fields(found)))
+
+    def follow(self, linear_map: LinearMap) -> SingularTriplets:
+        """Update the triplets, or find them from nothing where they are lost.
+
+        They are if the kernel has changed too much for what is carried, or the update ended before it converged.
+        """
+        if self.has_lost(linear_map):
+            return self.start(linear_map)
+        found = self.update(linear_map)
+        return found if self.converged else self.start(linear_map)
 
     def update(self, linear_map: LinearMap) -> SingularTriplets:
         """Follow the triplets to a changed kernel; a first update without a `start` sets out from random vectors."""
@@ -245,20 +255,6 @@ class BlockTracker:
         found = self._follow(summands, carried, self.steps, _WARM_WORK if self.reseed else 0.0)
         self.updates += 1
         return found
-
-    def has_lost(self, linear_map: LinearMap) -> bool:
-        """Tell whether a map is so far from the last one that its triplets are better found from nothing."""
-        if self.vectors is None or self.kernel is None:
-            return True
-        xp = namespace(linear_map.kernel)
-        rows = xp.reshape(linear_map.kernel, (linear_map.kernel.shape[0], -1))
-        change = rows - xp.astype(xp.reshape(self.kernel, rows.shape), linear_map.dtype)
-        taps = math.prod(linear_map.kernel.shape[2:]) ** 0.5
-        # The norm of a row is at most that of the matrix, and Frobenius' at least: for the usual small change these do.
-        longest = float(xp.max(xp.linalg.vector_norm(rows, axis=1)))
-        if taps * float(xp.linalg.vector_norm(change)) <= _LARGE_CHANGE * longest:
-            return False
-        return taps * _spectral_norm(change, xp) > _LARGE_CHANGE * _spectral_norm(rows, xp)
 
     def state(self) -> dict[str, np.ndarray[Any, Any]]:
         """Return what is carried from one update to the next, on the host."""
@@ -274,6 +270,25 @@ class BlockTracker:
             for name in ("vectors", "kernel")
         )
         self.updates = int(state["updates"]) if "updates" in state else 0
+
+    def carried_shape(self, linear_map: LinearMap) -> tuple[int, int]:
+        """Return the shape of `vectors` for a map: what a buffer for them must hold."""
+        most = max(Summands(linear_map).domain_sizes, default=0)
+        return min(self.block + self.reseed, most), linear_map.shape[1]
+
+    def has_lost(self, linear_map: LinearMap) -> bool:
+        """Tell whether a map is so far from the last one that its triplets are better found from nothing."""
+        if self.vectors is None or self.kernel is None:
+            return True
+        xp = namespace(linear_map.kernel)
+        rows = xp.reshape(linear_map.kernel, (linear_map.kernel.shape[0], -1))
+        change = rows - xp.astype(xp.reshape(self.kernel, rows.shape), linear_map.dtype)
+        taps = math.prod(linear_map.kernel.shape[2:]) ** 0.5
+        # The norm of a row is at most that of the matrix, and Frobenius' at least: for the usual small change these do.
+        longest = float(xp.max(xp.linalg.vector_norm(rows, axis=1)))
+        if taps * float(xp.linalg.vector_norm(change)) <= _LARGE_CHANGE * longest:
+            return False
+        return taps * _spectral_norm(change, xp) > _LARGE_CHANGE * _spectral_norm(rows, xp)
 
     def _follow(
         self, summands: Summands, carried: list[Array] | None, steps: int, exact_work: float
@@ -303,9 +318,7 @@ class BlockTracker:
         work = sum(summands.groups * size**3 for size in sizes)
         if sizes and work <= exact_work and max(sizes) * sum(summands.linear_map.shape) <= _EXACT_ENTRIES:
             return [
-                on_device_of(
-                    np.broadcast_to(np.eye(size), (summands.groups, size, size)), kernel, xp, dtype=kernel.dtype
-                )
+                on_device_of(np.tile(np.eye(size), (summands.groups, 1, 1)), kernel, xp, dtype=kernel.dtype)
                 for size in sizes
             ]
         # The generator depends on the seed and the update alone, so a restored tracker draws the same vectors.

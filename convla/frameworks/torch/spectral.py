@@ -153,9 +153,10 @@ class SpectralPenalty(nn.Module):  # type: ignore[misc]
         # Zeros of float32 or float64: the shapes say what a saved state must fit.
         factor = gram_map(self._operator(torch.zeros_like(weight, dtype=_wide(weight.dtype))), gram)
         for name, carried in ESTIMATORS[tracker](self.options).trackers(factor).items():
-            count = min(carried.block if isinstance(carried, BlockTracker) else carried.triplets, factor.shape[1])
-            self.register_buffer(name, weight.new_zeros(count, factor.shape[1], dtype=_wide(weight.dtype)))
+            self.register_buffer(name, weight.new_zeros(carried.carried_shape(factor), dtype=_wide(weight.dtype)))
             self.register_buffer(f"{name}_updates", weight.new_zeros((), dtype=torch.int64))
+            if isinstance(carried, BlockTracker):
+                self.register_buffer(f"{name}_kernel", torch.zeros_like(weight, dtype=_wide(weight.dtype)))
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the penalty of a weight, a tensor of shape () and of the weight's dtype."""
@@ -191,14 +192,19 @@ class SpectralPenalty(nn.Module):  # type: ignore[misc]
         estimator = ESTIMATORS[self.options.tracker](self.options)
         trackers = estimator.trackers(gram_map(operator, self.options.gram))
         for name, carried in trackers.items():
-            if self.get_buffer(f"{name}_updates"):
+            updates = int(self.get_buffer(f"{name}_updates"))
+            if updates:
                 carried.vectors = self.get_buffer(name).to(operator.kernel, copy=True)
+            if updates and isinstance(carried, BlockTracker):
+                carried.kernel, carried.updates = self.get_buffer(f"{name}_kernel").to(operator.kernel), updates
         before = {name: carried.vectors for name, carried in trackers.items()}
         pairs = estimator.estimate(operator)
         for name, carried in trackers.items():
             if self.training and carried.vectors is not before[name]:
                 self.get_buffer(name).copy_(carried.vectors)
                 self.get_buffer(f"{name}_updates").add_(1)
+                if isinstance(carried, BlockTracker):
+                    self.get_buffer(f"{name}_kernel").copy_(carried.kernel)
         return pairs
 
 
