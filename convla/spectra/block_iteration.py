@@ -65,7 +65,8 @@ def iterate(
     end: str,
     rtol: float,
     steps: int,
-    least_steps: int,
+    probes: int,
+    probe_steps: int,
 ) -> tuple[list[Block], bool]:
     """Take steps of the block iteration from orthonormal bases of each kind of parts.
 
@@ -80,8 +81,10 @@ def iterate(
         The iteration ends when this many outermost vectors have residuals below ``rtol * sigma_max^2``, over all parts.
     end : {"largest", "smallest"}
     rtol : float
-    steps, least_steps : int
-        Of the iteration, at most and at least.
+    steps : int
+        Of the iteration, at most.
+    probes, probe_steps : int
+        So many steps, if not `steps` are fewer, are made in any case for so many of the last vectors.
 
     Returns
     -------
@@ -104,7 +107,9 @@ def iterate(
         blocks = [block for block, _, _ in projected]
         scale = max(largest for _, _, largest in projected)
         open_, converged = _open_rows(blocks, settled, end, rtol * scale, xp)
-        if (converged and step >= least_steps) or step == steps or not any(map(len, open_)):
+        if converged:  # what is left is for the random vectors, which come last, to show what they point at
+            open_ = [rows[-probes:] if step < probe_steps else [] for rows in open_]
+        if step == steps or not any(map(len, open_)):
             break
         kept = [block.and_(change, xp) for block, change, _ in projected]
         added = [_expansion(block, basis, rows, xp) for block, basis, rows in zip(blocks, kept, open_, strict=True)]

@@ -69,7 +69,7 @@ class Summands:
     @property
     def single(self) -> bool:
         """Whether the map is one part."""
-        return self.groups == 1 and self._domain.whole
+        return self.groups == 1 and self._domain.whole and self._range.whole
 
     @property
     def unread(self) -> IndexArray:
@@ -94,6 +94,8 @@ class Summands:
 
     def join(self, vectors: Sequence[Array]) -> Array:
         """Lay vectors of all kinds into flat arguments (rows, columns): the n-th of every part into the n-th."""
+        if not vectors:  # every output reads zeros only
+            return self._xp.reshape(self.linear_map.kernel[:0, ...], (0, self.linear_map.shape[1]))
         joined = self._domain.join(vectors, self._xp)
         return self._xp.reshape(joined, (joined.shape[0], -1))
 

@@ -304,7 +304,8 @@ class BlockTracker:
             end=self.end,
             rtol=self.rtol,
             steps=steps,
-            least_steps=min(steps, _PROBE_STEPS) if self.reseed else 0,
+            probes=self.reseed,
+            probe_steps=_PROBE_STEPS if self.reseed else 0,
         )
         self.vectors = summands.join([block.vectors for block in blocks])
         self.kernel = linear_map.kernel
@@ -326,9 +327,8 @@ class BlockTracker:
         bases = []
         for kind, size in enumerate(sizes):
             count = min(self.block + self.reseed, size)
-            draws = rng.standard_normal((summands.groups, count, size)) / size**0.5
-            if carried is not None:
-                draws = draws[:, : self.reseed, :]
+            fresh = count if carried is None else min(self.reseed, count)
+            draws = rng.standard_normal((summands.groups, fresh, size)) / size**0.5
             rows = on_device_of(draws, kernel, xp, dtype=kernel.dtype)
             if carried is not None:
                 rows = _stirred(carried[kind][:, :count, :], rows, count, xp)
