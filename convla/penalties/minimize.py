@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from convla._array import all_finite, namespace, on_device_of, to_numpy
-from convla._checks import check_kernel
+from convla._checks import check_kernel, check_not_followed
 from convla._validate import check_choice, check_integer, check_real
 from convla.errors import ConvergenceWarning, ConvlaError
 from convla.operators import ConvOperator
@@ -227,6 +227,7 @@ def minimize_penalty(
         boundary=boundary,
     )
     operator = floating(operator)
+    check_not_followed("kernel", operator.kernel, "a descent")
     check_alpha(alpha, operator)
     if not fourth_powers_fit(operator):
         raise OverflowError(

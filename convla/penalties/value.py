@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from convla._array import as_float_array, namespace, on_device_of
+from convla._checks import check_not_followed
 from convla._validate import check_array, check_choice, check_real
 from convla.linear_map import LinearMap
 from convla.operators import ConvOperator
@@ -93,7 +94,7 @@ def penalty(operator: ConvOperator, alpha: float, *, gram: str = "input") -> Arr
     Raises
     ------
     TypeError, ValueError
-        If an argument is wrong in type, or alpha is not positive and finite.
+        If an argument is wrong in type, the kernel requires a gradient, or alpha is not positive and finite.
     OverflowError
         If the penalty is beyond the kernel's dtype: where sigma_max is above 1e154 in float64, 1e19 in float32.
 
@@ -327,6 +328,7 @@ def cluster(squares: Array, alpha: float, nulls: int, rtol: float | None) -> tup
 def _checked(operator: ConvOperator, alpha: float, gram: str) -> tuple[ConvOperator, float]:
     check_choice("gram", gram, GRAMS)
     operator = floating(operator)
+    check_not_followed("kernel", operator.kernel, "a penalty")
     return operator, check_alpha(alpha, operator)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from convla._array import as_array, namespace, on_device_of, to_numpy
+from convla._checks import check_not_followed
 from convla._validate import check_choice, check_integer, check_real
 from convla.errors import ConvergenceWarning
 from convla.linear_map import LinearMap
@@ -385,3 +386,4 @@ def _check_floating(linear_map: LinearMap) -> None:
     kernel = as_array(linear_map.kernel, xp)
     if kernel.dtype not in (xp.float32, xp.float64):
         raise TypeError(f"the map must have a kernel of float32 or float64, got dtype {kernel.dtype}")
+    check_not_followed("kernel", kernel, "a singular triplet")
