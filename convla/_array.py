@@ -160,8 +160,8 @@ def is_cupy(array: Array) -> bool:
 
 
 def device_of(array: Array) -> Any:
-    """Return the device that holds `array`."""
-    return array_api_compat.device(array)
+    """Return the device that holds `array`; None, for the default one, where it is traced and on none yet."""
+    return None if is_traced(array) else array_api_compat.device(array)
 
 
 def on_device_of(values: ArrayLike, like: Array, xp: Namespace, *, dtype: Any = None) -> Array:
