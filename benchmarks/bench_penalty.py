@@ -19,7 +19,7 @@ import numpy as np
 
 from convla import ConvOperator
 from convla.penalties.value import ActivePairs, pair_gradient
-from convla.spectra.tracking import PowerTracker
+from convla.spectra.power import PowerTracker
 
 LAYERS = [
     ((64, 64, 3, 3), (32, 32)),

@@ -29,7 +29,9 @@ __all__ = [
     "device_of",
     "is_cupy",
     "is_exact",
+    "is_followed",
     "is_numpy",
+    "is_traced",
     "namespace",
     "on_device_of",
     "row_dots",
@@ -74,6 +76,18 @@ def as_array(value: ArrayLike, xp: Namespace) -> Array:
     return value if array_api_compat.is_array_api_obj(value) else xp.asarray(value)
 
 
+def is_traced(array: Array) -> bool:
+    """Tell whether `array` stands for values that are not there yet: an argument of a function that JAX traces."""
+    return bool(array_api_compat.is_jax_array(array)) and isinstance(array, importlib.import_module("jax.core").Tracer)
+
+
+def is_followed(array: Array) -> bool:
+    """Tell whether a framework follows what is done with `array`, to differentiate it."""
+    if array_api_compat.is_torch_array(array):
+        return bool(array.requires_grad) and bool(importlib.import_module("torch").is_grad_enabled())
+    return is_traced(array)
+
+
 def copy_of(array: Array, xp: Namespace) -> Array:
     """Return a copy of `array` in memory of its own."""
     if array_api_compat.is_torch_array(array):
@@ -102,7 +116,7 @@ def accumulation_dtype(array: Array, xp: Namespace) -> Any:
 
 
 def all_finite(array: Array, xp: Namespace) -> bool:
-    """Tell whether `array` holds no NaN and no infinity; exact arrays always do.
+    """Tell whether `array` holds no NaN and no infinity; exact arrays never do, and of traced ones nobody knows.
 
     One reduction without a temporary settles the usual case; only a non-finite result (which may be an overflow) needs
     the element-wise pass. For NumPy's sake that is a BLAS dot product, as quick as reading the array, in stretches that
@@ -118,7 +132,7 @@ def all_finite(array: Array, xp: Namespace) -> bool:
             with np.errstate(over="ignore", invalid="ignore"):
                 square = row_dots(flat, flat, np)
         return math.isfinite(square) or bool(np.isfinite(flat).all())
-    if is_exact(array):
+    if is_exact(array) or is_traced(array):
         return True
     if array_api_compat.is_torch_array(array):
         array = array.detach()  # a number read from a tensor that autograd follows brings a warning
@@ -148,8 +162,8 @@ def is_cupy(array: Array) -> bool:
 
 
 def device_of(array: Array) -> Any:
-    """Return the device that holds `array`."""
-    return array_api_compat.device(array)
+    """Return the device that holds `array`; None, for the default one, where it is traced and on none yet."""
+    return None if is_traced(array) else array_api_compat.device(array)
 
 
 def on_device_of(values: ArrayLike, like: Array, xp: Namespace, *, dtype: Any = None) -> Array:

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from convla._array import describe, is_exact, namespace
+from convla._array import describe, is_exact, is_followed, is_traced, namespace
 from convla._validate import check_array
 from convla.errors import ShapeError
 from convla.geometry import ConvGeometry
 from convla.typing import Array, ArrayLike, Namespace
 
-__all__ = ["check_integer_range", "check_integer_sums", "check_kernel", "check_signal", "match_dtypes"]
+__all__ = [
+    "check_integer_range",
+    "check_integer_sums",
+    "check_kernel",
+    "check_not_followed",
+    "check_signal",
+    "match_dtypes",
+]
 
 
 def check_kernel(kernel: ArrayLike, xp: Namespace) -> Array:
@@ -19,6 +26,20 @@ def check_kernel(kernel: ArrayLike, xp: Namespace) -> Array:
     if array.ndim > 5:
         raise ShapeError(f"kernel must have 1 to 3 axes after its channels, got shape {tuple(array.shape)}")
     return array
+
+
+def check_not_followed(name: str, array: Array, what: str) -> None:
+    """Raise `TypeError` where a framework would take `what`, which reads values, for something it can differentiate.
+
+    Under ``torch.no_grad()`` nobody expects it to.
+    """
+    if is_traced(array):
+        raise TypeError(f"{what} reads the values of {name}, which JAX only traces here: call it outside jit and grad")
+    if is_followed(array):
+        raise TypeError(
+            f"{what} is not differentiated, and {name} requires a gradient: pass {name}.detach(), or take "
+            "convla.frameworks.torch.SpectralPenalty as a loss"
+        )
 
 
 def check_signal(name: str, array: Array, wanted: tuple[int, ...], geometry: ConvGeometry) -> None:
@@ -39,8 +60,13 @@ def match_dtypes(first: str, a: Array, second: str, b: Array, xp: Namespace) -> 
             raise TypeError(f"{name} must hold float32, float64, integers or exact objects, got dtype {array.dtype}")
     if a.dtype == b.dtype:
         return a, b
-    if object in (a.dtype, b.dtype):
+    if object in (a.dtype, b.dtype) and is_exact(a) and is_exact(b):
         return xp.astype(a, object), xp.astype(b, object)
+    if object in (a.dtype, b.dtype):
+        raise TypeError(
+            f"{first} and {second} must both hold exact numbers or both floats, got dtypes {a.dtype} and {b.dtype}: "
+            "convert one of them"
+        )
     if is_exact(a) and not is_exact(b):
         return xp.astype(a, b.dtype), b
     if is_exact(b) and not is_exact(a):
@@ -52,7 +78,7 @@ def match_dtypes(first: str, a: Array, second: str, b: Array, xp: Namespace) -> 
 
 def check_integer_range(a: Array, b: Array, terms: int) -> None:
     """Raise `OverflowError` if a sum of `terms` products of entries of `a` and `b` could leave their integer dtype."""
-    if a.dtype == object or not is_exact(a):
+    if a.dtype == object or not is_exact(a) or is_traced(a) or is_traced(b):
         return
     xp = namespace(a)
     limit: Any = xp.iinfo(a.dtype).max
@@ -66,7 +92,7 @@ def check_integer_range(a: Array, b: Array, terms: int) -> None:
 
 def check_integer_sums(name: str, array: Array, terms: int) -> None:
     """Raise `OverflowError` if a sum of `terms` moduli of entries could leave the integer dtype of `array`."""
-    if array.dtype == object or not is_exact(array):
+    if array.dtype == object or not is_exact(array) or is_traced(array):
         return
     xp = namespace(array)
     limit: Any = xp.iinfo(array.dtype).max

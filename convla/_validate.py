@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+import numbers
 import operator
 from collections.abc import Collection, Sequence
 from typing import Any
+
+import numpy as np
 
 from convla._array import all_finite, as_array, as_float_array, describe, is_numpy
 from convla.errors import ShapeError
@@ -21,6 +24,9 @@ __all__ = [
     "check_same_shape",
     "check_sizes",
 ]
+
+_INEXACT = {"Float", "NaN", "Infinity", "NegativeInfinity", "ComplexInfinity", "ImaginaryUnit"}
+"""What SymPy calls its numbers that are not exact, not finite or not real."""
 
 
 def check_array(
@@ -53,16 +59,21 @@ def check_array(
     Raises
     ------
     TypeError
-        If the value is not an array of real numbers.
+        If the value is not a dense array of real numbers, has a mask, or holds objects that are no exact numbers.
     ShapeError
         If it has the wrong number of axes, or an axis of length 0.
     ValueError
         If it holds NaN or infinity.
     """
+    _refuse_masks(name, value)
     try:
         array = as_array(value, xp)
     except (TypeError, ValueError) as error:
         raise TypeError(f"{name} must be an array of real numbers, got {describe(value)}") from error
+    if getattr(array, "layout", None) is not None and str(array.layout) != "torch.strided":
+        raise TypeError(f"{name} must be a dense array, got a tensor of layout {array.layout}: pass {name}.to_dense()")
+    if is_numpy(array) and type(array) is not np.ndarray:
+        array = array.view(np.ndarray)  # a numpy.matrix takes * for the product of matrices
     if is_numpy(array) and not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))  # compiled code and the BLAS read native bytes only
     shape = tuple(array.shape)
@@ -70,8 +81,8 @@ def check_array(
     exact_objects = is_numpy(array) and array.dtype == object
     if is_numpy(array) and array.dtype.kind not in "iufO":
         raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
-    if exact_objects and any(value is None or isinstance(value, (str, bytes)) for value in array.flat):
-        raise TypeError(f"{name} must hold real numbers, got {describe(value)} of text or None")
+    if exact_objects:
+        _check_exact(name, array)
     if not exact_objects and not xp.isdtype(array.dtype, ("integral", "real floating")):
         raise TypeError(f"{name} must hold real numbers, got dtype {array.dtype}")
     if (ndim is not None and len(shape) != ndim) or len(shape) < min_ndim:
@@ -82,6 +93,35 @@ def check_array(
     if finite and not all_finite(array, xp):
         raise ValueError(f"{name} must be finite, got NaN or infinity in an array of shape {shape}")
     return array
+
+
+def _refuse_masks(name: str, value: object) -> None:
+    parts = value if isinstance(value, (list, tuple)) else (value,)
+    if any(isinstance(part, np.ma.MaskedArray) for part in parts):
+        raise TypeError(f"{name} must be a plain array, got a masked one: masks are not read, pass {name}.filled(0)")
+
+
+def _check_exact(name: str, array: Array) -> None:
+    """Raise `TypeError` unless an object array holds exact numbers, with which all arithmetic is exact."""
+    for value in array.flat:
+        if type(value) is not int and not _is_exact_number(value):
+            raise TypeError(
+                f"{name} must hold real numbers, and exact ones (int, Fraction, python-flint's, SymPy's) where its "
+                f"dtype is object, got {describe(value)}"
+            )
+
+
+def _is_exact_number(value: Any) -> bool:
+    if isinstance(value, numbers.Number):
+        return isinstance(value, numbers.Rational) and not isinstance(value, bool)
+    kind = type(value)
+    library = kind.__module__.partition(".")[0]
+    if library == "flint":  # integers, rationals, and what is made of them; its balls (arb, acb) are intervals
+        return kind.__name__.startswith(("fmpz", "fmpq", "nmod"))
+    # An expression of SymPy is as exact as what it is made of. Elements of its polynomial rings have no atoms.
+    return library == "sympy" and not _INEXACT.intersection(
+        type(atom).__name__ for atom in getattr(value, "atoms", tuple)()
+    )
 
 
 def check_floating(

@@ -12,7 +12,16 @@ from typing import Any, Literal
 
 import numpy as np
 
-from convla._array import available_memory, describe, is_cupy, is_numpy, namespace, on_device_of, sparse_library
+from convla._array import (
+    available_memory,
+    describe,
+    device_of,
+    is_cupy,
+    is_numpy,
+    namespace,
+    on_device_of,
+    sparse_library,
+)
 from convla._checks import check_integer_sums, check_kernel
 from convla._validate import check_array, check_choice, check_integer, check_sizes
 from convla._windows import correlate
@@ -410,7 +419,7 @@ def _dense(kernel: Array, geometry: ConvGeometry, order: Order) -> Array:
     check_room(geometry.shape, kernel)
     if not (is_numpy(kernel) or is_cupy(kernel)):
         # Writing to computed places is not in the array-API standard: apply the map to the identity.
-        columns = xp.eye(geometry.shape[1], dtype=kernel.dtype, device=kernel.device)
+        columns = xp.eye(geometry.shape[1], dtype=kernel.dtype, device=device_of(kernel))
         features = correlate(unvec(columns, geometry.domain_shape, order=order), kernel, geometry)
         return xp.matrix_transpose(vec(features, geometry.ndim, order=order))
     out, inner = geometry.kernel_shape[:2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -13,10 +14,16 @@ from convla._validate import check_choice, check_integer, check_real
 from convla.linear_map import LinearMap
 from convla.operators import ConvOperator
 from convla.penalties.value import GRAMS, ActivePairs, active_pairs, cluster, gram_map
-from convla.spectra.tracking import BlockTracker, PowerTracker, ShiftedPairs, SingularTriplets
+from convla.spectra.power import PowerTracker, ShiftedPairs
+from convla.spectra.status import Status
+from convla.spectra.tracking import BlockTracker, SingularTriplets
 from convla.typing import Array, Namespace
 
 __all__ = ["ESTIMATORS", "Block", "Estimator", "EstimatorOptions", "Exact", "Power"]
+
+_RTOL = 1e-3
+"""Residuals of this part of sigma_max^2 bound the error of the penalty by as much, and leave the usual small step of a
+descent with one or two block steps."""
 
 State = dict[str, np.ndarray[Any, Any]]
 Trackers = Mapping[str, PowerTracker | BlockTracker]
@@ -50,6 +57,12 @@ class Estimator(Protocol):
     def estimate(self, operator: ConvOperator) -> ActivePairs:
         """Return what is known at this kernel; at the first, to the accuracy that the tracker asks for at least."""
 
+    def challenge(self, operator: ConvOperator, pairs: ActivePairs) -> ActivePairs:
+        """Return an estimate after a search of its own for what it may have missed, made afresh where it had."""
+
+    def restart(self, operator: ConvOperator) -> ActivePairs:
+        """Return an estimate from nothing: what is carried has proved wrong."""
+
     def trackers(self, factor: LinearMap) -> Trackers:
         """Return what carries vectors from one kernel to the next, by name, where the Gram map's factor is this."""
 
@@ -68,6 +81,12 @@ class Exact:
 
     def estimate(self, operator: ConvOperator) -> ActivePairs:
         return active_pairs(gram_map(operator, self.gram), self.alpha, cluster_rtol=self.cluster_rtol)
+
+    def challenge(self, operator: ConvOperator, pairs: ActivePairs) -> ActivePairs:  # noqa: ARG002
+        return pairs
+
+    def restart(self, operator: ConvOperator) -> ActivePairs:
+        return self.estimate(operator)
 
     def trackers(self, factor: LinearMap) -> Trackers:  # noqa: ARG002
         return {}
@@ -90,6 +109,12 @@ class Power:
         pairs = self.tracker.update(gram_map(operator, self.gram))
         return _chosen(pairs, 0 if pairs.values.shape[0] == 1 or pairs.values[0] >= pairs.values[1] else 1)
 
+    def challenge(self, operator: ConvOperator, pairs: ActivePairs) -> ActivePairs:  # noqa: ARG002
+        return pairs
+
+    def restart(self, operator: ConvOperator) -> ActivePairs:
+        return self.estimate(operator)
+
     def trackers(self, factor: LinearMap) -> Trackers:  # noqa: ARG002
         return {"shifted": self.tracker}
 
@@ -108,24 +133,59 @@ class Block:
 
     def __init__(self, alpha: float, gram: str, cluster_rtol: float | None, block: int, steps: int) -> None:
         self.alpha, self.gram, self.cluster_rtol = alpha, gram, cluster_rtol
-        # Residuals of a thousandth of sigma_max^2 bound the error of the penalty by as much, and leave the usual small
-        # step of a descent with one or two block steps.
-        self.ends = {end: BlockTracker(block=block, steps=steps, end=end, rtol=1e-3) for end in ("largest", "smallest")}
+        self.ends = {
+            end: BlockTracker(block=block, steps=steps, end=end, rtol=_RTOL) for end in ("largest", "smallest")
+        }
 
     def estimate(self, operator: ConvOperator) -> ActivePairs:
+        return self._estimated(operator, lambda tracker, factor: tracker.follow(factor))
+
+    def restart(self, operator: ConvOperator) -> ActivePairs:
+        return self._estimated(operator, lambda tracker, factor: tracker.start(factor))
+
+    def challenge(self, operator: ConvOperator, pairs: ActivePairs) -> ActivePairs:
+        """Search from random vectors, which have a part in every invariant subspace, and compare.
+
+        A Ritz value lies inside the spectrum, so that a larger penalty from any vectors refutes a smaller one.
+        """
         factor = gram_map(operator, self.gram)
-        xp = namespace(factor.kernel)
+        largest, distance = 0.0, -math.inf
+        for end, tracker in self.trackers(factor).items():
+            if end == "largest" or self._lower_can_be_active(largest, factor.dtype, namespace(factor.like)):
+                other = BlockTracker(
+                    block=2, steps=tracker.steps, end=end, reseed=0, rtol=_RTOL, seed=tracker.updates + 1
+                )
+                square = float(other.update(factor).singular_values[0]) ** 2
+                largest = max(largest, square)
+                distance = max(distance, square - self.alpha if end == "largest" else self.alpha - square)
+        return pairs if distance <= pairs.value + _RTOL * max(largest, self.alpha) else self.restart(operator)
+
+    def _estimated(
+        self, operator: ConvOperator, find: Callable[[BlockTracker, LinearMap], SingularTriplets]
+    ) -> ActivePairs:
+        factor = gram_map(operator, self.gram)
+        xp = namespace(factor.like)
         rows, columns = factor.shape
         ends: list[SingularTriplets] = []
+        converged = True
         for end, tracker in self.trackers(factor).items():
             if end == "largest" or self._lower_can_be_active(float(ends[0].singular_values[0]) ** 2, factor.dtype, xp):
-                ends.append((tracker.start if tracker.vectors is None else tracker.update)(factor))
+                ends.append(find(tracker, factor))
+                converged = converged and tracker.converged
         vectors, images = (xp.concat([getattr(end, name) for end in ends]) for name in ("vectors", "images"))
         # Of a map with few columns both blocks hold the same vectors; each counts once.
         total = min(vectors.shape[0], columns)
         squares = xp.concat([end.singular_values**2 for end in ends])[:total]
         value, signs, chosen, nulls = cluster(squares, self.alpha, max(0, columns - rows), self.cluster_rtol)
-        return ActivePairs(value, signs, xp.take(vectors, chosen, axis=0), xp.take(images, chosen, axis=0), nulls)
+        return ActivePairs(
+            value,
+            signs,
+            xp.take(vectors, chosen, axis=0),
+            xp.take(images, chosen, axis=0),
+            nulls,
+            error=max(map(_error, ends)),
+            status=Status.ESTIMATED if converged else Status.NOT_CONVERGED,
+        )
 
     def _lower_can_be_active(self, largest: float, dtype: Any, xp: Namespace) -> bool:
         """Tell whether a squared singular value can be as far below alpha as the `largest` is above it.
@@ -145,6 +205,16 @@ class Block:
     def restore(self, state: Mapping[str, np.ndarray[Any, Any]], like: Array) -> None:
         for end, tracker in self.ends.items():
             tracker.restore({k.removeprefix(f"{end}_"): v for k, v in state.items() if k.startswith(end)}, like)
+
+
+def _error(found: SingularTriplets) -> float:
+    """Bound the error of the outermost squared singular value, by Temple's inequality if it stands apart.
+
+    Should no other than those of the block lie between it and the last of the block.
+    """
+    residual = float(found.residuals[0])
+    gap = abs(float(found.singular_values[0]) ** 2 - float(found.singular_values[-1]) ** 2)
+    return residual * min(1.0, residual / gap) if gap else residual
 
 
 def _chosen(pairs: ShiftedPairs, place: int) -> ActivePairs:

@@ -8,20 +8,21 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from convla._array import all_finite, namespace, on_device_of, to_numpy
-from convla._checks import check_kernel
+from convla._checks import check_kernel, check_not_followed
 from convla._threads import blas_on_one_thread
 from convla._validate import check_choice, check_integer, check_real
 from convla.errors import ConvergenceWarning, ConvlaError
 from convla.operators import ConvOperator
 from convla.penalties._estimators import ESTIMATORS, EstimatorOptions
 from convla.penalties.value import ActivePairs, check_alpha, floating, gram_map, pair_gradient
+from convla.spectra.status import Status
 from convla.spectra.tracking import DENSE_ENTRIES
 from convla.typing import Array, ArrayLike, Boundary, Padding
 
@@ -44,7 +45,11 @@ a minimiser is shorter than that: its singular values are at most the root of 2 
 ARMIJO = 1e-4  # the share of the predicted decrease that a step must reach (Nocedal and Wright, Section 3.1)
 HALVINGS = 40
 
+LOST = 0.01
+"""An estimate that is off by this part of the penalty, or of alpha, comes from vectors that have to be found anew."""
+
 Floats = np.ndarray[Any, np.dtype[np.float64]]
+Spectrum = tuple[float, float, float, float]
 Callback = Callable[["PenaltyDescent"], object]
 
 
@@ -223,6 +228,7 @@ def minimize_penalty(
         boundary=boundary,
     )
     operator = floating(operator)
+    check_not_followed("kernel", operator.kernel, "a descent")
     check_alpha(alpha, operator)
     if not fourth_powers_fit(operator):
         raise OverflowError(
@@ -261,6 +267,11 @@ class PenaltyDescent:
     def kernel(self) -> Array:
         """The current kernel: the last finite one where the descent diverged."""
         return self.operator.kernel
+
+    @property
+    def accuracy(self) -> Status | None:
+        """What supports the last reported penalty: None before the first run."""
+        return None if self._pairs is None else self._pairs.status
 
     @property
     def trace(self) -> Trace:
@@ -304,9 +315,11 @@ class PenaltyDescent:
         if self.status == "diverged":
             return self
         if self._pairs is None:
-            self._pairs = self._estimator.estimate(self.operator)
+            self._pairs, measured = self._estimator.estimate(self.operator), None
+            if self.options.step == "backtracking":
+                self._pairs, measured = self._confirmed(self.operator, self._pairs)
             if not self._rows:
-                self._record(math.nan)
+                self._record(math.nan, measured)
         self.status = "iterations"
         for _ in range(iterations):
             self.status = self._advance(self._pairs)
@@ -361,18 +374,33 @@ class PenaltyDescent:
         before = self._estimator.state()
         # From a longer step the kernel would be out of bounds, and the halvings would be spent on coming back.
         step = min(self._step, self._limit / math.sqrt(square))
+        rounding = float(namespace(gradient).finfo(gradient.dtype).eps) * (pairs.value + self.options.alpha)
         for _ in range(HALVINGS):
+            if ARMIJO * step * square <= rounding:
+                break
             operator = self._ahead(step, gradient)
             if operator is not None:
-                found = self._estimator.estimate(operator)
-                if found.value <= pairs.value - ARMIJO * step * square:
+                found, bar = self._estimator.estimate(operator), pairs.value - ARMIJO * step * square
+                measured = None
+                if found.value <= bar:
+                    found, measured = self._confirmed(operator, found)
+                if found.value + found.error <= bar:
                     self.iteration += 1
                     self.operator, self._pairs, self._step = operator, found, 2.0 * step
-                    self._record(step)
+                    self._record(step, measured)
                     return "converged" if self._has_settled() else "iterations"
                 self._estimator.restore(before, self.kernel)
             step /= 2.0
         return "stalled"
+
+    def _confirmed(self, operator: ConvOperator, found: ActivePairs) -> tuple[ActivePairs, Spectrum | None]:
+        """Hold an estimate against all singular values of a small matrix, or against another search of a large one."""
+        if math.prod(operator.shape) > DENSE_ENTRIES:
+            return self._estimator.challenge(operator, found), None
+        measured = measure_spectrum(operator, self.options.alpha, self.options.gram)
+        if abs(measured[0] - found.value) > LOST * max(measured[0], self.options.alpha):
+            found = self._estimator.restart(operator)
+        return replace(found, value=measured[0], error=0.0, status=Status.EXACT), measured
 
     def _has_settled(self) -> bool:
         if self.options.tolerance == 0.0 or len(self._rows) <= self.options.patience:
@@ -380,14 +408,14 @@ class PenaltyDescent:
         least = np.minimum.accumulate([row[0] for row in self._rows])
         return bool(least[-1 - self.options.patience] - least[-1] <= self.options.tolerance * least[-1])
 
-    def _record(self, step: float) -> None:
-        measured = (math.nan,) * 4
-        rows, columns = self.operator.shape
+    def _record(self, step: float, measured: Spectrum | None = None) -> None:
         wanted = self.options.measure
-        if wanted or (wanted is None and rows * columns <= DENSE_ENTRIES):
+        if wanted is False:
+            measured = None
+        elif measured is None and (wanted or math.prod(self.operator.shape) <= DENSE_ENTRIES):
             measured = measure_spectrum(self.operator, self.options.alpha, self.options.gram)
         value = self._pairs.value if self._pairs is not None else math.nan
-        self._rows.append((value, *measured, step))
+        self._rows.append((value, *(measured or (math.nan,) * 4), step))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Save the descent to an ``.npz`` file, from which `load` goes on with the same numbers.
@@ -396,7 +424,10 @@ class PenaltyDescent:
         """
         arrays: dict[str, Any] = {f"estimator_{key}": value for key, value in self._estimator.state().items()}
         if self._pairs is not None:
-            arrays |= {f"pairs_{f.name}": to_numpy(getattr(self._pairs, f.name)) for f in fields(ActivePairs)}
+            pairs = {f.name: getattr(self._pairs, f.name) for f in fields(ActivePairs)}
+            arrays |= {
+                f"pairs_{name}": to_numpy(value) for name, value in (pairs | {"status": str(pairs["status"])}).items()
+            }
         geometry = self.operator.geometry
         header = {
             "options": asdict(self.options),
@@ -457,11 +488,13 @@ class PenaltyDescent:
             descent._rows = [tuple(map(float, row)) for row in data["rows"]]
             state = {k.removeprefix("estimator_"): v for k, v in data.items() if k.startswith("estimator_")}
             descent._estimator.restore(state, like)
-            value, *arrays, nulls = (data[f"pairs_{f.name}"] for f in fields(ActivePairs))
+            value, *arrays, nulls, doubt, status = (data[f"pairs_{f.name}"] for f in fields(ActivePairs))
         except (ValueError, KeyError, TypeError) as error:
             raise ConvlaError(f"{path} is not a saved descent ({error})") from error
         signs, vectors, images = (on_device_of(array, like, xp) for array in arrays)
-        descent._pairs = ActivePairs(float(value), signs, vectors, images, int(nulls))
+        descent._pairs = ActivePairs(
+            float(value), signs, vectors, images, int(nulls), float(doubt), Status(str(status))
+        )
         return descent
 
 
@@ -474,7 +507,7 @@ def fourth_powers_fit(operator: ConvOperator) -> bool:
     return largest * math.sqrt(entries) <= math.sqrt(math.sqrt(float(xp.finfo(operator.dtype).max)))
 
 
-def measure_spectrum(operator: ConvOperator, alpha: float, gram: str) -> tuple[float, float, float, float]:
+def measure_spectrum(operator: ConvOperator, alpha: float, gram: str) -> Spectrum:
     """Return the true penalty, sigma_max, sigma_min and the condition number, from all singular values."""
     xp = namespace(operator.kernel)
     values = xp.linalg.svdvals(operator.to_dense())

@@ -16,11 +16,14 @@ from typing import Any
 import numpy as np
 
 from convla._array import as_float_array, namespace, on_device_of
+from convla._checks import check_not_followed
 from convla._threads import blas_on_one_thread
 from convla._validate import check_array, check_choice, check_real
 from convla.linear_map import LinearMap
 from convla.operators import ConvOperator
+from convla.spectra.status import Status
 from convla.spectra.tracking import DENSE_ENTRIES
+from convla.spectra.result import SingularValues
 from convla.spectra.values import singular_values, smallest_singular_value
 from convla.toeplitz import unvec, vec
 from convla.typing import Array, ArrayLike
@@ -56,6 +59,10 @@ class ActivePairs:
         The factor times the vectors.
     nulls : int
         How many null vectors of the factor are active besides; their part of every gradient is zero.
+    error : float
+        How much larger the penalty can be if no triplet was missed.
+    status : Status
+        What supports the value.
     """
 
     value: float
@@ -63,6 +70,8 @@ class ActivePairs:
     vectors: Array
     images: Array
     nulls: int = 0
+    error: float = 0.0
+    status: Status = Status.ESTIMATED
 
 
 @blas_on_one_thread()
@@ -87,7 +96,7 @@ def penalty(operator: ConvOperator, alpha: float, *, gram: str = "input") -> Arr
     Raises
     ------
     TypeError, ValueError
-        If an argument is wrong in type, or alpha is not positive and finite.
+        If an argument is wrong in type, the kernel requires a gradient, or alpha is not positive and finite.
     OverflowError
         If the penalty is beyond the kernel's dtype: where sigma_max is above 1e154 in float64, 1e19 in float32.
 
@@ -239,29 +248,35 @@ def gram_map(operator: ConvOperator, gram: str) -> LinearMap:
 
 def active_pairs(factor: LinearMap, alpha: float, *, cluster_rtol: float | None = None) -> ActivePairs:
     """Find the eigenpairs of ``B^T B`` farthest from alpha, exactly: by LAPACK where B is small enough."""
-    xp = namespace(factor.kernel)
+    xp = namespace(factor.like)
     rows, columns = factor.shape
     nulls = max(0, columns - rows)
     if rows * columns <= DENSE_ENTRIES:
         _, values, right = xp.linalg.svd(factor.to_dense(), full_matrices=False)
-        squares = _squares(values)
+        squares, status = _squares(values), Status.EXACT
     else:
         upper = singular_values(factor, min(4, rows, columns))
-        squares, right = _squares(upper.values), _flat(upper.right, factor)
+        status = _status(upper)
+        squares, right = _squares(xp.astype(upper.values, factor.dtype)), _flat(upper.right, factor)
         # The lower end attains alpha at most: beyond that it need not be known.
         if not nulls and float(squares[0]) <= 2.0 * alpha:
             lower = smallest_singular_value(factor)
+            status = max(status, _status(lower), key=tuple(Status).index)
             if lower.right is None:
                 nulls = 1
             else:
-                squares = xp.concat([squares, lower.values**2])
+                squares = xp.concat([squares, xp.astype(lower.values**2, factor.dtype)])
                 right = xp.concat([right, _flat(lower.right, factor)])
     value, signs, chosen, nulls = cluster(squares, alpha, nulls, cluster_rtol)
     if not chosen.shape[0]:  # only null vectors are active
         empty = [xp.reshape(right[:0, 0], (0, *shape)) for shape in (factor.domain_shape, factor.range_shape)]
-        return ActivePairs(value, signs, empty[0], empty[1], nulls)
+        return ActivePairs(value, signs, empty[0], empty[1], nulls, status=status)
     vectors = unvec(xp.take(right, chosen, axis=0), factor.domain_shape, order=factor.order)
-    return ActivePairs(value, signs, vectors, factor.apply(vectors), nulls)
+    return ActivePairs(value, signs, vectors, factor.apply(vectors), nulls, status=status)
+
+
+def _status(found: SingularValues) -> Status:
+    return Status.ESTIMATED if found.status == Status.RANK_DEFICIENT else found.status
 
 
 def _squares(values: Array) -> Array:
@@ -316,6 +331,7 @@ def cluster(squares: Array, alpha: float, nulls: int, rtol: float | None) -> tup
 def _checked(operator: ConvOperator, alpha: float, gram: str) -> tuple[ConvOperator, float]:
     check_choice("gram", gram, GRAMS)
     operator = floating(operator)
+    check_not_followed("kernel", operator.kernel, "a penalty")
     return operator, check_alpha(alpha, operator)
 
 

@@ -10,6 +10,7 @@ import array_api_compat
 import numpy as np
 
 from convla._array import device_of, is_exact, namespace, on_device_of, to_numpy
+from convla._checks import check_not_followed
 from convla._validate import check_real
 from convla.linear_map import LinearMap
 from convla.operators import ConvOperator
@@ -125,6 +126,7 @@ def prepared(operator: LinearMap) -> Problem:
         if operator.dtype not in (xp.float32, xp.float64):
             raise TypeError(f"operator must work in float32 or float64, got dtype {operator.dtype}") from None
         return Problem(operator, False, 0, operator)
+    check_not_followed("kernel", convolution.kernel, "a singular value")
     scaled, exponent = scaled_to_unit(_in_host_memory(convolution))
     return Problem(scaled, transposed, exponent, operator)
 
@@ -160,11 +162,6 @@ def _in_host_memory(convolution: ConvOperator) -> ConvOperator:
     """Return a convolution on NumPy arrays, where its kernel is in the memory that NumPy sees; nothing is moved."""
     kernel = convolution.kernel
     if array_api_compat.is_torch_array(kernel):
-        if kernel.requires_grad:
-            raise TypeError(
-                "singular values of a kernel that requires a gradient would be cut off from it: pass kernel.detach(), "
-                "or use convla.frameworks.torch.SpectralPenalty, which differentiates"
-            )
         if device_of(kernel).type != "cpu":
             return convolution
     elif array_api_compat.is_jax_array(kernel):

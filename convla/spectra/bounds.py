@@ -153,7 +153,7 @@ def _ritz_vector(
     known = bool(peaks) and (geometry.boundary == "zero" or set(geometry.stride) == {1})
     start = _best_of_waves(operator, peaks[:_WAVES]) if known else structured_start(operator, rng)
     return lanczos_triplets(
-        operator, 1, rtol=_TOLERANCE, criterion="value", start=start, max_matvecs=max_matvecs, rng=rng
+        operator, 1, rtol=_TOLERANCE, criterion="value", start=start, block=1, max_matvecs=max_matvecs, rng=rng
     ).right
 
 

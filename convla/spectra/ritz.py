@@ -90,7 +90,8 @@ class Ritz:
             quality = np.maximum(quality, self.rounding * values.max())
             bounds[:, :cluster] = np.minimum(bounds[:, :cluster], quality[:, None])
         # From eigenvalues to their roots: the derivative, or the root of the error where that is less.
-        return np.minimum(bounds / np.maximum(2 * self._roots, math.sqrt(self._floor)), np.sqrt(bounds))
+        slopes = np.maximum(2 * self._roots, math.sqrt(self._floor))
+        return np.asarray(np.minimum(bounds / slopes, np.sqrt(bounds)))
 
     def converged(self, k: int, *, by_value: bool) -> bool:
         """Tell whether the k leading values are found, as far as these spaces show.

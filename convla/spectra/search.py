@@ -19,7 +19,6 @@ from convla.typing import Array
 
 __all__ = ["lanczos_triplets"]
 
-_BLOCK = 2  # a pair of close values, cosine and sine of one wave, is the rule
 _BASIS_BYTES = 1 << 30  # of all vectors that are kept
 _SHORT_BASIS = 120  # vectors, where they fit in the cache
 _CACHE_BYTES = 1 << 21
@@ -68,6 +67,7 @@ def lanczos_triplets(
     max_matvecs: int,
     rng: np.random.Generator,
     start: Array | None = None,
+    block: int = 2,
     end: End = "largest",
 ) -> SingularValues:
     """Run `block_lanczos` on the smaller Gram matrix of a map, and read the triplets off in float64.
@@ -82,6 +82,9 @@ def lanczos_triplets(
         The search ends unconverged after this many applications of the operator and its transpose.
     start : array of shape (*domain_shape,), optional
         An image, not zero, to start from; the symbol's plane waves by default where `operator` is a convolution.
+    block : int
+        How many vectors are multiplied at a time. With two, a pair of close values, which cosine and sine of one wave
+        usually are, is told apart, and the second is random; one gets a little further for the same cost.
     end : {"largest", "smallest"}
 
     Returns
@@ -94,12 +97,12 @@ def lanczos_triplets(
     wide = rows < columns
     groups = operator.geometry.groups if isinstance(operator, ConvOperator) else 1
     side = _Side(operator.T if wide else operator, groups)
-    block = min(_BLOCK, side.order)
+    block = min(block, side.order)
     draws = on_device_of(rng.standard_normal((groups, block, side.order)), operator.like, xp, dtype=operator.dtype)
     if start is None and end == "largest" and isinstance(operator, ConvOperator):
         start = structured_start(operator, rng)
     spent = 0
-    if start is not None and block > 1:
+    if start is not None:
         if wide:
             start, spent = operator.apply(start), 1
         first = side.rows(start[None, ...])
@@ -121,7 +124,9 @@ def lanczos_triplets(
     )
     values, left, right, residuals = triplets(operator, side.placed(found), wide=wide, end=end)
     count = len(values)
-    spread = random_start_error(found.random_steps, side.order, failure=_FAILURE / groups)
+    # A start vector alone is not a random one.
+    random = start is None or block > 1
+    spread = random_start_error(found.random_steps, side.order, failure=_FAILURE / groups) if random else math.inf
     ends = slice(None, None, 1 if end == "largest" else -1)
     if end == "smallest":
         left, right = xp.flip(left, axis=0), xp.flip(right, axis=0)

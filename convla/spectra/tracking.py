@@ -2,29 +2,29 @@
 
 Everything here is about the Gram map ``B^T B`` of a linear map B. The squared singular values of B are its
 eigenvalues, and both of its ends are wanted: a spectral penalty pushes the upper one down and the lower one up.
-
-A single vector that is carried along is not safe. When the kernel's change makes another singular value the largest,
-the carried vector is still an eigenvector to first order and stays on what is now the second triplet for as many
-iterations as the relative gap is small. A block that carries both only has to reorder them.
 """
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 
-from convla._array import as_array, namespace, on_device_of, row_dots, to_numpy
+from convla._array import as_array, namespace, on_device_of, to_numpy
+from convla._checks import check_not_followed
 from convla._validate import check_choice, check_integer, check_real
 from convla.errors import ConvergenceWarning
 from convla.linear_map import LinearMap
+from convla.spectra.block_iteration import iterate, orthonormal, outermost
+from convla.spectra.summands import Summands
 from convla.toeplitz import unvec
 from convla.typing import Array, Namespace
 
-__all__ = ["DENSE_ENTRIES", "BlockTracker", "PowerTracker", "ShiftedPairs", "SingularTriplets", "extreme_triplets"]
+__all__ = ["DENSE_ENTRIES", "BlockTracker", "SingularTriplets", "extreme_triplets"]
 
 DENSE_ENTRIES = 2**20
 """Matrices of at most this many entries are written out and decomposed by LAPACK where exact triplets are wanted."""
@@ -32,6 +32,20 @@ DENSE_ENTRIES = 2**20
 # To a modest accuracy, the iteration for the upper end of a larger matrix costs a tenth of the decomposition or less.
 _MODEST_ENTRIES = 2**18
 _MODEST_RTOL = 1e-4
+
+_COLD_STEPS = 1000
+"""Of the iteration from nothing."""
+
+_PROBE_STEPS = 4
+"""What a random vector gets at least to show what it points at."""
+
+_LARGE_CHANGE = 0.5
+"""Of the kernel, in units of its norm and by the bound of its effect: from there on a search begins anew."""
+
+# Parts of at most this many operations are decomposed as wholes: where it costs no more than steps of the iteration,
+# and in a search from nothing. The unit vectors and their images have to fit in memory besides.
+_WARM_WORK, _COLD_WORK = 2.0**19, 2.0**27
+_EXACT_ENTRIES = 2**23
 
 ENDS = ("largest", "smallest")
 
@@ -59,28 +73,6 @@ class SingularTriplets:
     vectors: Array
     images: Array
     residuals: Array
-
-
-@dataclass(frozen=True)
-class ShiftedPairs:
-    """What the power method holds of ``B^T B - alpha I``.
-
-    Attributes
-    ----------
-    values : array of shape (k,)
-        Estimates ``|(B^T B - alpha I) v|`` of its singular values.
-    signs : array of shape (k,)
-        1 or -1: the left singular vector is this times the right one.
-    vectors : array of shape (k, *domain_shape)
-        Right singular vectors v, of unit norm.
-    images : array of shape (k, *range_shape)
-        ``B v``.
-    """
-
-    values: Array
-    signs: Array
-    vectors: Array
-    images: Array
 
 
 def extreme_triplets(
@@ -136,7 +128,8 @@ def extreme_triplets(
     if rows * columns <= DENSE_ENTRIES and not iterates:
         return _dense_triplets(linear_map, count, end)
     # Twice as many vectors as asked for: the last of a block converge slowest, and `rtol` speaks of the first half.
-    tracker = BlockTracker(block=2 * count, steps=max_steps, end=end, rtol=rtol)
+    # All of them are random at first.
+    tracker = BlockTracker(block=2 * count, steps=max_steps, end=end, reseed=0, rtol=rtol)
     found = tracker.update(linear_map)
     if not tracker.converged:
         warnings.warn(
@@ -150,141 +143,50 @@ def extreme_triplets(
     )
 
 
-class PowerTracker:
-    """The power method on ``B^T B - alpha I``, with the two triplets of Guo and Ye's Algorithm 2.1 kept apart.
-
-    Parameters
-    ----------
-    alpha : float
-        The shift, at least 0; the power method for sigma_max(B) is ``PowerTracker(0.0, triplets=1)``.
-    iterations : int
-        Multiplications by ``B^T B - alpha I`` in each update.
-    triplets : int
-        How many vectors are carried, each on its own.
-
-    Attributes
-    ----------
-    vectors : array of shape (triplets, columns) or None
-        What is carried to the next update; fewer vectors where the map has fewer columns. None before the first.
-
-    Notes
-    -----
-    The paper leaves open at which point of an iteration a triplet is read off. Here a multiplication turns v into the
-    vector that the next one starts from, and the triplet is ``(|A v|, +-v, v)`` with the last v that was multiplied:
-    its image B v is then at hand, which the gradient needs.
-
-    Nothing keeps the two vectors apart, in the paper as here: in the long run both turn to the same one. And near a
-    balance of both ends of the spectrum the method has no limit; see `BlockTracker` for what to use instead.
-
-    References
-    ----------
-    P.-C. Guo and Q. Ye, On Regularization of Convolutional Kernels in Neural Networks, Algorithm 2.1, step 6.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from convla import ConvOperator
-    >>> from convla.spectra.tracking import PowerTracker
-    >>> tracker = PowerTracker(alpha=1.0)
-    >>> tracker.start(ConvOperator(np.diag([3.0, 2.0])[:, :, None], (1,))).values
-    array([8., 3.])
-    >>> tracker.update(ConvOperator(np.diag([3.0, 3.5])[:, :, None], (1,))).values
-    array([ 8.  , 11.25])
-    """
-
-    def __init__(self, alpha: float, *, iterations: int = 2, triplets: int = 2) -> None:
-        self.alpha = check_real("alpha", alpha, minimum=0.0)
-        self.iterations = check_integer("iterations", iterations, minimum=1)
-        self.triplets = check_integer("triplets", triplets, minimum=1)
-        self.vectors: Array | None = None
-
-    def start(self, linear_map: LinearMap) -> ShiftedPairs:
-        """Find the triplets of the shifted Gram map exactly (`extreme_triplets`), and carry them from here on."""
-        xp = namespace(linear_map.kernel)
-        count = min(self.triplets, linear_map.shape[1])
-        ends = [extreme_triplets(linear_map, count)]
-        # An eigenvalue of the lower end is at most alpha away from alpha.
-        if float(ends[0].singular_values[-1]) ** 2 < 2.0 * self.alpha:
-            ends.append(extreme_triplets(linear_map, count, "smallest"))
-        values, vectors, images = (
-            xp.concat([getattr(end, name) for end in ends]) for name in ("singular_values", "vectors", "images")
-        )
-        shifted = values * values - self.alpha
-        # With few columns both ends hold some triplets both; the first ones at each end are all there are.
-        usable = shifted[: min(shifted.shape[0], linear_map.shape[1])]
-        order = xp.argsort(xp.abs(usable), descending=True)[:count]
-        self.vectors = xp.reshape(xp.take(vectors, order, axis=0), (count, -1))
-        kept = xp.take(shifted, order)
-        signs = xp.where(kept < 0, -xp.ones_like(kept), xp.ones_like(kept))
-        return ShiftedPairs(xp.abs(kept), signs, xp.take(vectors, order, axis=0), xp.take(images, order, axis=0))
-
-    def update(self, linear_map: LinearMap) -> ShiftedPairs:
-        """Multiply each carried vector `iterations` times by the shifted Gram map of a changed kernel."""
-        if self.vectors is None:
-            return self.start(linear_map)
-        xp = namespace(linear_map.kernel)
-        for _ in range(self.iterations):
-            vectors = self.vectors
-            count = vectors.shape[0]
-            images = linear_map.apply(xp.reshape(vectors, (count, *linear_map.domain_shape)))
-            # For small layers, whatever passes over a vector besides the two maps takes as long as they do.
-            product = xp.reshape(linear_map.adjoint(images), (count, -1))
-            product -= self.alpha * vectors
-            values = xp.sqrt(row_dots(product, product, xp))
-            vanished = values == 0
-            if bool(xp.any(vanished)):  # a vector that the map takes to zero stays where it is
-                product = xp.where(vanished[:, None], vectors, product)
-                product /= xp.where(vanished, xp.ones_like(values), values)[:, None]
-            else:
-                product /= values[:, None]
-            self.vectors = product
-        # Of the next vector and this one, which has the sign of the product's.
-        agreement = xp.where(vanished, xp.zeros_like(values), row_dots(vectors, product, xp))
-        signs = xp.where(agreement < 0, -xp.ones_like(agreement), xp.ones_like(agreement))
-        return ShiftedPairs(values, signs, xp.reshape(vectors, (count, *linear_map.domain_shape)), images)
-
-    def state(self) -> dict[str, np.ndarray[Any, Any]]:
-        """Return what is carried from one update to the next, on the host."""
-        return {} if self.vectors is None else {"vectors": to_numpy(self.vectors)}
-
-    def restore(self, state: Mapping[str, np.ndarray[Any, Any]], like: Array) -> None:
-        """Carry on from a `state`, with arrays of the library and device of `like`."""
-        self.vectors = on_device_of(state["vectors"], like, namespace(like)) if "vectors" in state else None
-
-
 class BlockTracker:
-    """Singular triplets at one end of the spectrum, followed by a warm-started block iteration.
+    """Singular triplets at one end of the spectrum, followed by a warm-started block iteration in each uncoupled part.
 
     Parameters
     ----------
     block : int
-        How many vectors are carried: more than the triplets that may change places.
+        How many triplets are returned, and vectors carried in each part: more than the triplets that may change places.
     steps : int
         Of the iteration in each update; fewer once `rtol` is reached.
     end : {"largest", "smallest"}
         Which end of the spectrum of ``B^T B``.
     reseed : int
-        How many of the block's last vectors are replaced by random ones at each update, less than `block`: a safeguard
-        against a triplet that rises from outside the block.
+        How many vectors more are carried in each part, to which random ones are added at each update: a safeguard
+        against a triplet that rises from outside the block. With 0 the block is closed: what its vectors do not point
+        at is not found, however the kernel changes.
     rtol : float
         No more steps once the residuals of the first half of the block are below ``rtol * sigma_max^2``.
     seed : int
         Of the random vectors.
 
-    Notes
-    -----
-    A step is a Rayleigh-Ritz projection onto the block, its residuals and the last change: the locally optimal block
-    method, without a preconditioner. It costs one application and one adjoint for each vector, and an update one of
-    each more, as the images under the changed map are computed afresh.
-
     Attributes
     ----------
     converged : bool
         Whether the last update stopped on `rtol`.
-    vectors : array of shape (block, columns) or None
-        What is carried to the next update; fewer vectors where the map has fewer columns. None before the first.
+    vectors : array of shape (block + reseed, columns) or None
+        What is carried to the next update, the n-th vectors of all parts in the n-th row; fewer where no part has so
+        many columns. None before the first.
+    kernel : array or None
+        Of the map at the last update.
     updates : int
         How many updates were made.
+
+    Notes
+    -----
+    A step is a Rayleigh-Ritz projection onto the block, its residuals and the last change: the locally optimal block
+    method, without a preconditioner. It costs one application and one adjoint for each vector that has not settled; an
+    update one of each for all, as the images under the changed map are computed afresh. Where the whole of a part is
+    hardly larger than that, it is the search space, and what is found is exact.
+
+    A block iteration stays in the invariant subspaces that its vectors touch. Those that the geometry fixes (groups of
+    channels, what strides and dilations split) have a block each; see `convla.spectra.components`. For those of the
+    kernel's own making (taps that are zero) there are the random vectors, with four steps or more in each update. And
+    where the kernel has changed so much that the vectors say little of it, `follow` begins anew: singular values move
+    by at most ``sqrt(taps) |K - K'|``, with the norm of the kernels as matrices of c_out rows.
 
     References
     ----------
@@ -309,121 +211,150 @@ class BlockTracker:
         block: int = 4,
         steps: int = 1,
         end: str = "largest",
-        reseed: int = 0,
+        reseed: int = 1,
         rtol: float = 1e-6,
         seed: int = 0,
     ) -> None:
         self.block = check_integer("block", block, minimum=1)
         self.steps = check_integer("steps", steps, minimum=1)
         self.end = check_choice("end", end, ENDS)
-        self.reseed = check_integer("reseed", reseed, minimum=0, maximum=self.block - 1)
+        self.reseed = check_integer("reseed", reseed, minimum=0, maximum=max(1, self.block - 1))
         self.rtol = check_real("rtol", rtol, positive=True)
         self.seed = check_integer("seed", seed, minimum=0)
         self.converged = False
         self.updates = 0
         self.vectors: Array | None = None
+        self.kernel: Array | None = None
 
     def start(self, linear_map: LinearMap) -> SingularTriplets:
-        """Find the triplets from nothing, to `rtol` at least (`extreme_triplets`), and carry them from here on."""
-        found = extreme_triplets(linear_map, min(self.block, linear_map.shape[1]), self.end, rtol=self.rtol)
-        xp = namespace(linear_map.kernel)
-        self.vectors = xp.reshape(found.vectors, (found.vectors.shape[0], -1))
-        return found
+        """Find the triplets from nothing, to `rtol` at least, and carry them from here on."""
+        summands = Summands(linear_map)
+        if not summands.single:
+            return self._follow(summands, None, _COLD_STEPS, _COLD_WORK)
+        count = min(self.block + self.reseed, linear_map.shape[1])
+        found = extreme_triplets(linear_map, count, self.end, rtol=self.rtol)
+        xp = namespace(linear_map.like)
+        self.vectors, self.kernel = xp.reshape(found.vectors, (count, -1)), linear_map.like
+        self.converged = True
+        return SingularTriplets(*(getattr(found, field.name)[: self.block, ...] for field in fields(found)))
+
+    def follow(self, linear_map: LinearMap) -> SingularTriplets:
+        """Update the triplets, or find them from nothing where they are lost.
+
+        They are if the kernel has changed too much for what is carried, or the update ended before it converged.
+        """
+        if self.has_lost(linear_map):
+            return self.start(linear_map)
+        found = self.update(linear_map)
+        return found if self.converged else self.start(linear_map)
 
     def update(self, linear_map: LinearMap) -> SingularTriplets:
         """Follow the triplets to a changed kernel; a first update without a `start` sets out from random vectors."""
         _check_floating(linear_map)
-        xp = namespace(linear_map.kernel)
-        count = min(self.block, linear_map.shape[1])
-        # Orthonormal before anything is read off: a block with fresh vectors, or from a saved state, need not be.
-        vectors = _orthonormal(self._first_vectors(count, linear_map, xp), xp)
-        images = _apply(linear_map, vectors, xp)
-        vectors, images, *change, scale = _rayleigh_ritz(vectors, images, count, self.end, xp)
-        settled = (count + 1) // 2
-        # Rounding errors of sums of that many terms add up like its root.
-        rounding = 10.0 * linear_map.shape[1] ** 0.5 * float(xp.finfo(vectors.dtype).eps)
-        rtol = max(self.rtol, rounding)
-        for step in range(self.steps + 1):
-            squares = xp.sum(images * images, axis=1)
-            remainder = _adjoint(linear_map, images, xp) - squares[:, None] * vectors
-            residuals = xp.linalg.vector_norm(remainder, axis=1)
-            self.converged = float(xp.max(residuals[:settled])) <= rtol * scale
-            if self.converged or step == self.steps:
-                break
-            basis = xp.concat([vectors, change[0]])
-            basis_images = xp.concat([images, change[1]])
-            added = _orthonormal(remainder[: linear_map.shape[1] - basis.shape[0], :], xp, against=basis)
-            if added.shape[0]:
-                basis = xp.concat([basis, added])
-                basis_images = xp.concat([basis_images, _apply(linear_map, added, xp)])
-            vectors, images, *change, scale = _rayleigh_ritz(basis, basis_images, count, self.end, xp)
-        self.vectors = vectors
+        summands = Summands(linear_map)
+        carried = None if self.vectors is None else summands.split(self.vectors)
+        found = self._follow(summands, carried, self.steps, _WARM_WORK if self.reseed else 0.0)
         self.updates += 1
-        return SingularTriplets(
-            xp.sqrt(squares),
-            xp.reshape(vectors, (count, *linear_map.domain_shape)),
-            xp.reshape(images, (count, *linear_map.range_shape)),
-            residuals,
-        )
-
-    def _first_vectors(self, count: int, linear_map: LinearMap, xp: Namespace) -> Array:
-        fresh = self.reseed if self.vectors is not None else count
-        if not fresh and self.vectors is not None:
-            return self.vectors
-        # The generator depends on the seed and the update alone, so a restored tracker draws the same vectors.
-        draws = np.random.default_rng([self.seed, self.updates]).standard_normal((fresh, linear_map.shape[1]))
-        draws /= np.linalg.norm(draws, axis=1, keepdims=True)
-        new = on_device_of(draws, linear_map.kernel, xp, dtype=linear_map.dtype)
-        return new if self.vectors is None else xp.concat([self.vectors[: count - fresh, :], new])
+        return found
 
     def state(self) -> dict[str, np.ndarray[Any, Any]]:
         """Return what is carried from one update to the next, on the host."""
         if self.vectors is None:
             return {}
-        return {"vectors": to_numpy(self.vectors), "updates": np.array(self.updates)}
+        state = {"vectors": to_numpy(self.vectors), "updates": np.array(self.updates)}
+        return state if self.kernel is None else {**state, "kernel": to_numpy(self.kernel)}
 
     def restore(self, state: Mapping[str, np.ndarray[Any, Any]], like: Array) -> None:
         """Carry on from a `state`, with arrays of the library and device of `like`."""
-        self.vectors = on_device_of(state["vectors"], like, namespace(like)) if "vectors" in state else None
+        self.vectors, self.kernel = (
+            on_device_of(state[name], like, namespace(like)) if name in state else None
+            for name in ("vectors", "kernel")
+        )
         self.updates = int(state["updates"]) if "updates" in state else 0
 
+    def carried_shape(self, linear_map: LinearMap) -> tuple[int, int]:
+        """Return the shape of `vectors` for a map: what a buffer for them must hold."""
+        most = max(Summands(linear_map).domain_sizes, default=0)
+        return min(self.block + self.reseed, most), linear_map.shape[1]
 
-def _rayleigh_ritz(
-    basis: Array, images: Array, count: int, end: str, xp: Namespace
-) -> tuple[Array, Array, Array, Array, float]:
-    """Return the Ritz vectors of ``B^T B`` in the span of the orthonormal rows of `basis`, and their images.
+    def has_lost(self, linear_map: LinearMap) -> bool:
+        """Tell whether a map is so far from the last one that its triplets are better found from nothing."""
+        if self.vectors is None or self.kernel is None:
+            return True
+        xp = namespace(linear_map.like)
+        rows = xp.reshape(linear_map.like, (linear_map.like.shape[0], -1))
+        change = rows - xp.astype(xp.reshape(self.kernel, rows.shape), linear_map.dtype)
+        taps = math.prod(linear_map.like.shape[2:]) ** 0.5
+        # The norm of a row is at most that of the matrix, and Frobenius' at least: for the usual small change these do.
+        longest = float(xp.max(xp.linalg.vector_norm(rows, axis=1)))
+        if taps * float(xp.linalg.vector_norm(change)) <= _LARGE_CHANGE * longest:
+            return False
+        return taps * _spectral_norm(change, xp) > _LARGE_CHANGE * _spectral_norm(rows, xp)
 
-    With them come orthonormal rows for their change, the part that the first `count` rows do not span, the images of
-    these, and the largest Ritz value. All are combinations of the basis with orthonormal coefficients, so that the
-    images stay those of the vectors to rounding, however many steps are taken.
-    """
-    values, ritz = xp.linalg.eigh(images @ xp.matrix_transpose(images))
-    chosen = xp.flip(ritz[:, -count:], axis=1) if end == "largest" else ritz[:, :count]
-    extra = min(count, basis.shape[0] - count)
-    outside = xp.concat([xp.zeros_like(chosen[:count, :extra]), chosen[count:, :extra]])
-    both = xp.linalg.qr(xp.concat([chosen, outside], axis=1))[0]
-    combination, change = xp.matrix_transpose(chosen), xp.matrix_transpose(both[:, count:])
-    return combination @ basis, combination @ images, change @ basis, change @ images, float(values[-1])
+    def _follow(
+        self, summands: Summands, carried: list[Array] | None, steps: int, exact_work: float
+    ) -> SingularTriplets:
+        """Iterate from the carried vectors of each part, or from random ones, and carry on what is found."""
+        linear_map, xp = summands.linear_map, namespace(summands.linear_map.like)
+        count = min(self.block, linear_map.shape[1])
+        blocks, self.converged = iterate(
+            summands,
+            self._bases(summands, carried, exact_work),
+            count=self.block + self.reseed,
+            settled=(count + 1) // 2,
+            end=self.end,
+            rtol=self.rtol,
+            steps=steps,
+            probes=self.reseed,
+            probe_steps=_PROBE_STEPS if self.reseed else 0,
+        )
+        self.vectors = summands.join([block.vectors for block in blocks])
+        self.kernel = linear_map.like
+        squares, residuals, vectors, images = outermost(summands, blocks, count, self.end)
+        return SingularTriplets(xp.sqrt(squares), vectors, images, residuals)
+
+    def _bases(self, summands: Summands, carried: list[Array] | None, exact_work: float) -> list[Array]:
+        """Return where the iteration sets out in the parts of each kind: the whole of them if that is little work."""
+        kernel, sizes = summands.linear_map.like, summands.domain_sizes
+        xp = namespace(kernel)
+        work = sum(summands.groups * size**3 for size in sizes)
+        if sizes and work <= exact_work and max(sizes) * sum(summands.linear_map.shape) <= _EXACT_ENTRIES:
+            return [
+                on_device_of(np.tile(np.eye(size), (summands.groups, 1, 1)), kernel, xp, dtype=kernel.dtype)
+                for size in sizes
+            ]
+        # The generator depends on the seed and the update alone, so a restored tracker draws the same vectors.
+        rng = np.random.default_rng([self.seed, self.updates])
+        bases = []
+        for kind, size in enumerate(sizes):
+            count = min(self.block + self.reseed, size)
+            fresh = count if carried is None else min(self.reseed, count)
+            draws = rng.standard_normal((summands.groups, fresh, size)) / size**0.5
+            rows = on_device_of(draws, kernel, xp, dtype=kernel.dtype)
+            if carried is not None:
+                rows = _stirred(carried[kind][:, :count, :], rows, count, xp)
+            # Orthonormal before anything is read off: a block with random parts, or from a saved state, is not.
+            bases.append(orthonormal(rows, xp))
+        return bases
 
 
-def _orthonormal(rows: Array, xp: Namespace, *, against: Array | None = None) -> Array:
-    """Return orthonormal rows that span `rows`, orthogonal to the orthonormal rows of `against`.
+def _stirred(carried: Array, draws: Array, count: int, xp: Namespace) -> Array:
+    """Add random vectors to the last of the carried ones, or set them behind those of a part that has fewer."""
+    missing = min(draws.shape[1], count - carried.shape[1])
+    if missing:
+        carried = xp.concat([carried, xp.zeros_like(draws[:, :missing, :])], axis=1)
+    kept = carried.shape[1] - draws.shape[1]
+    return xp.concat([carried[:, :kept, :], carried[:, kept:, :] + draws], axis=1)
 
-    Rows that depend on others become arbitrary directions.
-    """
-    if not rows.shape[0]:
-        return rows
-    for _ in range(2):  # once more, as the first pass leaves the rounding errors of what it removed
-        norms = xp.linalg.vector_norm(rows, axis=1, keepdims=True)
-        rows = rows / xp.where(norms == 0, xp.ones_like(norms), norms)
-        if against is not None:
-            rows = rows - (rows @ xp.matrix_transpose(against)) @ against
-        rows = xp.matrix_transpose(xp.linalg.qr(xp.matrix_transpose(rows))[0])
-    return rows
+
+def _spectral_norm(rows: Array, xp: Namespace) -> float:
+    if rows.shape[0] > rows.shape[1]:
+        rows = xp.matrix_transpose(rows)
+    return float(xp.max(xp.linalg.eigvalsh(rows @ xp.matrix_transpose(rows)))) ** 0.5
 
 
 def _dense_triplets(linear_map: LinearMap, count: int, end: str) -> SingularTriplets:
-    xp = namespace(linear_map.kernel)
+    xp = namespace(linear_map.like)
     _, _, right = xp.linalg.svd(linear_map.to_dense(), full_matrices=False)
     columns = linear_map.shape[1]
     if end == "largest":
@@ -447,21 +378,12 @@ def _dense_triplets(linear_map: LinearMap, count: int, end: str) -> SingularTrip
 def _null_vectors(right: Array, count: int, xp: Namespace) -> Array:
     """Return orthonormal vectors that are orthogonal to the rows of `right`: the rest of the domain of a wide map."""
     draws = np.random.default_rng(0).standard_normal((count, right.shape[1]))
-    return _orthonormal(on_device_of(draws, right, xp, dtype=right.dtype), xp, against=right)
-
-
-def _apply(linear_map: LinearMap, rows: Array, xp: Namespace) -> Array:
-    count = rows.shape[0]
-    return xp.reshape(linear_map.apply(xp.reshape(rows, (count, *linear_map.domain_shape))), (count, -1))
-
-
-def _adjoint(linear_map: LinearMap, rows: Array, xp: Namespace) -> Array:
-    count = rows.shape[0]
-    return xp.reshape(linear_map.adjoint(xp.reshape(rows, (count, *linear_map.range_shape))), (count, -1))
+    return orthonormal(on_device_of(draws, right, xp, dtype=right.dtype), xp, against=right)
 
 
 def _check_floating(linear_map: LinearMap) -> None:
-    xp = namespace(linear_map.kernel)
-    kernel = as_array(linear_map.kernel, xp)
+    xp = namespace(linear_map.like)
+    kernel = as_array(linear_map.like, xp)
     if kernel.dtype not in (xp.float32, xp.float64):
         raise TypeError(f"the map must have a kernel of float32 or float64, got dtype {kernel.dtype}")
+    check_not_followed("kernel", kernel, "a singular triplet")

@@ -45,7 +45,7 @@ def orthogonal_(
     Raises
     ------
     TypeError, ShapeError, ValueError
-        As `convla.orthogonal_kernel`.
+        As `convla.orthogonal_kernel`; also if the tensor is of no floating-point dtype, or computed from others.
 
     Examples
     --------
@@ -79,7 +79,7 @@ def delta_orthogonal_(tensor: Tensor, *, gain: float = 1.0, groups: int = 1, rng
     Raises
     ------
     TypeError, ShapeError, ValueError
-        As `convla.delta_orthogonal_kernel`.
+        As `convla.delta_orthogonal_kernel`; also if the tensor is of no floating-point dtype, or computed from others.
 
     Examples
     --------
@@ -93,6 +93,15 @@ def delta_orthogonal_(tensor: Tensor, *, gain: float = 1.0, groups: int = 1, rng
 
 def _fill(tensor: Tensor, make: Callable[..., Any], groups: int, rng: Seed) -> Tensor:
     check_weight("tensor", tensor)
+    if not tensor.is_floating_point():
+        raise TypeError(f"tensor must be of a floating-point dtype, got {tensor.dtype}")
+    owner = tensor if tensor._base is None else tensor._base
+    if owner.grad_fn is not None:
+        # Of a parametrization, for one: what is written into it is lost when it is computed again.
+        raise ValueError(
+            "tensor must be a weight, got one that is computed from others (by a parametrization?): fill those, or "
+            "remove it first"
+        )
     groups = check_integer("groups", groups, minimum=1)
     shape = tuple(tensor.shape)
     if not shape or shape[0] % groups:

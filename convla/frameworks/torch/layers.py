@@ -12,7 +12,7 @@ from torch import nn
 
 from convla._array import describe
 
-__all__ = ["Layout", "check_network", "convolutions", "image_shapes", "weight_layouts"]
+__all__ = ["Layout", "check_network", "convolutions", "current_weight", "image_shapes", "weight_hook", "weight_layouts"]
 
 Tensor = Any
 Layer = Any
@@ -143,28 +143,78 @@ def image_shapes(network: Network, example: Tensor) -> dict[str, tuple[int, ...]
     return {name: shapes[name] for name in layers if name in shapes}
 
 
+def current_weight(layer: Layer) -> Tensor:
+    """Return a layer's weight as its next forward pass will use it, followed by autograd.
+
+    The hooks of ``torch.nn.utils.weight_norm`` and ``spectral_norm`` compute it in each forward pass only: before the
+    first it has no gradient, and after a step of the optimizer it is the old one. (The parametrizations of the same
+    names, in ``torch.nn.utils.parametrizations``, compute it at each access.)
+    """
+    hook = weight_hook(layer)
+    if hook is None:
+        return layer.weight
+    if not hasattr(layer, "weight_u"):
+        return hook.compute_weight(layer)
+    # spectral_norm's power iteration is made here as the forward pass will make it, and left to that to keep.
+    buffers = [layer.weight_u, layer.weight_v]
+    before = [buffer.clone() for buffer in buffers]
+    weight = hook.compute_weight(layer, do_power_iteration=layer.training)
+    with torch.no_grad():
+        for buffer, kept in zip(buffers, before, strict=True):
+            buffer.copy_(kept)
+    return weight
+
+
+def weight_hook(layer: Layer) -> Any:
+    """Return the hook that computes a layer's weight before each forward pass; None without one."""
+    for hook in layer._forward_pre_hooks.values():
+        if getattr(hook, "name", None) == "weight" and hasattr(hook, "compute_weight"):
+            return hook
+    return None
+
+
 def weight_layouts(network: Network, *, linear: bool) -> dict[Tensor, Layout]:
     """Return the layout of the weight of each convolution, transposed or not, and if `linear` of each linear layer.
+
+    Where a weight is computed from one parameter of its own shape (by ``spectral_norm`` or ``orthogonal``, say), it is
+    that parameter's, on which the optimizer steps.
 
     Raises
     ------
     TypeError
         If `network` is no module.
     ValueError
-        If layers of different layout share a weight, or a weight has no shape yet.
+        If layers of different layout share a weight, a weight has no shape yet, or one is computed from parameters of
+        which none can be taken for it.
     """
     layouts: dict[Tensor, Layout] = {}
     for name, layer in _named_layers(network, (*CONVOLUTIONS, *TRANSPOSED, *((nn.Linear,) if linear else ()))):
-        # A parametrization computes the weight from parameters of its own, which the optimizer steps on.
-        if not isinstance(layer.weight, nn.Parameter):
-            continue
         layout = Layout(getattr(layer, "groups", 1), isinstance(layer, TRANSPOSED))
-        if layouts.setdefault(layer.weight, layout) != layout:
+        parameter = _parameter_of(name, layer)
+        if layouts.setdefault(parameter, layout) != layout:
             raise ValueError(
-                f"layers that share a weight must hold their filters alike, got {layouts[layer.weight]} and, in layer "
+                f"layers that share a weight must hold their filters alike, got {layouts[parameter]} and, in layer "
                 f"{name}, {layout}"
             )
     return layouts
+
+
+def _parameter_of(name: str, layer: Layer) -> Tensor:
+    """Return the parameter that is a layer's weight, or the only one that it is computed from, of its shape."""
+    weight = layer.weight
+    if isinstance(weight, nn.Parameter):
+        return weight
+    if nn.utils.parametrize.is_parametrized(layer, "weight"):
+        sources = list(layer.parametrizations.weight.parameters())
+    else:
+        sources = [p for key, p in layer.named_parameters(recurse=False) if key.startswith("weight")]
+    if len(sources) == 1 and sources[0].shape == weight.shape:
+        return sources[0]
+    raise ValueError(
+        f"layer {name}: its weight, of shape {tuple(weight.shape)}, is computed from parameters of shapes "
+        f"{[tuple(p.shape) for p in sources]}, of which none has the gradient of the filters: remove the normalization "
+        "or parametrization of the weight"
+    )
 
 
 def check_network(network: object) -> None:

@@ -51,7 +51,8 @@ class GradientTransform:
         Transform the weights of linear layers as well.
     network : torch.nn.Module, optional
         Whose layers say which parameters are their weights, and how these hold the filters. Without it every parameter
-        with three axes or more (`linear`: two) is taken for the weight of a convolution of one group.
+        with three axes or more (`linear`: two) is taken for the weight of a convolution of one group. A weight that is
+        computed from one parameter of its shape (``spectral_norm``, ``orthogonal``) is transformed by way of that one.
     **options
         Given to the transform: ``lam=2.0``, ``method="newton-schulz"``, ...
 
@@ -59,8 +60,10 @@ class GradientTransform:
     ------
     TypeError, ValueError
         If the optimizer is none or has a `GradientTransform` already, the transform has no such name or options, or the
-        network is no module. At a step: as the transform does, naming the parameter's place, when a gradient holds NaN
-        or infinity; if a function returns no tensor of the gradient's shape. The step is then not made.
+        network is no module; if nothing would be transformed, or the network computes a weight from parameters of
+        another shape (by a ``weight_norm``). At a step: as the transform does, naming the parameter's place, when a
+        gradient holds NaN or infinity; if a function returns no tensor of the gradient's shape. The step is then not
+        made.
     RuntimeError
         At a step, if a gradient scaler has left it to a fused optimizer to unscale the gradients.
 
@@ -121,6 +124,14 @@ class GradientTransform:
         self._options = options
         self._least_axes = 2 if linear else 3
         self._layouts = None if network is None else weight_layouts(network, linear=linear)
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        if not any(self._layout(parameter) for parameter in parameters):
+            kinds = "convolutional or linear" if linear else "convolutional"
+            owner = "network" if network is not None else "optimizer"
+            raise ValueError(
+                f"none of the optimizer's {len(parameters)} parameters is the weight of a {kinds} layer of the "
+                f"{owner}: nothing would be transformed"
+            )
         self._plain: list[tuple[Tensor, Tensor, Tensor]] = []
         self._hooks = [
             optimizer.register_step_pre_hook(self._before),

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from convla.frameworks.torch.layers import convolutions
+from convla.frameworks.torch.layers import convolutions, current_weight
 from convla.frameworks.torch.losses import convolutional_similarity_loss
 from convla.similarity import Initialization, initialize_network
 from convla.similarity.layer import Pairs
@@ -49,7 +49,7 @@ def similarity_losses(network: Network, *, pairs: Pairs = "unordered", normalize
     losses = {}
     for name, layer in convolutions(network).items():
         try:
-            losses[name] = convolutional_similarity_loss(layer.weight, pairs=pairs, normalized=normalized)
+            losses[name] = convolutional_similarity_loss(current_weight(layer), pairs=pairs, normalized=normalized)
         except (TypeError, ValueError) as error:
             raise type(error)(f"layer {name}: {error}") from error
     return losses

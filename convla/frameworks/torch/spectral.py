@@ -11,7 +11,14 @@ from torch import nn
 from convla._array import describe
 from convla.errors import ShapeError
 from convla.frameworks.torch._closed_form import check_weight, closed_form
-from convla.frameworks.torch.layers import CONVOLUTIONS, check_network, convolutions, image_shapes
+from convla.frameworks.torch.layers import (
+    CONVOLUTIONS,
+    check_network,
+    convolutions,
+    current_weight,
+    image_shapes,
+    weight_hook,
+)
 from convla.geometry import ConvGeometry
 from convla.operators import ConvOperator
 from convla.penalties._estimators import ESTIMATORS, EstimatorOptions
@@ -62,19 +69,25 @@ class SpectralPenalty(nn.Module):  # type: ignore[misc]
 
     Attributes
     ----------
-    largest, smallest : tensor of shape (block, columns)
-        Buffers: the vectors followed at either end of the spectrum. The lower end of a map with more columns than rows
-        is known, and has none. With tracker "power" there is one block ``shifted`` instead, with "exact" none.
+    largest, smallest : tensor of shape (block + 1, columns)
+        Buffers: the vectors followed at either end of the spectrum, in each row one of every uncoupled part of the map
+        (of each group, for one); fewer rows where no part has so many columns. The last row takes in random vectors.
+        The lower end of a map with more columns than rows is known, and has none. With tracker "power" there is one
+        block ``shifted`` instead, with "exact" none.
     largest_updates, smallest_updates : tensor of shape ()
         Buffers: in how many passes in training mode each was followed. At 0 the vectors are found from nothing when
         they are needed; the lower end is not while ``sigma_max^2`` is above ``2 alpha``, where it cannot count.
+
+    largest_kernel, smallest_kernel : tensor of the weight's shape
+        Buffers: the weight when each was last followed.
 
     Raises
     ------
     TypeError, ShapeError, ValueError
         If an argument is wrong in type or value, the layer's weight has no shape yet, the image is too small for the
         layer, or the matrix too large for tracker "exact". The call: if the weight is none of that shape, of float32
-        or float64, or holds NaN or infinity.
+        or float64, or holds NaN or infinity; if it has no gradient because the layer's ``torch.nn.utils.spectral_norm``
+        or ``weight_norm`` has not computed it yet.
 
     Warns
     -----
@@ -85,7 +98,8 @@ class SpectralPenalty(nn.Module):  # type: ignore[misc]
     -----
     The vectors are buffers: they are saved and loaded with ``state_dict``, move with ``to``, and are all that a call
     remembers, so that a resumed training makes the same steps. In evaluation mode a call reads them and leaves them as
-    they are. Call `reset` when the weight was replaced by another.
+    they are. Where the weight has changed much since the last call, or was replaced, the vectors are found anew. What
+    a call returns is an estimate, right to 1e-3 of ``sigma_max^2``; with "exact" it is exact.
 
     The result can be differentiated once, by the closed form of `convla.penalty_gradient`.
 
@@ -133,6 +147,8 @@ class SpectralPenalty(nn.Module):  # type: ignore[misc]
             raise TypeError(f"layer must be a torch.nn.Conv1d, Conv2d or Conv3d, got {describe(layer)}")
         if isinstance(layer.weight, nn.parameter.UninitializedParameter):
             raise ValueError("layer has no weight yet: pass an input through it first")
+        hooked = weight_hook(layer) is not None
+        self._computed = hooked and any(parameter.requires_grad for parameter in layer.parameters(recurse=False))
         weight = layer.weight.detach()
         self.kernel_shape = tuple(weight.shape)
         self.setting: dict[str, Any] = {
@@ -153,13 +169,19 @@ class SpectralPenalty(nn.Module):  # type: ignore[misc]
         # Zeros of float32 or float64: the shapes say what a saved state must fit.
         factor = gram_map(self._operator(torch.zeros_like(weight, dtype=_wide(weight.dtype))), gram)
         for name, carried in ESTIMATORS[tracker](self.options).trackers(factor).items():
-            count = min(carried.block if isinstance(carried, BlockTracker) else carried.triplets, factor.shape[1])
-            self.register_buffer(name, weight.new_zeros(count, factor.shape[1], dtype=_wide(weight.dtype)))
+            self.register_buffer(name, weight.new_zeros(carried.carried_shape(factor), dtype=_wide(weight.dtype)))
             self.register_buffer(f"{name}_updates", weight.new_zeros((), dtype=torch.int64))
+            if isinstance(carried, BlockTracker):
+                self.register_buffer(f"{name}_kernel", torch.zeros_like(weight, dtype=_wide(weight.dtype)))
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the penalty of a weight, a tensor of shape () and of the weight's dtype."""
         check_weight("weight", weight)
+        if self._computed and torch.is_grad_enabled() and not weight.requires_grad:
+            raise ValueError(
+                "weight has no gradient: the layer's normalization computes it in its forward pass, so pass an input "
+                "through the layer first, or take the parametrization of the same name"
+            )
         if tuple(weight.shape) != self.kernel_shape:
             raise ShapeError(f"weight must have shape {self.kernel_shape}, got {tuple(weight.shape)}")
 
@@ -191,14 +213,19 @@ class SpectralPenalty(nn.Module):  # type: ignore[misc]
         estimator = ESTIMATORS[self.options.tracker](self.options)
         trackers = estimator.trackers(gram_map(operator, self.options.gram))
         for name, carried in trackers.items():
-            if self.get_buffer(f"{name}_updates"):
+            updates = int(self.get_buffer(f"{name}_updates"))
+            if updates:
                 carried.vectors = self.get_buffer(name).to(operator.kernel, copy=True)
+            if updates and isinstance(carried, BlockTracker):
+                carried.kernel, carried.updates = self.get_buffer(f"{name}_kernel").to(operator.kernel), updates
         before = {name: carried.vectors for name, carried in trackers.items()}
         pairs = estimator.estimate(operator)
         for name, carried in trackers.items():
             if self.training and carried.vectors is not before[name]:
                 self.get_buffer(name).copy_(carried.vectors)
                 self.get_buffer(f"{name}_updates").add_(1)
+                if isinstance(carried, BlockTracker):
+                    self.get_buffer(f"{name}_kernel").copy_(carried.kernel)
         return pairs
 
 
@@ -263,7 +290,7 @@ class NetworkSpectralPenalty(nn.Module):  # type: ignore[misc]
             if name not in layers:
                 raise ValueError(f"network must have the layers {self.names}, got one without {name!r}")
             try:
-                values[name] = penalty(layers[name].weight)
+                values[name] = penalty(current_weight(layers[name]))
             except (TypeError, ValueError) as error:
                 raise type(error)(f"layer {name}: {error}") from error
         return values
