@@ -84,7 +84,9 @@ def drawn_kernel(rng: np.random.Generator, shape: tuple[int, ...], groups: int) 
     info = np.finfo(dtype)
     largest = max(float(np.abs(values).max()), 1e-300)
     # From subnormal numbers to a little below the largest number.
-    scale = rng.choice([1.0, 1.0, 1 / largest, 2.0 ** rng.uniform(info.minexp - info.nmant, info.maxexp - 12) / largest])
+    scale = rng.choice(
+        [1.0, 1.0, 1 / largest, 2.0 ** rng.uniform(info.minexp - info.nmant, info.maxexp - 12) / largest]
+    )
     with np.errstate(over="ignore", under="ignore"):
         kernel = (values * scale).astype(dtype)
     if not np.isfinite(kernel).all() or not np.abs(kernel).sum() < info.max:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import Any
 
 import array_api_strict
@@ -12,8 +11,14 @@ import pytest
 
 from convla import ConvOperator, largest_singular_value
 from convla.errors import ConvergenceWarning
-from convla.spectra.inertia import BandedGram, confirm_largest, factorisation_is_cheap
-from convla.spectra.triplets import dense_triplets
+from convla.spectra.dense import group_operators
+from convla.spectra.inertia import (
+    BandedGram,
+    confirm_largest,
+    confirms_smallest,
+    factorisation_is_cheap,
+    vector_of,
+)
 from tests.spectra_oracles import dense_values
 
 # Wide and tall, strided, dilated, grouped, long along either axis, column-stacked.
@@ -31,60 +36,70 @@ CASES: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
 }
 
 
-def make(name: str, dtype: type = np.float64) -> ConvOperator:
+def make(name: str, dtype: type = np.float64, boundary: Any = "zero") -> ConvOperator:
     shape, image, options = CASES[name]
-    return ConvOperator(np.random.default_rng(5).standard_normal(shape).astype(dtype), image, **options)
+    kernel = np.random.default_rng(5).standard_normal(shape).astype(dtype)
+    return ConvOperator(kernel, image, boundary=boundary, **options)
 
 
+@pytest.mark.parametrize("boundary", ["zero", "circular", "reflect", "replicate"])
 @pytest.mark.parametrize("name", CASES)
-def test_the_factorisation_completes_above_the_norm_alone(name: str) -> None:
-    operator = make(name)
-    assert factorisation_is_cheap(operator.geometry)
-    gram = BandedGram(operator)
-    norm = dense_values(operator)[0]
-    assert gram.rounding < 1e-12
-    assert gram.solver_above(norm * (1 - 1e-12)) is None
-    solve = gram.solver_above(norm * 1.5)
-    assert solve is not None
-    vector = np.random.default_rng(0).standard_normal(gram.tall.shape[1])
-    shifted = (1.5 * norm) ** 2 * vector - gram.tall.T @ (gram.tall @ vector)
-    np.testing.assert_allclose(solve(shifted), vector, rtol=0, atol=1e-12 * np.linalg.norm(vector))
+def test_the_factorisation_completes_above_the_norm_alone(name: str, boundary: Any) -> None:
+    operator = make(name, boundary=boundary)
+    assert factorisation_is_cheap(operator)
+    for group in group_operators(operator):
+        gram = BandedGram(group)
+        exact = dense_values(group)
+        assert gram.rounding < 1e-12
+        assert gram.solver_above(exact[0] * (1 - 1e-12)) is None
+        solve = gram.solver_above(exact[0] * 1.5)
+        assert solve is not None
+        vector = np.random.default_rng(0).standard_normal(gram.tall.shape[1])
+        shifted = (1.5 * exact[0]) ** 2 * vector - gram.tall.T @ (gram.tall @ vector)
+        np.testing.assert_allclose(solve(shifted), vector, rtol=0, atol=1e-12 * np.linalg.norm(vector))
+        # The square of the smallest is known to the rounding of that of the largest.
+        blur = gram.rounding * exact[0] ** 2
+        assert gram.all_above(math.sqrt(max(exact[-1] ** 2 - blur, 0.0))) or exact[-1] ** 2 < 2 * blur
+        assert not gram.all_above(math.sqrt(exact[-1] ** 2 + blur))
 
 
+@pytest.mark.parametrize("boundary", ["zero", "circular", "reflect", "replicate"])
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("name", CASES)
-def test_a_lesser_singular_triplet_is_replaced_by_the_largest(name: str, dtype: type) -> None:
-    operator = make(name, dtype)
-    every = dense_triplets(operator, 3)
-    assert every.left is not None
-    assert every.right is not None
-    lesser = replace(
-        every, values=every.values[2:], left=every.left[2:], right=every.right[2:], errors=every.errors[2:]
-    )
-    exact = dense_values(operator)[0]
-    assert lesser.value < exact * (1 - 1e-4)  # else the case shows nothing
+def test_a_lesser_singular_value_is_replaced_by_the_largest(name: str, dtype: type, boundary: Any) -> None:
+    operator = make(name, dtype, boundary=boundary)
+    exact = dense_values(operator)
+    lesser = exact[-1] + 0.9 * (exact[0] - exact[-1])
     rtol = 1e-6
     found = confirm_largest(operator, lesser, rtol, max_matvecs=1000, rng=np.random.default_rng(0))
-    assert found.status == "converged"
-    assert found.values.dtype == dtype
-    assert abs(found.value - exact) <= rtol * exact
-    assert found.right is not None
-    assert found.left is not None
-    assert found.right.shape == (1, *operator.domain_shape)
-    image = np.asarray(operator.apply(found.right), np.float64)
-    # Of a value that is right to rtol, a vector is so to its root times what the gaps of these matrices are.
-    assert np.linalg.norm(image - found.value * found.left) <= 1e-3 * exact
-    right = confirm_largest(operator, found, rtol, max_matvecs=1000, rng=np.random.default_rng(0))
-    assert right is found
+    assert found.proved
+    assert abs(found.value - exact[0]) <= rtol * exact[0]
+    assert exact[0] * (1 - 1e-13) <= found.upper <= found.value * (1 + rtol)
+    vector = vector_of(found, operator)
+    image = operator.T if found.wide else operator
+    attained = np.linalg.norm(np.asarray(image.astype(np.float64).apply(vector)))
+    assert attained == pytest.approx(found.value, rel=1e-9)
+    right = confirm_largest(operator, found.value, rtol, max_matvecs=1000, rng=np.random.default_rng(0))
+    assert right.proved
+    assert right.vector is None
 
 
 def test_no_more_solves_than_allowed() -> None:
     operator = make("square")
-    every = dense_triplets(operator, 3)
-    lesser = replace(every, values=every.values[2:])
-    found = confirm_largest(operator, lesser, 1e-10, max_matvecs=2, rng=np.random.default_rng(0))
-    assert found.status == "not converged"
-    assert found.errors[0] >= dense_values(operator)[0] - found.value
+    exact = dense_values(operator)[0]
+    found = confirm_largest(operator, 0.9 * exact, 1e-10, max_matvecs=1, rng=np.random.default_rng(0))
+    assert not found.proved
+    assert found.upper >= exact
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_smallest_value_is_confirmed_and_no_larger_one(name: str) -> None:
+    operator = make(name)
+    exact = dense_values(operator)
+    if exact[-1] > 1e-3 * exact[0]:
+        assert confirms_smallest(operator, exact[-1], exact[0], 1e-6)
+        assert not confirms_smallest(operator, exact[-1] * (1 + 2e-6), exact[0], 1e-6)
+    assert not confirms_smallest(operator, 1e-9 * exact[0], exact[0], 1e-6)  # below what rounding leaves
 
 
 @pytest.mark.parametrize(
@@ -100,17 +115,17 @@ def test_long_signals_whose_estimates_were_wrong(
     operator = ConvOperator(kernel, (length,), padding=padding)
     result = largest_singular_value(operator, rtol=1e-6, method="lanczos")
     exact = dense_values(operator)[0]
-    assert result.status == "converged"
+    assert result.status == "confirmed"
     assert abs(result.value - exact) <= 1e-6 * exact
+    assert result.upper >= exact * (1 - 1e-13)
 
 
 def test_what_is_not_confirmed_within_the_limit_warns() -> None:
-    kernel = np.random.default_rng(94).standard_normal((3, 2, 4))
-    operator = ConvOperator(kernel, (300,))
-    enough = largest_singular_value(operator, rtol=1e-6, method="lanczos").matvecs
+    operator = ConvOperator(np.random.default_rng(94).standard_normal((3, 2, 4)), (300,))
     with pytest.warns(ConvergenceWarning):
-        result = largest_singular_value(operator, rtol=1e-6, method="lanczos", max_matvecs=enough // 2)
+        result = largest_singular_value(operator, rtol=1e-6, method="lanczos", max_matvecs=6)
     assert result.status == "not converged"
+    assert result.upper >= dense_values(operator)[0]
 
 
 def test_other_array_libraries_stay_themselves() -> None:
@@ -123,6 +138,5 @@ def test_other_array_libraries_stay_themselves() -> None:
 
 
 def test_where_a_factorisation_would_cost_much_there_is_none() -> None:
-    kernel = np.ones((64, 64, 3, 3))
-    assert not factorisation_is_cheap(ConvOperator(kernel, (32, 32)).geometry)
-    assert not factorisation_is_cheap(ConvOperator(np.ones((1, 1, 3)), (50,), boundary="circular").geometry)
+    assert not factorisation_is_cheap(ConvOperator(np.ones((64, 64, 3, 3)), (32, 32)))
+    assert not factorisation_is_cheap(ConvOperator(np.ones((512, 1, 3, 3)), (56, 56), groups=512))

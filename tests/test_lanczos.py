@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -16,8 +17,8 @@ from convla import (
     smallest_singular_value,
 )
 from convla.errors import ConvergenceWarning
-from convla.spectra.lanczos import golub_kahan_lanczos
-from tests.spectra_oracles import EPS, dense_values, triplet_defects
+from convla.spectra.lanczos import block_lanczos, random_start_error
+from tests.spectra_oracles import dense_values, triplet_defects
 
 
 def test_residuals_are_true_and_below_the_tolerance() -> None:
@@ -91,7 +92,7 @@ def test_the_same_seed_gives_the_same_numbers() -> None:
 
 def test_not_converged_is_a_warning_and_a_status() -> None:
     operator = ConvOperator(np.random.default_rng(7).standard_normal((4, 4, 3, 3)), (20, 20))
-    with pytest.warns(ConvergenceWarning, match="4 applications") as record:
+    with pytest.warns(ConvergenceWarning, match="6 applications") as record:
         result = largest_singular_value(operator, method="lanczos", max_matvecs=4)
     assert result.status == "not converged"
     assert record[0].filename == __file__
@@ -102,39 +103,72 @@ def test_not_converged_is_a_warning_and_a_status() -> None:
     assert smallest.value >= dense_values(operator)[-1]
 
 
+def gram_of(*matrices: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    grams = np.stack([matrix.T @ matrix for matrix in matrices])
+    return lambda rows: rows @ grams
+
+
 def test_lanczos_finds_a_separated_smallest_value() -> None:
-    matrix = np.diag([5.0, 4.0, 3.5, 3.0, 0.5]) @ np.linalg.qr(np.random.default_rng(0).standard_normal((5, 5)))[0]
-    found = golub_kahan_lanczos(
-        lambda x: matrix @ x,
-        lambda y: matrix.T @ y,
-        np.ones(5),
-        1,
-        rows=5,
-        rtol=1e-10,
-        which="smallest",
-        basis_size=8,
-        max_matvecs=100,
-        rng=np.random.default_rng(0),
-    )
+    rng = np.random.default_rng(0)
+    matrix = np.diag([5.0, 4.0, 3.5, 3.0, 0.5]) @ np.linalg.qr(rng.standard_normal((5, 5)))[0]
+    start = rng.standard_normal((1, 1, 5))
+    options = {"rtol": 1e-10, "which": "smallest", "basis_size": 8, "max_products": 100, "rng": rng}
+    found = block_lanczos(gram_of(matrix), start, 1, **options)
     assert found.converged
     assert found.values[0] == pytest.approx(0.5, rel=1e-9)
 
 
-def test_restarts_with_a_small_basis_reach_the_same_value() -> None:
-    operator = ConvOperator(np.random.default_rng(8).standard_normal((3, 3, 3, 3)), (16, 16))
-    found = golub_kahan_lanczos(
-        operator.matvec,
-        operator.rmatvec,
-        np.random.default_rng(1).standard_normal(operator.shape[1]),
-        2,
-        rows=operator.shape[0],
-        rtol=1e-9,
-        basis_size=16,
-        max_matvecs=4000,
-        rng=np.random.default_rng(0),
-    )
+@pytest.mark.parametrize("k", [1, 2, 5])
+def test_restarts_with_a_small_basis_reach_the_same_values(k: int) -> None:
+    rng = np.random.default_rng(8)
+    matrix = rng.standard_normal((400, 300))
+    exact = np.linalg.svd(matrix, compute_uv=False)[:k]
+    start = rng.standard_normal((1, 2, 300))
+    found = block_lanczos(gram_of(matrix), start, k, rtol=1e-10, basis_size=16, max_products=9000, rng=rng)
     assert found.converged
-    np.testing.assert_allclose(found.values, dense_values(operator)[:2], rtol=1e-8)
+    np.testing.assert_allclose(found.values, exact, rtol=1e-9)
+    assert found.random_steps < 16 < found.products
+
+
+def test_a_batch_of_maps_is_searched_as_one_direct_sum() -> None:
+    rng = np.random.default_rng(3)
+    matrices = [scale * rng.standard_normal((90, 60)) for scale in (1.0, 3.0, 2.9, 0.0)]
+    every = np.array([np.linalg.svd(matrix, compute_uv=False) for matrix in matrices])
+    exact = np.sort(every, axis=None)[::-1]
+    for k in (1, 4, 9):
+        start = rng.standard_normal((4, 2, 60))
+        found = block_lanczos(gram_of(*matrices), start, k, rtol=1e-10, basis_size=40, max_products=900, rng=rng)
+        assert found.converged
+        np.testing.assert_allclose(found.values, exact[:k], rtol=1e-9)
+        for value, part, vector in zip(found.values, found.parts, found.vectors, strict=True):
+            assert np.linalg.norm(matrices[part] @ vector) == pytest.approx(value, rel=1e-9)
+
+
+def test_copies_beyond_the_block_are_found() -> None:
+    rng = np.random.default_rng(1)
+    rotation = np.linalg.qr(rng.standard_normal((200, 200)))[0]
+    values = np.concatenate([np.full(9, 2.0), np.linspace(1.9, 0.1, 191)])
+    start = rng.standard_normal((1, 2, 200))
+    gram = gram_of(values[:, None] * rotation)
+    found = block_lanczos(gram, start, 12, rtol=1e-9, basis_size=60, max_products=4000, rng=rng)
+    np.testing.assert_allclose(found.values, values[:12], rtol=1e-8)
+
+
+def test_the_bound_of_a_random_start_holds_as_often_as_it_says() -> None:
+    """With a failure of 0.2 allowed, 200 draws fail at most 60 times but for a probability below 1e-3."""
+    values = np.concatenate([[1.0], np.linspace(0.0, 0.999, 399)])
+    gram = gram_of(np.diag(values))
+    for steps in (6, 12):
+        bound = random_start_error(steps, 400, failure=0.2)
+        assert 0 < bound < 2
+        failures = 0
+        for seed in range(200):
+            rng = np.random.default_rng(seed)
+            start = rng.standard_normal((1, 1, 400))
+            found = block_lanczos(gram, start, 1, rtol=1e-15, basis_size=50, max_products=steps, rng=rng)
+            assert found.random_steps == steps
+            failures += found.values[0] * (1 + bound) < 1.0
+        assert failures <= 60
 
 
 def arpack(operator: ConvOperator, k: int) -> np.ndarray:
@@ -151,7 +185,7 @@ def test_pairs_of_close_values_are_told_apart(seed: int) -> None:
     for dtype in (np.float64, np.float32):
         result = largest_singular_value(operator.astype(dtype), rtol=1e-6)
         assert result.value == pytest.approx(exact, rel=1e-6)
-        assert result.status == "converged"
+        assert result.status in ("estimated", "confirmed")
 
 
 @pytest.mark.parametrize(("channels", "n"), [(16, 20), (4, 24), (3, 33)])
@@ -161,10 +195,10 @@ def test_float32_layers_are_within_their_tolerance(channels: int, n: int) -> Non
         operator = ConvOperator(kernel.astype(np.float32), (n, n))
         exact = arpack(operator.astype(np.float64), 1)[0]
         result = largest_singular_value(operator)
-        assert result.status == "converged"
+        assert result.status in ("estimated", "confirmed")
         assert result.errors[0] <= 2e-6 * exact
-        # The rounding unit of the value itself comes on top.
-        assert abs(result.value / exact - 1) <= 1e-6 + EPS[np.float32]
+        assert abs(result.value / exact - 1) <= 1e-6
+        assert result.upper >= exact
 
 
 @pytest.mark.parametrize(("channels", "k", "rtol"), [(32, 4, 1e-10), (8, 2, 1e-10), (4, 7, 1e-8)])
@@ -172,7 +206,7 @@ def test_the_search_for_copies_ends(channels: int, k: int, rtol: float) -> None:
     """It once waited for all values of the space to come to rest, which those deep in the spectrum never do."""
     operator = ConvOperator(np.random.default_rng(0).standard_normal((channels, channels, 3, 3)), (20, 20))
     result = singular_values(operator, k, method="lanczos", rtol=rtol, max_matvecs=3000)
-    assert result.status == "converged"
+    assert result.status == "estimated"
     exact = arpack(operator, k)
     np.testing.assert_allclose(result.values, exact, rtol=max(1e-9, rtol))
     assert (result.residuals <= 1.01 * rtol * exact[0]).all()

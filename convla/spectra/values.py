@@ -72,7 +72,8 @@ def singular_values(
     start : SingularValues or array of shape (..., *domain_shape), optional
         A previous result, or images, to start the iteration from; by default the symbol's plane waves.
     max_matvecs : int
-        The iteration gives up, with a warning, after this many applications of the operator and its transpose.
+        The iteration gives up, with a warning, after this many applications of the operator and its transpose; to read
+        the values off takes two or four more.
     rng : numpy.random.Generator or seed
 
     Returns
