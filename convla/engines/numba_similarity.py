@@ -191,14 +191,14 @@ def _narrow(numbers: Array, narrow: Array) -> None:
 
 @_compiled()
 def _some_channels(taps: int) -> int:
-    """Return how many channels are taken at a time: they and their result fit the cache, and pay for what they share."""
-    return max(64, 4 * (512 // taps))
+    """Return how many channels are taken at a time: they fit the cache, and pay for what they share."""
+    return 4 * max(16, 512 // taps)
 
 
 @_compiled()
 def _some_filters(kernels: Array) -> int:
     """Return how many filters share their scratch memory."""
-    return max(1, 4096 // (kernels.shape[1] * kernels.shape[2]))
+    return max(1, 4096 // int(kernels.shape[1] * kernels.shape[2]))
 
 
 @_compiled()

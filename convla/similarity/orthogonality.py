@@ -6,17 +6,16 @@ without a shift; the OCNN residual looks at all shifts.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import array_api_extra as xpx
 import numpy as np
 
-from convla._array import accumulation_dtype, is_exact, namespace, on_device_of
+from convla._array import accumulation_dtype, is_exact, namespace
 from convla._validate import check_array, check_integer, check_per_axis
 from convla.errors import ShapeError
 from convla.similarity.residuals import correlation_residual, gram_residual, residual_times
-from convla.similarity.signatures import times_power_of_two
+from convla.similarity.scaling import power_of, times_power
 from convla.typing import Array, ArrayLike, Namespace
 
 __all__ = [
@@ -227,7 +226,7 @@ def spectral_isometry(kernels: ArrayLike) -> Array:
         worst = xp.max(xp.abs(xp.linalg.eigvalsh(residual)))
         if missing:
             worst = xp.where(worst < _unit(power), xp.ones_like(worst) * _unit(power), worst)
-        return xp.astype(_times_power_of_two(worst, 2 * power, xp), kernels.dtype)
+        return xp.astype(times_power(worst, 2 * power, xp), kernels.dtype)
 
 
 def spectral_isometry_gradient(kernels: ArrayLike) -> Array:
@@ -256,7 +255,7 @@ def spectral_isometry_gradient(kernels: ArrayLike) -> Array:
             return xp.zeros_like(kernels)  # at an eigenvector with W^T v = 0
         vector = vectors[:, worst : worst + 1]
         slope = residual_times(vector @ xp.matrix_transpose(vector), rows)
-        return _like(_times_power_of_two(2.0 * xp.sign(values[worst]) * slope, power, xp), kernels, xp)
+        return _like(times_power(2.0 * xp.sign(values[worst]) * slope, power, xp), kernels, xp)
 
 
 def mutual_coherence(kernels: ArrayLike) -> Array:
@@ -326,11 +325,11 @@ def _orthogonality(kernels: ArrayLike, groups: int, *, gradient: bool) -> tuple[
         blocks = _blocks(rows, groups, xp)
         residual, missing = gram_residual(blocks, _unit(power), xp)
         value = xp.sum(residual * residual) + blocks.shape[0] * missing * _unit(power) ** 2
-        value = xp.astype(_times_power_of_two(value, 4 * power, xp), kernels.dtype)
+        value = xp.astype(times_power(value, 4 * power, xp), kernels.dtype)
         if not gradient:
             return value, value
         slope = 4.0 * residual_times(residual, blocks)
-        return value, _like(_times_power_of_two(slope, 3 * power, xp), kernels, xp)
+        return value, _like(times_power(slope, 3 * power, xp), kernels, xp)
 
 
 def _ocnn(kernels: ArrayLike, stride: int | Sequence[int], groups: int, *, gradient: bool) -> tuple[Array, Array]:
@@ -340,8 +339,8 @@ def _ocnn(kernels: ArrayLike, stride: int | Sequence[int], groups: int, *, gradi
         scaled, power = _scaled(kernels, xp)
         strides = check_per_axis("stride", stride, kernels.ndim - 2)
         value, slope = correlation_residual(_blocks(scaled, groups, xp), strides, _unit(power), xp, gradient=gradient)
-        value = xp.astype(_times_power_of_two(value, 4 * power, xp), kernels.dtype)
-        return value, _like(_times_power_of_two(slope, 3 * power, xp), kernels, xp)
+        value = xp.astype(times_power(value, 4 * power, xp), kernels.dtype)
+        return value, _like(times_power(slope, 3 * power, xp), kernels, xp)
 
 
 def _check(kernels: ArrayLike) -> tuple[Array, Namespace]:
@@ -365,10 +364,10 @@ def _rows(kernels: Array, xp: Namespace) -> Array:
 
 def _scaled(kernels: Array, xp: Namespace) -> tuple[Array, int]:
     """Return kernels whose fourth powers stay in their dtype, and the power of two that was split off."""
-    power = math.frexp(float(xp.max(xp.abs(kernels))))[1]
+    power = power_of(kernels, xp)
     if power <= (16 if kernels.dtype == xp.float32 else 128):
         return kernels, 0
-    return _times_power_of_two(kernels, -power, xp), power
+    return times_power(kernels, -power, xp), power
 
 
 def _scaled_rows(kernels: ArrayLike) -> tuple[Array, int, Array, Namespace]:
@@ -381,12 +380,6 @@ def _scaled_rows(kernels: ArrayLike) -> tuple[Array, int, Array, Namespace]:
 def _unit(power: int) -> float:
     """Return what is 1 for the kernels' squares, for those of the scaled kernels."""
     return 2.0 ** (-2 * power)
-
-
-def _times_power_of_two(array: Array, exponent: int, xp: Namespace) -> Array:
-    if exponent == 0:
-        return array
-    return times_power_of_two(array, on_device_of(float(exponent), array, xp, dtype=array.dtype), xp)
 
 
 def _blocks(kernels: Array, groups: int, xp: Namespace) -> Array:
