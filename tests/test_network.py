@@ -222,3 +222,11 @@ def test_an_interrupt_amid_a_step_leaves_the_last_whole_one(
     assert state.losses == whole.losses
     for name, kernel in whole.kernels.items():
         assert np.array_equal(state.kernels[name], kernel)
+
+
+@pytest.mark.torch
+def test_tensors_that_autograd_follows_are_measured_without_a_warning() -> None:
+    torch = pytest.importorskip("torch")
+    kernels = network()["a"]
+    result = network_similarity({"a": torch.tensor(kernels, requires_grad=True)})
+    assert result.layers["a"] == pytest.approx(float(convolutional_similarity(kernels)), rel=1e-13)

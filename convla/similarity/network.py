@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
+from array_api_compat import is_torch_array
 
 from convla._array import accumulation_dtype, all_finite, describe, is_numpy, namespace
 from convla._validate import check_array, check_integer, check_same_shape
@@ -292,6 +293,8 @@ def _layer(name: str, kernel: ArrayLike, *, floating: bool = False) -> Array:
 
 
 def _number(name: str, value: Array) -> float:
+    # A number read from a tensor that autograd follows brings a warning.
+    value = value.detach() if is_torch_array(value) else value
     try:
         return float(value)
     except (TypeError, OverflowError) as error:
