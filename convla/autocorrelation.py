@@ -9,7 +9,6 @@ along each axis and are flattened in row-major order; lag 0 is the middle one.
 from __future__ import annotations
 
 import functools
-import itertools
 import math
 from typing import Any
 
@@ -23,6 +22,7 @@ __all__ = [
     "correlate_lags",
     "filter_batches",
     "lag_index",
+    "lag_offsets",
     "summed_autocorrelations",
     "summed_cross_correlations",
 ]
@@ -80,12 +80,17 @@ def correlate_lags(kernels: Array, lags: Array) -> Array:
 
 
 @functools.lru_cache(maxsize=64)
+def lag_offsets(size: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.int64]]:
+    """Return for each tap (taps,) a number such that the flat index of lag q - p is ``lags // 2 + [q] - [p]``."""
+    taps = np.array(list(np.ndindex(*size))).reshape(-1, len(size))
+    return np.asarray(np.ravel_multi_index(tuple(taps.T), tuple(2 * k - 1 for k in size)), dtype=np.int64)
+
+
+@functools.lru_cache(maxsize=64)
 def lag_index(size: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.int64]]:
     """Return the table (taps, taps) of the flat index of the lag q - p between two taps p and q of a kernel."""
-    taps = np.array(list(itertools.product(*map(range, size))))
-    difference = taps[None, :, :] - taps[:, None, :] + (np.array(size) - 1)
-    flat = np.ravel_multi_index(tuple(np.moveaxis(difference, -1, 0)), tuple(2 * k - 1 for k in size))
-    return np.asarray(flat, dtype=np.int64)
+    offsets = lag_offsets(size)
+    return math.prod(2 * k - 1 for k in size) // 2 + offsets[None, :] - offsets[:, None]
 
 
 def _sum_lags(gram: Array, size: tuple[int, ...], xp: Namespace) -> Array:

@@ -20,9 +20,12 @@ __all__ = ["orthonormalize", "orthonormalize_operator", "polar_express_coefficie
 MUON_STEPS = 5
 MUON_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
-# The Gram matrix squares the condition number, and its eigenvectors are off by its unit roundoff times that square. It
-# is used down to these ratios of its extreme eigenvalues, so that what it loses is below what the dtype can show.
-GRAM_RESOLVES = {"float32": 1e-10, "float64": 1e-6}
+# Rounding moves the Gram matrix by some d = float64's roundoff times its largest eigenvalue. To first order that moves
+# the polar factor, between singular vectors i and j, by d / (s_i (s_i + s_j)): up to the roundoff times the squared
+# condition number over 2. No later step takes it back, for what is antisymmetric in it turns the factor into another
+# isometry. So the Gram matrix is used down to these ratios of its extreme eigenvalues, where the roundoff over the
+# ratio is a quarter of the distance that is promised.
+GRAM_RESOLVES = {"float32": 1e-9, "float64": 1e-4}
 # Up to this condition number, the product with the gradient in float32 leaves the rows orthonormal to within 1e-6, for
 # square matrices too, whose rows are the least orthonormal (measured at 1024 x 1024: 0.8e-6).
 FLOAT32_PRODUCT = 9.0
@@ -85,7 +88,8 @@ def orthonormalize(
     Relative distance to the polar factor (Frobenius), for a condition number c of what does not count as zero:
 
     - "svd": the dtype's rounding, plus at most about 10 c times float64's roundoff.
-    - "exact": below 1e-6 in float32, for any c. In float64 below 1e-11 while c is below 1e3, then as "svd".
+    - "exact": below 1e-6 in float32, for any c. In float64 at most about c^2 times float64's roundoff, and so below
+      1e-11, while c is below 100; then as "svd".
     - "polar-express": below 1e-6 in float32 and 1e-7 in float64 while c is a few times below 1 / `lower_bound`;
       beyond, up to 1 in the directions below it.
     - "newton-schulz": 0.1 to 0.3 up to c = 100, 0.5 to 0.6 for c = 1e4, 0.8 for c = 1e8.

@@ -16,6 +16,7 @@ from convla import (
     initialize_network,
     network_similarity,
 )
+from convla.descent import Adam
 from convla.errors import ShapeError
 from convla.models.weights import read_weights, write_weights
 from convla.similarity.layer import similarities_of_equal_layers
@@ -180,3 +181,52 @@ class TestBadInput:
         del arrays[missing]
         with pytest.raises(ValueError, match="not the state of an initialization"):
             Initialization.from_arrays(arrays)
+
+
+@pytest.mark.parametrize("function", [network_similarity, initialize_network])
+@pytest.mark.parametrize("kernels", [[np.ones((2, 1, 3))], np.ones((2, 1, 3)), None])
+def test_layers_come_by_name(function: Any, kernels: Any) -> None:
+    with pytest.raises(TypeError, match="kernels must be a mapping of layers by name"):
+        function(kernels)
+
+
+def test_what_cannot_be_minimised_is_refused_before_any_step() -> None:
+    with pytest.raises(ValueError, match="layer a: kernels must be finite"):
+        initialize_network({"a": np.full((2, 1, 3), np.nan)}, iterations=0)
+    for betas in (0.5, (0.5,)):
+        with pytest.raises(TypeError, match="betas must be two numbers, got"):
+            initialize_network(network(), betas=betas)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("keep_norms", [False, True])
+@pytest.mark.parametrize("call", range(5))
+def test_an_interrupt_amid_a_step_leaves_the_last_whole_one(
+    keep_norms: bool, call: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = initialize_network(network(), iterations=4, keep_norms=keep_norms)
+    state = initialize_network(network(), iterations=2, keep_norms=keep_norms)
+    step, calls = Adam.step, iter(range(len(state.kernels)))
+
+    def interrupted(self: Adam, *arrays: Any) -> Any:
+        moved = step(self, *arrays)
+        if next(calls) == call:
+            raise KeyboardInterrupt
+        return moved
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Adam, "step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            initialize_network(network(), iterations=4, keep_norms=keep_norms, state=state)
+    assert (state.iteration, len(state.losses)) == (2, 2)
+    initialize_network(network(), iterations=4, keep_norms=keep_norms, state=state)
+    assert state.losses == whole.losses
+    for name, kernel in whole.kernels.items():
+        assert np.array_equal(state.kernels[name], kernel)
+
+
+@pytest.mark.torch
+def test_tensors_that_autograd_follows_are_measured_without_a_warning() -> None:
+    torch = pytest.importorskip("torch")
+    kernels = network()["a"]
+    result = network_similarity({"a": torch.tensor(kernels, requires_grad=True)})
+    assert result.layers["a"] == pytest.approx(float(convolutional_similarity(kernels)), rel=1e-13)

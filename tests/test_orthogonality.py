@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from convla.errors import ShapeError
-from convla.similarity import orthogonality
+from convla.similarity import orthogonality, residuals
 from convla.similarity.orthogonality import (
     kernel_orthogonality,
     kernel_orthogonality_gradient,
@@ -21,8 +21,9 @@ from convla.similarity.orthogonality import (
     spectral_isometry,
     spectral_isometry_gradient,
 )
+from tests.similarity_oracles import exactly
 
-SHAPES = [(4, 3, 3, 3), (5, 2, 4), (3, 2, 2, 3), (6, 1, 1, 1), (7, 1, 2, 2), (2, 2, 2, 1, 3)]
+SHAPES = [(4, 3, 3, 3), (5, 2, 4), (3, 2, 2, 3), (6, 1, 1, 1), (7, 1, 2, 2), (2, 2, 2, 1, 3), (3, 2, 4, 7), (4, 1, 21)]
 MEASURES = ["kernel_orthogonality", "ocnn_residual", "spectral_isometry", "mutual_coherence"]
 
 
@@ -99,18 +100,75 @@ class TestDefinitions:
         assert float(ocnn_residual(kernels, stride=stride)) == pytest.approx(expected, rel=1e-13)
 
 
+@pytest.mark.parametrize("shape", [*SHAPES, (3, 2, 5, 4), (6, 1, 3, 3, 3)])
+@pytest.mark.parametrize("stride", [1, 2, 3, 7])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_lags_and_frequencies_agree(
+    shape: tuple[int, ...], stride: int, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernels = gaussian(shape).astype(dtype)
+    found = []
+    for taps in (1, 1000):
+        monkeypatch.setattr(residuals, "SPECTRAL_TAPS", taps)
+        found.append(orthogonality.ocnn_residual_and_gradient(kernels, stride=stride))
+    eps = float(np.finfo(dtype).eps)
+    for one, other in zip(*found, strict=True):
+        assert one.dtype == other.dtype == dtype
+        np.testing.assert_allclose(one, other, rtol=0, atol=100 * eps * float(np.abs(other).max()))
+
+
+def _orthonormal_columns(shape: tuple[int, ...], error: float) -> tuple[Any, Any]:
+    """Kernels whose columns (or rows) are orthonormal but for `error`, and they in exact arithmetic."""
+    rows = np.linalg.qr(gaussian((max(shape[0], int(np.prod(shape[1:]))),) * 2))[0]
+    kernels = rows[: shape[0], : int(np.prod(shape[1:]))].reshape(shape) + error * gaussian(shape, seed=1)
+    return kernels, exactly(kernels).reshape(shape[0], -1)
+
+
+@pytest.mark.parametrize("shape", [(9, 2, 2), (4, 3, 3), (6, 2, 3), (12, 1, 1)])
+@pytest.mark.parametrize("error", [0.0, 1e-9, 1e-3])
+def test_kernel_orthogonality_near_its_least_value_in_exact_arithmetic(shape: tuple[int, ...], error: float) -> None:
+    kernels, rows = _orthonormal_columns(shape, error)
+    residual = rows @ rows.T - np.eye(shape[0], dtype=int)
+    expected, slope = (residual * residual).sum(), 4 * (residual @ rows).astype(float).reshape(shape)
+    least = max(0, shape[0] - int(np.prod(shape[1:])))
+    # Each entry of the residual is off by a few roundings of 1.
+    bound = 8 * 2.0**-52
+    excess = float(expected - least)
+    assert abs(float(kernel_orthogonality(kernels)) - float(expected)) <= least * bound + 30 * bound * (
+        excess**0.5 + bound
+    )
+    assert np.abs(kernel_orthogonality_gradient(kernels) - slope).max() <= 30 * bound
+
+
+@pytest.mark.parametrize("name", ["kernel_orthogonality", "ocnn_residual", "spectral_isometry"])
+@pytest.mark.parametrize("shape", [(7, 1, 2, 2), (4, 3, 3, 3), (3, 2, 5, 4)])
+@pytest.mark.parametrize(("dtype", "scale"), [("float64", 1e170), ("float64", 1e75), ("float32", 1e11)])
+def test_large_kernels_give_infinity_and_no_nan(name: str, shape: tuple[int, ...], dtype: str, scale: float) -> None:
+    kernels = gaussian(shape).astype(dtype)
+    value, gradient = measure(name)
+    degree = 2 if name == "spectral_isometry" else 4
+    large = kernels.astype(np.float64) * 1e3  # the identity counts for a millionth
+    powers = [degree, degree - 1]
+    with np.errstate(over="ignore"):
+        for function, power in zip((value, gradient), powers, strict=True):
+            expected = (function(large).astype(np.longdouble) * (np.longdouble(scale) / 1000) ** power).astype(dtype)
+            found = function(kernels * np.dtype(dtype).type(scale))
+            np.testing.assert_allclose(found, expected, rtol=2e-5)
+
+
 @pytest.mark.torch
 @pytest.mark.parametrize("stride", [1, 2])
-def test_ocnn_residual_by_pytorch(stride: int) -> None:
+@pytest.mark.parametrize("shape", [(5, 3, 3, 3), (5, 2, 1, 1), (5, 2, 5, 5), (3, 4, 5, 5)])
+def test_ocnn_residual_by_pytorch(shape: tuple[int, ...], stride: int) -> None:
     import torch
 
-    kernels = torch.tensor(gaussian((5, 3, 3, 3)), requires_grad=True)
+    kernels = torch.tensor(gaussian(shape), requires_grad=True)
     # OCNN's padding: the largest multiple of the stride below the kernel's size.
-    padding = 2 // stride * stride
+    padding = (shape[-1] - 1) // stride * stride
     correlation = torch.nn.functional.conv2d(kernels, kernels, padding=padding, stride=stride)
     target = torch.zeros_like(correlation)
     middle = correlation.shape[-1] // 2
-    target[:, :, middle, middle] = torch.eye(5)
+    target[:, :, middle, middle] = torch.eye(shape[0])
     total = ((correlation - target) ** 2).sum()
     total.backward()
     assert float(ocnn_residual(kernels.detach(), stride=stride)) == pytest.approx(float(total.detach()), rel=1e-13)

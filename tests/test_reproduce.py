@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,14 @@ def test_neither_workers_nor_engine_nor_executor_change_a_number(tmp_path: Path)
         reproduce(Request(targets=("table1", "table5"), repetitions=70, output=tmp_path / name, **requests[name]))
     numbers = [_numbers(tmp_path / name) for name in settings]
     assert all(other == numbers[0] for other in numbers[1:])
+
+
+@pytest.mark.parametrize("setting", [*table_settings(), *control_settings()], ids=lambda setting: setting.name)
+def test_the_engines_of_the_cpu_save_the_same_bits(setting: Setting) -> None:
+    outcomes = [run_setting(setting, Readings(), repetitions=70, seed=3, engine=e) for e in ("reference", "numba")]
+    for field in fields(Outcome):
+        first, second = (getattr(outcome, field.name) for outcome in outcomes)
+        np.testing.assert_array_equal(first, second, err_msg=field.name)
 
 
 def test_more_repetitions_keep_the_first_ones() -> None:

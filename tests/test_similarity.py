@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import convla
 from convla.errors import ShapeError
+from tests.similarity_oracles import exactly
 
 Shape = tuple[int, ...]
 
@@ -225,3 +226,66 @@ def test_integers_that_could_overflow_are_refused() -> None:
     assert convla.kernel_similarity(k, np.array([1000, 1000])) == 200_000
     assert convla.kernel_similarity(k, np.array([0.5, 0.5])) == 100
     assert convla.kernel_similarity(big.astype(object), big) == 2**81
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("channels", [False, True])
+@pytest.mark.parametrize("seed", range(12))
+def test_pairs_of_any_scale_against_exact_arithmetic(dtype: str, channels: bool, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    reach = 290 if dtype == "float64" else 36
+    lead = (2,) if channels else ()
+    k1, k2, x = (
+        (rng.standard_normal((*lead, n)) * 10.0 ** rng.integers(-reach, reach + 1)).astype(dtype) for n in (3, 3, 8)
+    )
+    if seed % 3 == 0:
+        k2 = k1[..., ::-1]
+    exact = [exactly(array) for array in (k1, k2, x)]
+    eps = np.finfo(dtype).eps
+
+    def close(found: Any, arguments: list[Any], function: Any) -> None:
+        assert found.dtype == dtype
+        expected, moduli = function(*arguments), function(*(abs(a) for a in arguments))
+        for f, e, m in zip(*(np.ravel(np.asarray(v, dtype=object)) for v in (found, expected, moduli)), strict=True):
+            largest = Fraction(float(np.finfo(dtype).max))
+            if abs(e) > largest:
+                assert np.isinf(f)
+                assert (f > 0) == (e > 0)
+            else:
+                assert abs(Fraction(float(f)) - e) <= Fraction(float(eps)) * abs(e) + Fraction(
+                    float(100 * 2.0**-53)
+                ) * m + Fraction(float(np.finfo(dtype).smallest_subnormal))
+
+    close(convla.kernel_similarity(k1, k2), exact[:2], lambda a, b: (a * b).sum())
+    options: dict[str, Any] = {"padding": "valid", "channels": channels}
+    close(
+        convla.feature_map_similarity(k1, k2, x, **options),
+        exact,
+        lambda *a: convla.feature_map_similarity(*a, **options),
+    )
+    for index in (0, 1):
+        close(
+            convla.feature_map_similarity_gradient(k1, k2, x, **options)[index],
+            exact,
+            lambda *a, index=index: convla.feature_map_similarity_gradient(*a, **options)[index],
+        )
+    image = x if channels else x[None]
+    close(
+        convla.feature_map_gram(image, (3,), padding="valid"),
+        [exactly(image)],
+        lambda a: convla.feature_map_gram(a, (3,), padding="valid"),
+    )
+
+
+def test_sums_of_float32_are_kept_in_float64() -> None:
+    ones = np.concatenate([[2.0**24], np.ones(1000), [-(2.0**24)]]).astype(np.float32)
+    assert convla.kernel_similarity(ones, np.ones_like(ones)) == 1000
+    assert convla.feature_map_similarity(np.ones(1, np.float32), np.ones(1, np.float32), ones[1:-1], padding=0) == 1000
+
+
+def test_half_precision_is_refused() -> None:
+    half = np.ones(3, np.float16)
+    with pytest.raises(TypeError, match="k1 must hold float32, float64, integers or exact objects, got dtype float16"):
+        convla.kernel_similarity(half, half)
+    with pytest.raises(TypeError, match=r"x must hold float32, .* got dtype float16"):
+        convla.feature_map_gram(half[None], (2,), padding="valid")

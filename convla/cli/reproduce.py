@@ -54,7 +54,9 @@ def _reproduce(
         str, typer.Option(help="Reading of the loss of Tables 1-2: inner (Eq. 5) or cosine, squared.")
     ] = "inner",
     train: Annotated[str, typer.Option(help="Which kernels are trained: both or first.")] = "both",
-    engine: Annotated[str, typer.Option(help="auto, reference, numba or cuda; all give the same numbers.")] = "auto",
+    engine: Annotated[
+        str, typer.Option(help="auto, reference, numba (all to the same bits) or cuda (to rounding).")
+    ] = "auto",
     executor: Annotated[str, typer.Option(help="local (threads) or loky (processes).")] = "local",
     workers: Annotated[int, typer.Option(help="Threads or processes; by default one for each CPU.")] = os.cpu_count()
     or 1,

@@ -1,9 +1,9 @@
-"""The two maps of convolutional similarity, compiled for the CPU: parallel over filters, vectorised over channels.
+"""The two maps of convolutional similarity, compiled for the CPU: parallel over filters, in blocks of registers.
 
-Each filter is copied, tap by tap, into float64 rows of its channels, which fit the cache; every sum then runs over
-contiguous rows (in the second map over taps, where there are more of them than channels). A filter's sums are taken in
-one order by one thread, so the bits do not depend on the number of threads. The rows are all the memory taken besides
-the result.
+Each filter is copied, as it lies in memory, into a float64 matrix X of channels times taps, which fits the cache. The
+first map sums the upper half of X^T X along its lags, the second is the product of X and a Toeplitz matrix of the lags.
+A filter's sums are taken in one order by one thread, so the bits do not depend on the number of threads. One filter and
+its result are all the memory taken besides the result.
 """
 
 from __future__ import annotations
@@ -14,38 +14,39 @@ from typing import Any
 import numba
 import numpy as np
 
-from convla.autocorrelation import lag_index
+from convla.autocorrelation import lag_offsets
 from convla.engines._parallel import run_jobs, take_job
+from convla.engines._product import LANES, MOST_ROWS, MOST_VECTORS, product
 from convla.typing import Array
 
 __all__ = ["correlate_lags", "summed_autocorrelations"]
 
-# Rows are a little longer than the channels: at a power of two, all rows of a tap would meet in one cache set.
-_GAP = 8
-
 # Fewer products than this take less than some tenths of a millisecond, which waiting for threads can cost over again.
 _PARALLEL_PRODUCTS = 2**21
+
+# Columns of the widest block of registers: how far one may reach beyond the end of a matrix.
+_WIDTH = MOST_VECTORS * LANES
 
 
 def summed_autocorrelations(kernels: Array) -> Array:
     """Run the operation; see `convla.autocorrelation.summed_autocorrelations`."""
-    rows, index = _prepare(kernels)
+    rows, offsets = _prepare(kernels)
     lags = np.empty((rows.shape[0], math.prod(2 * k - 1 for k in kernels.shape[2:])))
-    run_jobs(_autocorrelate_filters, rows, index, lags, shared=_is_large(rows))
+    run_jobs(_autocorrelate_filters, rows, offsets, lags, shared=_is_large(rows))
     return lags
 
 
 def correlate_lags(kernels: Array, lags: Array) -> Array:
     """Run the operation; see `convla.autocorrelation.correlate_lags`."""
-    rows, index = _prepare(kernels)
+    rows, offsets = _prepare(kernels)
     out = np.empty_like(rows)
-    run_jobs(_correlate_filters, rows, index, np.ascontiguousarray(lags), out, shared=_is_large(rows))
+    run_jobs(_correlate_filters, rows, offsets, np.ascontiguousarray(lags), out, shared=_is_large(rows))
     return out.reshape(kernels.shape)
 
 
 def _prepare(kernels: Array) -> tuple[Array, Array]:
     rows = np.ascontiguousarray(kernels).reshape(*kernels.shape[:2], -1)
-    return rows, lag_index(kernels.shape[2:])
+    return rows, lag_offsets(kernels.shape[2:]).astype(np.uint64)  # numba wraps what can be negative
 
 
 def _is_large(rows: Array) -> bool:
@@ -54,127 +55,198 @@ def _is_large(rows: Array) -> bool:
 
 
 # Sums may be reassociated into vector lanes, once, by the compiler; NaN and infinity keep their meaning.
-_FASTMATH = {"reassoc", "contract", "nsz"}
+_REORDERED = {"reassoc", "contract", "nsz"}
 
 
-def _compiled() -> Any:
-    return numba.njit(cache=True, fastmath=_FASTMATH)
+def _compiled(**options: Any) -> Any:
+    return numba.njit(cache=True, **options)
 
 
-@_compiled()
-def _tap_rows(kernel: Array, rows: Array) -> None:
-    channels, taps = kernel.shape
-    for tap in range(taps):
-        for channel in range(channels):
-            rows[tap, channel] = kernel[channel, tap]
-
-
-@_compiled()
-def _dot(channels: int, a: Array, b: Array) -> float:
+@_compiled(fastmath=_REORDERED)
+def _energy(numbers: Array) -> float:
     total = 0.0
-    for channel in range(channels):
-        total += a[channel] * b[channel]
+    for i in range(numbers.size):
+        wide = np.float64(numbers[i])
+        total += wide * wide
     return total
 
 
 @_compiled()
-def _three_dots(channels: int, a: Array, b: Array) -> tuple[float, float, float]:
-    # One load of a serves three rows of b: the loop is bound by its loads.
-    x, y, z = 0.0, 0.0, 0.0
-    for channel in range(channels):
-        x += a[channel] * b[0, channel]
-        y += a[channel] * b[1, channel]
-        z += a[channel] * b[2, channel]
-    return x, y, z
+def _widen(numbers: Array, wide: Array) -> None:
+    for i in range(numbers.size):
+        wide[i] = numbers[i]
 
 
 @_compiled()
-def _add_nine(w: Array, rows: Array, row: Array) -> None:
-    # A 3x3 kernel in one go: the row that is summed up is read and written once for nine products.
-    for c in range(row.size):
-        left = w[0] * rows[0, c] + w[1] * rows[1, c] + w[2] * rows[2, c]
-        middle = w[3] * rows[3, c] + w[4] * rows[4, c] + w[5] * rows[5, c]
-        row[c] += left + middle + (w[6] * rows[6, c] + w[7] * rows[7, c] + w[8] * rows[8, c])
-
-
-@_compiled()
-def _add_one(w: float, row_in: Array, row: Array) -> None:
-    for c in range(row.size):
-        row[c] += w * row_in[c]
-
-
-@_compiled()
-def _autocorrelate_filter(kernel: Array, index: Array, lags: Array) -> None:
-    channels, taps = kernel.shape
-    rows = np.empty((taps, channels + _GAP))
-    _tap_rows(kernel, rows)
+def _autocorrelate_filter(kernel: Array, offsets: Array, wide: Array, block: Array, lags: Array) -> None:
+    channels = kernel.shape[0]
+    _widen(kernel.reshape(-1), wide)
     lags[:] = 0.0
-    for p in range(taps):
-        blocks = (taps - p) // 3
-        for block in range(blocks):
-            q = p + 3 * block
-            x, y, z = _three_dots(channels, rows[p], rows[q : q + 3])
-            lags[index[p, q]] += x
-            lags[index[p, q + 1]] += y
-            lags[index[p, q + 2]] += z
-        for q in range(p + 3 * blocks, taps):
-            lags[index[p, q]] += _dot(channels, rows[p], rows[q])
+    if channels == 1:
+        _add_products(wide, offsets, lags)
+    else:
+        _add_gram(channels, wide, offsets, block, lags)
     # A later tap of row-major order is at a lag in the second half, the middle one included: mirror them.
     for t in range(lags.size // 2):
         lags[t] = lags[lags.size - 1 - t]
 
 
 @_compiled()
-def _correlate_filter(kernel: Array, index: Array, lags: Array, out: Array) -> None:
-    if kernel.shape[0] < kernel.shape[1]:
-        _correlate_along_taps(kernel, index, lags, out)
-    else:
-        _correlate_along_channels(kernel, index, lags, out)
+def _add_products(numbers: Array, offsets: Array, lags: Array) -> None:
+    for p in range(offsets.size):
+        zero = np.uint64(lags.size // 2) - offsets[p]
+        for q in range(p, offsets.size):
+            lags[zero + offsets[q]] += numbers[p] * numbers[q]
 
 
 @_compiled()
-def _correlate_along_taps(kernel: Array, index: Array, lags: Array, out: Array) -> None:
-    channels, taps = kernel.shape
-    rows, weights = np.empty((channels, taps)), np.empty(taps)
-    for channel in range(channels):
-        for p in range(taps):
-            rows[channel, p] = kernel[channel, p]
-    for q in range(taps):
-        for p in range(taps):
-            weights[p] = lags[index[q, p]]
-        for channel in range(channels):
-            out[channel, q] = _dot(taps, weights, rows[channel])
+def _add_gram(channels: int, wide: Array, offsets: Array, block: Array, lags: Array) -> None:
+    taps = offsets.size
+    p = 0
+    while p < taps:
+        # Five rows at the end of a 3x3 kernel take the registers that four and one would leave idle.
+        rows = 5 if taps - p == 5 else min(4, taps - p)
+        for q in range(p, taps, _WIDTH):
+            columns = min(_WIDTH, taps - q)
+            product(rows, -(-columns // LANES), block, 0, _WIDTH, wide, p, taps, 1, wide, q, taps, channels)
+            for r in range(rows):
+                zero = np.uint64(lags.size // 2) - offsets[p + r]
+                for x in range(max(0, p + r - q), columns):
+                    lags[zero + offsets[q + x]] += block[r * _WIDTH + x]
+        p += rows
 
 
 @_compiled()
-def _correlate_along_channels(kernel: Array, index: Array, lags: Array, out: Array) -> None:
+def _correlate_filter(
+    kernel: Array, offsets: Array, lags: Array, wide: Array, result: Array, toeplitz: Array, out: Array
+) -> None:
     channels, taps = kernel.shape
-    rows, row, weights = np.empty((taps, channels + _GAP)), np.empty(channels), np.empty(taps)
-    _tap_rows(kernel, rows)
-    nines = taps - taps % 9
+    columns = toeplitz.size // taps
+    some = _some_channels(taps)
+    for first in range(0, channels, some):
+        count = min(some, channels - first)
+        _widen(kernel[first : first + count].reshape(-1), wide)
+        for start in range(0, taps, columns):
+            # The last columns are taken with some of those before them.
+            q = max(0, min(start, taps - columns))
+            if first == 0 or taps > columns:
+                _fill_toeplitz(lags, offsets, q, columns, toeplitz)
+            for c in range(0, count, 4):
+                # Where the taps are fewer than the columns, the next row overwrites what is beyond the end of a row.
+                place = c * taps
+                product(
+                    min(4, count - c),
+                    columns // LANES,
+                    result,
+                    place + q,
+                    taps,
+                    wide,
+                    place,
+                    1,
+                    taps,
+                    toeplitz,
+                    0,
+                    columns,
+                    taps,
+                )
+        _narrow(result, out[first : first + count].reshape(-1))
+
+
+@_compiled(fastmath=_REORDERED)
+def _dot(a: Array, b: Array) -> float:
+    total = 0.0
+    for i in range(a.size):
+        total += a[i] * b[i]
+    return total
+
+
+@_compiled()
+def _correlate_along_taps(kernel: Array, offsets: Array, lags: Array, wide: Array, weights: Array, out: Array) -> None:
+    channels, taps = kernel.shape
+    _widen(kernel.reshape(-1), wide)
     for q in range(taps):
+        zero = np.uint64(lags.size // 2) - offsets[q]
         for p in range(taps):
-            weights[p] = lags[index[q, p]]
-        row[:] = 0.0
-        for p in range(0, nines, 9):
-            _add_nine(weights[p : p + 9], rows[p : p + 9], row)
-        for p in range(nines, taps):
-            _add_one(weights[p], rows[p], row)
+            weights[p] = lags[zero + offsets[p]]
         for channel in range(channels):
-            out[channel, q] = row[channel]
+            out[channel, q] = _dot(weights, wide[channel * taps : (channel + 1) * taps])
 
 
-@numba.njit(cache=True, nogil=True, fastmath=_FASTMATH)
-def _autocorrelate_filters(counter: Array, kernels: Array, index: Array, lags: Array) -> None:
-    i = take_job(counter)
-    while i < kernels.shape[0]:
-        _autocorrelate_filter(kernels[i], index, lags[i])
-        i = take_job(counter)
+@_compiled()
+def _fill_toeplitz(lags: Array, offsets: Array, q: int, columns: int, toeplitz: Array) -> None:
+    taps = offsets.size
+    for p in range(taps):
+        zero = np.uint64(lags.size // 2) - offsets[p]
+        for x in range(min(columns, taps - q)):
+            toeplitz[p * columns + x] = lags[zero + offsets[q + x]]
 
 
-@numba.njit(cache=True, nogil=True, fastmath=_FASTMATH)
-def _correlate_filters(counter: Array, kernels: Array, index: Array, lags: Array, out: Array) -> None:
-    i = take_job(counter)
-    while i < kernels.shape[0]:
-        _correlate_filter(kernels[i], index, lags[i], out[i])
-        i = take_job(counter)
+@_compiled()
+def _narrow(numbers: Array, narrow: Array) -> None:
+    for i in range(narrow.size):
+        narrow[i] = numbers[i]
+
+
+@_compiled()
+def _some_channels(taps: int) -> int:
+    """Return how many channels are taken at a time: they fit the cache, and pay for what they share."""
+    return 4 * max(16, 512 // taps)
+
+
+@_compiled()
+def _some_filters(kernels: Array) -> int:
+    """Return how many filters share their scratch memory."""
+    return max(1, 4096 // int(kernels.shape[1] * kernels.shape[2]))
+
+
+@_compiled()
+def _autocorrelate_some(kernels: Array, offsets: Array, lags: Array) -> None:
+    filters, channels, taps = kernels.shape
+    if taps == 1:
+        for i in range(filters):
+            lags[i, 0] = _energy(kernels[i].reshape(-1))
+        return
+    wide = np.zeros(channels * taps + _WIDTH)
+    block = np.empty(MOST_ROWS * _WIDTH)
+    for i in range(filters):
+        _autocorrelate_filter(kernels[i], offsets, wide, block, lags[i])
+
+
+@_compiled()
+def _correlate_some(kernels: Array, offsets: Array, lags: Array, out: Array) -> None:
+    filters, channels, taps = kernels.shape
+    if taps == 1:
+        for i in range(filters):
+            for channel in range(channels):
+                out[i, channel, 0] = lags[i, 0] * kernels[i, channel, 0]
+        return
+    if channels < taps:
+        numbers, weights = np.empty(channels * taps), np.empty(taps)
+        for i in range(filters):
+            _correlate_along_taps(kernels[i], offsets, lags[i], numbers, weights, out[i])
+        return
+    wide = np.empty(min(channels, _some_channels(taps)) * taps)
+    result = np.empty(wide.size + _WIDTH)
+    toeplitz = np.zeros(taps * min(_WIDTH, -(-taps // LANES) * LANES))
+    for i in range(filters):
+        _correlate_filter(kernels[i], offsets, lags[i], wide, result, toeplitz, out[i])
+
+
+@_compiled(nogil=True)
+def _autocorrelate_filters(counter: Array, kernels: Array, offsets: Array, lags: Array) -> None:
+    step = _some_filters(kernels)
+    first = step * take_job(counter)
+    while first < kernels.shape[0]:
+        some = slice(first, first + step)
+        _autocorrelate_some(kernels[some], offsets, lags[some])
+        first = step * take_job(counter)
+
+
+@_compiled(nogil=True)
+def _correlate_filters(counter: Array, kernels: Array, offsets: Array, lags: Array, out: Array) -> None:
+    step = _some_filters(kernels)
+    first = step * take_job(counter)
+    while first < kernels.shape[0]:
+        some = slice(first, first + step)
+        _correlate_some(kernels[some], offsets, lags[some], out[some])
+        first = step * take_job(counter)

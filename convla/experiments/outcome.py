@@ -12,7 +12,7 @@ import numpy as np
 from convla._array import namespace, to_numpy
 from convla._dispatch import check_cuda
 from convla._validate import check_integer
-from convla.experiments.pairs import choose_engine, descend_pairs
+from convla.experiments.pairs import choose_engine, descend_pairs, dot, quadratic_form
 from convla.experiments.settings import INPUT_LENGTH, Readings, Setting
 from convla.similarity import feature_map_gram
 from convla.typing import Array
@@ -185,11 +185,10 @@ def _run_chunk(setting: Setting, readings: Readings, x: Array, k1: Array, k2: Ar
 def _describe_pair(k1: Array, k2: Array, gram: Array) -> tuple[Floats, Floats]:
     """Return the kernels' norms (R, 2) and |cos| of their feature maps (R,), on the host."""
     xp = namespace(k1, k2, gram)
-
-    def form(a: Array, b: Array) -> Array:
-        return xp.sum(a * (gram @ b[..., None])[..., 0], axis=1)
-
+    # NumPy's own sums depend on how the memory is laid out, which differs between the engines.
+    k1, k2, gram = xp.permute_dims(k1, (1, 0)), xp.permute_dims(k2, (1, 0)), xp.permute_dims(gram, (1, 2, 0))
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        norm = xp.sqrt(xp.stack([xp.sum(k1 * k1, axis=1), xp.sum(k2 * k2, axis=1)], axis=1))
-        cosine = xp.abs(form(k1, k2)) / (xp.sqrt(form(k1, k1)) * xp.sqrt(form(k2, k2)))
+        norm = xp.sqrt(xp.stack([dot(k1, k1), dot(k2, k2)], axis=1))
+        lengths = [xp.sqrt(quadratic_form(k, gram, k)) for k in (k1, k2)]
+        cosine = xp.abs(quadratic_form(k1, gram, k2)) / (lengths[0] * lengths[1])
     return to_numpy(norm), to_numpy(cosine)

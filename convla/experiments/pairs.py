@@ -24,7 +24,16 @@ from convla.descent import SGD, Adam, Optimizer
 from convla.errors import ShapeError
 from convla.typing import Array, Namespace
 
-__all__ = ["LOSSES", "OPTIMIZERS", "SIMILARITIES", "PairDescent", "choose_engine", "descend_pairs"]
+__all__ = [
+    "LOSSES",
+    "OPTIMIZERS",
+    "SIMILARITIES",
+    "PairDescent",
+    "choose_engine",
+    "descend_pairs",
+    "dot",
+    "quadratic_form",
+]
 
 LOSSES = ("kernel", "convolutional", "shrinkage")
 """Squared kernel similarity <K1, K2>^2 (CSM Eq. 5); convolutional similarity (CSM Eq. 24); |K1|^2 + |K2|^2."""
@@ -203,7 +212,8 @@ def _make_optimizer(name: str, learning_rate: float) -> Optimizer:
     return SGD(learning_rate) if name == "SGD" else Adam(learning_rate)
 
 
-def _dot(a: Array, b: Array) -> Array:
+def dot(a: Array, b: Array) -> Array:
+    """Return the inner products of a and b, taps first, in ascending order of the taps whatever the memory's."""
     total = a[0, ...] * b[0, ...]
     for i in range(1, a.shape[0]):
         total = total + a[i, ...] * b[i, ...]
@@ -220,7 +230,7 @@ def _cross_correlation(k1: Array, k2: Array, xp: Namespace) -> Array:
 
 
 def _kernel_loss(k1: Array, k2: Array, xp: Namespace) -> tuple[Array, Array, Array]:  # noqa: ARG001
-    product = _dot(k1, k2)
+    product = dot(k1, k2)
     return product * product, 2.0 * product * k2, 2.0 * product * k1
 
 
@@ -234,11 +244,11 @@ def _convolutional_loss(k1: Array, k2: Array, xp: Namespace) -> tuple[Array, Arr
     for i in range(n):
         g1 = g1 + k2[i, ...] * backwards[n - 1 - i : 2 * n - 1 - i, ...]
         g2 = g2 + k1[i, ...] * r[n - 1 - i : 2 * n - 1 - i, ...]
-    return _dot(r, r), 2.0 * g1, 2.0 * g2
+    return dot(r, r), 2.0 * g1, 2.0 * g2
 
 
 def _shrinkage_loss(k1: Array, k2: Array, xp: Namespace) -> tuple[Array, Array, Array]:  # noqa: ARG001
-    return _dot(k1, k1) + _dot(k2, k2), 2.0 * k1, 2.0 * k2
+    return dot(k1, k1) + dot(k2, k2), 2.0 * k1, 2.0 * k2
 
 
 _LOSSES: dict[str, Callable[[Array, Array, Namespace], tuple[Array, Array, Array]]] = {
@@ -250,28 +260,29 @@ _LOSSES: dict[str, Callable[[Array, Array, Namespace], tuple[Array, Array, Array
 
 def _normalize(value: Array, g1: Array, g2: Array, k1: Array, k2: Array) -> tuple[Array, Array, Array]:
     # J = L / (n1 n2) with n = |K|^2: dJ/dK1 = (dL/dK1 - (2 L / n1) K1) / (n1 n2).
-    n1, n2 = _dot(k1, k1), _dot(k2, k2)
+    n1, n2 = dot(k1, k1), dot(k2, k2)
     scale = n1 * n2
     g1 = (g1 - (2.0 * value / n1) * k1) / scale
     g2 = (g2 - (2.0 * value / n2) * k2) / scale
     return value / scale, g1, g2
 
 
-def _quadratic_form(a: Array, gram: Array, b: Array) -> Array:
+def quadratic_form(a: Array, gram: Array, b: Array) -> Array:
+    """Return a^T gram b, taps first, in the order of `dot`."""
     image = gram[:, 0, ...] * b[0, ...]
     for j in range(1, b.shape[0]):
         image = image + gram[:, j, ...] * b[j, ...]
-    return _dot(a, image)
+    return dot(a, image)
 
 
 def _observe(k1: Array, k2: Array, gram: Array, lags: Array, similarity: str, toeplitz: bool, xp: Namespace) -> Array:
-    product = _dot(_cross_correlation(k1, k2, xp), lags) if toeplitz else _quadratic_form(k1, gram, k2)
+    product = dot(_cross_correlation(k1, k2, xp), lags) if toeplitz else quadratic_form(k1, gram, k2)
     if similarity == "squared":
         return product * product
     if similarity == "absolute":
         return xp.abs(product)
     if similarity == "cosine":
-        return product / (xp.sqrt(_quadratic_form(k1, gram, k1)) * xp.sqrt(_quadratic_form(k2, gram, k2)))
+        return product / (xp.sqrt(quadratic_form(k1, gram, k1)) * xp.sqrt(quadratic_form(k2, gram, k2)))
     return product
 
 

@@ -84,7 +84,7 @@ class Request:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What the numbers depend on; the engine, the executor and the workers change no bit of them."""
+        """What the numbers depend on; the executor, the workers and the CPU's engines change no bit of them."""
         return {
             "seed": self.seed,
             "repetitions": self.repetitions,

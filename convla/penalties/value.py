@@ -21,9 +21,9 @@ from convla._threads import blas_on_one_thread
 from convla._validate import check_array, check_choice, check_real
 from convla.linear_map import LinearMap
 from convla.operators import ConvOperator
+from convla.spectra.result import SingularValues
 from convla.spectra.status import Status
 from convla.spectra.tracking import DENSE_ENTRIES
-from convla.spectra.result import SingularValues
 from convla.spectra.values import singular_values, smallest_singular_value
 from convla.toeplitz import unvec, vec
 from convla.typing import Array, ArrayLike

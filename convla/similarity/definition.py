@@ -7,7 +7,8 @@ import math
 from convla._array import accumulation_dtype
 from convla._validate import check_array
 from convla.conv import convolve, cross_correlate
-from convla.similarity.signatures import scale_filters, times_power_of_two, zero_kernel_error
+from convla.similarity.scaling import times_powers
+from convla.similarity.signatures import scale_filters, zero_kernel_error
 from convla.typing import Array, Namespace
 
 __all__ = ["similarity_by_definition"]
@@ -34,7 +35,7 @@ def similarity_by_definition(kernels: Array, normalized: bool, gradient: bool, x
     if gradient:
         slope = _defined_gradient(units, xp)
         slope = (slope - xp.sum(slope * units, axis=axes, keepdims=True) * units) / norms
-        slope = times_power_of_two(slope, xp.reshape(-exponents, tuple(norms.shape)), xp)
+        slope = times_powers(slope, xp.reshape(-exponents, tuple(norms.shape)), xp)
     return value, xp.astype(slope, dtype, copy=False)
 
 

@@ -19,6 +19,7 @@ from convla._array import all_finite, is_exact, namespace
 from convla._validate import check_array, check_choice, check_same_shape
 from convla.errors import ShapeError
 from convla.similarity.definition import similarity_by_definition
+from convla.similarity.scaling import times_powers
 from convla.similarity.signatures import (
     Form,
     energies_are_safe,
@@ -27,7 +28,6 @@ from convla.similarity.signatures import (
     scaled_pairs,
     signature_form,
     sums_of_others,
-    times_power_of_two,
 )
 from convla.typing import Array, ArrayLike, Engine, Namespace
 
@@ -312,7 +312,7 @@ def _floating(
     slope = form.pull_back(kernels, weights, engine)
     if exponents is not None:
         powers = -exponents if normalized else powers
-        slope = times_power_of_two(slope, xp.reshape(powers, (-1, *(1,) * (slope.ndim - 1))), xp)
+        slope = times_powers(slope, xp.reshape(powers, (-1, *(1,) * (slope.ndim - 1))), xp)
     return value, slope
 
 

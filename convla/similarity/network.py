@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
+from array_api_compat import is_torch_array
 
-from convla._array import accumulation_dtype, all_finite, is_numpy, namespace
+from convla._array import accumulation_dtype, all_finite, describe, is_numpy, namespace
 from convla._validate import check_array, check_integer, check_same_shape
 from convla.descent import Adam
-from convla.errors import ShapeError
 from convla.similarity.layer import Pairs, convolutional_similarity_and_gradient, similarities_of_equal_layers
 from convla.typing import Array, ArrayLike, Engine, Namespace
 
@@ -70,6 +71,7 @@ def network_similarity(
     >>> result.total, result.layers
     (39.0, {'first': 38.0, 'second': 1.0})
     """
+    _check_mapping(kernels)
     names = list(kernels)
     arrays = {name: _layer(name, kernels[name]) for name in names}
     results: dict[str, tuple[Array, Array]] = {}
@@ -199,7 +201,8 @@ def initialize_network(
 
     Notes
     -----
-    Stopping and going on gives the same bits as not stopping, for any number of threads.
+    Stopping and going on gives the same bits as not stopping, for any number of threads. An interrupt leaves `state` as
+    the last whole step left it.
 
     References
     ----------
@@ -214,7 +217,10 @@ def initialize_network(
     >>> len(result.losses), result.losses[-1] < result.losses[0]
     (20, True)
     """
+    _check_mapping(kernels)
     iterations = check_integer("iterations", iterations, minimum=0)
+    if not isinstance(betas, Sequence) or len(betas) != 2:
+        raise TypeError(f"betas must be two numbers, got {betas!r}")
     settings = {"learning_rate": learning_rate, "betas": list(betas), "keep_norms": keep_norms}
     if state is None:
         layers = {name: _layer(name, kernel, floating=True) for name, kernel in kernels.items()}
@@ -239,14 +245,16 @@ def _step(state: Initialization, engine: Engine) -> None:
     similarity = network_similarity(state.kernels, normalized=bool(state.settings["keep_norms"]), engine=engine)
     if not all(all_finite(gradient, namespace(gradient)) for gradient in similarity.gradients.values()):
         raise OverflowError("the gradient of the similarity overflows: kernels must be smaller, or norms kept")
-    state.losses.append(similarity.total)
+    kernels, optimizers = {}, {name: copy.copy(adam) for name, adam in state.optimizers.items()}
     for name, gradient in similarity.gradients.items():
-        kernel = state.optimizers[name].step(state.kernels[name], gradient)
+        kernel = optimizers[name].step(state.kernels[name], gradient)
         if state.norms:
             xp = namespace(kernel)
             kernel = kernel * xp.astype(state.norms[name] / _norms(kernel), kernel.dtype)
-        state.kernels[name] = kernel
-    state.iteration += 1
+        kernels[name] = kernel
+    # In one call, which no interrupt divides: the state is that of a whole number of steps.
+    losses, iteration = [*state.losses, similarity.total], state.iteration + 1
+    vars(state).update(kernels=kernels, optimizers=optimizers, losses=losses, iteration=iteration)
 
 
 def _adam(settings: Mapping[str, Any]) -> Adam:
@@ -265,11 +273,19 @@ def _norms(kernel: Array) -> Array:
     return largest * xp.sqrt(xp.sum(shares * shares, axis=axes, keepdims=True))
 
 
+def _check_mapping(kernels: object) -> None:
+    if not isinstance(kernels, Mapping):
+        raise TypeError(
+            f"kernels must be a mapping of layers by name, such as {{'conv1': array}}, got {describe(kernels)}"
+        )
+
+
 def _layer(name: str, kernel: ArrayLike, *, floating: bool = False) -> Array:
     xp = namespace(kernel)
     try:
-        array = check_array("kernels", kernel, xp, min_ndim=3, axes="(c_out, c_in, *kernel)", finite=False)
-    except (TypeError, ShapeError) as error:
+        # Where they are only measured, NaN and infinity are found later, in the energies.
+        array = check_array("kernels", kernel, xp, min_ndim=3, axes="(c_out, c_in, *kernel)", finite=floating)
+    except (TypeError, ValueError) as error:
         raise type(error)(f"layer {name}: {error}") from error
     if floating and not _is_floating(array, xp):
         raise TypeError(f"layer {name}: kernels must be float32 or float64, got dtype {array.dtype}")
@@ -277,6 +293,8 @@ def _layer(name: str, kernel: ArrayLike, *, floating: bool = False) -> Array:
 
 
 def _number(name: str, value: Array) -> float:
+    # A number read from a tensor that autograd follows brings a warning.
+    value = value.detach() if is_torch_array(value) else value
     try:
         return float(value)
     except (TypeError, OverflowError) as error:

@@ -6,15 +6,16 @@ without a shift; the OCNN residual looks at all shifts.
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import array_api_extra as xpx
+import numpy as np
 
-from convla._array import accumulation_dtype, device_of, is_exact, namespace
+from convla._array import accumulation_dtype, is_exact, namespace
 from convla._validate import check_array, check_integer, check_per_axis
 from convla.errors import ShapeError
+from convla.similarity.residuals import correlation_residual, gram_residual, residual_times
+from convla.similarity.scaling import power_of, times_power
 from convla.typing import Array, ArrayLike, Namespace
 
 __all__ = [
@@ -54,7 +55,8 @@ def kernel_orthogonality(kernels: ArrayLike, *, groups: int = 1) -> Array:
 
     Notes
     -----
-    It cannot be 0 where c_out > c_in * taps; the least value is then c_out - c_in * taps, in each group.
+    It cannot be 0 where c_out > c_in * taps; the least value is then c_out - c_in * taps, in each group, and what is
+    above it is the squared norm of W^T W - I, by which it is computed: the smaller Gram matrix is the one formed.
 
     References
     ----------
@@ -67,9 +69,7 @@ def kernel_orthogonality(kernels: ArrayLike, *, groups: int = 1) -> Array:
     >>> round(float(kernel_orthogonality(np.array([[[0.6, 0.8]], [[0.8, -0.6]]]))), 12)
     0.0
     """
-    rows, kernels, xp = _rows(kernels)
-    residual = _gram_residual(_blocks(rows, groups, xp), xp)
-    return xp.astype(xp.sum(residual * residual), kernels.dtype)
+    return _orthogonality(kernels, groups, gradient=False)[0]
 
 
 def kernel_orthogonality_gradient(kernels: ArrayLike, *, groups: int = 1) -> Array:
@@ -100,11 +100,7 @@ def kernel_orthogonality_and_gradient(kernels: ArrayLike, *, groups: int = 1) ->
     >>> float(value), gradient
     (1.0, array([[[4., 4.]]]))
     """
-    rows, kernels, xp = _rows(kernels)
-    rows = _blocks(rows, groups, xp)
-    residual = _gram_residual(rows, xp)
-    value = xp.astype(xp.sum(residual * residual), kernels.dtype)
-    return value, _like(4.0 * (residual @ rows), kernels, xp)
+    return _orthogonality(kernels, groups, gradient=True)
 
 
 def ocnn_residual(kernels: ArrayLike, *, stride: int | Sequence[int] = 1, groups: int = 1) -> Array:
@@ -127,7 +123,7 @@ def ocnn_residual(kernels: ArrayLike, *, stride: int | Sequence[int] = 1, groups
     Returns
     -------
     array of shape ()
-        Of the kernels' dtype; sums over lags and filters are kept in float64.
+        Of the kernels' dtype; sums over lags and filters are kept in float64, for kernels of 20 taps or more all sums.
 
     Raises
     ------
@@ -138,7 +134,10 @@ def ocnn_residual(kernels: ArrayLike, *, stride: int | Sequence[int] = 1, groups
     Notes
     -----
     Z at lag -t is the transpose of Z at lag t, so half of the lags are formed, each by one matrix product: c_out^2 c_in
-    times half of taps^2 operations at stride 1.
+    times half of taps^2 operations at stride 1, with filters and channels exchanged where there are fewer channels.
+    From 20 taps on the sum is taken over the frequencies of a transform instead, of about 2^n taps for n kernel axes.
+    Sums of squares are added up in both: a value near its least is as accurate as the residual Z - D, whose error is a
+    few roundings times the kernels' energies.
 
     References
     ----------
@@ -154,13 +153,7 @@ def ocnn_residual(kernels: ArrayLike, *, stride: int | Sequence[int] = 1, groups
     >>> round(float(ocnn_residual(kernels)), 12), round(float(ocnn_residual(kernels, stride=2)), 12)
     (2.0, 0.0)
     """
-    _, kernels, xp = _rows(kernels)
-    blocks = _blocks(kernels, groups, xp)
-    total = 0.0
-    for weight, (high, low) in _half_lags(tuple(kernels.shape[2:]), stride):
-        residual = _lag_residual(blocks, high, low, xp)
-        total = total + weight * xp.sum(residual * residual, dtype=xp.float64)
-    return xp.astype(total, kernels.dtype)
+    return _ocnn(kernels, stride, groups, gradient=False)[0]
 
 
 def ocnn_residual_gradient(kernels: ArrayLike, *, stride: int | Sequence[int] = 1, groups: int = 1) -> Array:
@@ -193,19 +186,7 @@ def ocnn_residual_and_gradient(
     >>> float(value), gradient
     (3.0, array([[[8., 8.]]]))
     """
-    _, kernels, xp = _rows(kernels)
-    blocks = _blocks(kernels, groups, xp)
-    shape = tuple(blocks.shape)
-    total = 0.0
-    gradient = xp.zeros(shape, dtype=kernels.dtype, device=device_of(kernels))
-    for weight, (high, low) in _half_lags(shape[3:], stride):
-        residual = _lag_residual(blocks, high, low, xp)
-        total = total + weight * xp.sum(residual * residual, dtype=xp.float64)
-        for there, here, matrix in ((high, low, residual), (low, high, xp.matrix_transpose(residual))):
-            image = blocks[there]
-            term = 2.0 * weight * (matrix @ xp.reshape(image, (*shape[:2], -1)))
-            gradient = xpx.at(gradient)[here].add(xp.reshape(term, tuple(image.shape)))
-    return xp.astype(total, kernels.dtype), xp.reshape(gradient, tuple(kernels.shape))
+    return _ocnn(kernels, stride, groups, gradient=True)
 
 
 def spectral_isometry(kernels: ArrayLike) -> Array:
@@ -239,9 +220,13 @@ def spectral_isometry(kernels: ArrayLike) -> Array:
     >>> round(float(spectral_isometry(np.array([[[2.0, 0.0]], [[0.0, 1.0]]]))), 12)
     3.0
     """
-    rows, kernels, xp = _rows(kernels)
-    values = xp.linalg.eigvalsh(_gram_residual(rows, xp))
-    return xp.astype(xp.max(xp.abs(values)), kernels.dtype)
+    with np.errstate(over="ignore"):
+        rows, power, kernels, xp = _scaled_rows(kernels)
+        residual, missing = gram_residual(rows, _unit(power), xp)
+        worst = xp.max(xp.abs(xp.linalg.eigvalsh(residual)))
+        if missing:
+            worst = xp.where(worst < _unit(power), xp.ones_like(worst) * _unit(power), worst)
+        return xp.astype(times_power(worst, 2 * power, xp), kernels.dtype)
 
 
 def spectral_isometry_gradient(kernels: ArrayLike) -> Array:
@@ -261,11 +246,16 @@ def spectral_isometry_gradient(kernels: ArrayLike) -> Array:
     <BLANKLINE>
            [[0., 0.]]])
     """
-    rows, kernels, xp = _rows(kernels)
-    values, vectors = xp.linalg.eigh(_gram_residual(rows, xp))
-    worst = int(xp.argmax(xp.abs(values)))
-    vector = vectors[:, worst : worst + 1]
-    return _like(2.0 * xp.sign(values[worst]) * (vector @ (xp.matrix_transpose(vector) @ rows)), kernels, xp)
+    with np.errstate(over="ignore"):
+        rows, power, kernels, xp = _scaled_rows(kernels)
+        residual, missing = gram_residual(rows, _unit(power), xp)
+        values, vectors = xp.linalg.eigh(residual)
+        worst = int(xp.argmax(xp.abs(values)))
+        if missing and bool(xp.abs(values[worst]) < _unit(power)):
+            return xp.zeros_like(kernels)  # at an eigenvector with W^T v = 0
+        vector = vectors[:, worst : worst + 1]
+        slope = residual_times(vector @ xp.matrix_transpose(vector), rows)
+        return _like(times_power(2.0 * xp.sign(values[worst]) * slope, power, xp), kernels, xp)
 
 
 def mutual_coherence(kernels: ArrayLike) -> Array:
@@ -328,8 +318,33 @@ def mutual_coherence_gradient(kernels: ArrayLike) -> Array:
     return _like(gradient, kernels, xp)
 
 
-def _rows(kernels: ArrayLike) -> tuple[Array, Array, Namespace]:
-    """Return the kernels as rows in float64, as they came (floating-point), and their namespace."""
+def _orthogonality(kernels: ArrayLike, groups: int, *, gradient: bool) -> tuple[Array, Array]:
+    """Return the value and, where asked for, the gradient (else a dummy) of `kernel_orthogonality`."""
+    with np.errstate(over="ignore"):
+        rows, power, kernels, xp = _scaled_rows(kernels)
+        blocks = _blocks(rows, groups, xp)
+        residual, missing = gram_residual(blocks, _unit(power), xp)
+        value = xp.sum(residual * residual) + blocks.shape[0] * missing * _unit(power) ** 2
+        value = xp.astype(times_power(value, 4 * power, xp), kernels.dtype)
+        if not gradient:
+            return value, value
+        slope = 4.0 * residual_times(residual, blocks)
+        return value, _like(times_power(slope, 3 * power, xp), kernels, xp)
+
+
+def _ocnn(kernels: ArrayLike, stride: int | Sequence[int], groups: int, *, gradient: bool) -> tuple[Array, Array]:
+    """Return the value and, where asked for, the gradient (else a dummy) of `ocnn_residual`."""
+    with np.errstate(over="ignore"):
+        kernels, xp = _check(kernels)
+        scaled, power = _scaled(kernels, xp)
+        strides = check_per_axis("stride", stride, kernels.ndim - 2)
+        value, slope = correlation_residual(_blocks(scaled, groups, xp), strides, _unit(power), xp, gradient=gradient)
+        value = xp.astype(times_power(value, 4 * power, xp), kernels.dtype)
+        return value, _like(times_power(slope, 3 * power, xp), kernels, xp)
+
+
+def _check(kernels: ArrayLike) -> tuple[Array, Namespace]:
+    """Return the kernels as a floating-point array, and their namespace."""
     xp = namespace(kernels)
     kernels = check_array("kernels", kernels, xp, min_ndim=3, axes="(c_out, c_in, *kernel)")
     if kernels.ndim > 5:
@@ -338,8 +353,33 @@ def _rows(kernels: ArrayLike) -> tuple[Array, Array, Namespace]:
         kernels = xp.astype(kernels, xp.float64)
     if kernels.dtype not in (xp.float32, xp.float64):
         raise TypeError(f"kernels must be float32, float64 or integers, got dtype {kernels.dtype}")
+    return kernels, xp
+
+
+def _rows(kernels: Array, xp: Namespace) -> Array:
+    """Return the kernels as rows in float64."""
     rows = xp.reshape(kernels, (kernels.shape[0], -1))
-    return xp.astype(rows, accumulation_dtype(kernels, xp), copy=False), kernels, xp
+    return xp.astype(rows, accumulation_dtype(kernels, xp), copy=False)
+
+
+def _scaled(kernels: Array, xp: Namespace) -> tuple[Array, int]:
+    """Return kernels whose fourth powers stay in their dtype, and the power of two that was split off."""
+    power = power_of(kernels, xp)
+    if power <= (16 if kernels.dtype == xp.float32 else 128):
+        return kernels, 0
+    return times_power(kernels, -power, xp), power
+
+
+def _scaled_rows(kernels: ArrayLike) -> tuple[Array, int, Array, Namespace]:
+    """Return the scaled kernels as rows in float64 and their power of two; the kernels and their namespace."""
+    kernels, xp = _check(kernels)
+    rows, power = _scaled(_rows(kernels, xp), xp)
+    return rows, power, kernels, xp
+
+
+def _unit(power: int) -> float:
+    """Return what is 1 for the kernels' squares, for those of the scaled kernels."""
+    return 2.0 ** (-2 * power)
 
 
 def _blocks(kernels: Array, groups: int, xp: Namespace) -> Array:
@@ -351,36 +391,14 @@ def _blocks(kernels: Array, groups: int, xp: Namespace) -> Array:
     return xp.reshape(kernels, (groups, shape[0] // groups, *shape[1:]))
 
 
-def _gram_residual(rows: Array, xp: Namespace) -> Array:
-    identity = xp.eye(rows.shape[-2], dtype=rows.dtype, device=device_of(rows))
-    return rows @ xp.matrix_transpose(rows) - identity
-
-
 def _like(rows: Array, kernels: Array, xp: Namespace) -> Array:
     return xp.astype(xp.reshape(rows, tuple(kernels.shape)), kernels.dtype, copy=False)
 
 
-def _half_lags(size: tuple[int, ...], stride: int | Sequence[int]) -> Iterator[tuple[int, tuple[Any, Any]]]:
-    """Give lag 0 and one of each two (t, -t) that the stride leaves: a weight, and the taps p + t and p it joins."""
-    strides = check_per_axis("stride", stride, len(size))
-    reach = [range(-((k - 1) // s) * s, k, s) for k, s in zip(size, strides, strict=True)]
-    for lag in itertools.product(*reach):
-        if lag >= (0,) * len(size):
-            high = tuple(slice(max(t, 0), k + min(t, 0)) for t, k in zip(lag, size, strict=True))
-            low = tuple(slice(max(-t, 0), k + min(-t, 0)) for t, k in zip(lag, size, strict=True))
-            yield (2 if any(lag) else 1), ((..., *high), (..., *low))
-
-
-def _lag_residual(kernels: Array, high: Any, low: Any, xp: Namespace) -> Array:
-    """Return Z at one lag, (groups, c_out // groups, c_out // groups), less the identity at lag 0."""
-    shape = (*kernels.shape[:2], -1)
-    product = xp.reshape(kernels[low], shape) @ xp.matrix_transpose(xp.reshape(kernels[high], shape))
-    return product - xp.eye(shape[1], dtype=product.dtype, device=device_of(product)) if high == low else product
-
-
 def _most_coherent(kernels: ArrayLike) -> tuple[int, int, Array, tuple[Array, Array], Array, Namespace]:
     """Return the first pair of largest abs(cosine), that cosine, and the norms and unit rows."""
-    rows, kernels, xp = _rows(kernels)
+    kernels, xp = _check(kernels)
+    rows = _rows(kernels, xp)
     count = rows.shape[0]
     if count < 2:
         raise ShapeError(f"mutual coherence needs at least two kernels, got shape {tuple(kernels.shape)}")

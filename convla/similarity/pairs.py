@@ -1,21 +1,26 @@
 """Similarity of two kernels and of their feature maps: inner products and their gradients.
 
 Every function here is a polynomial in its arguments, so exact inputs (integers, object arrays of exact numbers) give
-exact values.
+exact values. Floating-point numbers are multiplied and added in float64, their powers of two apart: a value beyond the
+dtype's range is returned as infinity, one below it as 0.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
-from convla._array import namespace
+import numpy as np
+
+from convla._array import is_exact, namespace
 from convla._boundary import extend
 from convla._checks import check_integer_range
 from convla._validate import check_array, check_same_shape
 from convla.conv import cross_correlate
 from convla.errors import ShapeError
 from convla.geometry import ConvGeometry
+from convla.similarity.scaling import power_of, times_power
 from convla.typing import Array, ArrayLike, Namespace, Padding
 
 __all__ = [
@@ -25,6 +30,9 @@ __all__ = [
     "kernel_similarity",
     "kernel_similarity_gradient",
 ]
+
+_SAFE_POWER = 100
+"""Up to this power of two and down to its inverse, no product of degree 4 comes near the ends of float64."""
 
 
 def kernel_similarity(k1: ArrayLike, k2: ArrayLike) -> Array:
@@ -58,7 +66,8 @@ def kernel_similarity(k1: ArrayLike, k2: ArrayLike) -> Array:
     xp = namespace(k1, k2)
     k1, k2 = _check_pair(k1, k2, xp)
     _check_range(k1, k2, math.prod(k1.shape))
-    return xp.sum(k1 * k2)
+    (k1, k2), power, dtype = _prepare((k1, k2), (1, 1), xp)
+    return _restore(xp.sum(k1 * k2), power, dtype, xp)
 
 
 def kernel_similarity_gradient(k1: ArrayLike, k2: ArrayLike) -> tuple[Array, Array]:
@@ -127,9 +136,10 @@ def feature_map_similarity(
     x = _check_input(x, k1, xp)
     if not channels:
         k1, k2, x = k1[None, ...], k2[None, ...], x[None, ...]
+    (k1, k2, x), power, dtype = _prepare((k1, k2, x), (1, 1, 2), xp)
     f1, f2 = (cross_correlate(x, k[None, ...], padding=padding) for k in (k1, k2))
     _check_range(f1, f2, math.prod(f1.shape))
-    return xp.sum(f1 * f2)
+    return _restore(xp.sum(f1 * f2), power, dtype, xp)
 
 
 def feature_map_similarity_gradient(
@@ -149,11 +159,14 @@ def feature_map_similarity_gradient(
     k1, k2 = _check_pair(k1, k2, xp)
     x = _check_input(x, k1, xp)
     kernel_shape = tuple(k1.shape)[1:] if channels else tuple(k1.shape)
-    gram = feature_map_gram(x if channels else x[None, ...], kernel_shape, padding=padding)
-    _check_range(gram, k1, math.prod(k1.shape))
-    _check_range(gram, k2, math.prod(k2.shape))
-    g1, g2 = (xp.reshape(gram @ xp.reshape(k, (-1,)), tuple(k1.shape)) for k in (k2, k1))
-    return g1, g2
+    slopes = []
+    for k in (k2, k1):
+        (kernel, image), power, dtype = _prepare((k, x), (1, 2), xp)
+        gram = _gram(image if channels else image[None, ...], kernel_shape, padding, xp)
+        _check_range(gram, kernel, math.prod(k1.shape))
+        slope = xp.reshape(gram @ xp.reshape(kernel, (-1,)), tuple(k1.shape))
+        slopes.append(_restore(slope, power, dtype, xp))
+    return slopes[0], slopes[1]
 
 
 def feature_map_gram(x: ArrayLike, kernel_shape: Sequence[int], *, padding: Padding) -> Array:
@@ -201,6 +214,12 @@ def feature_map_gram(x: ArrayLike, kernel_shape: Sequence[int], *, padding: Padd
     xp = namespace(x)
     size = tuple(kernel_shape)
     x = check_array("x", x, xp, min_ndim=len(size) + 1, axes=f"(..., c_in, *image) with {len(size)} image axes")
+    _check_dtype("x", x, xp)
+    (x,), power, dtype = _prepare((x,), (2,), xp)
+    return _restore(_gram(x, size, padding, xp), power, dtype, xp)
+
+
+def _gram(x: Array, size: tuple[int, ...], padding: Padding, xp: Namespace) -> Array:
     split = x.ndim - len(size) - 1
     shape = tuple(x.shape)
     geometry = ConvGeometry((1, shape[split], *size), shape[split + 1 :], padding=padding)
@@ -215,11 +234,14 @@ def _check_pair(k1: ArrayLike, k2: ArrayLike, xp: Namespace) -> tuple[Array, Arr
     k1 = check_array("k1", k1, xp, min_ndim=1)
     k2 = check_array("k2", k2, xp, min_ndim=1)
     check_same_shape("k1", k1, "k2", k2)
+    _check_dtype("k1", k1, xp)
+    _check_dtype("k2", k2, xp)
     return k1, k2
 
 
 def _check_input(x: ArrayLike, kernel: Array, xp: Namespace) -> Array:
     x = check_array("x", x, xp)
+    _check_dtype("x", x, xp)
     if x.ndim != kernel.ndim:
         raise ShapeError(
             f"x must have as many axes as k1 and k2, {kernel.ndim}, got shape {tuple(x.shape)} "
@@ -236,3 +258,31 @@ def _check_range(a: Array, b: Array, terms: int) -> None:
     dtype = xp.result_type(a, b)
     if xp.isdtype(dtype, "integral"):
         check_integer_range(xp.astype(a, dtype), xp.astype(b, dtype), terms)
+
+
+def _check_dtype(name: str, array: Array, xp: Namespace) -> None:
+    if not is_exact(array) and array.dtype not in (xp.float32, xp.float64):
+        raise TypeError(f"{name} must hold float32, float64, integers or exact objects, got dtype {array.dtype}")
+
+
+def _prepare(arrays: tuple[Array, ...], degrees: tuple[int, ...], xp: Namespace) -> tuple[tuple[Array, ...], int, Any]:
+    """Return arrays to multiply, each by its degree, the power of two they lack, and the dtype of the result.
+
+    Floating-point numbers come in float64; where products of them could leave it, with entries of modulus up to 1.
+    """
+    if any(is_exact(array) and array.dtype == object for array in arrays) or all(map(is_exact, arrays)):
+        return arrays, 0, None
+    dtype = xp.result_type(*(xp.float64 if is_exact(array) else array.dtype for array in arrays))
+    arrays = tuple(xp.astype(array, xp.float64, copy=False) for array in arrays)
+    powers = [power_of(array, xp) for array in arrays]
+    if max(map(abs, powers)) <= _SAFE_POWER:
+        return arrays, 0, dtype
+    arrays = tuple(times_power(array, -power, xp) for array, power in zip(arrays, powers, strict=True))
+    return arrays, sum(power * degree for power, degree in zip(powers, degrees, strict=True)), dtype
+
+
+def _restore(product: Array, power: int, dtype: Any, xp: Namespace) -> Array:
+    if dtype is None:
+        return product
+    with np.errstate(over="ignore"):
+        return xp.astype(times_power(product, power, xp), dtype, copy=False)

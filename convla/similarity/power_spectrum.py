@@ -18,7 +18,7 @@ from convla._array import accumulation_dtype, namespace, on_device_of
 from convla.autocorrelation import filter_batches
 from convla.typing import Array, Namespace
 
-__all__ = ["filter_by_spectrum", "spectrum_weights", "summed_cross_spectra", "summed_power_spectra"]
+__all__ = ["filter_by_spectrum", "spectrum_weights", "summed_cross_spectra", "summed_power_spectra", "transform_length"]
 
 
 def summed_power_spectra(kernels: Array) -> Array:
@@ -49,7 +49,7 @@ def filter_by_spectrum(kernels: Array, spectra: Array) -> Array:
     xp = namespace(kernels, spectra)
     size = tuple(kernels.shape[2:])
     response = spectra / on_device_of(spectrum_weights(size), kernels, xp)
-    length = _length(size)
+    length = transform_length(size)
     response = xp.reshape(response, (-1, 1, *length[:-1], length[-1] // 2 + 1))
     support = (..., *(slice(0, k) for k in size))
 
@@ -67,26 +67,27 @@ def spectrum_weights(size: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.float
 
     A frequency of the half spectrum that stands for two has the factor sqrt(2 / n), with n samples in all.
     """
-    return np.sqrt(_multiplicity(size) / math.prod(_length(size)))
+    return np.sqrt(_multiplicity(size) / math.prod(transform_length(size)))
 
 
 def _multiplicity(size: tuple[int, ...]) -> np.ndarray[Any, np.dtype[np.float64]]:
     """Return how many frequencies of the whole spectrum each of the half spectrum stands for, 1 or 2."""
-    *lead, last = _length(size)
+    *lead, last = transform_length(size)
     counts = np.full((*lead, last // 2 + 1), 2.0)
     # The last length is odd, so only frequency 0 is its own mirror image.
     counts[..., 0] = 1.0
     return counts.reshape(-1)
 
 
-def _length(size: tuple[int, ...]) -> tuple[int, ...]:
+def transform_length(size: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the samples per axis of a transform that holds all lags of kernels of this size."""
     return tuple(2 * k - 1 for k in size)
 
 
 def _transform(kernels: Array, xp: Namespace) -> Array:
     axes = tuple(range(2, kernels.ndim))
     values = xp.astype(kernels, accumulation_dtype(kernels, xp), copy=False)
-    return xp.fft.rfftn(values, s=_length(tuple(kernels.shape[2:])), axes=axes)
+    return xp.fft.rfftn(values, s=transform_length(tuple(kernels.shape[2:])), axes=axes)
 
 
 def _over_batches(function: Callable[[slice], Array], kernels: Array, xp: Namespace) -> Array:

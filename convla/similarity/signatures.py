@@ -21,6 +21,7 @@ from convla.similarity.power_spectrum import (
     summed_cross_spectra,
     summed_power_spectra,
 )
+from convla.similarity.scaling import times_powers
 from convla.typing import Array, Engine, Namespace
 
 __all__ = [
@@ -31,7 +32,6 @@ __all__ = [
     "scaled_pairs",
     "signature_form",
     "sums_of_others",
-    "times_power_of_two",
     "zero_kernel_error",
 ]
 
@@ -116,7 +116,7 @@ def scale_filters(kernels: Array, xp: Namespace) -> tuple[Array, Array]:
     largest = xp.max(xp.abs(xp.reshape(kernels, (kernels.shape[0], -1))), axis=1)
     largest = xp.where(largest > 0, largest, xp.max(largest))
     exponents = xp.floor(xp.log2(xp.where(largest > 0, largest, xp.ones_like(largest))))
-    return times_power_of_two(kernels, xp.reshape(-exponents, (-1, *(1,) * (kernels.ndim - 1))), xp), exponents
+    return times_powers(kernels, xp.reshape(-exponents, (-1, *(1,) * (kernels.ndim - 1))), xp), exponents
 
 
 def scaled_pairs(signatures: Array, exponents: Array, xp: Namespace) -> tuple[Array, Array, Array]:
@@ -129,23 +129,14 @@ def scaled_pairs(signatures: Array, exponents: Array, xp: Namespace) -> tuple[Ar
     first = xp.max(exponents)
     second = xp.max(xp.where(is_top, xp.min(exponents) + 0 * exponents, exponents))
     top = xp.sum(xp.where(is_top[:, None], signatures, 0 * signatures), axis=0)
-    shares = times_power_of_two(signatures, 2 * (exponents - second)[:, None], xp)
+    shares = times_powers(signatures, 2 * (exponents - second)[:, None], xp)
     rest = xp.where(is_top[:, None], 0 * signatures, shares)
-    ratio = times_power_of_two(xp.ones_like(first), 2 * (second - first), xp)
+    ratio = times_powers(xp.ones_like(first), 2 * (second - first), xp)
     before, others = sums_of_others(rest, xp)
     value = xp.sum(top * xp.sum(rest, axis=0)) + ratio * xp.sum(rest * before)
     weights = xp.where(is_top[:, None], others, top + ratio * others)
     powers = exponents + 2 * xp.where(is_top, second + 0 * exponents, first + 0 * exponents)
-    return times_power_of_two(value, 2 * (first + second), xp), weights, powers
-
-
-def times_power_of_two(array: Array, exponent: Array, xp: Namespace) -> Array:
-    """Return array * 2^exponent, also where the power alone is out of range: in six steps of one direction."""
-    step = xp.where(exponent < 0, xp.ceil(exponent / 6), xp.floor(exponent / 6))
-    power = 2.0**step
-    for _ in range(5):
-        array = array * power
-    return array * 2.0 ** (exponent - 5 * step)
+    return times_powers(value, 2 * (first + second), xp), weights, powers
 
 
 def zero_kernel_error(energies: Array, xp: Namespace) -> ValueError:
