@@ -13,8 +13,15 @@ from convla._array import cuda_is_available
 
 # Deadlines are off: a first call may compile.
 hypothesis.settings.register_profile("default", deadline=None, max_examples=50)
+hypothesis.settings.register_profile("quick", deadline=None, max_examples=5)
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=5000)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+# Modules of tests that run whole commands and processes; `python -m tests` leaves them out.
+COMMANDS = frozenset(
+    f"test_{subject}"
+    for subject in ("figures", "hostile_files", "imports", "inspect", "parallel", "reproduce", "training", "verify")
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -30,6 +37,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         "slow": None if thorough else "slow: --run-slow or HYPOTHESIS_PROFILE=thorough",
     }
     for item in items:
+        if item.path.stem in COMMANDS:
+            item.add_marker("command")
         for marker, reason in absent.items():
             if reason and item.get_closest_marker(marker):
                 if os.environ.get(f"CONVLA_REQUIRE_{marker.upper()}") == "1":

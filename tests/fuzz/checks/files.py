@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import gzip
 import io
@@ -41,8 +42,8 @@ class Reader:
             self.answer()
         path = self.folder / f"file{suffix}"
         path.write_bytes(content)
-        self.process.stdin.write(f"{path}\n")
-        self.process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # it has ended, as the answer says
+            print(path, file=self.process.stdin, flush=True)
         return self.answer()
 
     def answer(self) -> str:
@@ -50,6 +51,9 @@ class Reader:
         if line:
             return json.loads(line)
         code = self.process.wait()
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
+        self.process.stdout.close()
         self.process = None
         return f"the process ended with {code}" + (f": more than {SECONDS} s" if code == -27 else "")
 
@@ -57,6 +61,7 @@ class Reader:
         if self.process is not None:
             self.process.stdin.close()
             self.process.wait()
+            self.process.stdout.close()
         for path in self.folder.iterdir():
             path.unlink()
         self.folder.rmdir()
