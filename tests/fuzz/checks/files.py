@@ -32,7 +32,6 @@ class Reader:
     def __init__(self) -> None:
         self.process: subprocess.Popen[str] | None = None
         self.folder = Path(tempfile.mkdtemp(prefix="fuzz-"))
-        atexit.register(self.close)
 
     def read(self, content: bytes, suffix: str) -> str:
         if self.process is None:
@@ -69,7 +68,9 @@ class Reader:
 
 @functools.cache
 def _reader() -> Reader:
-    return Reader()
+    reader = Reader()
+    atexit.register(reader.close)
+    return reader
 
 
 @check(weight=2)
