@@ -18,7 +18,7 @@ import threadpoolctl
 
 from tests.fuzz.case import Case, WrongAnswerError, load_checks
 
-LONGEST = 120
+LONGEST = 60
 """Seconds after which a case is ended and counts as failed."""
 
 SAVE_EVERY = 2.0  # seconds between the messages of a process
