@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> int:
         return 130
     print("\n".join(printed))
     print(
-        f"{time.monotonic() - began:.0f} s; without whole commands, and with few examples: the rest is `python -m pytest`"
+        f"{time.monotonic() - began:.0f} s; without whole commands, and with few examples: `python -m pytest` runs all"
     )
     # 5: a part in which nothing was selected.
     return max((process.returncode for process in running if process.returncode != 5), default=5)

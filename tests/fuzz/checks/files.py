@@ -194,21 +194,19 @@ def _pickle(case: Case) -> bytes:
     words = [
         case.one_of(atoms) if case.chance(0.6) else case.one_of(verbs) for _ in range(int(case.rng.integers(2, 40)))
     ]
-    if case.chance(0.5):
-        # Half of all are well formed as far as this: an array of any dtype over bytes of the file's choosing.
-        dtype = b"cnumpy\ndtype\n" + case.one_of(atoms) + case.one_of((b"\x85R", b"K\0K\1\x87R"))
-        state = (
-            b"(K\1"
-            + case.one_of((b"K\4\x85", b"J\0\0\0\x7f\x85", b"K\2K\2\x86"))
-            + dtype
-            + b"I00\n"
-            + case.one_of(atoms)
-            + b"t"
-        )
-        made = case.one_of(
-            (b"cnumpy\nndarray\nK\4\x85\x85R", b"cnumpy\nndarray\nK\4\x85" + dtype + case.one_of(atoms) + b"\x87R")
-        )
-        begun = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\0\x85C\1b\x87R"
-        array = case.one_of((made, begun, begun)) + (state + b"b" if case.chance(0.8) else b"")
-        words = [b"}C\4data", array, b"sC\6labels](K\1es"]
-    return b"\x80\x02" + b"".join(words) + b"."
+    return b"\x80\x02" + (_batch(case, atoms) if case.chance(0.5) else b"".join(words)) + b"."
+
+
+def _batch(case: Case, atoms: list[bytes]) -> bytes:
+    """A batch of CIFAR-10 with an array of any dtype over bytes of its choosing: made or filled so, then read."""
+    plain = b"cnumpy\ndtype\nX\2\0\0\0u1\x85R"
+    named = b"cnumpy\ndtype\n" + case.one_of(atoms) + case.one_of((b"\x85R", b"K\0K\1\x87R"))
+    dtype = case.one_of((plain, named, *(b"X\2\0\0\0" + name for name in (b"u1", b"O8", b"O8", b"f8"))))
+    shape = case.one_of((b"K\4\x85", b"K\2K\2\x86", b"K\1M\0\x0c\x86", b"J\0\0\0\x7f\x85"))
+    memory = case.one_of((b"C\x20" + b"\1" * 32, b"C\x20" + case.rng.bytes(32), *atoms))
+    made = b"cnumpy\nndarray\n" + shape + dtype + memory + b"\x87R"
+    begun = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\0\x85C\1b\x87R"
+    filling = b"(K\1" + shape + case.one_of((plain, dtype)) + b"I00\n" + memory + b"tb"
+    read = b"cnumpy\nndarray\n" + made + b"\x85R"
+    array = case.one_of((made, begun + filling, made + filling, read))
+    return b"}C\4data" + array + b"sC\6labels](K\1es"
