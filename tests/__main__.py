@@ -11,7 +11,6 @@ from pathlib import Path
 from tests.conftest import COMMANDS
 
 ROOT = Path(__file__).resolve().parent.parent
-FEW = {"HYPOTHESIS_PROFILE": "quick", "OPENBLAS_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 
 def parts(count: int) -> list[list[str]]:
@@ -28,18 +27,9 @@ def parts(count: int) -> list[list[str]]:
 
 def main(arguments: list[str]) -> int:
     began = time.monotonic()
-    line = [sys.executable, "-m", "pytest", "-q", "-m", "not (command or jax or slow)", *arguments]
-    running = [
-        subprocess.Popen(
-            [*line, *part],
-            cwd=ROOT,
-            env={**os.environ, **FEW},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for part in parts(os.cpu_count() or 1)
-    ]
+    line = [sys.executable, "-m", "pytest", "-q", "--few", "-m", "not (command or jax or slow)", *arguments]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    running = [subprocess.Popen([*line, *part], cwd=ROOT, text=True, **pipes) for part in parts(os.cpu_count() or 1)]
     try:
         printed = [process.communicate()[0] for process in running]
     except KeyboardInterrupt:

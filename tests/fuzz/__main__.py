@@ -7,11 +7,12 @@ import os
 import sys
 from collections import Counter
 
-for _name in ("OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS", "OMP_NUM_THREADS"):
-    os.environ.setdefault(_name, "1")  # before NumPy starts its threads: the matrices are small
+if __name__ == "__main__":  # before NumPy starts its threads: the matrices are small
+    for _name in ("OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS", "OMP_NUM_THREADS"):
+        os.environ.setdefault(_name, "1")
 
-from tests.fuzz.case import load_checks  # noqa: E402
-from tests.fuzz.search import Report, run_case, search_on  # noqa: E402
+from tests.fuzz.case import load_checks
+from tests.fuzz.search import Report, run_case, search_on
 
 SHOWN = 5
 """How many failures of one check are printed whole."""
