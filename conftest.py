@@ -1,6 +1,16 @@
-"""Where PyTorch is not installed, the modules that need it are not searched for examples; their tests say so."""
+"""For every test: threads, which small matrices only make slower, and which modules PyTorch's absence leaves out."""
 
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
 from importlib.util import find_spec
+from typing import Any
+
+import pytest
+
+# NumPy starts the threads of its BLAS when it is imported, so this comes first. Tests of threads ask for more.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 collect_ignore_glob = (
     []
@@ -10,3 +20,21 @@ collect_ignore_glob = (
         *(f"convla/experiments/training/{part}.py" for part in ("images", "methods", "networks", "trainer")),
     ]
 )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Give numba, and PyTorch where a test needs it, one thread: on a busy machine two wait for each other."""
+    import numba
+
+    libraries: list[Any] = [numba]
+    if find_spec("torch") and any(item.get_closest_marker("torch") for item in request.session.items):
+        import torch
+
+        libraries.append(torch)
+    before = [library.get_num_threads() for library in libraries]
+    for library in libraries:
+        library.set_num_threads(1)
+    yield
+    for library, count in zip(libraries, before, strict=True):
+        library.set_num_threads(count)

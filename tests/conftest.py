@@ -13,14 +13,42 @@ from convla._array import cuda_is_available
 
 # Deadlines are off: a first call may compile.
 hypothesis.settings.register_profile("default", deadline=None, max_examples=50)
+hypothesis.settings.register_profile("few", deadline=None, max_examples=5)
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=5000)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+# Modules of tests that run whole commands and processes; `python -m tests` leaves them out.
+COMMANDS = frozenset(
+    f"test_{subject}"
+    for subject in ("figures", "hostile_files", "imports", "inspect", "parallel", "reproduce", "training", "verify")
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--run-slow", action="store_true", help="run the tests marked slow")
+    parser.addoption("--few", action="store_true", help="at most 6 parameter sets of each test, and 5 drawn examples")
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--few"):
+        hypothesis.settings.load_profile("few")
+
+
+def spread(items: list[pytest.Item], count: int) -> set[pytest.Item]:
+    """Return so many items of each test, evenly spread among its parameter sets that are not skipped."""
+    tests: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if not item.get_closest_marker("skip"):
+            tests.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    return {sets[place * (len(sets) - 1) // (count - 1)] for sets in tests.values() for place in range(count)}
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    if item.path.stem in COMMANDS:
+        item.add_marker("command")
+
+
+@pytest.hookimpl(trylast=True)  # of what other options have left
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     thorough = config.getoption("--run-slow") or os.environ.get("HYPOTHESIS_PROFILE") == "thorough"
     absent = {
@@ -36,6 +64,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                     item.add_marker(pytest.mark.usefixtures("required_oracle_is_absent"))
                 else:
                     item.add_marker(pytest.mark.skip(reason=reason))
+    if config.getoption("--few"):
+        kept = spread(items, 6)
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = [item for item in items if item in kept]
 
 
 @pytest.fixture

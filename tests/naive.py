@@ -36,23 +36,27 @@ def products(geometry: ConvGeometry, order: str = "C") -> list[tuple[int, int, t
     out_per_group = geometry.out_channels // geometry.groups
     inner = geometry.kernel_shape[1]
 
-    def place(channel: int, position: tuple[int, ...], size: tuple[int, ...]) -> int:
+    def place(position: tuple[int, ...], size: tuple[int, ...]) -> int:
         if order == "F":
             position, size = position[::-1], size[::-1]
-        return channel * int(np.prod(size)) + int(np.ravel_multi_index(position, size))
+        return int(np.ravel_multi_index(position, size))
 
-    for c, *output in itertools.product(*map(range, out_shape)):
-        for d, *tap in itertools.product(range(inner), *map(range, geometry.kernel_size)):
-            position = [
-                read(o * s + a * step - low, n, geometry.boundary)
-                for o, s, a, step, (low, _), n in zip(
-                    output, geometry.stride, tap, geometry.dilation, geometry.padding, geometry.image_shape, strict=True
-                )
-            ]
-            if None not in position:
-                row = place(c, tuple(output), out_shape[1:])
-                column = place(c // out_per_group * inner + d, tuple(position), in_shape[1:])
-                found.append((row, column, (c, d, *tap)))
+    out_size, in_size = int(np.prod(out_shape[1:])), int(np.prod(in_shape[1:]))
+    for output, tap in itertools.product(
+        itertools.product(*map(range, out_shape[1:])), itertools.product(*map(range, geometry.kernel_size))
+    ):
+        position = [
+            read(o * s + a * step - low, n, geometry.boundary)
+            for o, s, a, step, (low, _), n in zip(
+                output, geometry.stride, tap, geometry.dilation, geometry.padding, geometry.image_shape, strict=True
+            )
+        ]
+        if None in position:
+            continue
+        rows, columns = place(output, out_shape[1:]), place(tuple(position), in_shape[1:])
+        for c, d in itertools.product(range(out_shape[0]), range(inner)):
+            channel = c // out_per_group * inner + d
+            found.append((c * out_size + rows, channel * in_size + columns, (c, d, *tap)))
     return found
 
 

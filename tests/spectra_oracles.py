@@ -9,6 +9,8 @@ import numpy as np
 from hypothesis import strategies as st
 
 from convla import ConvOperator
+from convla.geometry import BOUNDARIES
+from tests.geometries import Drawn, any_setting
 
 EPS = {np.float32: float(np.finfo(np.float32).eps), np.float64: float(np.finfo(np.float64).eps)}
 
@@ -16,34 +18,28 @@ EPS = {np.float32: float(np.finfo(np.float32).eps), np.float64: float(np.finfo(n
 @st.composite
 def operators(draw: st.DrawFn, dtype: Any = np.float64, boundary: str | None = None) -> ConvOperator:
     """Any small operator: size-1 images and channels, even and rectangular kernels, every option."""
-    ndim = draw(st.integers(1, 3))
-    groups = draw(st.integers(1, 2))
-    kernel = tuple(draw(st.integers(1, (5, 4, 2)[ndim - 1])) for _ in range(ndim))
-    dilation = draw(st.integers(1, 2))
-    padding = draw(st.sampled_from(["same", "full", "valid", 2]))
-    image = tuple(
-        draw(st.integers(max(1, (k - 1) * dilation + 1 if padding in ("valid", 2) else 1), (14, 9, 5)[ndim - 1]))
-        for k in kernel
+    shape, image, options = any_setting(
+        Drawn(draw),
+        images=(14, 9, 5),
+        taps=(5, 4, 2),
+        outs=(1, 2, 3),
+        inner=(1, 2, 3),
+        boundaries=BOUNDARIES if boundary is None else (boundary,),
     )
-    shape = (groups * draw(st.integers(1, 3)), draw(st.integers(1, 3)), *kernel)
     seed = draw(st.integers(0, 2**32 - 1))
     rng = np.random.default_rng(seed)
     kind = draw(st.sampled_from(["normal", "ones", "difference", "sparse", "unit"]))
     values = {
         "normal": rng.standard_normal(shape),
         "ones": np.ones(shape),
-        "difference": np.broadcast_to(1.0 - np.arange(kernel[-1]) % 3, shape),
+        "difference": np.broadcast_to(1.0 - np.arange(shape[-1]) % 3, shape),
         "sparse": rng.standard_normal(shape) * (rng.random(shape) < 0.2),
-        "unit": np.eye(shape[0], shape[1] * math.prod(kernel)).reshape(shape),
+        "unit": np.eye(shape[0], math.prod(shape[1:])).reshape(shape),
     }[kind]
     return ConvOperator(
         np.ascontiguousarray(values, dtype),
         image,
-        padding=padding,
-        stride=tuple(draw(st.integers(1, 3)) for _ in range(ndim)),
-        dilation=dilation,
-        groups=groups,
-        boundary=boundary or draw(st.sampled_from(["zero", "circular", "reflect", "replicate"])),
+        **options,
         order=draw(st.sampled_from(["C", "F"])),
     )
 
