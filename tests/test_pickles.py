@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import io
 import os
 import pickle
@@ -137,7 +138,7 @@ def test_mutated_pickles_are_read_or_refused_soon_and_in_little_memory(tmp_path:
     images = rng.integers(256, size=(2, 3072), dtype=np.uint8)
     wholes = [pickle.dumps({b"data": images, b"labels": [1, 2]}, protocol) for protocol in range(6)]
     instructions = b"}]()NaeusbRQ0122hqcKJTUX\x81\x82\x85\x86\x87\x8a\x8b\x8c\x8d\x8e\x90\x92\x93\x94\x95\x96"
-    refused = 0
+    messages = []
     tracemalloc.start()
     for trial in range(1500):
         content = bytearray(wholes[trial % len(wholes)])
@@ -160,12 +161,12 @@ def test_mutated_pickles_are_read_or_refused_soon_and_in_little_memory(tmp_path:
             found, _ = read_cifar_python(path)
             assert found.shape[1:] == (3, 32, 32)
         except DatasetError as error:
-            refused += 1
-            assert "\n" not in str(error)
+            messages.append(str(error))
         assert time.process_time() - began < 1.0
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert refused > 1000
+    assert len(messages) > 1000
+    assert not any("\n" in message for message in messages)
     assert peak < 4_000_000
 
 
@@ -183,10 +184,8 @@ def test_mutated_pickles_are_read_or_refused_soon_and_in_little_memory(tmp_path:
 def test_lengths_are_not_trusted(data: bytes) -> None:
     began = time.process_time()
     tracemalloc.start()
-    try:
+    with contextlib.suppress(PickleError):
         read_pickle(io.BytesIO(data))
-    except PickleError:
-        pass
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 10_000_000

@@ -16,7 +16,7 @@ from convla.errors import ConvlaError
 __all__ = ["Called", "Name", "PickleError", "Reference", "read_pickle"]
 
 MOST_STEPS = 2_000_000
-"""Instructions of a pickle: a batch of CIFAR-10 has 60 thousand, a checkpoint of a large network some hundred thousand."""
+"""Instructions of a pickle: a batch of CIFAR-10 has 60 thousand, a large network's checkpoint some hundred thousand."""
 
 _BYTES = (("_codecs", "encode"), ("__builtin__", "bytes"), ("builtins", "bytes"))
 _LARGEST_KEY = 2**60  # Integers beyond it can be chosen to collide in a dictionary, which then takes quadratic time.
@@ -73,8 +73,8 @@ def read_pickle(stream: Any, known: Callable[[Name], bool] = lambda _: True) -> 
     Raises
     ------
     PickleError
-        If it is damaged, names what is not known, has more than `MOST_STEPS` instructions or one that this machine does not have, or a
-        dictionary in it has keys other than strings, bytes and numbers.
+        If it is damaged, names what is not known, has more than `MOST_STEPS` instructions or one that this machine
+        does not have, or a dictionary in it has keys other than strings, bytes and numbers.
 
     Examples
     --------
@@ -100,7 +100,7 @@ def read_pickle(stream: Any, known: Callable[[Name], bool] = lambda _: True) -> 
         raise
     except Exception as error:  # whatever the parser makes of damaged bytes
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise PickleError(f"a damaged pickle: {reason[:200]}") from None
+        raise PickleError(f"a damaged pickle: {reason[:80]}") from None
     raise PickleError("a damaged pickle: it has no end")
 
 
@@ -260,8 +260,8 @@ _STEPS: dict[str, _Step] = {
     "BINPERSID": lambda machine, _: machine.push(Reference(machine.pop())),
     "PERSID": lambda machine, text: machine.push(Reference(text)),
 }
-"""What an instruction does, by its name in the standard library's `pickletools`; INST, OBJ, NEWOBJ_EX and extension codes
-are left out: no file of weights or images is written with them."""
+"""What an instruction does, by its name in the standard library's `pickletools`; INST, OBJ, NEWOBJ_EX and extension
+codes are left out: no file of weights or images is written with them."""
 
 
 def _dictionary(machine: _Machine) -> None:

@@ -173,12 +173,13 @@ def _is_array(name: Name) -> bool:
 
 def _array_of_bytes(made: Called) -> Bytes:
     """Return the rows of images that a pickle describes, in either of the ways in which NumPy writes arrays."""
-    shape = dtype = content = order = None
+    layout: tuple[Any, ...] = (None, None, None, None)
     match made:
         case Called(Name(_, "_reconstruct"), (Name(_, "ndarray"), *_), (_, shape, dtype, columns_first, content)):
-            order = "F" if columns_first else "C"
+            layout = shape, dtype, content, "F" if columns_first else "C"
         case Called(Name(_, "_frombuffer"), (content, dtype, shape, order)):
-            pass
+            layout = shape, dtype, content, order
+    shape, dtype, content, order = layout
     match dtype:
         case Called(Name(_, "dtype"), ("u1" | b"u1" | "|u1" | b"|u1", *_)):
             pass
