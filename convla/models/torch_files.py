@@ -78,12 +78,15 @@ class TorchFile:
     tensors : dict of str to Tensor
     unread : dict of str to str
         The reason by name.
+    flat : bool
+        Whether tensors by name are all that it holds.
     """
 
     path: Path
     records: _Zip | _Legacy
     tensors: dict[str, Tensor] = field(default_factory=dict)
     unread: dict[str, str] = field(default_factory=dict)
+    flat: bool = True
 
     def storage(self, tensor: Tensor) -> np.ndarray[Any, Any]:
         """Return all entries of a tensor's storage, as the file holds them; bfloat16 as uint16."""
@@ -145,6 +148,7 @@ def open_torch(path: Path) -> TorchFile:
         if entries >= _MAX_ENTRIES:
             raise WeightsError(f"{path}: holds more than {_MAX_ENTRIES} entries")
         if not isinstance(value, Called) or _items(value) is not None:
+            file.flat = False
             continue
         if name in file.tensors or name in file.unread:
             raise WeightsError(f"{path}: holds two arrays of the name {name!r}")
@@ -153,9 +157,11 @@ def open_torch(path: Path) -> TorchFile:
         except _UnreadError as reason:
             file.unread[name] = str(reason)
             continue
-        if tensor is not None:
-            file.tensors[name] = tensor
-            _check(path, name, tensor, records)
+        if tensor is None:
+            file.flat = False
+            continue
+        file.tensors[name] = tensor
+        _check(path, name, tensor, records)
     return file
 
 

@@ -27,6 +27,7 @@ from convla.models.torch_files import Tensor, open_torch, widened
 __all__ = [
     "WEIGHT_FORMATS",
     "Weights",
+    "check_convertible",
     "check_weights_name",
     "printable",
     "read_model",
@@ -51,11 +52,14 @@ class Weights:
         How each is stored.
     unread : dict of str to str
         Why something else in the file is none of these arrays, by name.
+    flat : bool
+        Whether arrays by name are all that the file holds: no nesting, no other values.
     """
 
     arrays: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict)
     dtypes: dict[str, str] = field(default_factory=dict)
     unread: dict[str, str] = field(default_factory=dict)
+    flat: bool = True
 
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, np.ndarray[Any, Any]]:
@@ -122,6 +126,9 @@ def read_model(path: str | os.PathLike[str]) -> Weights:
     with _blaming(path):
         weights = Weights()
         for name, entry, dtype in reader(path):
+            if not name:
+                weights.flat = False
+                continue
             if name in weights.arrays or name in weights.unread:
                 raise WeightsError(f"{path}: holds two arrays of the name {name!r}")
             if isinstance(entry, str):
@@ -184,7 +191,7 @@ def rewrite_weights(
     Parameters
     ----------
     source, target : path
-        Of the same format. They may be the same file.
+        They may be the same file, and of two formats where `check_convertible` has no objection.
     changed : mapping of str to numpy.ndarray
         By name, of the shapes that the source has; numbers are rounded to the source's dtypes.
 
@@ -210,9 +217,23 @@ def rewrite_weights(
     """
     path = Path(source)
     if _format_of(path) is not _format_of(Path(target)):
-        raise WeightsError(f"{target}: must be of the format of {source}, whose arrays are changed in place")
+        weights = read_model(path)
+        check_convertible(source, target, weights)
+        arrays = {**weights.arrays, **changed}
+        write_weights(target, {name: _rounded(path, name, arrays[name], weights.dtypes[name]) for name in arrays})
+        return
     with _blaming(path, OSError), atomic_write(target, follow_links=True) as file:
         _format_of(path).rewrite(_regular(path), file, changed)
+
+
+def check_convertible(source: str | os.PathLike[str], target: str | os.PathLike[str], weights: Weights) -> None:
+    """Raise `WeightsError` if the target is of another format, which cannot hold all that was read from the source."""
+    if _format_of(Path(source)) is _format_of(Path(target)):
+        return
+    lost = list(weights.unread) + [name for name, dtype in weights.dtypes.items() if dtype == "bfloat16"]
+    if lost or not weights.flat:
+        what = f"{lost[0]!r}" if lost else "names within names, and other values than arrays"
+        raise WeightsError(f"{target}: its format has no place for all that {source} holds ({what}): keep the ending")
 
 
 @contextlib.contextmanager
@@ -233,7 +254,7 @@ def _regular(path: Path) -> Path:
 
 
 _Entries = Iterator[tuple[str, Any, str]]
-"""A name, with an array and its dtype in the file, or with the reason why it is none."""
+"""A name, with an array and its dtype in the file, or with the reason why it is none; no name for other values."""
 
 
 def _read_npz(path: Path) -> _Entries:
@@ -285,13 +306,23 @@ def _rewrite_npz(path: Path, file: IO[bytes], changed: Mapping[str, Any]) -> Non
 def _read_safetensors(path: Path) -> _Entries:
     deserialize = _import_for(path, "safetensors", "safetensors").deserialize
     check_memory(path, 2 * path.stat().st_size)  # the file's bytes and the arrays' are there together
-    for name, entry in deserialize(path.read_bytes()):
+    content = path.read_bytes()
+    entries = deserialize(content)
+    if "__metadata__" in _safetensors_header(content)[0]:
+        yield "", None, ""
+    for name, entry in entries:
         dtype = _SAFETENSORS_DTYPES.get(entry["dtype"])
         if dtype is None:
             yield name, f"dtype {entry['dtype']}, which is not read", ""
             continue
         array = np.frombuffer(entry["data"], "<u2" if dtype == "bfloat16" else np.dtype(dtype).newbyteorder("<"))
         yield name, widened(path, array, dtype).reshape(entry["shape"]), dtype
+
+
+def _safetensors_header(content: bytes | bytearray) -> tuple[dict[str, Any], int]:
+    """Return what a file's header says, and where its data begins."""
+    start = 8 + int.from_bytes(content[:8], "little")
+    return json.loads(content[8:start]), start
 
 
 _SAFETENSORS_DTYPES = {
@@ -310,8 +341,7 @@ def _write_safetensors(path: Path, file: IO[bytes], arrays: Mapping[str, Any]) -
 
 def _rewrite_safetensors(path: Path, file: IO[bytes], changed: Mapping[str, Any]) -> None:
     content = bytearray(path.read_bytes())
-    start = 8 + int.from_bytes(content[:8], "little")
-    header = json.loads(content[8:start])
+    header, start = _safetensors_header(content)
     for name, array in changed.items():
         dtype = _SAFETENSORS_DTYPES[header[name]["dtype"]]
         low, high = (start + offset for offset in header[name]["data_offsets"])
@@ -326,6 +356,8 @@ def _read_torch(path: Path) -> _Entries:
         yield name, array, content.tensors[name].dtype
     for name, reason in content.unread.items():
         yield name, reason, ""
+    if not content.flat:
+        yield "", None, ""
 
 
 def _write_torch(path: Path, file: IO[bytes], arrays: Mapping[str, Any]) -> None:
