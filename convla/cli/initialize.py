@@ -71,6 +71,10 @@ def _initialize(
     for choice in choices:
         for name, kernel in choice.kernels.items():
             print(f"  changed: {printable(name)} {'x'.join(map(str, kernel.shape))}")
+        kept: dict[str, list[str]] = {}
         for name, reason in choice.others.items():
-            print(f"  as it was: {printable(name)}: {printable(reason)}")
+            kept.setdefault(reason, []).append(name)
+        for reason, names in kept.items():
+            shown = ", ".join(map(printable, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+            print(f"  as it was: {shown}: {printable(reason)}")
     return 0
