@@ -21,7 +21,7 @@ from convla.experiments.training.curves import Curves
 from convla.experiments.training.datasets import DATASETS, Dataset
 from convla.experiments.training.execution import Job, Watcher, load_once, run_all
 from convla.experiments.training.report import Cell, Choice, Report, Result, build_report
-from convla.experiments.training.settings import MOST_EPOCHS, MOST_SEEDS, Experiment, Plan, Run, Training
+from convla.experiments.training.settings import MOST_SEEDS, Experiment, Plan, Run, Training
 
 __all__ = ["SELECTION_SEEDS", "Request", "Session", "check_torch", "train_experiments"]
 
@@ -91,7 +91,7 @@ class Request:
         check_choice("device", self.device, ("cpu", "cuda"))
         for name, low, high in (
             ("seeds", 2, SELECTION_SEEDS),
-            ("epochs", 1, MOST_EPOCHS),
+            ("epochs", 1, None),
             ("seed", 0, SELECTION_SEEDS - 1),
             ("threads", 1, None),
             ("workers", 1, None),

@@ -141,8 +141,10 @@ def _plan(where: str, data: Mapping[str, Any]) -> Plan:
             raise TypeError(f"[{where}grid]: {key} must be a list of values, got {values!r}")
         grid[key] = tuple(_value(f"[{where}grid]: {key}", value, HINTS[key]) for value in values)
     seeds = _value(f"{where}seeds", data["seeds"], int)
-    if not 2 <= seeds <= MOST_SEEDS:
-        raise ValueError(f"{where}seeds must be from 2 to {MOST_SEEDS}, got {seeds}")
+    if seeds < 2:
+        raise ValueError(f"{where}seeds must be at least 2, got {seeds}")
+    if seeds > MOST_SEEDS:
+        raise ValueError(f"{where}seeds must be at most {MOST_SEEDS}, got {seeds}")
     blocks = math.prod(map(len, grid.values()))
     if blocks > MOST_BLOCKS:
         raise ValueError(f"[{where}grid] must have at most {MOST_BLOCKS} combinations, got {blocks}")

@@ -111,7 +111,8 @@ class Training:
         for name in ("momentum", "beta2", "held_out"):
             check_share(name, getattr(self, name))
         check_integer("batch_size", self.batch_size, minimum=2)
-        check_integer("epochs", self.epochs, minimum=1, maximum=MOST_EPOCHS)
+        check_integer("epochs", self.epochs, minimum=1)
+        check_integer("epochs", self.epochs, maximum=MOST_EPOCHS)
         for milestone in self.milestones:
             check_integer("milestones", milestone, minimum=1)
 
@@ -181,7 +182,8 @@ class Selection:
             raise ValueError("learning_rate must have at least one entry")
         for rate in self.learning_rate:
             check_real("learning_rate", rate, minimum=0.0)
-        check_integer("seeds", self.seeds, minimum=1, maximum=MOST_SEEDS)
+        check_integer("seeds", self.seeds, minimum=1)
+        check_integer("seeds", self.seeds, maximum=MOST_SEEDS)
         if not 0.0 < self.held_out < 1.0:
             raise ValueError(f"held_out must be between 0 and 1, got {self.held_out}")
 
