@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
 
 __all__ = ["main"]
@@ -13,6 +15,15 @@ def main() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed by whoever started this
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - to the end of the process
+    terminated = []
+
+    def terminate(*_: object) -> None:
+        # Answered as Ctrl-C is: what has been begun is put away, what is saved is told, processes are ended.
+        terminated.append(True)
+        raise KeyboardInterrupt
+
+    with contextlib.suppress(ValueError):  # not in the main thread
+        signal.signal(signal.SIGTERM, terminate)
     try:
         from convla.cli import run
 
@@ -25,7 +36,7 @@ def main() -> None:
     except KeyboardInterrupt:
         print("convla: interrupted", file=sys.stderr)
         code = 130
-    sys.exit(_flushed(code))
+    sys.exit(_flushed(143 if terminated and code == 130 else code))
 
 
 def _flushed(code: int) -> int:

@@ -127,7 +127,7 @@ class TestTorch:
             for name in old.namelist():
                 new.writestr(name, old.read(name))
         assert bomb.stat().st_size < 50_000
-        monkeypatch.setattr("convla.models.weights.available_memory", lambda _: 10**6)
+        monkeypatch.setattr("convla.models.archives.available_memory", lambda _: 10**6)
         with pytest.raises(WeightsError, match="more than the 1000000 bytes of free memory"):
             read_weights(bomb)
 

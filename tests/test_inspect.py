@@ -86,13 +86,14 @@ class TestInspect:
         arguments = ["inspect", str(file), "--image", "8x8", "--layers", str(layers), "--json", str(json_file)]
         assert run([*arguments, "--padding", "1"]) == 0
         first, second, third = json.loads(json_file.read_text())["layers"]
-        assert first["settings"] == {"padding": 1, "stride": 2, "dilation": 1, "groups": 1, "image": None}
+        common = {"dilation": 1, "layout": "oihw", "transposed": False}
+        assert first["settings"] == {"padding": 1, "stride": 2, "groups": 1, "image": None, **common}
         assert second["settings"] == {
             "padding": [[1, 0], [2, 2]],
             "stride": 1,
-            "dilation": 1,
             "groups": 2,
             "image": [5, 6],
+            **common,
         }
         assert third["settings"]["stride"] == 1
         assert first["quantities"]["ocnn_residual"] == float(ocnn_residual(model()["conv1.weight"], stride=2))
@@ -107,8 +108,9 @@ class TestInspect:
         )
         assert run(["inspect", str(path), "--image", "8"]) == 0
         out = capsys.readouterr().out
-        assert "pruned: per pair, scaled: normalized similarity needs kernels that are not 0, got kernels[0] = 0" in out
-        assert "one: coherence: mutual coherence needs at least two kernels" in out
+        assert "pruned: 2 of 2 filters are dead" in out
+        assert "pruned: per pair, scaled: fewer than two live filters have no pairs, got 0" in out
+        assert "one: coherence: no group has two live filters" in out
         assert "not a kernel: bad: NaN or infinity in it" in out
 
     def test_no_kernel_at_all(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -336,7 +338,7 @@ def test_the_singular_values_are_those_of_the_written_out_matrix(settings: Layer
 
 def test_what_is_not_defined_or_too_large_is_said() -> None:
     side = int(np.sqrt(FACTORIZED)) + 1
-    arrays = {"large": np.ones((1, 1, 1, 1)), "zero": np.zeros((2, 2, 3, 3))}
+    arrays = {"large": np.array([[[[1.0, 0.0]]]]), "zero": np.zeros((2, 2, 3, 3))}
     report = inspect_network(arrays, (side, side), settings=[("zero", LayerSettings(image=(4, 4)))])
     large, zero = report.layers
     assert large.quantities["sigma_max"] == pytest.approx(1.0, rel=1e-9)

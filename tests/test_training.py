@@ -446,6 +446,12 @@ MISTAKES = {
     "learning_rate must be a number, got 'fast'": ("learning_rate = 0.1", 'learning_rate = "fast"'),
     "lacks the key 'seeds'": ("seeds = 3", ""),
     "seeds must be at least 2": ("seeds = 3", "seeds = 1"),
+    "seeds must be at most 1000, got 999999999999": ("seeds = 3", "seeds = 999999999999"),
+    "epochs must be at most 1000000": ("epochs = 2", "epochs = 999999999999"),
+    "[grid] must have at most 10000 combinations, got 1000000": (
+        "seeds = 3",
+        f"seeds = 3\ngrid = {{ batch_size = {list(range(2, 1002))}, epochs = {list(range(1, 1001))} }}",
+    ),
     "measures must be one of": ('"final-test-loss"', '"final-loss"'),
     "kind must be one of": ('"orthonormal"', '"orthogonal"'),
     "lam is not an option of the transform 'orthonormal'": ('"orthonormal"', '"orthonormal", lam = 1.0'),

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from convla.errors import WeightsError
-from convla.models.weights import WEIGHT_FORMATS, read_weights, write_weights
+from convla.models.weights import WEIGHT_FORMATS, read_model, read_weights, write_weights
 
 FORMATS = [
     ".npz",
@@ -137,7 +137,7 @@ class TestHostileNpz:
         path = tmp_path / "model.npz"
         npz(path, {"a.npy": npy(np.zeros(10**6))}, compression=zipfile.ZIP_DEFLATED)
         assert path.stat().st_size < 50_000
-        monkeypatch.setattr("convla.models.weights.available_memory", lambda _: 10**6)
+        monkeypatch.setattr("convla.models.archives.available_memory", lambda _: 10**6)
         refused(path, "holds 8000128 bytes of arrays, more than the 1000000 bytes of free memory")
 
     def test_other_members(self, tmp_path: Path) -> None:
@@ -196,10 +196,15 @@ class TestHostileSafetensors:
         path.write_bytes((2**63 - 1).to_bytes(8, "little") + b"{}")
         refused(path, "not a readable .safetensors file")
 
-    def test_eight_bit_floats_are_named(self, tmp_path: Path) -> None:
+    def test_a_dtype_that_is_not_read_leaves_the_other_arrays(self, tmp_path: Path) -> None:
         path = tmp_path / "model.safetensors"
-        safetensors(path, {"a": {"dtype": "F8_E4M3", "shape": [4], "data_offsets": [0, 4]}}, bytes(4))
-        refused(path, "'a' in it has the dtype F8_E4M3, which is not read")
+        entries = {
+            "a": {"dtype": "F8_E4M3", "shape": [4], "data_offsets": [0, 4]},
+            "b": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]},
+        }
+        safetensors(path, entries, bytes(8))
+        assert read_model(path).unread == {"a": "dtype F8_E4M3, which is not read"}
+        assert list(read_model(path).arrays) == ["b"]
 
 
 @pytest.mark.torch
@@ -259,7 +264,8 @@ def test_a_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         raise ImportError(name)
 
     monkeypatch.setattr("convla.models.weights.importlib.import_module", absent)
-    for suffix, extra in ((".safetensors", "safetensors"), (".pt", "torch")):
-        path = tmp_path / f"model{suffix}"
-        path.touch()
-        refused(path, rf"{suffix} files need the extra convla\[{extra}\]")
+    path = tmp_path / "model.safetensors"
+    path.touch()
+    refused(path, r".safetensors files need the extra convla\[safetensors\]")
+    with pytest.raises(WeightsError, match=r".pt files need the extra convla\[torch\]"):
+        write_weights(tmp_path / "model.pt", arrays())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -16,7 +18,7 @@ from convla.errors import ConvlaError
 __all__ = ["INTERRUPTED", "app", "run"]
 
 INTERRUPTED = 130
-"""The exit code after Ctrl-C."""
+"""The exit code after Ctrl-C; after SIGTERM, which is answered alike, it is 143."""
 
 
 class _Commands(TyperGroup):
@@ -41,6 +43,9 @@ app = typer.Typer(
 
 def run(arguments: Sequence[str]) -> int:
     """Run the command line on `arguments` and return the exit code: 0, 1, 2 for a wrong use, 130 when interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what a terminal's encoding lacks is shown as an escape
+            stream.reconfigure(errors="backslashreplace")
     command = typer.main.get_command(app)
     try:
         code = command.main(list(arguments), prog_name="convla", standalone_mode=False)

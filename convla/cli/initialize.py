@@ -9,8 +9,8 @@ import typer
 
 from convla.cli.app import INTERRUPTED, app
 from convla.cli.output import check_writable, complain, progress_bars
-from convla.models.kernels import initialize_file
-from convla.models.weights import WEIGHT_FORMATS
+from convla.models.kernels import ModelArrays, initialize_file
+from convla.models.weights import WEIGHT_FORMATS, printable
 from convla.similarity import Initialization
 
 __all__: list[str] = []
@@ -29,10 +29,19 @@ def _initialize(
         Path | None, typer.Option(help="An .npz file that keeps the state; if it is there, go on from it.")
     ] = None,
     save_every: Annotated[int, typer.Option(help="Steps between two savings of --state.")] = 50,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="A pattern of the kernels' names, such as 'model.layer1.*'; may be given again."),
+    ] = None,
 ) -> int:
-    """Minimise the convolutional similarity of a model's kernels before training (CSM Algorithm 1)."""
+    """Minimise the convolutional similarity of a model's kernels before training (CSM Algorithm 1).
+
+    Everything else in the file is copied bit for bit. Without --only the kernels are the arrays of 3 to 5 axes whose
+    names end in weight, kernel, filter or conv and whose names and neighbours say nothing else.
+    """
     check_writable("OUT", target)
     check_writable("--state", state)
+    choices: list[ModelArrays] = []
     with progress_bars() as progress:
         bar = progress.add_task("similarity", total=iterations)
 
@@ -48,6 +57,8 @@ def _initialize(
                 keep_norms=keep_norms,
                 state=state,
                 save_every=save_every,
+                only=only or (),
+                chosen=choices.append,
                 progress=show,
             )
         except KeyboardInterrupt:
@@ -57,4 +68,13 @@ def _initialize(
             return INTERRUPTED
     losses = f"{result.losses[0]:.6g} -> {result.losses[-1]:.6g}" if result.losses else "not computed"
     print(f"{len(result.kernels)} layers, {result.iteration} steps, similarity {losses}; in {target}")
+    for choice in choices:
+        for name, kernel in choice.kernels.items():
+            print(f"  changed: {printable(name)} {'x'.join(map(str, kernel.shape))}")
+        kept: dict[str, list[str]] = {}
+        for name, reason in choice.others.items():
+            kept.setdefault(reason, []).append(name)
+        for reason, names in kept.items():
+            shown = ", ".join(map(printable, names[:3])) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+            print(f"  as it was: {shown}: {printable(reason)}")
     return 0

@@ -11,6 +11,7 @@ from typing import Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from convla._files import atomic_write, check_replaceable
 from convla.models.weights import printable
 
 __all__ = ["RunBars", "check_writable", "complain", "console", "progress_bars", "write_json"]
@@ -31,10 +32,7 @@ def check_writable(option: str, path: Path | None) -> None:
     if path is None:
         return
     try:
-        existed = path.exists()
-        path.open("ab").close()
-        if not existed:
-            path.unlink()
+        check_replaceable(path, follow_links=True)
     except OSError as error:
         raise OSError(f"{option} {path} cannot be written: {error.strerror}") from error
 
@@ -42,20 +40,22 @@ def check_writable(option: str, path: Path | None) -> None:
 def write_json(path: Path, data: Any) -> None:
     """Write a report."""
     text = json.dumps(data, indent=1, ensure_ascii=False) + "\n"
-    path.write_text(text, encoding="utf-8", errors="backslashreplace")  # which is JSON's escape of a lone surrogate
+    with atomic_write(path, follow_links=True) as file:
+        file.write(text.encode("utf-8", "backslashreplace"))  # which is JSON's escape of a lone surrogate
 
 
-def progress_bars() -> Progress:
+def progress_bars(*, quiet: bool = False) -> Progress:
     """Return progress bars on standard error that show nothing where that is no terminal, and leave nothing."""
     console = Console(stderr=True)
-    console.quiet = not console.is_terminal  # bars that are off still end a line in some versions of Rich
+    quiet = quiet or not console.is_terminal
+    console.quiet = quiet  # bars that are off still end a line in some versions of Rich
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         console=console,
-        disable=not console.is_terminal,
+        disable=quiet,
         transient=True,
     )
 

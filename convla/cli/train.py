@@ -78,9 +78,9 @@ def _train(
             "goes on from there"
         )
         return INTERRUPTED
-    _show(session)
     if json_file is not None:
         write_json(json_file, session.report.as_data())
+    _show(session)  # last: who reads it may have gone
     return 0
 
 

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from convla._files import atomic_write
 from convla.experiments.outcome import Outcome
 from convla.experiments.published import published_cells
 from convla.experiments.settings import Setting
@@ -59,8 +60,9 @@ def plot_run(outcomes: Mapping[Setting, Outcome], folder: Path) -> list[str]:
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a figure as a PNG."""
     FigureCanvasAgg(figure)
-    # No date and no version in the file: the same numbers give the same bytes.
-    figure.savefig(path, dpi=150, metadata={"Software": None})
+    with atomic_write(path) as file:
+        # No date and no version in the file: the same numbers give the same bytes.
+        figure.savefig(file, format="png", dpi=150, metadata={"Software": None})
 
 
 def _figure(width: float, height: float, columns: int, **options: Any) -> tuple[Figure, list[Axes]]:

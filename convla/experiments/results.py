@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import io
 import json
 import os
 import platform
 import tempfile
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from importlib import metadata
@@ -17,7 +17,9 @@ from typing import IO, Any, Protocol, TypeVar
 
 import numpy as np
 
+from convla._files import atomic_write
 from convla.errors import ConvlaError
+from convla.models.weights import read_weights
 
 __all__ = ["Named", "ResultsError", "ResultsFolder", "surroundings"]
 
@@ -44,7 +46,9 @@ class ResultsError(ConvlaError, ValueError):
 class ResultsFolder:
     """A folder that holds one run: its manifest, and one file for each setting that has ended.
 
-    Every file is written beside its place and moved there, so that a kill at any moment leaves whole files only.
+    Every file is written beside its place and moved there (`convla._files.atomic_write`), so that a kill at any moment,
+    or a power cut, leaves whole files only, and what was said to be saved is there. Links in the folder that somebody
+    else has planted are replaced, not followed.
 
     Parameters
     ----------
@@ -63,12 +67,26 @@ class ResultsFolder:
         self.path = Path(path)
         self.identity = dict(identity)
         try:
-            (self.path / "runs").mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.path / "runs"):
+            self.path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.inner("runs")):
                 pass
         except OSError as error:
             raise ResultsError(f"the results folder {self.path} cannot be written: {error.strerror}") from error
         self._check_identity()
+
+    def inner(self, name: str) -> Path:
+        """Return a folder in this one, made if it does not exist.
+
+        Raises
+        ------
+        ResultsError
+            If there is a link in its place, which leads to a folder of somebody's choosing.
+        """
+        folder = self.path / name
+        if folder.is_symlink():
+            raise ResultsError(f"the results folder {self.path} cannot be written: {name} in it is a symbolic link")
+        folder.mkdir(exist_ok=True)
+        return folder
 
     def _check_identity(self) -> None:
         if not (self.path / MANIFEST).exists():
@@ -87,6 +105,8 @@ class ResultsFolder:
     def read_manifest(self) -> dict[str, Any]:
         """Return the manifest, or an empty one."""
         try:
+            if not (self.path / MANIFEST).is_file():  # a pipe would wait for a writer
+                raise FileNotFoundError
             manifest: dict[str, Any] = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
         except FileNotFoundError:
             return {}
@@ -99,13 +119,13 @@ class ResultsFolder:
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
         """Write the manifest, the identity with it."""
         text = json.dumps({"identity": self.identity, **manifest}, indent=1, ensure_ascii=False) + "\n"
-        with self._writing(MANIFEST, "w") as file:
-            file.write(text)
+        with self.writing(MANIFEST) as file:
+            file.write(text.encode())
 
     def save(self, setting: Named, outcome: Any) -> None:
         """Save what a setting left."""
         arrays = {field.name: getattr(outcome, field.name) for field in fields(outcome)}
-        with self._writing(self._run_file(setting), "wb") as file:
+        with self.writing(self._run_file(setting)) as file:
             np.savez(file, setting=np.array(self._stamp(setting)), **arrays)
 
     def load(self, setting: Named, kind: type[T], length: int) -> T | None:
@@ -114,13 +134,13 @@ class ResultsFolder:
         It is a dataclass of arrays, each with as many rows as `length` says.
         """
         try:
-            with open(self.path / self._run_file(setting), "rb") as file, np.load(file, allow_pickle=False) as data:
-                if str(data["setting"]) != self._stamp(setting):
-                    return None
-                outcome = kind(**{field.name: data[field.name] for field in fields(kind)})  # type: ignore[arg-type]
+            data = read_weights(self.path / self._run_file(setting))
+            if str(data["setting"]) != self._stamp(setting):
+                return None
+            outcome = kind(**{field.name: data[field.name] for field in fields(kind)})  # type: ignore[arg-type]
         except FileNotFoundError:
             return None
-        except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise ResultsError(f"{self.path / self._run_file(setting)} is damaged: delete it") from error
         if any(len(value) != length for value in vars(outcome).values()):
             raise ResultsError(f"{self.path / self._run_file(setting)} lacks repetitions: delete it")
@@ -128,10 +148,12 @@ class ResultsFolder:
 
     def write_csv(self, name: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """Write a table; floats in full precision, NaN as an empty field."""
-        with self._writing(name, "w") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(header)
-            writer.writerows([["" if value != value else value for value in row] for row in rows])
+        text = io.StringIO(newline="")
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows([["" if value != value else value for value in row] for row in rows])
+        with self.writing(name) as file:
+            file.write(text.getvalue().encode())
 
     def _stamp(self, setting: Named) -> str:
         return json.dumps({"setting": setting.describe(), "identity": self.identity}, sort_keys=True)
@@ -141,13 +163,12 @@ class ResultsFolder:
         return f"runs/{setting.name}.npz"
 
     @contextlib.contextmanager
-    def _writing(self, name: str, mode: str) -> Iterator[IO[Any]]:
+    def writing(self, name: str) -> Iterator[IO[bytes]]:
+        """Open a file of the folder for writing, all or nothing."""
         target = self.path / name
-        part = target.with_name(f".{target.name}.part")
         try:
-            with open(part, mode, encoding=None if "b" in mode else "utf-8") as file:
+            with atomic_write(target) as file:
                 yield file
-            os.replace(part, target)
         except OSError as error:
             raise ResultsError(f"{target} cannot be written: {error.strerror}") from error
 

@@ -3,35 +3,27 @@
 from __future__ import annotations
 
 import fnmatch
-import functools
 import math
-import os
 import time
-import tomllib
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from convla import __version__
 from convla._array import available_memory
-from convla._validate import check_integer, check_sizes
-from convla.errors import ConvergenceWarning, ConvlaError
-from convla.geometry import ConvGeometry
+from convla._validate import check_integer
+from convla.errors import ConvergenceWarning, ShapeError
 from convla.models.kernels import split_kernels
-from convla.operators import ConvOperator
+from convla.models.layers import FACTORIZED, Layer, LayerSettings, doubts, make_layer, read_settings, settings_for
+from convla.models.parametrizations import assemble
+from convla.models.weights import Weights
 from convla.similarity import convolutional_similarity
 from convla.similarity.orthogonality import kernel_orthogonality, mutual_coherence, ocnn_residual, spectral_isometry
-from convla.spectra import (
-    SingularValueBounds,
-    SingularValues,
-    largest_singular_value,
-    singular_value_bounds,
-    smallest_singular_value,
-)
-from convla.typing import Padding
+from convla.spectra import SingularValues
+from convla.spectra.status import Status
 
 __all__ = [
     "COLUMNS",
@@ -45,67 +37,6 @@ __all__ = [
     "inspect_network",
     "read_settings",
 ]
-
-
-@dataclass(frozen=True)
-class LayerSettings:
-    """How a layer uses its kernel; what a file of weights does not say."""
-
-    padding: Padding = "same"
-    stride: int | Sequence[int] = 1
-    dilation: int | Sequence[int] = 1
-    groups: int = 1
-    image: tuple[int, ...] | None = None
-    """The image that this layer is given, where it is another than the command's."""
-
-
-@dataclass(frozen=True, eq=False)
-class Layer:
-    """A kernel (c_out, c_in // groups, *kernel) and the map that it stands for."""
-
-    kernel: np.ndarray[Any, Any]
-    settings: LayerSettings
-    geometry: ConvGeometry
-
-    @functools.cached_property
-    def operator(self) -> ConvOperator:
-        """The layer's matrix, matrix-free."""
-        geometry = self.geometry
-        return ConvOperator(
-            self.kernel,
-            geometry.image_shape,
-            padding=geometry.padding,
-            stride=geometry.stride,
-            dilation=geometry.dilation,
-            groups=geometry.groups,
-            boundary=geometry.boundary,
-        )
-
-    @functools.cached_property
-    def largest(self) -> SingularValues:
-        """The operator's largest singular value."""
-        return largest_singular_value(self.operator)
-
-    @functools.cached_property
-    def bounds(self) -> SingularValueBounds:
-        """Its enclosure, which holds whatever the iteration behind `largest` did."""
-        return singular_value_bounds(self.operator, start=self.largest)
-
-    @functools.cached_property
-    def smallest(self) -> SingularValues:
-        """The operator's smallest singular value, where the matrix can be factorised.
-
-        Raises
-        ------
-        ValueError
-            If the matrix is too large.
-        """
-        if min(self.operator.shape) > FACTORIZED:
-            raise ValueError(
-                f"a matrix of shape {self.operator.shape} is too large to factorise (more than {FACTORIZED} on its "
-                "shorter side): inspect the layer with a smaller image"
-            )
-        return smallest_singular_value(self.operator)
 
 
 class Column(NamedTuple):
@@ -122,9 +53,17 @@ class LayerReport:
 
     name: str
     shape: tuple[int, ...]
+    """As the file holds the kernel."""
+    dtype: str
     settings: LayerSettings
+    geometry: dict[str, Any]
+    """How the settings were understood: sizes of the layer's image and output, padding, stride, dilation, groups."""
     quantities: dict[str, float | None]
     """By column name; None where a quantity is not defined, and `notes` says why."""
+    status: dict[str, str]
+    """What the singular values promise, by column name; None of them where they were not asked for."""
+    dead: int
+    """Filters that are 0, or lost in the rounding of the others."""
     notes: tuple[str, ...]
     seconds: float
 
@@ -136,6 +75,10 @@ class Inspection:
     layers: tuple[LayerReport, ...]
     others: dict[str, str]
     columns: tuple[Column, ...]
+    source: dict[str, str] = field(default_factory=dict)
+    """What was inspected, such as the name of the file and its digest."""
+    complete: bool = True
+    """Whether these are all layers, or those that were done before an interruption."""
 
     def as_data(self) -> dict[str, Any]:
         """Return the whole as mappings, lists, finite numbers and strings, for JSON; infinity as None."""
@@ -145,75 +88,29 @@ class Inspection:
                 name: value if value is not None and math.isfinite(value) else None
                 for name, value in layer["quantities"].items()
             }
-        return {"layers": layers, "others": self.others}
-
-
-def read_settings(path: str | os.PathLike[str], default: LayerSettings) -> list[tuple[str, LayerSettings]]:
-    r"""Read how layers use their kernels from a TOML file.
-
-    Each table is for the layers that its name matches, ``*`` standing for anything; a later one goes before an earlier
-    one. Its keys are padding, stride, dilation, groups and image; what it leaves out is as in `default`.
-
-    Parameters
-    ----------
-    path : path
-        Such as a file of ``["layer2.*"]`` and ``stride = 2`` on two lines.
-    default : LayerSettings
-
-    Returns
-    -------
-    list of (pattern, LayerSettings)
-
-    Raises
-    ------
-    ValueError
-        If the file is not TOML, or has an unknown key.
-    OSError
-        If it cannot be read.
-
-    Examples
-    --------
-    >>> import pathlib, tempfile
-    >>> from convla.models.inspection import LayerSettings, read_settings
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = pathlib.Path(folder) / "layers.toml"
-    ...     _ = path.write_text('["layer2.*"]\nstride = 2\n')
-    ...     read_settings(path, LayerSettings())[0][1].stride
-    2
-    """
-    try:
-        tables = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{path}: not a TOML file: {error}") from error
-    known = set(asdict(default))
-    settings = []
-    for pattern, table in tables.items():
-        if not isinstance(table, dict) or not set(table) <= known:
-            raise ValueError(f"{path}: [{pattern}] must be a table with the keys {', '.join(sorted(known))}")
-        if "image" in table:
-            table["image"] = check_sizes(f"{path}: [{pattern}] image", table["image"])
-        settings.append((pattern, replace(default, **table)))
-    return settings
+        head = {**self.source, "convla": __version__, "complete": self.complete}
+        return {**head, "layers": layers, "others": self.others}
 
 
 def inspect_network(
-    arrays: Mapping[str, Any],
+    weights: Weights | Mapping[str, Any],
     image: Sequence[int],
     *,
     default: LayerSettings | None = None,
     settings: Sequence[tuple[str, LayerSettings]] = (),
     spectra: bool = True,
-    progress: Callable[[str], None] | None = None,
+    progress: Callable[[LayerReport], None] | None = None,
 ) -> Inspection:
     """Measure every convolution kernel among a model's arrays.
 
     Parameters
     ----------
-    arrays : mapping of str to numpy.ndarray
-        As `read_weights` returns them.
+    weights : Weights or mapping of str to numpy.ndarray
+        As `read_model` or `read_weights` return them.
     image : sequence of int
-        The image that each layer is given. A file of weights does not say how layers follow each other; give layers of
-        other images theirs in `settings`. For kernels with another number of axes its last size is repeated.
+        The image that each layer is given, without its channels. A file of weights does not say how layers follow each
+        other; give layers of other images theirs in `settings`. For kernels of more axes its last size is repeated, for
+        kernels of fewer axes all its sizes must be equal.
     default : LayerSettings, optional
         For layers that no pattern matches: padding "same", stride 1, one group.
     settings : sequence of (pattern, LayerSettings)
@@ -222,7 +119,7 @@ def inspect_network(
         Also find the singular values of every layer, which takes seconds for large layers on large images. The smallest
         one is left out where the matrix is too large to factorise.
     progress : callable, optional
-        Called with the name of each layer that is done.
+        Called with each layer's report as it is done.
 
     Returns
     -------
@@ -232,57 +129,85 @@ def inspect_network(
     ------
     ShapeError, TypeError, ValueError
         If settings do not fit a kernel, or an image and its features do not fit the memory; the message begins with the
-        layer's name. If a pattern matches no array.
+        layer's name. If a pattern matches no array. Nothing has been measured then.
 
     Examples
     --------
     >>> import numpy as np
     >>> from convla.models.inspection import inspect_network
-    >>> report = inspect_network({"conv": np.ones((2, 1, 1)), "bias": np.ones(2)}, (8, 8))
+    >>> report = inspect_network({"conv": np.ones((2, 1, 1)), "bias": np.ones(2)}, (8,))
     >>> report.layers[0].quantities["similarity"], report.others
     (1.0, {'bias': '1 axes: a convolution kernel has 3 to 5, (c_out, c_in, *kernel)'})
     """
-    sizes = tuple(check_integer("image", size, minimum=1) for size in image)
-    kernels, others = split_kernels(arrays)
-    for pattern, _ in settings:
-        if not fnmatch.filter(arrays, pattern):
-            raise ValueError(f"settings for {pattern!r} match none of the {len(arrays)} arrays")
+    if not isinstance(weights, Weights):
+        weights = Weights({name: np.asarray(array) for name, array in weights.items()})
+    tasks, others = _tasks(weights, image, default or LayerSettings(), settings, spectra)
     columns = SPECTRAL_COLUMNS + COLUMNS if spectra else COLUMNS
     reports = []
-    for name, kernel in kernels.items():
-        chosen = default or LayerSettings()
-        for pattern, match in settings:
-            if fnmatch.fnmatchcase(name, pattern):
-                chosen = match
-        reports.append(_inspect_layer(name, kernel, chosen, sizes, columns))
+    for task in tasks:
+        reports.append(_measure(task, columns))
         if progress is not None:
-            progress(name)
+            progress(reports[-1])
     return Inspection(tuple(reports), others, columns)
 
 
-def _inspect_layer(
-    name: str, kernel: Any, settings: LayerSettings, image: tuple[int, ...], columns: tuple[Column, ...]
-) -> LayerReport:
-    rank = kernel.ndim - 2
-    sizes = settings.image or (*image, *(image[-1],) * rank)[:rank]
-    try:
-        geometry = ConvGeometry(
-            kernel.shape,
-            sizes,
-            padding=settings.padding,
-            stride=settings.stride,
-            dilation=settings.dilation,
-            groups=settings.groups,
+class _Task(NamedTuple):
+    """A layer to be inspected."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    settings: LayerSettings
+    layer: Layer
+    doubts: tuple[str, ...]
+
+
+def _tasks(
+    weights: Weights,
+    image: Sequence[int],
+    default: LayerSettings,
+    settings: Sequence[tuple[str, LayerSettings]],
+    spectra: bool,
+) -> tuple[list[_Task], dict[str, str]]:
+    """Return the layers of a model, each checked before the first is measured, and why its other arrays are none."""
+    sizes = tuple(check_integer("image", size, minimum=1) for size in image)
+    kernels, others = split_kernels(weights.arrays)
+    for pattern, _ in settings:
+        if not fnmatch.filter([*weights.arrays, *kernels], pattern):
+            raise ValueError(f"settings for {pattern!r} match none of the {len(weights.arrays)} arrays")
+    rank = max((kernel.ndim - 2 for kernel in kernels.values()), default=len(sizes))
+    if len(sizes) > rank:
+        raise ShapeError(
+            f"image must have at most {rank} sizes, as many as the kernels have axes behind their channels, got "
+            f"{'x'.join(map(str, sizes))}: give it without the channels"
         )
-    except (ConvlaError, TypeError, ValueError) as error:
-        raise type(error)(f"layer {name}: {error}") from error
-    needed, available = VECTORS * kernel.itemsize * sum(geometry.shape), available_memory(kernel)
-    if columns != COLUMNS and available is not None and needed > available:
+    made = assemble(weights.arrays)
+    tasks = []
+    for name, kernel in kernels.items():
+        chosen = settings_for(name, default, settings)
+        layer = make_layer(name, kernel, chosen, sizes)
+        if spectra:
+            _check_memory(name, layer)
+        notes = (*([made[name].note] if name in made else ()), *doubts(name, kernel, chosen))
+        stored = made[name].parts[0] if name in made else name
+        dtype = weights.dtypes.get(stored, str(kernel.dtype))
+        tasks.append(_Task(name, kernel.shape, dtype, chosen, layer, notes))
+    return tasks, {**others, **weights.unread}
+
+
+def _check_memory(name: str, layer: Layer) -> None:
+    needed = VECTORS * layer.kernel.itemsize * sum(layer.operator.shape)
+    available = available_memory(layer.kernel)
+    if available is not None and needed > available:
         raise ValueError(
-            f"layer {name}: singular values on images of {'x'.join(map(str, sizes))} take {needed} bytes at least, "
-            f"more than the {available} bytes of free memory"
+            f"layer {name}: singular values on images of {'x'.join(map(str, layer.geometry.image_shape))} take "
+            f"{needed} bytes at least, more than the {available} bytes of free memory"
         )
-    layer = Layer(kernel, settings, geometry)
+
+
+def _measure(task: _Task, columns: Sequence[Column]) -> LayerReport:
+    """Return the quantities of a layer; what cannot be found is told in its notes."""
+    layer = task.layer
     began = time.perf_counter()
     quantities: dict[str, float | None] = {}
     reasons: dict[str, list[str]] = {}
@@ -300,30 +225,78 @@ def _inspect_layer(
                 reasons.setdefault(str(error) or type(error).__name__, []).append(column.heading)
         for warning in caught:
             reasons.setdefault(str(warning.message), []).append(column.heading)
-    notes = tuple(f"{', '.join(headings)}: {reason}" for reason, headings in reasons.items())
-    return LayerReport(name, kernel.shape, settings, quantities, notes, time.perf_counter() - began)
+    status = {name: str(found.status) for name, found in _found(layer, quantities).items()}
+    for name, word in status.items():
+        if word == Status.ESTIMATED:
+            reasons.setdefault(f"{word}: {Status.ESTIMATED.sentence}", []).append(name)
+    dead = int(np.count_nonzero(~layer.live))
+    notes = list(task.doubts)
+    if dead:
+        notes.append(
+            f"{dead} of {layer.live.size} filters are dead: their norms are 0, or at most 2^-20 (1e-6) of the largest, "
+            "which is lost in rounding; scaled pairs and coherence are over the others"
+        )
+    notes += [f"{', '.join(headings)}: {reason}" for reason, headings in reasons.items()]
+    return LayerReport(
+        task.name,
+        task.shape,
+        task.dtype,
+        task.settings,
+        _described(layer),
+        quantities,
+        status,
+        dead,
+        tuple(notes),
+        time.perf_counter() - began,
+    )
+
+
+def _found(layer: Layer, quantities: Mapping[str, float | None]) -> dict[str, SingularValues]:
+    """Return the singular values that were found, by column name."""
+    names = {"sigma_max": "largest", "sigma_min": "smallest"}
+    return {name: getattr(layer, kept) for name, kept in names.items() if quantities.get(name) is not None}
+
+
+def _described(layer: Layer) -> dict[str, Any]:
+    geometry = layer.geometry
+    shapes = (geometry.image_shape, geometry.range_shape[1:])
+    image, output = shapes[::-1] if layer.transposed else shapes
+    return {
+        "image": image,
+        "output": output,
+        **{name: getattr(geometry, name) for name in ("padding", "stride", "dilation", "groups", "boundary")},
+        "transposed": layer.transposed,
+    }
 
 
 def _mean_normalized_similarity(layer: Layer) -> float:
-    count = layer.kernel.shape[0]
-    if count < 2:
-        raise ValueError(f"a layer of one kernel has no pairs, got shape {layer.kernel.shape}")
-    return float(convolutional_similarity(layer.kernel, normalized=True)) / math.comb(count, 2)
+    live = layer.all_filters[layer.live.reshape(-1)]
+    if len(live) < 2:
+        raise ValueError(f"fewer than two live filters have no pairs, got {len(live)}")
+    return float(convolutional_similarity(live, normalized=True)) / math.comb(len(live), 2)
 
 
-def _over_groups(measure: Callable[[Any], Any], layer: Layer) -> list[float]:
-    # Kernels of different groups see different channels: their rows of the layer's matrix cannot meet.
-    return [float(measure(group)) for group in np.split(layer.kernel, layer.settings.groups)]
+def _coherence(layer: Layer) -> float:
+    # Filters of different groups see different channels, and are orthogonal as they are.
+    groups = [group[live] for group, live in zip(layer.filters, layer.live, strict=True)]
+    values = [float(mutual_coherence(group)) for group in groups if len(group) > 1]
+    if not values:
+        raise ValueError("no group has two live filters, which have a cosine")
+    return max(values)
+
+
+def _ocnn_residual(layer: Layer) -> float:
+    stride = layer.geometry.stride
+    if layer.transposed and any(step > 1 for step in stride):
+        raise ValueError("not defined for a transposed layer with a stride")
+    return math.fsum(float(ocnn_residual(group, stride=stride)) for group in layer.filters)
 
 
 def _condition_number(layer: Layer) -> float:
-    if layer.smallest.status == "rank deficient":
+    if str(layer.smallest.status) == Status.RANK_DEFICIENT:
         raise ValueError("infinite: the operator is rank deficient")
     return layer.largest.value / layer.smallest.value
 
-
-FACTORIZED = 4096
-"""The longest shorter side of a matrix whose smallest singular value is looked for: seconds, and hundreds of MiB."""
 
 VECTORS = 6
 """The least number of images and features that the iteration for the largest singular value holds."""
@@ -338,17 +311,15 @@ SPECTRAL_COLUMNS: tuple[Column, ...] = (
 """The singular values of the layer's matrix; the enclosure of the largest is proved."""
 
 COLUMNS: tuple[Column, ...] = (
-    Column("similarity", "L_CS", lambda layer: float(convolutional_similarity(layer.kernel))),
+    Column("similarity", "L_CS", lambda layer: float(convolutional_similarity(layer.all_filters))),
     Column("normalized_similarity", "per pair, scaled", _mean_normalized_similarity),
-    Column("kernel_orthogonality", "|WW'-I|^2", lambda layer: math.fsum(_over_groups(kernel_orthogonality, layer))),
-    Column("spectral_isometry", "SRIP", lambda layer: max(_over_groups(spectral_isometry, layer))),
-    Column("mutual_coherence", "coherence", lambda layer: max(_over_groups(mutual_coherence, layer))),
     Column(
-        "ocnn_residual",
-        "OCNN",
-        lambda layer: math.fsum(
-            _over_groups(lambda group: ocnn_residual(group, stride=layer.settings.stride), layer),
-        ),
+        "kernel_orthogonality",
+        "|WW'-I|^2",
+        lambda layer: math.fsum(float(kernel_orthogonality(group)) for group in layer.filters),
     ),
+    Column("spectral_isometry", "SRIP", lambda layer: max(float(spectral_isometry(group)) for group in layer.filters)),
+    Column("mutual_coherence", "coherence", _coherence),
+    Column("ocnn_residual", "OCNN", _ocnn_residual),
 )
 """The similarity and orthogonality of the kernels."""

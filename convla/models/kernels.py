@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import fnmatch
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,14 +12,32 @@ import numpy as np
 
 from convla._validate import check_integer
 from convla.errors import WeightsError
-from convla.models.weights import check_weights_name, read_weights, write_weights
+from convla.models.naming import named_as_kernel, why_no_kernel
+from convla.models.parametrizations import assemble
+from convla.models.weights import (
+    Weights,
+    check_convertible,
+    check_weights_name,
+    read_model,
+    read_weights,
+    rewrite_weights,
+    write_weights,
+)
 from convla.similarity import Initialization, initialize_network
 
-__all__ = ["ModelArrays", "initialize_file", "split_kernels"]
+__all__ = ["ModelArrays", "choose_kernels", "initialize_file", "split_kernels"]
 
 
 class ModelArrays(NamedTuple):
-    """The arrays of a model: its convolution kernels by name, and why each other one is none."""
+    """The arrays of a model.
+
+    Attributes
+    ----------
+    kernels : dict of str to numpy.ndarray
+        Its convolution kernels, by name.
+    others : dict of str to str
+        Why each other array is none.
+    """
 
     kernels: dict[str, np.ndarray[Any, Any]]
     others: dict[str, str]
@@ -27,8 +46,10 @@ class ModelArrays(NamedTuple):
 def split_kernels(arrays: Mapping[str, Any]) -> ModelArrays:
     """Tell convolution kernels from the other arrays of a model.
 
-    A kernel is taken to be any array of finite float32 or float64 numbers with 3 to 5 axes, (c_out, c_in, *kernel), and
-    no empty one.
+    A kernel is any array of finite float32 or float64 numbers with 3 to 5 axes, (c_out, c_in, *kernel), no empty one,
+    that is not by its name or its neighbours something else: part of an optimizer's state, the scale of a
+    normalisation, a table of positions, an average of another kernel. The weights that weight_norm, spectral_norm and
+    pruning hold in parts are put together.
 
     Parameters
     ----------
@@ -37,7 +58,6 @@ def split_kernels(arrays: Mapping[str, Any]) -> ModelArrays:
     Returns
     -------
     ModelArrays
-        ``kernels``, and ``others`` with the reason in words.
 
     Examples
     --------
@@ -46,9 +66,74 @@ def split_kernels(arrays: Mapping[str, Any]) -> ModelArrays:
     >>> split_kernels({"conv": np.ones((2, 1, 3, 3)), "linear": np.ones((2, 3))}).others
     {'linear': '2 axes: a convolution kernel has 3 to 5, (c_out, c_in, *kernel)'}
     """
-    reasons = {name: _why_not(array) for name, array in arrays.items()}
-    kernels = {name: np.asarray(array) for name, array in arrays.items() if reasons[name] is None}
-    return ModelArrays(kernels, {name: reason for name, reason in reasons.items() if reason is not None})
+    made = assemble(arrays)
+    targets = {part: name for name, weight in made.items() for part in weight.parts}
+    whole = {**arrays, **{name: weight.array for name, weight in made.items()}}
+    found = ModelArrays({}, {})
+    for stored in arrays:
+        name = targets.get(stored, stored)
+        if name != stored:
+            found.others[stored] = f"a part of {name}"
+            if name in found.kernels:
+                continue
+        reason = why_no_kernel(name, whole)
+        if reason is not None:
+            found.others[stored] = reason
+            continue
+        found.kernels[name] = np.asarray(whole[name])
+    return found
+
+
+def choose_kernels(weights: Weights, only: Sequence[str] = ()) -> ModelArrays:
+    """Choose the kernels of a file that may be changed.
+
+    Parameters
+    ----------
+    weights : Weights
+    only : sequence of str
+        Patterns of names, ``*`` standing for anything: these arrays. Without any it is those that `split_kernels` finds
+        as they are stored, and whose last name says that they are a kernel: weight, kernel, filter or conv.
+
+    Returns
+    -------
+    ModelArrays
+        ``others`` says why each other array stays as it is.
+
+    Raises
+    ------
+    ValueError
+        If a pattern matches nothing, or something that cannot be a kernel.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from convla.models.kernels import choose_kernels
+    >>> from convla.models.weights import Weights
+    >>> weights = Weights({"conv.weight": np.ones((2, 1, 3)), "table": np.ones((2, 1, 3))})
+    >>> choose_kernels(weights).others
+    {'table': 'a table, such as one of positions, by its name'}
+    """
+    arrays = weights.arrays
+    if only:
+        named = [name for name in arrays if any(fnmatch.fnmatchcase(name, pattern) for pattern in only)]
+        for pattern in only:
+            if not fnmatch.filter(arrays, pattern):
+                raise ValueError(f"only: {pattern!r} matches none of the {len(arrays)} arrays")
+        for name in named:
+            if reason := why_no_kernel("weight", {"weight": arrays[name]}):
+                raise ValueError(f"only: {name!r} is no kernel: {reason}")
+        others = {name: "not named by only" for name in arrays if name not in named}
+        return ModelArrays({name: arrays[name] for name in named}, others | weights.unread)
+    found = split_kernels(arrays)
+    kernels, others = {}, found.others | weights.unread
+    for name, kernel in found.kernels.items():
+        if name not in arrays:
+            others[name] = "not stored as it is, but in parts"
+        elif not named_as_kernel(name):
+            others[name] = "its name does not say that it is a kernel: only can name it"
+        else:
+            kernels[name] = kernel
+    return ModelArrays(kernels, others)
 
 
 def initialize_file(
@@ -60,20 +145,28 @@ def initialize_file(
     keep_norms: bool = False,
     state: str | os.PathLike[str] | None = None,
     save_every: int = 50,
+    only: Sequence[str] = (),
+    chosen: Callable[[ModelArrays], None] | None = None,
     progress: Callable[[Initialization], None] | None = None,
 ) -> Initialization:
-    """Minimise the convolutional similarity of a file's kernels and write all its arrays to another file.
+    """Minimise the convolutional similarity of a file's kernels and write the file again with these in their place.
 
     Parameters
     ----------
     source, target : path
-        Files of weights, as in `read_weights`. What is no convolution kernel is copied.
+        Files of weights, as in `read_model`, of one format. Everything but the kernels is copied bit for bit: other
+        arrays, dtypes, nesting, names, and values that are no arrays. Between formats this can be done for files of
+        nothing but arrays by name.
     iterations, learning_rate, keep_norms, progress
         As in `initialize_network`.
     state : path, optional
         An .npz file that keeps the state; if it is there, the minimisation goes on from it.
     save_every : int, default 50
         Steps between two savings of the state.
+    only : sequence of str
+        Patterns of the names of the kernels, as in `choose_kernels`, which chooses by a rule where there are none.
+    chosen : callable, optional
+        Told, before the first step, which kernels will be changed, and why the other arrays will not.
 
     Returns
     -------
@@ -83,7 +176,8 @@ def initialize_file(
     Raises
     ------
     WeightsError, OSError
-        If a file cannot be read or written, or the source holds no convolution kernel.
+        If a file cannot be read or written, the source holds no convolution kernel, or the target's format has no
+        place for all that the source holds.
     TypeError, ValueError
         If an option is out of range, or the state belongs to other layers or settings.
 
@@ -99,7 +193,7 @@ def initialize_file(
     >>> from convla.models.weights import write_weights
     >>> with tempfile.TemporaryDirectory() as name:
     ...     folder = pathlib.Path(name)
-    ...     write_weights(folder / "in.npz", {"conv": np.random.default_rng(0).standard_normal((4, 3, 3, 3))})
+    ...     write_weights(folder / "in.npz", {"conv.weight": np.random.default_rng(0).standard_normal((4, 3, 3, 3))})
     ...     initialize_file(folder / "in.npz", folder / "out.npz", iterations=2).iteration
     2
     """
@@ -107,10 +201,15 @@ def initialize_file(
     check_weights_name(target)
     if state is not None:
         check_weights_name(state)
-    arrays = read_weights(source)
-    kernels = split_kernels(arrays).kernels
-    if not kernels:
-        raise WeightsError(f"{source}: holds no convolution kernel among its {len(arrays)} arrays")
+    weights = read_model(source)
+    check_convertible(source, target, weights)
+    choice = choose_kernels(weights, only)
+    if not choice.kernels:
+        raise WeightsError(
+            f"{source}: holds no convolution kernel among its {len(weights.arrays)} arrays, by their names and shapes"
+        )
+    if chosen is not None:
+        chosen(choice)
     state_path = None if state is None else Path(state)
     start = None
     if state_path is not None and state_path.exists():
@@ -126,24 +225,12 @@ def initialize_file(
             progress(now)
 
     result = initialize_network(
-        kernels,
+        choice.kernels,
         iterations=iterations,
         learning_rate=learning_rate,
         keep_norms=keep_norms,
         state=start,
         progress=after_step,
     )
-    write_weights(target, {**arrays, **result.kernels})
+    rewrite_weights(source, target, result.kernels)
     return result
-
-
-def _why_not(array: Any) -> str | None:
-    if not 3 <= array.ndim <= 5:
-        return f"{array.ndim} axes: a convolution kernel has 3 to 5, (c_out, c_in, *kernel)"
-    if array.dtype not in (np.float32, np.float64):
-        return f"dtype {array.dtype}: a convolution kernel holds floating-point numbers"
-    if array.size == 0:
-        return f"an empty axis in shape {array.shape}"
-    if not np.isfinite(array).all():
-        return "NaN or infinity in it"
-    return None

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import warnings
 from itertools import zip_longest
+from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from convla._files import atomic_write
 from convla.errors import WeightsError
 from convla.models.inspection import Inspection
 from convla.models.weights import printable
@@ -73,5 +75,8 @@ def plot_inspection(report: Inspection, path: str | os.PathLike[str]) -> None:
         panel.tick_params(labelsize=7)
     panels[0, 0].set_yticks(range(len(names)), names)
     panels[0, 0].set_ylim(len(names) - 0.5, -0.5)
-    with warnings.catch_warnings(action="ignore", category=UserWarning):  # of letters that the font lacks
-        figure.savefig(path, dpi=150)
+    with (
+        atomic_write(path, follow_links=True) as file,
+        warnings.catch_warnings(action="ignore", category=UserWarning),  # of letters that the font lacks
+    ):
+        figure.savefig(file, format=Path(path).suffix.removeprefix("."), dpi=150)

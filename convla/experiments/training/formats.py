@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import io
 import math
-import pickle
+import stat
 import zlib
 from collections.abc import Iterator
 from io import BufferedReader
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from convla.errors import ConvlaError
+from convla.models.pickles import Called, Name, PickleError, read_pickle
 
 __all__ = ["DatasetError", "read_cifar_binary", "read_cifar_python", "read_idx_images", "read_idx_labels"]
 
@@ -23,7 +25,10 @@ Bytes = np.ndarray[Any, np.dtype[np.uint8]]
 IMAGE = 3 * 32 * 32
 CLASSES = 10
 LARGEST = 2**30
-"""Bytes that an IDX file may announce: twenty times MNIST."""
+"""Bytes that a file may have, or an IDX file announce: twenty times MNIST, and six times CIFAR-10."""
+
+LARGEST_PICKLE = 2**26
+"""Bytes of a pickled batch of CIFAR-10: twice as many as there are."""
 
 
 class DatasetError(ConvlaError, ValueError):
@@ -124,8 +129,8 @@ def read_cifar_binary(path: Path) -> tuple[Bytes, Bytes]:
 def read_cifar_python(path: Path) -> tuple[Bytes, Bytes]:
     """Return the images, of shape (images, 3, 32, 32), and labels of a file of the Python version of CIFAR-10.
 
-    The pickle may build dictionaries, lists, numbers, bytes and arrays of uint8; anything else that it names is
-    refused before it is looked up, so that a hostile file runs nothing.
+    The file is a pickle, of which nothing is run: it is taken to pieces as data, and the one array that is looked for
+    is made here, from its bytes.
 
     Parameters
     ----------
@@ -141,64 +146,54 @@ def read_cifar_python(path: Path) -> tuple[Bytes, Bytes]:
     DatasetError
         If the file cannot be read, is no such file, or names anything but arrays of uint8.
     """
+    with _reading(path, LARGEST_PICKLE) as file:
+        data = file.read()
     try:
-        with path.open("rb") as file:
-            batch = _ArraysOnly(file, encoding="bytes").load()
-    except OSError as error:
-        raise DatasetError(f"{path}: cannot be read: {error.strerror or error}") from error
-    except DatasetError as error:
+        batch = read_pickle(io.BytesIO(data), _is_array)
+        entries = {_text(key): value for key, value in batch.items()} if isinstance(batch, dict) else {}
+        images, labels = entries.get("data"), entries.get("labels")
+        if not isinstance(images, Called) or not isinstance(labels, list):
+            raise DatasetError("a dictionary with an array 'data' and a list 'labels' is wanted")
+        rows = _array_of_bytes(images)
+    except (DatasetError, PickleError) as error:
         raise DatasetError(f"{path}: {error}") from None
-    except Exception as error:  # the reader of a damaged pickle may raise anything
-        raise DatasetError(f"{path}: not a pickled batch of CIFAR-10: {_one_line(error)}") from None
-    entries = {_text(key): value for key, value in batch.items()} if isinstance(batch, dict) else {}
-    images, labels = entries.get("data"), entries.get("labels")
-    if not isinstance(images, np.ndarray) or not isinstance(labels, list):
-        raise DatasetError(f"{path}: a dictionary with an array 'data' and a list 'labels' is wanted")
-    if images.dtype != np.uint8 or images.ndim != 2 or images.shape[1] != IMAGE or not len(images):
-        found = f"{images.dtype} of shape {images.shape}"
-        raise DatasetError(f"{path}: 'data' must be uint8 of shape (images, {IMAGE}), got {found}")
-    if len(labels) != len(images) or not all(type(label) is int and 0 <= label < CLASSES for label in labels):
-        raise DatasetError(f"{path}: 'labels' must be {len(images)} integers below {CLASSES}")
-    return images.reshape(-1, 3, 32, 32), np.array(labels, np.uint8)
+    if len(labels) != len(rows) or not all(type(label) is int and 0 <= label < CLASSES for label in labels):
+        raise DatasetError(f"{path}: 'labels' must be {len(rows)} integers below {CLASSES}")
+    return rows.reshape(-1, 3, 32, 32), np.array(labels, np.uint8)
 
 
-class _ArraysOnly(pickle.Unpickler):
-    """Reads what NumPy writes for an array of bytes, under the names of any of its versions, and no other object."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
-            return _empty_array
-        if (module, name) == ("numpy", "ndarray"):
-            return np.ndarray
-        if (module, name) == ("numpy", "dtype"):
-            return _bytes_dtype
-        if (module, name) == ("_codecs", "encode"):
-            return _latin_bytes
-        raise DatasetError(f"refused: it names {module}.{name}, and a batch of CIFAR-10 holds arrays of bytes only")
+def _is_array(name: Name) -> bool:
+    """Whether NumPy, of any version, writes this name for an array."""
+    functions = {"multiarray": ("_reconstruct",), "numeric": ("_frombuffer",)}
+    package, _, module = name.module.rpartition(".")
+    if package in ("numpy.core", "numpy._core"):
+        return name.name in functions.get(module, ())
+    return name.module == "numpy" and name.name in ("ndarray", "dtype")
 
 
-def _empty_array(kind: object, *_: object) -> Bytes:
-    """Stand in for `_reconstruct`: the array gets its shape and contents afterwards, one checked against the other."""
-    if kind is not np.ndarray:
-        raise DatasetError("refused: an array of another type than numpy.ndarray")
-    return np.ndarray((0,), np.uint8)
-
-
-def _bytes_dtype(kind: object, *_: object) -> np.dtype[np.uint8]:
-    if kind not in ("u1", b"u1", "|u1", b"|u1"):
-        raise DatasetError(f"refused: an array of {kind!r}, not of bytes")
-    return np.dtype(np.uint8)
-
-
-def _latin_bytes(text: object, encoding: object) -> bytes:
-    """Stand in for `codecs.encode`, which pickles of protocol 2 use for bytes, and which knows less harmless codecs."""
-    if not isinstance(text, str) or encoding not in ("latin1", b"latin1"):
-        raise DatasetError("refused: a string in an encoding other than latin1")
-    return text.encode("latin1")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+def _array_of_bytes(made: Called) -> Bytes:
+    """Return the rows of images that a pickle describes, in either of the ways in which NumPy writes arrays."""
+    layout: tuple[Any, ...] = (None, None, None, None)
+    match made:
+        case Called(Name(_, "_reconstruct"), (Name(_, "ndarray"), *_), (_, shape, dtype, columns_first, content)):
+            layout = shape, dtype, content, "F" if columns_first else "C"
+        case Called(Name(_, "_frombuffer"), (content, dtype, shape, order)):
+            layout = shape, dtype, content, order
+    shape, dtype, content, order = layout
+    match dtype:
+        case Called(Name(_, "dtype"), ("u1" | b"u1" | "|u1" | b"|u1", *_)):
+            pass
+        case _:
+            raise DatasetError("refused: 'data' is no array of bytes")
+    match shape:
+        case (int() as count, int() as length) if length == IMAGE and 0 < count < LARGEST:
+            pass
+        case _:
+            found = len(shape) if isinstance(shape, tuple) else "no"
+            raise DatasetError(f"'data' must be uint8 of shape (images, {IMAGE}), got a shape of {found} sizes")
+    if not isinstance(content, bytes) or count * IMAGE != len(content):
+        raise DatasetError("truncated or damaged: 'data' has another shape than its bytes")
+    return np.frombuffer(content, np.uint8).reshape(count, IMAGE, order="F" if order == "F" else "C")
 
 
 def _text(key: object) -> object:
@@ -206,8 +201,14 @@ def _text(key: object) -> object:
 
 
 @contextlib.contextmanager
-def _reading(path: Path) -> Iterator[gzip.GzipFile | BufferedReader]:
+def _reading(path: Path, largest: int = LARGEST) -> Iterator[gzip.GzipFile | BufferedReader]:
+    """Open a file, if it is one: a pipe or a device may have no end."""
     try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise DatasetError(f"{path}: not a regular file")
+        if found.st_size > largest:
+            raise DatasetError(f"{path}: {found.st_size} bytes, and at most {largest} are read: no such data set")
         with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
             yield file
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:

@@ -21,11 +21,11 @@ from convla.experiments.training.curves import Curves
 from convla.experiments.training.datasets import DATASETS, Dataset
 from convla.experiments.training.execution import Job, Watcher, load_once, run_all
 from convla.experiments.training.report import Cell, Choice, Report, Result, build_report
-from convla.experiments.training.settings import Experiment, Plan, Run, Training
+from convla.experiments.training.settings import MOST_SEEDS, Experiment, Plan, Run, Training
 
 __all__ = ["SELECTION_SEEDS", "Request", "Session", "check_torch", "train_experiments"]
 
-SELECTION_SEEDS = 1000
+SELECTION_SEEDS = MOST_SEEDS
 """The seeds of the runs that choose a learning rate begin so far above those of the runs that are reported."""
 
 
@@ -213,9 +213,7 @@ class _Runs:
         self._loaded: dict[Run, Curves | None] = {}
         self.resumed = 0
         self._request, self._folder, self._data, self._watcher = request, folder, data, watcher
-        checkpoints = folder.path / "checkpoints"
-        checkpoints.mkdir(exist_ok=True)
-        self._job = Job(Path(request.data), checkpoints, request.device, request.threads)
+        self._job = Job(Path(request.data), folder.inner("checkpoints"), request.device, request.threads)
 
     def announce(self, *lists: Sequence[Run]) -> None:
         runs = {run for some in lists for run in some}

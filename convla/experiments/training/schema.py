@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
@@ -14,6 +15,8 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 from convla.errors import ConvlaError
 from convla.experiments.training.settings import (
     MEASURES,
+    MOST_BLOCKS,
+    MOST_SEEDS,
     Arm,
     Experiment,
     Plan,
@@ -140,6 +143,11 @@ def _plan(where: str, data: Mapping[str, Any]) -> Plan:
     seeds = _value(f"{where}seeds", data["seeds"], int)
     if seeds < 2:
         raise ValueError(f"{where}seeds must be at least 2, got {seeds}")
+    if seeds > MOST_SEEDS:
+        raise ValueError(f"{where}seeds must be at most {MOST_SEEDS}, got {seeds}")
+    blocks = math.prod(map(len, grid.values()))
+    if blocks > MOST_BLOCKS:
+        raise ValueError(f"[{where}grid] must have at most {MOST_BLOCKS} combinations, got {blocks}")
     select = _table(f"[{where}select]", data["select"], Selection) if "select" in data else None
     return Plan(settings, grid, seeds, select)
 

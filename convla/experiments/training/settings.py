@@ -14,6 +14,9 @@ from convla.experiments.training.method_settings import Initialization, Penalty,
 
 __all__ = [
     "MEASURES",
+    "MOST_BLOCKS",
+    "MOST_EPOCHS",
+    "MOST_SEEDS",
     "Arm",
     "Experiment",
     "Plan",
@@ -25,6 +28,14 @@ __all__ = [
 ]
 
 OPTIMIZERS = ("sgd", "adam")
+
+MOST_SEEDS = 1000
+"""Runs of one arm: the seeds of those that choose a learning rate begin so far above the others'."""
+
+MOST_EPOCHS = 10**6
+MOST_BLOCKS = 10**4
+"""Combinations of a grid."""
+
 MEASURES = {
     "best-test-accuracy": "best test accuracy over the epochs, %",
     "final-test-accuracy": "test accuracy after the last epoch, %",
@@ -101,6 +112,7 @@ class Training:
             check_share(name, getattr(self, name))
         check_integer("batch_size", self.batch_size, minimum=2)
         check_integer("epochs", self.epochs, minimum=1)
+        check_integer("epochs", self.epochs, maximum=MOST_EPOCHS)
         for milestone in self.milestones:
             check_integer("milestones", milestone, minimum=1)
 
@@ -171,6 +183,7 @@ class Selection:
         for rate in self.learning_rate:
             check_real("learning_rate", rate, minimum=0.0)
         check_integer("seeds", self.seeds, minimum=1)
+        check_integer("seeds", self.seeds, maximum=MOST_SEEDS)
         if not 0.0 < self.held_out < 1.0:
             raise ValueError(f"held_out must be between 0 and 1, got {self.held_out}")
 

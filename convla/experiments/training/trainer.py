@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import pickle
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
+from convla._files import atomic_write
 from convla._threads import at_most, blas_on_one_thread
 from convla.experiments.results import ResultsError
 from convla.experiments.training.curves import Curves
@@ -188,8 +188,7 @@ class _State:
                 yield self.train.batch(places, generator)
 
     def save(self, path: Path) -> None:
-        """Write the state beside its place and move it there, so that a kill leaves a whole file."""
-        part = path.with_name(f".{path.name}.part")
+        """Write the state, all or nothing."""
         state = {
             "run": self._stamp(),
             "epoch": self.epoch,
@@ -200,14 +199,16 @@ class _State:
             "curves": {field.name: torch.from_numpy(getattr(self.curves, field.name)) for field in fields(Curves)},
         }
         try:
-            torch.save(state, part)
-            os.replace(part, path)
+            with atomic_write(path) as file:
+                torch.save(state, file)
         except (OSError, RuntimeError) as error:
             raise ResultsError(f"{path} cannot be written: {error}") from error
 
     def load(self, path: Path) -> None:
         """Go back to a saved state."""
         try:
+            if not path.is_file():  # a pipe would wait for a writer
+                raise ResultsError(f"{path} is not a regular file: delete it")
             # Tensors and plain values only: a checkpoint runs nothing.
             state = torch.load(path, map_location="cpu", weights_only=True)
             if state["run"] != self._stamp():
