@@ -12,6 +12,7 @@ from convla.identities.inner_products import (
     input_energy,
     kernel_correlation,
     off_centre_inner_product,
+    padding_error_energy,
     padding_error_terms,
 )
 from convla.identities.kernel_similarity import (
@@ -29,10 +30,12 @@ from convla.identities.matrices import (
     singular_value_enclosure,
     singular_value_gradient,
 )
+from convla.identities.orthogonality import boundary_defect, shared_taps
 
 __all__ = [
     "adjoint_kernel",
     "autocorrelation",
+    "boundary_defect",
     "correlation_inner_product",
     "feature_inner_product",
     "gram_kernel",
@@ -41,12 +44,14 @@ __all__ = [
     "least_similar_pair",
     "off_centre_inner_product",
     "ordered_pair_similarity",
+    "padding_error_energy",
     "padding_error_terms",
     "penalty_matrix_gradient",
     "penalty_of_singular_values",
     "reweighted_inner_product",
     "same_channel_similarity",
     "scaled_penalty_minimum",
+    "shared_taps",
     "similarity_lower_bound",
     "singular_value_enclosure",
     "singular_value_gradient",

@@ -27,6 +27,7 @@ __all__ = [
     "input_energy",
     "kernel_correlation",
     "off_centre_inner_product",
+    "padding_error_energy",
     "padding_error_terms",
 ]
 
@@ -278,22 +279,83 @@ def padding_error_terms(
     xp = namespace(k1, k2, x)
     k1, k2 = _kernels(k1, k2, stacks, xp)
     x = _input(x, k1, stacks, xp)
-    size, image = tuple(k1.shape[2:]), tuple(x.shape[x.ndim - k1.ndim + 2 :])
-    full = ConvGeometry((1, k1.shape[1], *size), image, padding="full")
-    kept = [
-        range(n - 1 - low, m + high)
-        for n, m, (low, high) in zip(
-            size, image, ConvGeometry((1, 1, *size), image, padding=padding).padding, strict=True
-        )
-    ]
-    windows = xp.stack([extend(x, full, xp)[(..., *place)] for _, place in full.windows()], axis=x.ndim - k1.ndim + 2)
-    windows = xp.reshape(windows, (*x.shape[: x.ndim - k1.ndim + 1], -1, *full.output_shape))
+    windows, kept = _full_windows(x, tuple(k1.shape[1:]), padding, xp)
     rows1, rows2 = (xp.reshape(k, (k.shape[0], -1)) for k in (k1, k2))
     a, b = (
         _scalar(rows1 @ _gram_outside(windows, kept, side, xp) @ xp.matrix_transpose(rows2), stacks)
         for side in ("low", "high")
     )
     return a, b
+
+
+def padding_error_energy(
+    x: ArrayLike, kernel_shape: tuple[int, ...], padding: Padding, *, channels: bool = False
+) -> tuple[Array, Array]:
+    """Return the mean squares of A + B and of the fully padded <F1, F2> over random kernels, for a given input.
+
+    The kernels are independent of each other, their entries uncorrelated, of mean 0 and variance 1; with variance s^2
+    both values are s^4 times these, and the root of their quotient is the size of A + B relative to the whole.
+
+    Parameters
+    ----------
+    x : array of shape (*image), or (..., c_in, *image) with `channels`
+    kernel_shape : tuple of int
+        The numbers of taps (*kernel).
+    padding : {"full", "same", "valid"}, int, or sequence of (int, int)
+        An integer is CSM's P.
+
+    Returns
+    -------
+    left_out, whole : array of shape (), or (...,) with `channels`
+
+    Raises
+    ------
+    TypeError, ShapeError, ValueError
+        If `x` is no array of finite real numbers with these axes, or the padding is unknown.
+
+    Notes
+    -----
+    ``A + B = K1^T G K2`` with G the Gram matrix of the input's windows at the outputs that the padding leaves out, so
+    its mean square is the squared Frobenius norm of G. With more padding G loses positive semidefinite terms, and its
+    norm falls: for every input.
+
+    References
+    ----------
+    CSM, Eqs. (31)-(36).
+
+    Examples
+    --------
+    >>> from convla.identities import padding_error_energy
+    >>> [tuple(map(int, padding_error_energy([1, 2, 4], (2,), p))) for p in (0, 1)]
+    [(257, 1082), (0, 1082)]
+    """
+    xp = namespace(x)
+    size = tuple(kernel_shape)
+    x = check_array("x", x, xp, min_ndim=len(size) + channels, axes=f"(*image) with {len(size)} image axes")
+    if not channels:
+        x = x[None, ...]
+    windows, kept = _full_windows(x, (x.shape[x.ndim - len(size) - 1], *size), padding, xp)
+    left_out = _gram_outside(windows, kept, "low", xp) + _gram_outside(windows, kept, "high", xp)
+    rows = xp.reshape(windows, (*windows.shape[: windows.ndim - len(size)], -1))
+    first, second = (
+        xp.sum(gram * gram, axis=(-2, -1), dtype=gram.dtype) for gram in (left_out, rows @ xp.matrix_transpose(rows))
+    )
+    return first, second
+
+
+def _full_windows(x: Array, kernel: tuple[int, ...], padding: Padding, xp: Namespace) -> tuple[Array, list[range]]:
+    """Return the windows (..., c_in * taps, *outputs) of all fully padded outputs, and which of these a padding keeps.
+
+    `x` is (..., c_in, *image) and `kernel` (c_in, *kernel).
+    """
+    channels, *size = kernel
+    split = x.ndim - len(size)
+    image = tuple(x.shape[split:])
+    full = ConvGeometry((1, channels, *size), image, padding="full")
+    sides = ConvGeometry((1, 1, *size), image, padding=padding).padding
+    kept = [range(n - 1 - low, m + high) for n, m, (low, high) in zip(size, image, sides, strict=True)]
+    windows = xp.stack([extend(x, full, xp)[(..., *place)] for _, place in full.windows()], axis=split)
+    return xp.reshape(windows, (*x.shape[: split - 1], -1, *full.output_shape)), kept
 
 
 def _gram_outside(windows: Array, kept: list[range], side: str, xp: Namespace) -> Array:
