@@ -136,20 +136,6 @@ def equations_and_unknowns(_: int) -> str:
     return "192 sizes"
 
 
-@evidence(Kind.COUNTEREXAMPLE, "h >= g, every N <= 8: an orthonormal matrix of channels at the centre tap")
-def delta_kernels_are_orthogonal(_: int) -> str:
-    centre = np.zeros((3, 3), np.int64)
-    centre[1, 1] = 1
-    for n in range(1, 9):
-        operator = convla.ConvOperator(centre[None, None], (n, n))
-        assert np.array_equal(operator.T @ (operator @ np.eye(n * n, dtype=np.int64)), np.eye(n * n)), n
-    for h, g, n in ((2, 2, 4), (6, 3, 5), (3, 1, 6)):
-        matrix = convla.ConvOperator(convla.delta_orthogonal_kernel((h, g, 3, 3), rng=0), (n, n)).to_dense()
-        error = np.abs(matrix.T @ matrix - np.eye(g * n * n)).max()
-        assert error <= gamma(40 * h * g, np.float64), f"h = {h}, g = {g}, N = {n}: off by {error}"
-    return "K = (0 0 0; 0 1 0; 0 0 0) gives M^T M = I at every N: 1 parameter against N^2 (N^2 + 1) / 2 equations"
-
-
 @evidence(
     Kind.PROPERTY, "one channel, periodic, k = N <= 6, ill-scaled too; and the same with moduli 1 of the transform"
 )
@@ -266,20 +252,6 @@ STATEMENTS = (
                 "convla.operators:ConvOperator.to_dense", "return convolution_matrix(", "return 2 * convolution_matrix("
             ),
         ),
-    ),
-    Statement(
-        id="RCK-delta",
-        number="Section 1",
-        title="whether small kernels can be orthogonal",
-        claim=r"With $k \ll N$, $M^T M = I$ is impossible in general; an orthogonal $M$ is known for periodic one-channel "
-        r"convolution with $k = N$.",
-        verdict=Verdict.REFUTED,
-        counterexample=r"The kernel that is 1 at its centre and 0 elsewhere gives M = I at every N; with $h\ge g$ any matrix of "
-        r"channels with orthonormal columns at the centre tap gives $M^TM=I$.",
-        evidence=(delta_kernels_are_orthogonal,),
-        mutations=(Mutation("convla.geometry:_resolve_padding", "((k - 1) // 2, k // 2)", "(k // 2 + 1, k // 2 - 1)"),),
-        note=r"Counting does not decide: the equations are far from independent. For $h<g$ it is impossible, because $M^TM$ "
-        "is singular (RCK-barrier).",
     ),
     Statement(
         id="RCK-periodic",
