@@ -64,12 +64,14 @@ class Report:
                     "source": statement.source,
                     "number": statement.number,
                     "ours": statement.ours,
+                    "suggested": statement.suggested,
                     "title": statement.title,
                     "claim": statement.claim,
                     "verdict": statement.verdict.value,
                     "correction": statement.correction,
                     "counterexample": statement.counterexample,
                     "note": statement.note,
+                    "functions": list(statement.functions),
                     "evidence": [
                         {
                             "name": outcome.evidence.name,

@@ -10,8 +10,7 @@ import pytest
 from convla.cli import run
 from proofs_checks import ledger as ledger_module
 from proofs_checks.csm import STATEMENTS
-from proofs_checks.mutation import applied
-from proofs_checks.statement import Mutation
+from proofs_checks.mutation import applied, mutants
 
 
 def test_table_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -28,9 +27,10 @@ def test_table_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_a_contradicted_verdict_exits_with_1(capsys: pytest.CaptureFixture[str]) -> None:
-    with applied(Mutation("proofs_checks.networks:conv_parameters", "side * side + 1", "side * side")):
-        assert run(["verify", "CSM-params"]) == 1
-    assert "contradicted CSM-params parameter_counts" in capsys.readouterr().out
+    (doubled,) = (m for m in mutants("convla.identities.scaled_penalty_minimum") if m.change.endswith("doubled"))
+    with applied(doubled):
+        assert run(["verify", "RCK-scale"]) == 1
+    assert "contradicted RCK-scale scaling_turns" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,8 @@ import numpy as np
 import convla
 from convla import identities
 from convla.typing import Array
-from proofs_checks.cdg.metrics import GRADIENTS, METRICS, WEIGHTS, fractions
-from proofs_checks.statement import Kind, Mutation, Statement, Verdict, evidence
+from proofs_checks.cdg.metrics import WEIGHTS, fractions
+from proofs_checks.statement import Kind, Statement, Verdict, evidence
 
 __all__ = ["STATEMENTS"]
 
@@ -293,10 +293,7 @@ STATEMENTS = (
         r"g''$ on $[0, 1]$.",
         verdict=Verdict.HOLDS,
         evidence=(green_function_solves_the_equation,),
-        mutations=(
-            Mutation(f"{METRICS}:sobolev_greens_function", "(2 * lam)", "lam"),
-            Mutation(f"{METRICS}:sobolev_greens_function", "+ sixth", "- sixth"),
-        ),
+        functions=("convla.identities.sobolev_greens_function",),
     ),
     Statement(
         id="CDG-average",
@@ -310,7 +307,10 @@ STATEMENTS = (
         r"negative below. What holds: the weights add up to 1, and $K$ is least half a period away, where it is non-negative "
         r"exactly if $\lambda \ge 1/24$.",
         evidence=(green_function_is_positive_from_one_24th, weights_do_not_die_away),
-        mutations=(Mutation(f"{METRICS}:sobolev_greens_function", "(2 * lam)", "(3 * lam)"),),
+        functions=(
+            "convla.identities.sobolev_greens_function",
+            "convla.reweighted_gradient",
+        ),
     ),
     Statement(
         id="CDG-10",
@@ -321,9 +321,9 @@ STATEMENTS = (
         verdict=Verdict.CORRECTED,
         correction="Eq. (10) prints f(o) inside the integral over s; it must read f(s).",
         evidence=(three_integrals_solve_the_equation, printed_integrand_fails),
-        mutations=(
-            Mutation(f"{METRICS}:sobolev_greens_function", "+ sixth", "- sixth"),
-            Mutation("proofs_checks.cdg.greens:_three_integrals", "slope = -_integral", "slope = _integral"),
+        functions=(
+            "convla.identities.sobolev_greens_function",
+            "convla.sobolev_gradient",
         ),
     ),
     Statement(
@@ -335,7 +335,7 @@ STATEMENTS = (
         correction="The second line of Eq. (29) begins with minus the mean of f, and has what follows twice; Eq. (30) adds the "
         "mean of f times the double integral, where it must be subtracted. The other lines are right.",
         evidence=(lines_of_the_appendix, printed_lines_of_the_appendix_fail),
-        mutations=(Mutation(f"{METRICS}:sobolev_greens_function", "return 1 +", "return 2 +"),),
+        functions=("convla.identities.sobolev_greens_function",),
         note="As the text of the source reads.",
     ),
     Statement(
@@ -347,10 +347,7 @@ STATEMENTS = (
         correction="It computes the exact discrete solution, of the periodic second difference, plus "
         r"$\bar f/(12\lambda O^2)$ in every channel. Both converge to the integrals like $1/O^2$.",
         evidence=(riemann_sums_are_off_by_a_constant, cost_is_linear, discretisations_converge),
-        mutations=(
-            Mutation(f"{GRADIENTS}:_sobolev_riemann", "slope = -_mean", "slope = _mean"),
-            Mutation(f"{GRADIENTS}:_sobolev_riemann", "/ (lam * n)", "/ lam"),
-        ),
+        functions=("convla.sobolev_gradient",),
         note="convla.sobolev_gradient solves the discrete equation by two prefix sums, at the same cost.",
     ),
 )

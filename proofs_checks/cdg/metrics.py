@@ -13,7 +13,7 @@ from convla import identities
 from convla.testing import gamma
 from convla.typing import Array
 from proofs_checks.draws import for_all, integers, layers
-from proofs_checks.statement import Kind, Mutation, Statement, Verdict, evidence
+from proofs_checks.statement import Kind, Statement, Verdict, evidence
 
 __all__ = ["STATEMENTS", "WEIGHTS", "fractions"]
 
@@ -220,9 +220,9 @@ STATEMENTS = (
         "not, and Eq. (17) loses it: the means of f and g differ by it. The learning rate absorbs it, but it differs between "
         "layers.",
         evidence=(reweighted_gradient_on_the_bases, equation_8_lacks_the_factor),
-        mutations=(
-            Mutation(f"{METRICS}:reweighted_inner_product", "/ k1.shape[0]", ""),
-            Mutation(f"{GRADIENTS}:_reweight", "(wide - mean) / lam", "wide / lam"),
+        functions=(
+            "convla.identities.reweighted_inner_product",
+            "convla.reweighted_gradient",
         ),
     ),
     Statement(
@@ -234,10 +234,9 @@ STATEMENTS = (
         verdict=Verdict.CORRECTED,
         correction="Up to the same factor O. Shown for the difference of neighbouring channels in place of the derivative.",
         evidence=(sobolev_gradient_on_the_bases,),
-        mutations=(
-            Mutation(f"{METRICS}:sobolev_inner_product", "lam * k1.shape[0]", "lam"),
-            Mutation(f"{GRADIENTS}:_sobolev", "(lam * n * n)", "(lam * n)"),
-            Mutation(f"{METRICS}:sobolev_inner_product", "np.roll(k, -1, axis=0) - k", "np.roll(k, -1, axis=0) + k"),
+        functions=(
+            "convla.identities.sobolev_inner_product",
+            "convla.sobolev_gradient",
         ),
     ),
     Statement(
@@ -249,10 +248,7 @@ STATEMENTS = (
         verdict=Verdict.CORRECTED,
         correction="Up to the same factor O, which is lost between Eqs. (19) and (20).",
         evidence=(smoothing_is_the_full_sobolev_gradient,),
-        mutations=(
-            Mutation(f"{GRADIENTS}:_smooth", "math.sqrt(0.25 + sigma)", "math.sqrt(0.5 + sigma)"),
-            Mutation(f"{GRADIENTS}:_smooth_by_fft", "1 + 4 * sigma", "1 + 2 * sigma"),
-        ),
+        functions=("convla.laplacian_smoothing",),
         note="It is O times Laplacian smoothing along the output channels, `convla.laplacian_smoothing` with sigma = lambda "
         "O^2. Shown for differences of neighbouring channels.",
     ),
@@ -264,9 +260,9 @@ STATEMENTS = (
         r"channels.",
         verdict=Verdict.HOLDS,
         evidence=(repeated_channels_keep_the_metric, sampled_kernels_keep_the_sobolev_metric),
-        mutations=(
-            Mutation(f"{METRICS}:reweighted_inner_product", "/ k1.shape[0]", ""),
-            Mutation(f"{METRICS}:sobolev_inner_product", "lam * k1.shape[0]", "lam"),
+        functions=(
+            "convla.identities.reweighted_inner_product",
+            "convla.identities.sobolev_inner_product",
         ),
         note="Exactly for Eq. (4), in the limit of smooth kernels for Eq. (6). The factor O of CDG-4 is what the Euclidean "
         "metric lacks for the same.",
@@ -280,10 +276,7 @@ STATEMENTS = (
         correction=r"It is $1+\lambda$ times Eq. (8) with $1+\lambda$ for $\lambda$. So $\lambda=0$ is plain gradient descent in the "
         r"code and in Figure 6, and $\lambda=1$ in Eq. (8).",
         evidence=(printed_code_is_a_reparametrisation, printed_code_at_the_same_weight),
-        mutations=(
-            Mutation("proofs_checks.cdg.metrics:_figure_3", "+ lam *", "+ 2 * lam *"),
-            Mutation(f"{GRADIENTS}:_reweight", "(wide - mean) / lam", "(wide - mean) * lam"),
-        ),
+        functions=("convla.reweighted_gradient",),
     ),
     Statement(
         id="CDG-descent",
@@ -292,9 +285,11 @@ STATEMENTS = (
         claim=r"$df\cdot(-\nabla f) = -\|\nabla f\|^2 < 0$ in the metric of the gradient.",
         verdict=Verdict.HOLDS,
         evidence=(gradients_descend,),
-        mutations=(
-            Mutation(f"{GRADIENTS}:_reweight", "mean + (wide", "mean - (wide"),
-            Mutation(f"{GRADIENTS}:_sobolev", "smooth = mean +", "smooth = mean -"),
+        functions=(
+            "convla.reweighted_gradient",
+            "convla.sobolev_gradient",
+            "convla.identities.reweighted_inner_product",
+            "convla.identities.sobolev_inner_product",
         ),
         note="With the factor O of CDG-4; without it the change is the squared norm divided by O.",
     ),
@@ -305,9 +300,9 @@ STATEMENTS = (
         claim=r"The gradient of a metric maximises $|df\cdot k| / \|k\|$ over all directions $k \ne 0$.",
         verdict=Verdict.HOLDS,
         evidence=(gradients_are_the_steepest_directions,),
-        mutations=(
-            Mutation(f"{GRADIENTS}:_reweight", "(wide - mean) / lam", "wide / lam"),
-            Mutation(f"{GRADIENTS}:_sobolev", "(lam * n * n)", "(lam * n)"),
+        functions=(
+            "convla.reweighted_gradient",
+            "convla.sobolev_gradient",
         ),
     ),
     Statement(
@@ -317,13 +312,7 @@ STATEMENTS = (
         claim="Permuting a layer's output channels, together with the input channels of the next, gives the same network.",
         verdict=Verdict.HOLDS,
         evidence=(permuted_channels_give_the_same_network,),
-        mutations=(
-            Mutation(
-                "convla.conv:_prepare",
-                "return image, kernel, geometry",
-                "return image, xp.roll(kernel, 1, axis=1), geometry",
-            ),
-        ),
+        functions=("convla.cross_correlate",),
     ),
     Statement(
         id="CDG-perm",
@@ -332,13 +321,9 @@ STATEMENTS = (
         claim=r"The re-weighted gradient commutes with every permutation of output channels, the Sobolev gradient does not.",
         verdict=Verdict.HOLDS,
         evidence=(reweighting_commutes_with_permutations, sobolev_depends_on_the_order),
-        mutations=(
-            Mutation(f"{GRADIENTS}:_reweight", "mean = _mean(wide, xp)", "mean = wide[:, :1, :]"),
-            Mutation(
-                f"{GRADIENTS}:_sobolev",
-                "smooth = mean + (values - _mean(values, xp)) / (lam * n * n)",
-                "smooth = mean + wide / lam",
-            ),
+        functions=(
+            "convla.reweighted_gradient",
+            "convla.sobolev_gradient",
         ),
         note="The order of channels is arbitrary, as the source says; the Sobolev gradient imposes one, up to cyclic shifts.",
     ),

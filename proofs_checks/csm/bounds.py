@@ -12,11 +12,9 @@ import convla
 from convla import identities
 from convla.testing import gamma
 from convla.typing import Array
-from proofs_checks.csm.full import INNER_PRODUCTS
-from proofs_checks.csm.similarity import FORMS
 from proofs_checks.draws import floats, for_all, integers, pairs_and_inputs
 from proofs_checks.polynomials import symbolic_kernels
-from proofs_checks.statement import Kind, Mutation, Statement, Verdict, evidence
+from proofs_checks.statement import Kind, Statement, Verdict, evidence
 
 __all__ = ["STATEMENTS"]
 
@@ -126,9 +124,9 @@ STATEMENTS = (
         r"padding, with the norm over all pairs of channels; equality is attained.",
         verdict=Verdict.HOLDS,
         evidence=(cauchy_schwarz_on_integers, cauchy_schwarz_is_attained, cauchy_schwarz_in_floating_point),
-        mutations=(
-            Mutation(f"{INNER_PRODUCTS}:input_energy", "lags * lags", "lags"),
-            Mutation(f"{INNER_PRODUCTS}:input_energy", "lags * lags", "2 * lags * lags"),
+        functions=(
+            "convla.identities.input_energy",
+            "convla.identities.feature_inner_product",
         ),
         note="Cauchy and Schwarz applied to CSM-6.",
     ),
@@ -146,9 +144,9 @@ STATEMENTS = (
             lower_bound_on_integers,
             least_similarity_by_taps,
         ),
-        mutations=(
-            Mutation(f"{FORMS}:similarity_lower_bound", "math.comb(2 * degree, degree)", "degree"),
-            Mutation(f"{FORMS}:_best_partner", "vectors[:, -1, ::-1]", "vectors[:, 0, ::-1]"),
+        functions=(
+            "convla.identities.similarity_lower_bound",
+            "convla.identities.least_similar_pair",
         ),
         note="So the unconstrained loss is 0 only where kernels vanish, and part of what CSM Tables 4 and 6 report is "
         "kernels shrinking: the controls of `convla reproduce` measure how much. The loss that divides by the norms has "

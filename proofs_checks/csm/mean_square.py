@@ -15,12 +15,7 @@ from proofs_checks.csm.full import TABLE_SIZES
 from proofs_checks.draws import for_all, integers, pairs_and_inputs
 from proofs_checks.statement import Kind, evidence
 
-__all__ = [
-    "energy_falls_with_padding",
-    "mean_square_is_the_energy",
-    "ratios_approach_their_limits",
-    "sizes_in_mean_square",
-]
+__all__: list[str] = []
 
 
 def _signs(channels: int, size: tuple[int, ...]) -> Array:
@@ -84,7 +79,9 @@ def _ratio(x: Array, n: int, padding: int = 0) -> float:
     return math.sqrt(float(left_out.mean()) / float(whole.mean()))
 
 
-@evidence(Kind.MEASUREMENT, "X uniform on (0, 1), 500 inputs; N = 3, 9, 16, M = 64: root mean squares, beside the counts")
+@evidence(
+    Kind.MEASUREMENT, "X uniform on (0, 1), 500 inputs; N = 3, 9, 16, M = 64: root mean squares, beside the counts"
+)
 def sizes_in_mean_square(_: int) -> str:
     found = []
     for n, m in TABLE_SIZES:

@@ -12,7 +12,7 @@ from convla import identities
 from convla.testing import gamma
 from convla.typing import Array
 from proofs_checks.bases import agree_on_all_bases, quadratic_basis, unit_kernels, vector_sizes
-from proofs_checks.csm.full import INNER_PRODUCTS, PLANES, TABLE_SIZES, inner_product_bound, printed_sum
+from proofs_checks.csm.full import PLANES, TABLE_SIZES, inner_product_bound, printed_sum
 from proofs_checks.csm.mean_square import (
     energy_falls_with_padding,
     mean_square_is_the_energy,
@@ -20,7 +20,7 @@ from proofs_checks.csm.mean_square import (
     sizes_in_mean_square,
 )
 from proofs_checks.draws import floats, for_all, pairs_and_inputs
-from proofs_checks.statement import Kind, Mutation, Statement, UnavailableError, Verdict, evidence
+from proofs_checks.statement import Kind, Statement, UnavailableError, Verdict, evidence
 
 __all__ = ["STATEMENTS"]
 
@@ -312,9 +312,9 @@ STATEMENTS = (
         correction=r"Eq. (26) prints $X[n_1+1-N+1]$ and Eq. (27) $X[n_2+-N+1]$; both must read $X[n+i-N+1]$. "
         '"Same" exists for odd N only.',
         evidence=(padded_definition_on_the_bases, padded_identity_on_vectors),
-        mutations=(
-            Mutation(f"{INNER_PRODUCTS}:feature_inner_product", "x, k, padding=padding", 'x, k, padding="full"'),
-            Mutation("convla.geometry:_resolve_padding", "((amount, amount),)", "((amount, max(0, amount - 1)),)"),
+        functions=(
+            "convla.identities.feature_inner_product",
+            "convla.cross_correlate",
         ),
     ),
     Statement(
@@ -334,12 +334,9 @@ STATEMENTS = (
             misprinted_error_terms_fail,
             padded_identity_in_floating_point,
         ),
-        mutations=(
-            Mutation(
-                f"{INNER_PRODUCTS}:_full_windows", "range(n - 1 - low, m + high)", "range(n - low, m + high)"
-            ),
-            Mutation(f"{INNER_PRODUCTS}:_full_windows", "m + high)", "m + high + 1)"),
-            Mutation(f"{INNER_PRODUCTS}:_gram_outside", "gram + rows @", "gram - rows @"),
+        functions=(
+            "convla.identities.padding_error_terms",
+            "convla.identities.correlation_inner_product",
         ),
         note="In n dimensions A and B collect the outputs left out below and above the kept range, along the first axis "
         "on which they lie outside.",
@@ -359,10 +356,9 @@ STATEMENTS = (
             error_terms_for_photographs,
             error_terms_larger_than_the_whole,
         ),
-        mutations=(
-            Mutation(
-                f"{INNER_PRODUCTS}:_full_windows", "range(n - 1 - low, m + high)", "range(n - low, m + high)"
-            ),
+        functions=(
+            "convla.identities.padding_error_energy",
+            "convla.identities.padding_error_terms",
         ),
         note=r"The source counts terms, and the count gives the right order: over independent kernels with uncorrelated "
         r"entries of mean 0 the root mean square of $A+B$ is $\|G_P\|_F/\|G\|_F$ of that of the whole, $G$ and $G_P$ the Gram "
@@ -389,8 +385,9 @@ STATEMENTS = (
             error_terms_may_grow_with_padding,
             error_terms_fall_on_average,
         ),
-        mutations=(
-            Mutation(f"{INNER_PRODUCTS}:_full_windows", "range(n - 1 - low, m + high)", "range(n - 1, m)"),
+        functions=(
+            "convla.identities.padding_error_energy",
+            "convla.identities.padding_error_terms",
         ),
     ),
 )

@@ -10,10 +10,9 @@ import convla
 from convla import identities
 from convla.testing import gamma
 from convla.typing import Array
-from proofs_checks.csm.full import INNER_PRODUCTS
 from proofs_checks.draws import for_all, integers, layers, pairs_and_inputs
 from proofs_checks.polynomials import symbolic_kernels
-from proofs_checks.statement import Kind, Mutation, Statement, Verdict, evidence
+from proofs_checks.statement import Kind, Statement, Verdict, evidence
 
 __all__ = ["STATEMENTS"]
 
@@ -202,9 +201,9 @@ STATEMENTS = (
             extreme_entries_give_a_nonzero_product,
             no_nonzero_kernels_satisfy_the_condition,
         ),
-        mutations=(
-            Mutation(f"{INNER_PRODUCTS}:kernel_correlation", "for k in (k2, k1)", "for k in (k1, k2)"),
-            Mutation(f"{INNER_PRODUCTS}:kernel_correlation", 'padding="full"', 'padding="same"'),
+        functions=(
+            "convla.identities.kernel_correlation",
+            "convla.identities.feature_inner_product",
         ),
         note="True but void: a cross-correlation is a product of Laurent polynomials, and vanishes only if one of the "
         "kernels is zero, in any number of dimensions. Of its entries the one at the extreme lag is the product of an "
@@ -222,11 +221,9 @@ STATEMENTS = (
             ordered_pairs_are_twice_the_unordered_on_integers,
             the_printed_losses_differ,
         ),
-        mutations=(
-            Mutation(f"{FORMS}:ordered_pair_similarity", "(1 - own)", "(2 - own)"),
-            Mutation(
-                f"{SIMILARITY}:_exact", "value = xp.sum(signatures * before)", "value = 2 * xp.sum(signatures * before)"
-            ),
+        functions=(
+            "convla.identities.ordered_pair_similarity",
+            "convla.convolutional_similarity",
         ),
     ),
     Statement(
@@ -237,10 +234,7 @@ STATEMENTS = (
         r"diagonal, does not make feature maps orthogonal; $L_{CS}$ takes all pairs of channels.",
         verdict=Verdict.HOLDS,
         evidence=(equal_channels_do_not_suffice, losses_agree_for_one_channel),
-        mutations=(
-            Mutation(f"{FORMS}:same_channel_similarity", "summed + products", "summed - products"),
-            Mutation(f"{FORMS}:same_channel_similarity", "k=1", "k=0"),
-        ),
+        functions=("convla.identities.same_channel_similarity",),
     ),
     Statement(
         id="CSM-convex",
@@ -251,11 +245,7 @@ STATEMENTS = (
         counterexample="N = 1: $(ab)^2$ is 1 at (1, 1), the midpoint of (2, 0) and (0, 2), where it is 0. In each kernel "
         "alone, the others fixed, it is convex: a positive semidefinite quadratic form.",
         evidence=(midpoint_above_the_chord, convex_in_each_kernel),
-        mutations=(
-            Mutation(
-                f"{SIMILARITY}:_exact", "value = xp.sum(signatures * before)", "value = -xp.sum(signatures * before)"
-            ),
-        ),
+        functions=("convla.convolutional_similarity",),
     ),
     Statement(
         id="CSM-linear",
@@ -266,27 +256,9 @@ STATEMENTS = (
         r"of products of power spectra; $\partial L_{CS}/\partial K_i[c][q] = 2\sum_t \sum_{j\ne i} A_j[t] K_i[c][q+t]$.",
         verdict=Verdict.HOLDS,
         evidence=(pairs_are_inner_products_of_autocorrelations, gradient_is_the_derivative, forms_agree_on_integers),
-        mutations=(
-            Mutation(
-                "convla.similarity.signatures:sums_of_others",
-                "before = _sums_before(signatures, xp)",
-                "before = xp.cumulative_sum(signatures, axis=signatures.ndim - 2)",
-            ),
-            Mutation(
-                "convla.similarity.signatures:sums_of_others",
-                "before, before + after",
-                "before, after",
-            ),
-            Mutation(
-                f"{SIMILARITY}:_floating",
-                "value = xp.sum(signatures * before)",
-                "value = 0.99 * xp.sum(signatures * before)",
-            ),
-            Mutation(
-                "convla.similarity.signatures:signature_form",
-                "filter_by_spectrum(k, 2.0 * w)",
-                "filter_by_spectrum(k, w)",
-            ),
+        functions=(
+            "convla.convolutional_similarity",
+            "convla.convolutional_similarity_gradient",
         ),
         note="Linear in the number of kernels where the definition is quadratic, and without cancellation in the form "
         "of power spectra. For full padding only.",

@@ -12,7 +12,7 @@ from convla.testing import gamma
 from convla.typing import Array
 from proofs_checks import networks
 from proofs_checks.draws import floats, for_all, integers, layers, matrices, moderate_floats
-from proofs_checks.statement import Kind, Mutation, Statement, Verdict, evidence
+from proofs_checks.statement import Kind, Statement, Verdict, evidence
 
 __all__ = ["STATEMENTS"]
 
@@ -220,10 +220,7 @@ STATEMENTS = (
             rank_deficiency_breaks_uniqueness,
             softmax_gradients_are_rank_deficient,
         ),
-        mutations=(
-            Mutation(f"{ORTHONORMAL}:orthonormalize", "METHODS[method](", "0.9 * METHODS[method]("),
-            Mutation(f"{ORTHONORMAL}:_isometry", "values > rtol * largest", "values > 0"),
-        ),
+        functions=("convla.orthonormalize",),
         note="The gradients of a last layer under softmax are always rank deficient: their rows add up to 0.",
     ),
     Statement(
@@ -236,7 +233,7 @@ STATEMENTS = (
         correction=r"Without momentum. With $\gamma>0$ the velocity is a sum of isometries, not a multiple of one; its norm is "
         r"at most $\eta/(1-\gamma)$.",
         evidence=(velocity_stays_bounded, momentum_is_not_orthogonal),
-        mutations=(Mutation(f"{ORTHONORMAL}:orthonormalize", "METHODS[method](", "1.01 * METHODS[method]("),),
+        functions=("convla.orthonormalize",),
     ),
     Statement(
         id="OGN-scale",
@@ -245,11 +242,7 @@ STATEMENTS = (
         claim=r"$UV^T$ is the same for $G$ and $cG$, $c > 0$.",
         verdict=Verdict.HOLDS,
         evidence=(scale_does_not_matter,),
-        mutations=(
-            Mutation(
-                f"{ORTHONORMAL}:orthonormalize", "METHODS[method](", "xp.max(xp.abs(gradient)) * METHODS[method]("
-            ),
-        ),
+        functions=("convla.orthonormalize",),
     ),
     Statement(
         id="OGN-norm",
@@ -259,7 +252,7 @@ STATEMENTS = (
         "gradient is not zero.",
         verdict=Verdict.HOLDS,
         evidence=(normalised_gradients_have_norm_one,),
-        mutations=(Mutation("convla.gradients:normalized_gradient", "return ", "return 2.0 * "),),
+        functions=("convla.normalized_gradient",),
     ),
     Statement(
         id="OGN-params",
@@ -269,9 +262,6 @@ STATEMENTS = (
         "seconds adds 15.5 % (Section 4.4).",
         verdict=Verdict.HOLDS,
         evidence=(basic_cnn_parameters, basic_cnn_shapes, overhead_of_the_decomposition),
-        mutations=(
-            Mutation("proofs_checks.networks:linear_parameters", "inputs + 1", "inputs"),
-            Mutation("proofs_checks.networks:side_after", "stride=stride", "stride=1"),
-        ),
+        functions=("convla.frameworks.torch.basic_cnn",),
     ),
 )

@@ -13,7 +13,7 @@ from convla.testing import gamma
 from convla.typing import Array, Padding
 from proofs_checks.bases import unit_kernels
 from proofs_checks.draws import for_all, moderate_floats
-from proofs_checks.statement import Kind, Mutation, Statement, Verdict, evidence
+from proofs_checks.statement import Kind, Statement, Verdict, evidence
 
 __all__ = ["STATEMENTS"]
 
@@ -141,7 +141,7 @@ STATEMENTS = (
         r"vectors.",
         verdict=Verdict.HOLDS,
         evidence=(filters_are_orthonormal,),
-        mutations=(Mutation(f"{INITIALIZERS}:orthogonal_kernel", "gain * (frame", "1.01 * gain * (frame"),),
+        functions=("convla.orthogonal_kernel",),
         note="For at most as many filters as taps; with more, the columns are orthonormal.",
     ),
     Statement(
@@ -151,7 +151,7 @@ STATEMENTS = (
         claim=r"$\|Wx\| = \|x\|$ for the $m \times m$ orthogonal matrix of a dense layer.",
         verdict=Verdict.HOLDS,
         evidence=(dense_layers_preserve_norms,),
-        mutations=(Mutation(f"{INITIALIZERS}:orthogonal_kernel", "gain * (frame", "1.01 * gain * (frame"),),
+        functions=("convla.orthogonal_kernel",),
     ),
     Statement(
         id="OIC-patch",
@@ -161,9 +161,7 @@ STATEMENTS = (
         r"entries, an output is its inner product with the patch of the input under it.",
         verdict=Verdict.HOLDS,
         evidence=(an_output_is_the_inner_product_with_a_patch,),
-        mutations=(
-            Mutation("convla.geometry:_resolve_padding", "((0, 0),) * len(extents)", "((1, 0),) * len(extents)"),
-        ),
+        functions=("convla.cross_correlate",),
         note="As cross-correlation; the sum is printed for one channel.",
     ),
     Statement(
@@ -181,10 +179,12 @@ STATEMENTS = (
             norm_is_at_most_the_root_of_the_taps,
             bound_is_sharp,
         ),
-        mutations=(
-            Mutation(f"{INITIALIZERS}:delta_orthogonal_kernel", "gain=gain", "gain=2.0 * gain"),
-            Mutation(f"{INITIALIZERS}:delta_orthogonal_kernel", "(k - 1) // 2 for", "0 for"),
+        functions=(
+            "convla.delta_orthogonal_kernel",
+            "convla.orthogonal_kernel",
         ),
-        note="The matrix of filters is an isometry, the layer is not. Delta-orthogonal kernels make the layer one.",
+        suggested=True,
+        note="The source says that orthogonal matrices preserve norms, and then asks how that can be had in convolutional layers; it "
+        "does not state the answer. The matrix of filters is an isometry, the layer is not. Delta-orthogonal kernels make the layer one.",
     ),
 )

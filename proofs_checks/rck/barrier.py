@@ -9,7 +9,7 @@ import convla
 from convla.testing import gamma
 from proofs_checks.draws import floats, for_all, operators, targets
 from proofs_checks.rck.penalty import matrix_and_target
-from proofs_checks.statement import Kind, Mutation, Statement, Verdict, evidence
+from proofs_checks.statement import Kind, Statement, Verdict, evidence
 
 __all__ = ["STATEMENTS"]
 
@@ -99,9 +99,12 @@ STATEMENTS = (
         r"$\sigma_{\max}^2 \le 2\alpha$. Its gradient is zero there, so it says nothing of $\sigma_{\min}$. The dip is the two-step power method lagging "
         "behind the true value.",
         evidence=(smaller_gram_matrix_has_no_floor, penalty_is_at_least_alpha, tracked_value_dips_below_the_true_one),
-        mutations=(
-            Mutation(f"{PENALTIES}:active_pairs", "nulls = max(0, columns - rows)", "nulls = 0"),
-            Mutation(f"{PENALTIES}:gram_map", "rows < columns", "rows > columns"),
+        functions=(
+            "convla.penalty",
+            "convla.penalty_gradient",
+            "convla.penalties.value.active_pairs",
+            "convla.penalties.value.cluster",
+            "convla.penalties.value.gram_map",
         ),
         note='The remedy is to penalise the smaller of M^T M and M M^T: `gram="smaller"`.',
     ),

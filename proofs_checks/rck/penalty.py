@@ -12,7 +12,7 @@ from convla import identities
 from convla.testing import gamma
 from convla.typing import Array
 from proofs_checks.draws import floats, for_all, operators, targets
-from proofs_checks.statement import Kind, Mutation, Statement, Verdict, evidence
+from proofs_checks.statement import Kind, Statement, Verdict, evidence
 
 __all__ = ["STATEMENTS", "eigenvalue_rounding", "matrix_and_target"]
 
@@ -148,16 +148,10 @@ STATEMENTS = (
         r"(M) \le \sigma_{\max}(M) < \sqrt{(1+t)\alpha}$ and $\kappa_2(M) < \sqrt{(1+t)/(1-t)}$.",
         verdict=Verdict.HOLDS,
         evidence=(penalty_encloses_singular_values, penalty_is_the_larger_end, edges_of_the_enclosure),
-        mutations=(
-            Mutation(f"{MATRICES}:singular_value_enclosure", "math.sqrt((1 + t) * alpha)", "math.sqrt(alpha)"),
-            Mutation(
-                f"{MATRICES}:penalty_of_singular_values", "columns > values.shape[0]", "columns < values.shape[0]"
-            ),
-            Mutation(
-                f"{MATRICES}:singular_value_enclosure",
-                "return math.sqrt((1 - t) * alpha)",
-                "return math.sqrt((1 + t) * alpha)",
-            ),
+        functions=(
+            "convla.identities.singular_value_enclosure",
+            "convla.identities.penalty_of_singular_values",
+            "convla.penalty",
         ),
         note="Sharp, and void at t = 1 for the condition number, and for wide M, which never meets the premise "
         "(RCK-barrier). The proof's eigenvalues are n, of an n x n matrix, where m is printed.",
@@ -170,7 +164,10 @@ STATEMENTS = (
         r"condition number $\kappa$ of $M$, at the $c$ where both ends are equally far from $\alpha$.",
         verdict=Verdict.HOLDS,
         evidence=(scaling_turns_the_penalty_into_the_condition_number,),
-        mutations=(Mutation(f"{MATRICES}:scaled_penalty_minimum", "(square + 1)", "square"),),
+        functions=(
+            "convla.identities.scaled_penalty_minimum",
+            "convla.identities.penalty_of_singular_values",
+        ),
         note="The source says that reducing the penalty is equivalent, up to a scaling, to reducing the condition number; "
         "this is the formula behind it, for at least as many rows as columns.",
     ),
@@ -183,12 +180,7 @@ STATEMENTS = (
         r"c^2R_\alpha(K)$.",
         verdict=Verdict.HOLDS,
         evidence=(premise_holds_for_large_alpha, penalty_is_homogeneous),
-        mutations=(
-            Mutation(
-                f"{PENALTIES}:cluster", "distances = xp.abs(squares - alpha)", "distances = xp.abs(squares - 1.0)"
-            ),
-            Mutation(f"{PENALTIES}:active_pairs", "nulls = max(0, columns - rows)", "nulls = 0"),
-        ),
+        functions=("convla.penalty",),
         note="So alpha sets the scale of the layer and nothing else: a larger one meets the premise of Theorem 2.1 sooner, "
         r"and bounds the norm by the larger $\sqrt{2\alpha}$.",
     ),

@@ -13,7 +13,7 @@ from convla.testing import gamma
 from convla.typing import Array
 from proofs_checks.bases import quadratic_basis, unit_kernels
 from proofs_checks.draws import for_all, integers, layers
-from proofs_checks.statement import Kind, Mutation, Statement, Verdict, evidence
+from proofs_checks.statement import Kind, Statement, Verdict, evidence
 
 __all__ = ["STATEMENTS"]
 
@@ -200,9 +200,9 @@ STATEMENTS = (
         r"\sup_\theta \|f(\theta)\|_2$, each non-decreasing in the size of the image.",
         verdict=Verdict.HOLDS,
         evidence=(chain_of_submatrices, chain_of_norms),
-        mutations=(
-            Mutation("convla.geometry:_resolve_padding", "((k - 1) // 2, k // 2)", "(k // 2, (k - 1) // 2)"),
-            Mutation("convla.geometry:_resolve_padding", "((0, 0),) * len(extents)", "((1, 0),) * len(extents)"),
+        functions=(
+            "convla.convolution_matrix",
+            "convla.singular_value_bounds",
         ),
         note="Each matrix is a submatrix of the next; the last step is SPEC-embed, the norms of circulants being values of "
         "the symbol's norm.",
@@ -215,10 +215,7 @@ STATEMENTS = (
         r"largest one-sided tap offset (same), or $M \ge n + N - 1$ (full); so its norm is at most the circulant's.",
         verdict=Verdict.HOLDS,
         evidence=(zero_padded_in_circulant, circulant_bound_is_an_upper_bound),
-        mutations=(
-            Mutation("convla.geometry:_resolve_padding", "((k - 1) // 2, k // 2)", "(k // 2 + 1, k // 2)"),
-            Mutation("convla.spectra.bounds:_symbol_upper", "bound * factor *", "0.9 * bound * factor *"),
-        ),
+        functions=("convla.singular_value_bounds",),
         note="`singular_value_bounds` certifies its upper bound by it.",
     ),
     Statement(
@@ -231,7 +228,10 @@ STATEMENTS = (
         counterexample="Kernel (-1, 1, 0), n = 3, and its interleaved form (1, 0, -1), n = 6: 1.801938 against 1.732051, "
         "because the frequency of the symbol's maximum is not on the grid.",
         evidence=(circulant_of_the_same_size_is_too_small,),
-        mutations=(Mutation("convla.toeplitz:circulant_matrix", '"circular"', '"zero"'),),
+        functions=(
+            "convla.circulant_matrix",
+            "convla.toeplitz_matrix",
+        ),
     ),
     Statement(
         id="SPEC-full-gram",
@@ -240,10 +240,7 @@ STATEMENTS = (
         claim=r"For full padding $M^TM = T_n(f^*f)$, the same-padded operator of the kernel's autocorrelation, exactly.",
         verdict=Verdict.HOLDS,
         evidence=(full_gram_is_a_toeplitz_operator,),
-        mutations=(
-            Mutation(f"{MATRICES}:gram_kernel", "[0, 0, ...] for", "[0, 0, ...].swapaxes(0, 1) for"),
-            Mutation(f"{MATRICES}:gram_kernel", "sum(own[1:], start=own[0])", "own[0]"),
-        ),
+        functions=("convla.identities.gram_kernel",),
     ),
     Statement(
         id="SPEC-valid-full",
@@ -253,9 +250,6 @@ STATEMENTS = (
         r"same singular values.",
         verdict=Verdict.HOLDS,
         evidence=(valid_is_the_transpose_of_full,),
-        mutations=(
-            Mutation(f"{MATRICES}:adjoint_kernel", "return flip_kernel(xp", "return (xp"),
-            Mutation("convla.geometry:_resolve_padding", "(k - 1, k - 1) for", "(k - 1, k) for"),
-        ),
+        functions=("convla.identities.adjoint_kernel",),
     ),
 )
