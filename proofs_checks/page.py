@@ -129,6 +129,7 @@ COUNTED = {
     Verdict.CORRECTED: ("hold as corrected", "holds as corrected"),
     Verdict.REFUTED: ("are refuted", "is refuted"),
     Verdict.STATISTICAL: ("are statistical", "is statistical"),
+    Verdict.UNDECIDED: ("are undecided", "is undecided"),
 }
 """What a number of statements do, more than one and one."""
 
@@ -147,6 +148,7 @@ def _ledger(statements: tuple[Statement, ...]) -> Iterator[str]:
     yield "  derived, not chosen."
     yield "- **measurement**: a distribution, with what is asserted of it."
     yield ""
+    yield "A claim is *undecided* where what can be run or recomputed here speaks neither for it nor against it.\n"
     yield "A claim is quoted as it is meant, misprints mended; the correction says what is printed, or what holds instead."
     yield "What stands in a box under a counterexample or a measurement is what the check itself found.\n"
     yield "What is misprinted or false is collected on [its own page](errata.md). Each name of a check leads to its code.\n"
@@ -209,7 +211,9 @@ def _errata(statements: tuple[Statement, ...]) -> Iterator[str]:
     yield "`convla verify ID` runs it.\n"
     for key, title in SOURCES.items():
         wrong = [
-            s for s in statements if s.source == key and not s.ours and (s.verdict is not Verdict.HOLDS or s.correction)
+            s
+            for s in statements
+            if s.source == key and not s.ours and (s.verdict not in (Verdict.HOLDS, Verdict.UNDECIDED) or s.correction)
         ]
         if not wrong:
             continue
@@ -219,6 +223,7 @@ def _errata(statements: tuple[Statement, ...]) -> Iterator[str]:
             Verdict.CORRECTED: "To be corrected",
             Verdict.STATISTICAL: "Not as likely as stated",
             Verdict.HOLDS: "True, with a misprint in the proof",
+            Verdict.UNDECIDED: "Undecided, and to be corrected",
         }
         for verdict, heading in headings.items():
             entries = [statement for statement in wrong if statement.verdict is verdict and not statement.suggested]

@@ -23,6 +23,7 @@ class Verdict(Enum):
     CORRECTED = "holds as corrected"
     REFUTED = "refuted"
     STATISTICAL = "statistical"
+    UNDECIDED = "undecided"
 
 
 class Kind(Enum):

@@ -18,6 +18,7 @@ from convla._validate import check_array, check_choice
 from convla.conv import convolve, cross_correlate
 from convla.errors import ShapeError
 from convla.geometry import ConvGeometry
+from convla.similarity.pairs import feature_map_gram
 from convla.typing import Array, ArrayLike, Namespace, Padding
 
 __all__ = [
@@ -279,7 +280,16 @@ def padding_error_terms(
     xp = namespace(k1, k2, x)
     k1, k2 = _kernels(k1, k2, stacks, xp)
     x = _input(x, k1, stacks, xp)
-    windows, kept = _full_windows(x, tuple(k1.shape[1:]), padding, xp)
+    size, image = tuple(k1.shape[2:]), tuple(x.shape[x.ndim - k1.ndim + 2 :])
+    full = ConvGeometry((1, k1.shape[1], *size), image, padding="full")
+    kept = [
+        range(n - 1 - low, m + high)
+        for n, m, (low, high) in zip(
+            size, image, ConvGeometry((1, 1, *size), image, padding=padding).padding, strict=True
+        )
+    ]
+    windows = xp.stack([extend(x, full, xp)[(..., *place)] for _, place in full.windows()], axis=x.ndim - k1.ndim + 2)
+    windows = xp.reshape(windows, (*x.shape[: x.ndim - k1.ndim + 1], -1, *full.output_shape))
     rows1, rows2 = (xp.reshape(k, (k.shape[0], -1)) for k in (k1, k2))
     a, b = (
         _scalar(rows1 @ _gram_outside(windows, kept, side, xp) @ xp.matrix_transpose(rows2), stacks)
@@ -334,28 +344,10 @@ def padding_error_energy(
     x = check_array("x", x, xp, min_ndim=len(size) + channels, axes=f"(*image) with {len(size)} image axes")
     if not channels:
         x = x[None, ...]
-    windows, kept = _full_windows(x, (x.shape[x.ndim - len(size) - 1], *size), padding, xp)
-    left_out = _gram_outside(windows, kept, "low", xp) + _gram_outside(windows, kept, "high", xp)
-    rows = xp.reshape(windows, (*windows.shape[: windows.ndim - len(size)], -1))
-    first, second = (
-        xp.sum(gram * gram, axis=(-2, -1), dtype=gram.dtype) for gram in (left_out, rows @ xp.matrix_transpose(rows))
-    )
-    return first, second
-
-
-def _full_windows(x: Array, kernel: tuple[int, ...], padding: Padding, xp: Namespace) -> tuple[Array, list[range]]:
-    """Return the windows (..., c_in * taps, *outputs) of all fully padded outputs, and which of these a padding keeps.
-
-    `x` is (..., c_in, *image) and `kernel` (c_in, *kernel).
-    """
-    channels, *size = kernel
-    split = x.ndim - len(size)
-    image = tuple(x.shape[split:])
-    full = ConvGeometry((1, channels, *size), image, padding="full")
-    sides = ConvGeometry((1, 1, *size), image, padding=padding).padding
-    kept = [range(n - 1 - low, m + high) for n, m, (low, high) in zip(size, image, sides, strict=True)]
-    windows = xp.stack([extend(x, full, xp)[(..., *place)] for _, place in full.windows()], axis=split)
-    return xp.reshape(windows, (*x.shape[: split - 1], -1, *full.output_shape)), kept
+    whole = feature_map_gram(x, size, padding="full")
+    grams = (whole - feature_map_gram(x, size, padding=padding), whole)
+    left_out, energy = (xp.sum(gram * gram, axis=(-2, -1), dtype=gram.dtype) for gram in grams)
+    return left_out, energy
 
 
 def _gram_outside(windows: Array, kept: list[range], side: str, xp: Namespace) -> Array:

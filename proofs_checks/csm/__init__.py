@@ -1,6 +1,6 @@
 """CSM: kernel orthogonality, feature-map similarity and the convolutional similarity."""
 
-from proofs_checks.csm import biases, bounds, counts, full, padded, similarity
+from proofs_checks.csm import biases, bounds, counts, experiments, full, padded, similarity
 
 STATEMENTS = (
     *full.STATEMENTS,
@@ -9,4 +9,5 @@ STATEMENTS = (
     *bounds.STATEMENTS,
     *counts.STATEMENTS,
     *biases.STATEMENTS,
+    *experiments.STATEMENTS,
 )
