@@ -1,5 +1,12 @@
 """RCK: the matrix of a convolution, and the penalty that steers its singular values."""
 
-from proofs_checks.rck import barrier, gradient, isometry, matrix, penalty
+from proofs_checks.rck import algorithm, barrier, gradient, isometry, matrix, penalty
 
-STATEMENTS = (*matrix.STATEMENTS, *isometry.STATEMENTS, *penalty.STATEMENTS, *gradient.STATEMENTS, *barrier.STATEMENTS)
+STATEMENTS = (
+    *matrix.STATEMENTS,
+    *isometry.STATEMENTS,
+    *penalty.STATEMENTS,
+    *gradient.STATEMENTS,
+    *barrier.STATEMENTS,
+    *algorithm.STATEMENTS,
+)
