@@ -11,7 +11,8 @@ import scipy.stats
 
 import convla
 from convla.typing import Array
-from proofs_checks.cdg.greens import Counted, Polynomial, _integral, _primitive, _product, _scaled, _sum, _value
+from proofs_checks.cdg.calculus import Counted, Polynomial, added, at, integral, primitive, product, scaled
+from proofs_checks.cdg.greens import shipped_gradients_approach_the_integrals
 from proofs_checks.cdg.metrics import PAIRS, WEIGHTS, fractions
 from proofs_checks.statement import Kind, Statement, Verdict, evidence
 
@@ -42,11 +43,11 @@ def _polynomials() -> list[Polynomial]:
 
 def _double_integral(rest: Polynomial, lower: bool) -> Polynomial:
     """Return int_0^o int_s^o rest dt ds, or int_0^o int_0^s rest dt ds, t the inner variable."""
-    once = _primitive(rest)
+    once = primitive(rest)
     if lower:
-        return _primitive(once)
+        return primitive(once)
     # int_0^o (R(o) - R(s)) ds = o R(o) - int_0^o R.
-    return _sum(_product([Fraction(0), Fraction(1)], once), _scaled(_primitive(once), Fraction(-1)))
+    return added(product([Fraction(0), Fraction(1)], once), scaled(primitive(once), Fraction(-1)))
 
 
 @evidence(
@@ -54,50 +55,27 @@ def _double_integral(rest: Polynomial, lower: bool) -> Polynomial:
 )
 def double_integrals_agree(_: int) -> str:
     for f in _polynomials():
-        rest = _sum(f, [-_integral(f)])
-        right = _sum(
-            _product([Fraction(0), Fraction(1)], _primitive(rest)),
-            _scaled(_primitive(_product([Fraction(0), Fraction(1)], rest)), Fraction(-1)),
+        rest = added(f, [-integral(f)])
+        right = added(
+            product([Fraction(0), Fraction(1)], primitive(rest)),
+            scaled(primitive(product([Fraction(0), Fraction(1)], rest)), Fraction(-1)),
         )  # int_0^o (o - s) rest(s) ds, Eq. (25)
         mended = _double_integral(rest, lower=True)
         # Eq. (24): int_0^o int_s^o rest(s) dt ds = int_0^o (o - s) rest(s) ds; its integrand does not depend on t.
-        assert not any(_sum(mended, _scaled(right, Fraction(-1)))), f
+        assert not any(added(mended, scaled(right, Fraction(-1)))), f
         # Eq. (26): the slope at 0 that makes g periodic, o - s against -s over the whole interval.
-        slope = -_integral(_product([Fraction(0), Fraction(1)], rest))
-        assert slope == _value(right, Fraction(1)), f
+        slope = -integral(product([Fraction(0), Fraction(1)], rest))
+        assert slope == at(right, Fraction(1)), f
     return "9 monomials, and so every polynomial to degree 8"
 
 
 @evidence(Kind.COUNTEREXAMPLE, "f = o, o = 1: both upper limits o, as Eq. (23) reads")
 def printed_double_integral_fails(_: int) -> str:
     rest = [Fraction(-1, 2), Fraction(1)]
-    printed = 1 * _value(_primitive(rest), Fraction(1))  # the inner integral does not depend on the outer variable
-    wanted = _value(_double_integral(rest, lower=True), Fraction(1))
+    printed = 1 * at(primitive(rest), Fraction(1))  # the inner integral does not depend on the outer variable
+    wanted = at(_double_integral(rest, lower=True), Fraction(1))
     assert (printed, wanted) == (0, Fraction(-1, 12)), (printed, wanted)
     return f"(23) gives {printed}, (25) gives {wanted}"
-
-
-@evidence(
-    Kind.MEASUREMENT,
-    "f = 1, o, o^2, o^3 sampled at midpoints, O = 8, 16, 32, exact fractions: the shipped gradient against the three integrals",
-)
-def shipped_gradients_approach_the_integrals(_: int) -> str:
-    from proofs_checks.cdg.greens import _three_integrals
-
-    found = []
-    for f in _polynomials()[:4]:
-        errors = []
-        for outputs in (8, 16, 32):
-            places = [Fraction(2 * i + 1, 2 * outputs) for i in range(outputs)]
-            samples = np.empty((outputs, 1), dtype=object)
-            samples[:, 0] = [_value(f, o) for o in places]
-            g = _three_integrals(f, Fraction(1, 3))
-            shipped = convla.sobolev_gradient(samples, Fraction(1, 3))[:, 0]
-            errors.append(max(abs(float(a - _value(g, o))) for a, o in zip(shipped, places, strict=True)))
-        # Both are the solution of f = mean(g) - lambda g'', one with differences: O(1 / O^2).
-        assert errors[0] == 0 or all(3.3 < a / b < 4.7 for a, b in itertools.pairwise(errors)), errors
-        found.append(f"{errors[-1]:.1e}")
-    return f"at O = 32: {', '.join(found)}, falling as 1 / O^2"
 
 
 @evidence(Kind.COUNTEREXAMPLE, "x^2 - y^2 from (1, 0) in every metric, exactly; exp(-x) from 0")

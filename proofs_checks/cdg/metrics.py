@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from fractions import Fraction
 
 import numpy as np
@@ -55,6 +56,39 @@ def _gradients_on_the_bases(transform, metric) -> str:  # type: ignore[no-untype
                 assert value == (f * k).sum(), f"O = {outputs}, lambda = {lam}, f = {f.tolist()}, k = {k.tolist()}"
                 count += 1
     return f"{count} equalities of fractions"
+
+
+@evidence(
+    Kind.PROPERTY,
+    "integer gradients of layers, 1 to 9 output channels, every engine in float64 and float32, along both channel axes and all "
+    "entries, blended too: against the exact fractions, within rounding",
+)
+def engines_compute_the_exact_gradients(examples: int) -> str:
+    def check(f: Array, weight: int) -> None:
+        lam, share = Fraction(weight, 4), Fraction(1, 2)
+        for axis in (0, 1, None):
+            transforms: dict[str, Callable[..., Array]] = {
+                "reweighted": lambda g, axis=axis, **kw: convla.reweighted_gradient(g, axis=axis, **kw),
+                "sobolev": lambda g, axis=axis, **kw: convla.sobolev_gradient(g, axis=axis, **kw),
+                "blended": lambda g, axis=axis, **kw: convla.sobolev_gradient(
+                    g, axis=axis, blend=share if g.dtype == object else 0.5, **kw
+                ),
+            }
+            exact = {name: transform(fractions(f), lam=lam) for name, transform in transforms.items()}
+            assert (exact["blended"] == exact["sobolev"] + share * fractions(f)).all(), (f, lam)
+            for (name, transform), kind, engine in itertools.product(
+                transforms.items(), (np.float64, np.float32), ("reference", "numba")
+            ):
+                result = transform(f.astype(kind), lam=float(lam), engine=engine)
+                wanted = exact[name].astype(np.float64)
+                size = float(np.abs(f).sum()) * (1 + 1 / float(lam)) * (1 + f.size)
+                # In float32 the weights are rounded to it too.
+                slack = gamma(100 + 20 * f.size, np.float64 if kind is np.float64 else np.float32) * size
+                assert result.dtype == kind
+                assert (np.abs(result - wanted) <= slack).all(), (name, axis, kind, engine, f, lam)
+
+    shapes = st.tuples(st.integers(1, 9), st.integers(1, 3), st.integers(1, 2))
+    return for_all(examples, st.tuples(shapes.flatmap(integers), st.integers(1, 40)), check)
 
 
 @evidence(Kind.COUNTEREXAMPLE, "O = 2, f = k = (1, 1), any lambda")
@@ -154,7 +188,12 @@ def smoothing_is_the_full_sobolev_gradient(examples: int) -> str:
     def check(outputs: int, power: float) -> None:
         lam = 10.0**power
         f = np.eye(outputs)
-        for options in ({"method": "sweeps", "engine": "reference"}, {"method": "fft"}, {}):
+        for options in (
+            {"method": "sweeps", "engine": "reference"},
+            {"method": "sweeps", "engine": "numba"},
+            {"method": "fft"},
+            {},
+        ):
             g = outputs * convla.laplacian_smoothing(f, lam * outputs**2, axis=0, **options)  # type: ignore[arg-type]
             bends = 2 * g - np.roll(g, 1, axis=0) - np.roll(g, -1, axis=0)
             error = np.abs(g / outputs + lam * outputs * bends - f).max()
@@ -219,7 +258,7 @@ STATEMENTS = (
         correction="It is O times that, O the number of output channels: Eq. (4) divides by O, the Euclidean Eq. (3) does "
         "not, and Eq. (17) loses it: the means of f and g differ by it. The learning rate absorbs it, but it differs between "
         "layers.",
-        evidence=(reweighted_gradient_on_the_bases, equation_8_lacks_the_factor),
+        evidence=(reweighted_gradient_on_the_bases, engines_compute_the_exact_gradients, equation_8_lacks_the_factor),
         functions=(
             "convla.identities.reweighted_inner_product",
             "convla.reweighted_gradient",
@@ -233,7 +272,7 @@ STATEMENTS = (
         r"k_2\rangle$ solves $f = \bar g - \lambda O^2 \partial_o^2 g$, periodic.",
         verdict=Verdict.CORRECTED,
         correction="Up to the same factor O. Shown for the difference of neighbouring channels in place of the derivative.",
-        evidence=(sobolev_gradient_on_the_bases,),
+        evidence=(sobolev_gradient_on_the_bases, engines_compute_the_exact_gradients),
         functions=(
             "convla.identities.sobolev_inner_product",
             "convla.sobolev_gradient",

@@ -120,6 +120,47 @@ def error_terms_are_the_printed_sums(_: int) -> str:
 
 
 @evidence(
+    Kind.PROOF,
+    "all basis inputs and unit kernels, 2x2 on 2x2 and 2x3 on 3x3, 2x2x1 on 2x2x2, unequal padding: A and B output by output, "
+    "along the first axis on which it lies outside",
+)
+def error_terms_split_along_the_first_axis(_: int) -> str:
+    count = 0
+    for size, image in (((2, 2), (2, 2)), ((2, 3), (3, 3)), ((2, 2, 1), (2, 2, 2))):
+        kernels = unit_kernels(1, size)
+        outputs = [range(n + m - 1) for n, m in zip(size, image, strict=True)]
+        for sides in list(itertools.product(*(itertools.product(range(n), repeat=2) for n in size)))[::3]:
+            for x in next(quadratic_basis(1, image, 1 << 12))[::5]:
+                wanted = np.zeros((2, len(kernels), len(kernels)), np.int64)
+                for place in itertools.product(*outputs):
+                    # Each unit kernel reads one entry of the window at this output.
+                    window = np.array(
+                        [
+                            _entry(
+                                x[0],
+                                [i - n + 1 + int(t) for i, n, t in zip(place, size, np.argwhere(k[0])[0], strict=True)],
+                            )
+                            for k in kernels
+                        ]
+                    )
+                    for i, n, m, (low, high) in zip(place, size, image, sides, strict=True):
+                        if not n - 1 - low <= i < m + high:
+                            wanted[int(i >= m + high)] += np.outer(window, window)
+                            break
+                shipped = identities.padding_error_terms(kernels, kernels, x, list(sides), stacks=True)
+                for name, one, other in zip("AB", shipped, wanted, strict=True):
+                    assert np.array_equal(one, other), (
+                        f"{name}: {size} on {image}, padding {sides}, X = {x[0].tolist()}"
+                    )
+                    count += one.size
+    return f"{count} integer equalities"
+
+
+def _entry(x: Array, place: list[int]) -> int:
+    return int(x[tuple(place)]) if all(0 <= i < m for i, m in zip(place, x.shape, strict=True)) else 0
+
+
+@evidence(
     Kind.PROOF, "all unit K, every N <= 8, M <= 12: A = B = 0 at P = N - 1; outputs left out: N - P - 1 each side"
 )
 def number_of_terms(_: int) -> str:
@@ -330,6 +371,7 @@ STATEMENTS = (
             padded_identity_on_vectors,
             padded_identity_on_planes_and_channels,
             error_terms_are_the_printed_sums,
+            error_terms_split_along_the_first_axis,
             number_of_terms,
             misprinted_error_terms_fail,
             padded_identity_in_floating_point,

@@ -44,6 +44,35 @@ def filters_are_orthonormal(examples: int) -> str:
     return for_all(examples, st.tuples(_shapes(), st.sampled_from(METHODS), st.integers(0, 2**32)), check)
 
 
+@evidence(
+    Kind.PROPERTY,
+    "wide and tall layers, both methods: the Gaussian matrix of the seed, less its part along the rows, is 0; times their "
+    "transpose it has orthogonal columns (svd), or is triangular with a positive diagonal (haar)",
+)
+def rows_are_those_of_the_recipe(examples: int) -> str:
+    def check(shape: tuple[int, ...], method: str, seed: int) -> None:
+        rows = convla.orthogonal_kernel(shape, method=method, rng=seed).reshape(shape[0], -1)
+        rows = rows if rows.shape[0] <= rows.shape[1] else rows.T
+        gaussian = np.random.default_rng(seed).standard_normal(rows.shape)
+        coordinates = gaussian @ rows.T
+        slack = gamma(4000 * rows.size, np.float64) * float(np.linalg.norm(gaussian))
+        assert np.abs(coordinates @ rows - gaussian).max() <= slack, (shape, method, seed)
+        if method == "svd":
+            gram = coordinates.T @ coordinates
+            assert np.abs(gram - np.diag(np.diagonal(gram))).max() <= slack * float(np.linalg.norm(gaussian)), (
+                shape,
+                seed,
+            )
+            assert (np.diff(np.diagonal(gram)) <= slack).all(), "largest first"
+        else:
+            assert np.abs(np.triu(coordinates, 1)).max() <= slack, (shape, seed)
+            assert (np.diagonal(coordinates) > 0).all(), (shape, seed)
+
+    check((64, 32, 3, 3), "svd", 0)
+    check((64, 32, 3, 3), "haar", 0)
+    return for_all(examples, st.tuples(_shapes(), st.sampled_from(METHODS), st.integers(0, 2**32)), check)
+
+
 @evidence(Kind.PROPERTY, "square matrices of weights up to 6x6: norms of inputs, ill-scaled ones too")
 def dense_layers_preserve_norms(examples: int) -> str:
     def check(x: Array, seed: int) -> None:
@@ -195,7 +224,7 @@ STATEMENTS = (
         claim=r"The rows of $V^T$ in $X = U\Sigma V^T$, $X$ Gaussian of $m$ rows and $nk^2$ columns, are orthonormal weight "
         r"vectors.",
         verdict=Verdict.HOLDS,
-        evidence=(filters_are_orthonormal, recipe_has_no_preferred_direction),
+        evidence=(filters_are_orthonormal, rows_are_those_of_the_recipe, recipe_has_no_preferred_direction),
         functions=("convla.orthogonal_kernel",),
         note="For at most as many filters as taps; with more, the columns are orthonormal.",
     ),

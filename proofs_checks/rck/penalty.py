@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -91,6 +92,23 @@ def edges_of_the_enclosure(_: int) -> str:
     return "the bounds are sharp; t = 1 bounds no condition number; a wide M never meets the premise"
 
 
+@evidence(
+    Kind.COUNTEREXAMPLE, "M = diag(sqrt((1 - t) alpha), sqrt((1 + t) alpha)): R = t alpha, and each bound is attained"
+)
+def every_bound_is_attained(_: int) -> str:
+    for alpha, t in itertools.product((0.25, 1.0, 3.0), (0.125, 0.5, 0.875)):
+        ends = [math.sqrt((1 - t) * alpha), math.sqrt((1 + t) * alpha)]
+        diagonal = convla.ConvOperator(np.diag(ends)[:, :, None], (1,))
+        assert math.isclose(float(convla.penalty(diagonal, alpha)), t * alpha, rel_tol=1e-14), (alpha, t)
+        lower, upper, condition = identities.singular_value_enclosure(alpha, t)
+        assert math.isclose(lower, ends[0], rel_tol=1e-15), (alpha, t)
+        assert math.isclose(upper, ends[1], rel_tol=1e-15), (alpha, t)
+        assert math.isclose(condition, ends[1] / ends[0], rel_tol=1e-15), (alpha, t)
+        # With more columns than rows a zero joins the squares.
+        assert identities.penalty_of_singular_values(np.array(ends), alpha, 3) == alpha, (alpha, t)
+    return "9 pairs (alpha, t): the least singular value, the largest and their ratio are the bounds"
+
+
 @evidence(Kind.PROPERTY, "operators, tall, square and wide, ill-scaled too, alpha beside the edge sigma_max^2 / 2")
 def premise_holds_for_large_alpha(examples: int) -> str:
     seen = {True: 0, False: 0}
@@ -147,7 +165,12 @@ STATEMENTS = (
         claim=r"If $\sigma_{\max}(M^TM - \alpha I) < t\alpha$ with $0 < t \le 1$, then $\sqrt{(1-t)\alpha} < \sigma_{\min}"
         r"(M) \le \sigma_{\max}(M) < \sqrt{(1+t)\alpha}$ and $\kappa_2(M) < \sqrt{(1+t)/(1-t)}$.",
         verdict=Verdict.HOLDS,
-        evidence=(penalty_encloses_singular_values, penalty_is_the_larger_end, edges_of_the_enclosure),
+        evidence=(
+            penalty_encloses_singular_values,
+            penalty_is_the_larger_end,
+            every_bound_is_attained,
+            edges_of_the_enclosure,
+        ),
         functions=(
             "convla.identities.singular_value_enclosure",
             "convla.identities.penalty_of_singular_values",

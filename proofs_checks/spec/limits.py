@@ -56,6 +56,34 @@ def differences_fall_as_the_square_of_the_size(_: int) -> str:
     )
 
 
+@evidence(
+    Kind.PROOF,
+    "(1, 2, 1), whose singular values are 2 + 2 cos(pi j / (n + 1)), and its square in two dimensions: n = 8 .. 512",
+)
+def leading_term_of_a_known_spectrum(_: int) -> str:
+    taps = np.array([1.0, 2.0, 1.0])
+    for n, m in ((8, 16), (16, 16), (64, 32), (512, 64)):
+        line, plane = (
+            convla.ConvOperator(taps[None, None], (n,)),
+            convla.ConvOperator(np.outer(taps, taps)[None, None], (n, m)),
+        )
+        # |f|^2 = (2 + 2 cos)^2 has the second derivative -16 at 0; in the plane -16 * 16 along each axis.
+        for operator, wanted in (
+            (line, 16 - 8 * np.pi**2 / (n + 1) ** 2),
+            (plane, 256 - 128 * np.pi**2 * (1 / (n + 1) ** 2 + 1 / (m + 1) ** 2)),
+        ):
+            leading = float(convla.asymptotic_largest_singular_value(operator)) ** 2
+            assert abs(leading - wanted) <= 1e-9 * wanted, (n, m, leading, wanted)
+        angle = np.pi / (n + 1)
+        exact = (2 + 2 * np.cos(angle)) ** 2
+        assert abs(float(convla.largest_singular_value(line).value) ** 2 - exact) <= 1e-7
+        # 16 - 8 x^2 + (5/3) x^4 - ...: the leading term is right to the fourth order, and not with n or n + 2.
+        assert abs(16 - 8 * angle**2 - exact) <= 2 * angle**4, n
+        for other in (n, n + 2):
+            assert abs(16 - 8 * (np.pi / other) ** 2 - exact) > 10 * abs(16 - 8 * angle**2 - exact) or n < 16, n
+    return "8 leading terms, to rounding; the error is of the fourth order"
+
+
 @evidence(Kind.COUNTEREXAMPLE, "kernel (-1/4, 1, 7/2, 1, -1/4), symbol 5 - (1 - cos)^2, and the unit kernel")
 def flat_maxima_have_no_leading_term(_: int) -> str:
     flat = np.array([[[-0.25, 1.0, 3.5, 1.0, -0.25]]])
@@ -138,7 +166,11 @@ STATEMENTS = (
         claim=r"$\sup\|f\| - \sigma_{\max}(n) = O(1/n^2)$, with $\sigma_{\max}(n)^2 \approx S^2 + \frac{\pi^2}{2(n+1)^2}"
         r"\sum_j \partial_j^2\|f\|^2(\theta^*)$.",
         verdict=Verdict.STATISTICAL,
-        evidence=(differences_fall_as_the_square_of_the_size, flat_maxima_have_no_leading_term),
+        evidence=(
+            leading_term_of_a_known_spectrum,
+            differences_fall_as_the_square_of_the_size,
+            flat_maxima_have_no_leading_term,
+        ),
         functions=("convla.asymptotic_largest_singular_value",),
         note="The leading term needs an isolated maximum with a definite Hessian and a simple singular value: symbols made "
         "flat by orthogonality have none.",
