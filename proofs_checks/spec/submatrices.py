@@ -134,7 +134,8 @@ def circulant_bound_is_an_upper_bound(examples: int) -> str:
 
 
 @evidence(
-    Kind.PROPERTY, "kernels of 3 to 6 taps on 1500 samples: the bound of a long axis against the symbol's norm on a fine grid"
+    Kind.PROPERTY,
+    "kernels of 3 to 6 taps on 1500 samples: the bound of a long axis against the symbol's norm on a fine grid",
 )
 def bound_of_a_long_axis(_: int) -> str:
     closest = np.inf
