@@ -1,6 +1,6 @@
 """RCK: the matrix of a convolution, and the penalty that steers its singular values."""
 
-from proofs_checks.rck import algorithm, barrier, gradient, isometry, matrix, penalty
+from proofs_checks.rck import algorithm, barrier, bought, gradient, isometry, matrix, penalty
 
 STATEMENTS = (
     *matrix.STATEMENTS,
@@ -9,4 +9,5 @@ STATEMENTS = (
     *gradient.STATEMENTS,
     *barrier.STATEMENTS,
     *algorithm.STATEMENTS,
+    *bought.STATEMENTS,
 )

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 
 import numpy as np
@@ -26,7 +26,7 @@ from proofs_checks.bases import quadratic_basis, unit_kernels
 from proofs_checks.draws import for_all, operators
 from proofs_checks.statement import Kind, Statement, Verdict, evidence
 
-__all__ = ["STATEMENTS"]
+__all__ = ["STATEMENTS", "gram_distance"]
 
 Sides = tuple[tuple[int, int], ...]
 
@@ -148,6 +148,21 @@ def penalty_bounds_the_taps_beside_the_centre(examples: int) -> str:
     return f"up to {largest:.2f} times the penalty"
 
 
+def gram_distance(operator: convla.ConvOperator, alpha: float) -> Callable[[Array], tuple[float, Array]]:
+    """Return |M^T M - alpha I|_F^2 and its gradient, both in float64, as a function of the flattened kernel."""
+    target = alpha * np.eye(operator.shape[1])
+    pixels = np.eye(operator.shape[1]).reshape(-1, *operator.domain_shape)
+
+    def value_and_gradient(entries: Array) -> tuple[float, Array]:
+        current = operator.with_kernel(entries.reshape(operator.kernel.shape))
+        matrix = current.to_dense()
+        residual = matrix.T @ matrix - target
+        slope = (4 * matrix @ residual).T.reshape(-1, *operator.range_shape)
+        return float(np.sum(residual**2)), np.asarray(operator.kernel_adjoint(slope, pixels)).ravel()
+
+    return value_and_gradient
+
+
 @evidence(
     Kind.MEASUREMENT,
     "12 descents on |M^T M - I|^2 from Gaussian kernels, h >= g, 3 and 4 taps, 3x3: where it is < 1e-10",
@@ -158,20 +173,8 @@ def descents_lose_every_tap_but_the_centre(_: int) -> str:
         image = tuple(k + 1 for k in shape[2:])
         start = np.random.default_rng(seed).standard_normal(shape) / math.prod(shape[1:]) ** 0.5
         operator = convla.ConvOperator(start, image)
-        identity = np.eye(operator.shape[1])
-        pixels = identity.reshape(-1, *operator.domain_shape)
-
-        def value_and_gradient(
-            entries: Array, operator: convla.ConvOperator = operator, pixels: Array = pixels, identity: Array = identity
-        ) -> tuple[float, Array]:
-            current = operator.with_kernel(entries.reshape(operator.kernel.shape))
-            matrix = current.to_dense()
-            residual = matrix.T @ matrix - identity
-            slope = (4 * matrix @ residual).T.reshape(-1, *operator.range_shape)
-            return float(np.sum(residual**2)), np.asarray(operator.kernel_adjoint(slope, pixels)).ravel()
-
         end = scipy.optimize.minimize(
-            value_and_gradient,
+            gram_distance(operator, 1.0),
             start.ravel(),
             jac=True,
             method="L-BFGS-B",
