@@ -109,7 +109,7 @@ class Statement:
     claim: str
     verdict: Verdict
     evidence: tuple[Evidence, ...]
-    functions: tuple[str, ...]
+    functions: tuple[str, ...] = ()
     correction: str = ""
     counterexample: str = ""
     note: str = ""
@@ -117,10 +117,10 @@ class Statement:
 
     def __post_init__(self) -> None:
         wanted = {Verdict.CORRECTED: self.correction, Verdict.REFUTED: self.counterexample}
-        if not self.evidence or not self.functions or not wanted.get(self.verdict, True):
+        if not self.evidence or not wanted.get(self.verdict, True):
             raise ValueError(
-                f"statement {self.id} ({self.verdict.value}) must have evidence, the functions it is about, and the correction or "
-                "counterexample that its verdict speaks of"
+                f"statement {self.id} ({self.verdict.value}) must have evidence, and the correction or counterexample that its "
+                "verdict speaks of"
             )
 
     @property

@@ -107,7 +107,7 @@ def test_a_contradiction_is_reported_and_shared_evidence_runs_once() -> None:
 
 def test_a_statement_without_what_its_verdict_speaks_of_is_refused() -> None:
     piece = Evidence(Kind.PROPERTY, "nothing", lambda _: "")
-    with pytest.raises(ValueError, match="must have evidence, the functions"):
+    with pytest.raises(ValueError, match="must have evidence, and the correction"):
         Statement("CSM-0", "ours", "t", "c", Verdict.REFUTED, (piece,), ("m.f",))
 
 
