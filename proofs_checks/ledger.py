@@ -28,18 +28,20 @@ def ledger() -> tuple[Statement, ...]:
     return tuple(statement for package in packages for statement in package.STATEMENTS)
 
 
-def select(ids: Iterable[str]) -> tuple[Statement, ...]:
+def select(ids: Iterable[str], statements: tuple[Statement, ...] | None = None) -> tuple[Statement, ...]:
     """Return the statements with these ids, or of these sources, in the order of the ledger.
 
     Parameters
     ----------
     ids : iterable of str
         Ids such as "CSM-6" or keys of sources such as "RCK", in any case; all statements if there are none.
+    statements : tuple of Statement, optional
+        Of these; by default of the ledger's.
 
     Raises
     ------
     ValueError
-        If an id is none of the ledger's.
+        If an id is none of theirs.
 
     Examples
     --------
@@ -47,13 +49,15 @@ def select(ids: Iterable[str]) -> tuple[Statement, ...]:
     >>> [statement.id for statement in select(["csm-6"])]
     ['CSM-6']
     """
-    statements = ledger()
+    if statements is None:
+        statements = ledger()
     wanted = {name.upper() for name in ids}
-    known = {statement.id.upper() for statement in statements} | SOURCES.keys()
+    sources = dict.fromkeys(statement.source for statement in statements)
+    known = {statement.id.upper() for statement in statements} | {source.upper() for source in sources}
     for name in sorted(wanted - known):
         near = difflib.get_close_matches(name, known, n=3)
-        hint = f", did you mean {' or '.join(near)}?" if near else f"; the sources are {', '.join(SOURCES)}"
+        hint = f", did you mean {' or '.join(near)}?" if near else f"; the sources are {', '.join(sources)}"
         raise ValueError(f"ID must be a statement or a source of the ledger, got {name!r}{hint}")
     if not wanted:
         return statements
-    return tuple(s for s in statements if s.id.upper() in wanted or s.source in wanted)
+    return tuple(s for s in statements if s.id.upper() in wanted or s.source.upper() in wanted)

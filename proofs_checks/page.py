@@ -18,7 +18,7 @@ from proofs_checks.ledger import SOURCES, ledger
 from proofs_checks.runner import run_evidence
 from proofs_checks.statement import Evidence, Kind, Statement, Verdict
 
-__all__ = ["main", "pages"]
+__all__ = ["counts", "main", "pages"]
 
 ROOT = Path(__file__).parent.parent
 HEADER = "<!-- Written by `python -m proofs_checks.page` from the statements in proofs_checks; change those. -->\n"
@@ -33,7 +33,7 @@ NUMBER = re.compile(r"\d+(?:\.\d+)?(?:e[+-]?\d+)?")
 
 
 def pages() -> dict[str, str]:
-    """Return the text of every page by its path under docs/.
+    """Return the text of every page by its path under docs/, and of the README, whose count of statements is ours.
 
     Raises
     ------
@@ -45,6 +45,7 @@ def pages() -> dict[str, str]:
         "ledger.md": "\n".join(_ledger(statements)),
         "errata.md": "\n".join(_errata(statements)),
         "ledger-code.md": "\n".join(_code(statements)),
+        "../README.md": _readme(statements),
     }
 
 
@@ -86,23 +87,59 @@ def _agree_in_figures(stored: str, fresh: str) -> bool:
     )
 
 
+README_LINE = re.compile(r"^(convla verify +# ).*$", re.MULTILINE)
+
+
+def counts(statements: Iterable[Statement]) -> str:
+    """Say how many statements there are, how many are the sources' and how many this project's, and the verdicts of each.
+
+    Examples
+    --------
+    >>> from proofs_checks.ledger import select
+    >>> from proofs_checks.page import counts
+    >>> counts(select(["CSM-6", "CSM-35", "CSM-zero"]))
+    "3 statements: 2 of the sources' (1 holds, 1 holds as corrected), 1 of this project's (1 holds)"
+    """
+    own: dict[bool, list[Statement]] = {False: [], True: []}
+    for statement in statements:
+        own[statement.ours].append(statement)
+    parts = []
+    for ours, whose in ((False, "the sources'"), (True, "this project's")):
+        verdicts = Counter(statement.verdict for statement in own[ours])
+        said = ", ".join(
+            f"{verdicts[verdict]} {COUNTED[verdict][verdicts[verdict] == 1]}"
+            for verdict in Verdict
+            if verdicts[verdict]
+        )
+        parts.append(f"{len(own[ours])} of {whose}" + (f" ({said})" if said else ""))
+    return f"{sum(map(len, own.values()))} statements: " + ", ".join(parts)
+
+
+def _readme(statements: tuple[Statement, ...]) -> str:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    ours = sum(statement.ours for statement in statements)
+    line = f"{len(statements) - ours} statements of five sources and {ours} of ours, each with evidence that runs"
+    if len(README_LINE.findall(text)) != 1:
+        raise RuntimeError("README.md must have one line that begins with convla verify and a comment")
+    return README_LINE.sub(rf"\g<1>{line}", text)
+
+
 COUNTED = {
-    Verdict.HOLDS: "hold",
-    Verdict.CORRECTED: "hold as corrected",
-    Verdict.REFUTED: "are refuted",
-    Verdict.STATISTICAL: "are statistical",
+    Verdict.HOLDS: ("hold", "holds"),
+    Verdict.CORRECTED: ("hold as corrected", "holds as corrected"),
+    Verdict.REFUTED: ("are refuted", "is refuted"),
+    Verdict.STATISTICAL: ("are statistical", "is statistical"),
+    Verdict.UNDECIDED: ("are undecided", "is undecided"),
 }
+"""What a number of statements do, more than one and one."""
 
 
 def _ledger(statements: tuple[Statement, ...]) -> Iterator[str]:
     yield HEADER
     yield "# The ledger\n"
-    verdicts = Counter(statement.verdict for statement in statements)
-    counts = ", ".join(f"{count} {COUNTED[verdict]}" for verdict, count in verdicts.items())
-    yield (
-        f"{len(statements)} statements of the source documents, and of this project, each with a verdict and evidence that "
-        f"runs the shipped functions: {counts}. `convla verify` runs it all, `convla verify CSM-6` one statement.\n"
-    )
+    yield f"{counts(statements)}. Each has a verdict and evidence that runs the shipped functions."
+    yield "`convla verify` runs it all, `convla verify CSM-6` one statement; `python -m proofs_checks.mutate` asks whether the"
+    yield "evidence would notice if those functions were wrong.\n"
     yield "Evidence is, strongest first,\n"
     yield "- **proof at a size**: an identity of multilinear forms, or of polynomials, checked on all basis inputs, or on"
     yield "  symbols, in exact arithmetic. It holds for every real input of the sizes named."
@@ -111,6 +148,7 @@ def _ledger(statements: tuple[Statement, ...]) -> Iterator[str]:
     yield "  derived, not chosen."
     yield "- **measurement**: a distribution, with what is asserted of it."
     yield ""
+    yield "A claim is *undecided* where what can be run or recomputed here speaks neither for it nor against it.\n"
     yield "A claim is quoted as it is meant, misprints mended; the correction says what is printed, or what holds instead."
     yield "What stands in a box under a counterexample or a measurement is what the check itself found.\n"
     yield "What is misprinted or false is collected on [its own page](errata.md). Each name of a check leads to its code.\n"
@@ -131,6 +169,7 @@ def _entry(statement: Statement) -> Iterator[str]:
     yield f"({_anchor(statement)})="
     yield f"### {statement.id}: {statement.title}\n"
     where = "A result of this project." if statement.ours else f"{statement.source}, {statement.number}."
+    where += " Suggested there, not stated." if statement.suggested else ""
     yield f"{where} **{statement.verdict.value.capitalize()}.**\n"
     yield f"> {statement.claim}\n"
     for label, text in (("Correction", statement.correction), ("Counterexample", statement.counterexample)):
@@ -172,7 +211,9 @@ def _errata(statements: tuple[Statement, ...]) -> Iterator[str]:
     yield "`convla verify ID` runs it.\n"
     for key, title in SOURCES.items():
         wrong = [
-            s for s in statements if s.source == key and not s.ours and (s.verdict is not Verdict.HOLDS or s.correction)
+            s
+            for s in statements
+            if s.source == key and not s.ours and (s.verdict not in (Verdict.HOLDS, Verdict.UNDECIDED) or s.correction)
         ]
         if not wrong:
             continue
@@ -182,9 +223,10 @@ def _errata(statements: tuple[Statement, ...]) -> Iterator[str]:
             Verdict.CORRECTED: "To be corrected",
             Verdict.STATISTICAL: "Not as likely as stated",
             Verdict.HOLDS: "True, with a misprint in the proof",
+            Verdict.UNDECIDED: "Undecided, and to be corrected",
         }
         for verdict, heading in headings.items():
-            entries = [statement for statement in wrong if statement.verdict is verdict]
+            entries = [statement for statement in wrong if statement.verdict is verdict and not statement.suggested]
             if entries:
                 yield f"### {heading}: {key}\n"
             for statement in entries:
@@ -195,6 +237,12 @@ def _errata(statements: tuple[Statement, ...]) -> Iterator[str]:
                     text = f"{statement.claim} {statement.note}"
                 yield f"{statement.number}, {statement.title}"
                 yield f": {_linked(text)} [{statement.id}](#{_anchor(statement)})\n"
+        suggested = [statement for statement in wrong if statement.suggested]
+        if suggested:
+            yield f"### Suggested, not stated, and not so: {key}\n"
+        for statement in suggested:
+            yield f"{statement.number}, {statement.title}"
+            yield f": {statement.claim} *Counterexample:* {_linked(statement.counterexample)} [{statement.id}](#{_anchor(statement)})\n"
 
 
 def _code(statements: tuple[Statement, ...]) -> Iterator[str]:

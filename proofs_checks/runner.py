@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from proofs_checks.statement import Evidence, Statement, UnavailableError
 
-__all__ = ["Outcome", "Report", "run_evidence", "verify"]
+__all__ = ["Outcome", "Report", "changes", "markdown", "run_evidence", "verify"]
 
 
 @dataclass(frozen=True)
@@ -64,12 +65,14 @@ class Report:
                     "source": statement.source,
                     "number": statement.number,
                     "ours": statement.ours,
+                    "suggested": statement.suggested,
                     "title": statement.title,
                     "claim": statement.claim,
                     "verdict": statement.verdict.value,
                     "correction": statement.correction,
                     "counterexample": statement.counterexample,
                     "note": statement.note,
+                    "functions": list(statement.functions),
                     "evidence": [
                         {
                             "name": outcome.evidence.name,
@@ -125,3 +128,54 @@ def verify(
             outcomes.append(outcome)
             progress(outcome)
     return Report(tuple(outcomes), examples)
+
+
+def markdown(report: Report) -> str:
+    """Return the report as a page of Markdown: a table, then every statement with what its evidence found."""
+    counts = Counter(outcome.status for outcome in report.outcomes)
+    lines = [
+        f"{len(report.statements())} statements; evidence: "
+        + ", ".join(f"{n} {status}" for status, n in counts.items()),
+        "",
+        "| statement | where | verdict | evidence |",
+        "|---|---|---|---|",
+    ]
+    for outcomes in report.statements().values():
+        statement = outcomes[0].statement
+        states = Counter(outcome.status for outcome in outcomes)
+        shown = ", ".join(f"{n} {status}" for status, n in states.items())
+        lines.append(f"| {statement.id} {statement.title} | {statement.number} | {statement.verdict.value} | {shown} |")
+    for outcomes in report.statements().values():
+        statement = outcomes[0].statement
+        lines += ["", f"## {statement.id}: {statement.title}", "", f"> {statement.claim}", ""]
+        for label in ("correction", "counterexample", "note"):
+            if getattr(statement, label):
+                lines += [f"{label.capitalize()}: {getattr(statement, label)}", ""]
+        lines += [
+            f"- {o.status}, {o.evidence.kind.value} ({o.evidence.covers}): {o.evidence.name}: {o.finding}"
+            for o in outcomes
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def changes(report: Report, baseline: dict[str, Any]) -> list[str]:
+    """Return what a report has lost against an earlier one, as `Report.as_data` gave it.
+
+    Evidence that was confirmed and is no longer, evidence and statements that are gone, and verdicts that differ, each
+    in a line; nothing if all that held still does.
+    """
+    now = {row["id"]: row for row in report.as_data()["statements"]}
+    lost = []
+    for before in baseline["statements"]:
+        row = now.get(before["id"])
+        if row is None:
+            lost.append(f"{before['id']} is gone")
+            continue
+        if row["verdict"] != before["verdict"]:
+            lost.append(f"{before['id']} was {before['verdict']}, and is {row['verdict']}")
+        states = {piece["name"]: piece["status"] for piece in row["evidence"]}
+        for piece in before["evidence"]:
+            state = states.get(piece["name"], "gone")
+            if piece["status"] == "confirmed" and state != "confirmed":
+                lost.append(f"{before['id']} {piece['name']} was confirmed, and is {state}")
+    return lost

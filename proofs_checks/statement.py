@@ -1,4 +1,4 @@
-"""What a row of the ledger is: a claim with its source, a verdict, the evidence for it, and mutations of the code."""
+"""What a row of the ledger is: a claim with its source, a verdict, the evidence for it, and the functions it is about."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
-__all__ = ["Evidence", "Kind", "Mutation", "Statement", "UnavailableError", "Verdict", "evidence"]
+__all__ = ["Evidence", "Kind", "Statement", "UnavailableError", "Verdict", "evidence"]
 
 Check = Callable[[int], str]
 """Takes the number of random examples, returns a line on what was found, raises AssertionError if the claim fails."""
@@ -23,6 +23,7 @@ class Verdict(Enum):
     CORRECTED = "holds as corrected"
     REFUTED = "refuted"
     STATISTICAL = "statistical"
+    UNDECIDED = "undecided"
 
 
 class Kind(Enum):
@@ -74,23 +75,6 @@ def evidence(kind: Kind, covers: str) -> Callable[[Check], Evidence]:
 
 
 @dataclass(frozen=True)
-class Mutation:
-    """A wrong version of one shipped function, which the evidence of a statement has to notice.
-
-    Attributes
-    ----------
-    target : str
-        The function, as "module:name" or "module:Class.name".
-    old, new : str
-        The passage of its source, found exactly once, and what replaces it.
-    """
-
-    target: str
-    old: str
-    new: str
-
-
-@dataclass(frozen=True)
 class Statement:
     """A row of the ledger.
 
@@ -106,13 +90,17 @@ class Statement:
         The statement in the field's notation; LaTeX between dollar signs.
     verdict : Verdict
     evidence : tuple of Evidence
-    mutations : tuple of Mutation
+    functions : tuple of str
+        The public functions that it is about, as they are imported, such as "convla.identities.gram_kernel": a wrong
+        version of any must not pass its evidence; see `proofs_checks.mutate`.
     correction : str
         For `Verdict.CORRECTED`: what the source must read. A statement that holds may have one too, of its proof.
     counterexample : str
         For `Verdict.REFUTED`: the smallest input found for which the claim fails, and by how much.
     note : str
         What a reader should know besides: limits, remarks, extensions.
+    suggested : bool
+        The source suggests it and does not state it.
     """
 
     id: str
@@ -121,17 +109,18 @@ class Statement:
     claim: str
     verdict: Verdict
     evidence: tuple[Evidence, ...]
-    mutations: tuple[Mutation, ...]
+    functions: tuple[str, ...] = ()
     correction: str = ""
     counterexample: str = ""
     note: str = ""
+    suggested: bool = False
 
     def __post_init__(self) -> None:
         wanted = {Verdict.CORRECTED: self.correction, Verdict.REFUTED: self.counterexample}
-        if not self.evidence or not self.mutations or not wanted.get(self.verdict, True):
+        if not self.evidence or not wanted.get(self.verdict, True):
             raise ValueError(
-                f"statement {self.id} ({self.verdict.value}) must have evidence, a mutation, and the correction or "
-                "counterexample that its verdict speaks of"
+                f"statement {self.id} ({self.verdict.value}) must have evidence, and the correction or counterexample that its "
+                "verdict speaks of"
             )
 
     @property

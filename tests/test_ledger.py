@@ -1,23 +1,28 @@
-"""The ledger: its evidence confirms every verdict, and notices every mutation of the code."""
+"""The ledger: its evidence confirms every verdict, and notices wrong versions of the functions that it is about."""
 
 from __future__ import annotations
 
 import functools
+import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import hypothesis
 import pytest
 
-from proofs_checks.draws import without_shrinking
+from convla import identities
+from convla.identities.matrices import scaled_penalty_minimum
 from proofs_checks.ledger import SOURCES, ledger, select
-from proofs_checks.mutation import applied
+from proofs_checks.mutate import equivalent, try_mutant
+from proofs_checks.mutation import applied, mutants, resolve
 from proofs_checks.page import FENCE, main
 from proofs_checks.runner import Outcome, run_evidence, verify
-from proofs_checks.statement import Evidence, Kind, Mutation, Statement, Verdict
+from proofs_checks.statement import Evidence, Kind, Statement, Verdict
 
 PIECES = {id(piece): (statement, piece) for statement in ledger() for piece in statement.evidence}
-MUTATIONS = [(statement, mutation) for statement in ledger() for mutation in statement.mutations]
+ROOT = Path(__file__).parent.parent
 
 
 @functools.lru_cache
@@ -36,16 +41,34 @@ def test_evidence_confirms_the_verdict(statement: Statement, piece: Evidence) ->
     assert outcome.finding
 
 
-@pytest.mark.parametrize(
-    ("statement", "mutation"),
-    MUTATIONS,
-    ids=[f"{s.id}-{m.target.rpartition(':')[2]}-{i}" for i, (s, m) in enumerate(MUTATIONS)],
-)
-def test_evidence_notices_the_mutation(statement: Statement, mutation: Mutation) -> None:
-    with applied(mutation), without_shrinking():
-        assert any(
-            run_evidence(statement, piece, examples=50).status == "contradicted" for piece in statement.evidence
-        ), f"{statement.id} does not notice {mutation.old!r} -> {mutation.new!r} in {mutation.target}"
+@pytest.mark.parametrize("source", SOURCES)
+def test_every_statement_notices_wrong_versions_of_what_it_is_about(source: str, tmp_path: Path) -> None:
+    report = tmp_path / "trials.json"
+    command = [
+        sys.executable,
+        "-m",
+        "proofs_checks.mutate",
+        "--statement",
+        source,
+        "--each",
+        "2",
+        "--json",
+        str(report),
+    ]
+    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    noticed = {trial["statements"][0] for trial in json.loads(report.read_text()) if trial["result"] == "noticed"}
+    assert noticed == {statement.id for statement in select([source])}
+
+
+@pytest.mark.parametrize("statement", ledger(), ids=lambda statement: statement.id)
+def test_functions_are_public_and_can_be_wrong(statement: Statement) -> None:
+    assert any(mutants(function) for function in statement.functions)
+
+
+def test_known_equivalents_are_mutants() -> None:
+    found = {mutant.where for statement in ledger() for f in statement.functions for mutant in mutants(f)}
+    assert set(equivalent()) <= found
 
 
 def test_ids_are_unique_and_belong_to_a_source() -> None:
@@ -63,7 +86,7 @@ def test_select() -> None:
 
 
 def _statement(check: Evidence) -> Statement:
-    return Statement("CSM-0", "ours", "t", "c", Verdict.HOLDS, (check,), (Mutation("m:f", "a", "b"),))
+    return Statement("CSM-0", "ours", "t", "c", Verdict.HOLDS, (check,), ("m.f",))
 
 
 def test_a_contradiction_is_reported_and_shared_evidence_runs_once() -> None:
@@ -84,8 +107,8 @@ def test_a_contradiction_is_reported_and_shared_evidence_runs_once() -> None:
 
 def test_a_statement_without_what_its_verdict_speaks_of_is_refused() -> None:
     piece = Evidence(Kind.PROPERTY, "nothing", lambda _: "")
-    with pytest.raises(ValueError, match="must have evidence, a mutation"):
-        Statement("CSM-0", "ours", "t", "c", Verdict.REFUTED, (piece,), (Mutation("m:f", "a", "b"),))
+    with pytest.raises(ValueError, match="must have evidence, and the correction"):
+        Statement("CSM-0", "ours", "t", "c", Verdict.REFUTED, (piece,), ("m.f",))
 
 
 def test_a_page_is_stale_beyond_the_tolerance_of_its_figures(tmp_path: Path) -> None:
@@ -105,18 +128,33 @@ def test_a_page_is_stale_beyond_the_tolerance_of_its_figures(tmp_path: Path) -> 
         assert main(["--check", "--docs", str(tmp_path)]) == stale
 
 
-def test_a_stale_mutation_is_an_error() -> None:
-    with (
-        pytest.raises(LookupError, match="exactly once, found it 0 times"),
-        applied(Mutation("proofs_checks.networks:linear_parameters", "no such passage", "")),
-    ):
-        pass
+def test_a_private_function_cannot_be_named() -> None:
+    with pytest.raises(LookupError, match="is private"):
+        resolve("convla.identities.inner_products._gram_outside")
+    with pytest.raises(LookupError, match=r"no function convla\.nothing"):
+        resolve("convla.nothing")
 
 
-def test_mutants_are_put_back() -> None:
-    from proofs_checks import networks
+def test_mutants_are_everywhere_and_are_put_back() -> None:
+    holders = [scaled_penalty_minimum, identities.scaled_penalty_minimum]
+    (doubled,) = (m for m in mutants("convla.identities.scaled_penalty_minimum") if m.change.endswith("doubled"))
+    with applied(doubled):
+        assert [holder(3.0, 1.0) for holder in holders] == [1.6, 1.6]
+    assert [holder(3.0, 1.0) for holder in holders] == [0.8, 0.8]
 
-    original = networks.linear_parameters
-    with applied(Mutation("proofs_checks.networks:linear_parameters", "inputs + 1", "inputs")):
-        assert networks.linear_parameters(2, 3) == 6
-    assert networks.linear_parameters is original
+
+def test_mutants_reach_private_functions_and_methods() -> None:
+    assert {m.name for m in mutants("convla.identities.padding_error_terms")} >= {
+        "padding_error_terms",
+        "_gram_outside",
+    }
+    assert {m.name for m in mutants("convla.ConvOperator.to_dense")} == {"ConvOperator.to_dense"}
+
+
+def test_a_mutant_that_nothing_notices_has_survived() -> None:
+    mutant = mutants("convla.identities.scaled_penalty_minimum")[0]
+    statement = next(s for s in ledger() if s.id == "CSM-13")
+    trial = try_mutant(mutant, [statement], examples=1, limit=60)
+    assert (trial.result, trial.by) == ("survived", "")
+    statement = next(s for s in ledger() if s.id == "RCK-scale")
+    assert try_mutant(mutant, [statement], examples=5, limit=60).result == "noticed"

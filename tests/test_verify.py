@@ -9,9 +9,9 @@ import pytest
 
 from convla.cli import run
 from proofs_checks import ledger as ledger_module
+from proofs_checks.claims import load_claims
 from proofs_checks.csm import STATEMENTS
-from proofs_checks.mutation import applied
-from proofs_checks.statement import Mutation
+from proofs_checks.mutation import applied, mutants
 
 
 def test_table_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -28,9 +28,10 @@ def test_table_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_a_contradicted_verdict_exits_with_1(capsys: pytest.CaptureFixture[str]) -> None:
-    with applied(Mutation("proofs_checks.networks:conv_parameters", "side * side + 1", "side * side")):
-        assert run(["verify", "CSM-params"]) == 1
-    assert "contradicted CSM-params parameter_counts" in capsys.readouterr().out
+    (doubled,) = (m for m in mutants("convla.identities.scaled_penalty_minimum") if m.change.endswith("doubled"))
+    with applied(doubled):
+        assert run(["verify", "RCK-scale"]) == 1
+    assert "contradicted RCK-scale scaling_turns" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -64,3 +65,87 @@ def test_skipped_evidence_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     monkeypatch.setattr(ledger_module, "ledger", lambda: STATEMENTS)
     assert run(["verify", "CSM-17", "--max-examples", "1"]) == 0
     assert "skipped CSM-17" in capsys.readouterr().out
+
+
+CLAIMS = Path(__file__).parent.parent / "docs" / "claims" / "achour.toml"
+
+
+def test_an_id_prints_the_claim_and_what_was_found(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["verify", "CSM-13", "--max-examples", "2"]) == 0
+    out = capsys.readouterr().out
+    assert "claim: Under Eq. (13)" in out
+    assert "correction: Under Eq. (13) read" in out
+    assert "Eq. (13) uses [0, 0, 1], Eq. (2) defines [1, 0, 0]" in out
+
+
+def test_claims_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    report, page = tmp_path / "report.json", tmp_path / "report.md"
+    options = ["--claims", str(CLAIMS), "--max-examples", "5"]
+    assert run(["verify", *options, "ach-frobenius", "--json", str(report), "--markdown", str(page)]) == 0
+    assert "N = 4: 20 is not 12" in capsys.readouterr().out
+    assert "## ACH-frobenius: the regulariser" in page.read_text(encoding="utf-8")
+    assert run(["verify", *options, "--baseline", str(report)]) == 0
+    data = json.loads(report.read_text(encoding="utf-8"))
+    data["statements"][0]["evidence"].append({"name": "another", "status": "confirmed"})
+    report.write_text(json.dumps(data), encoding="utf-8")
+    capsys.readouterr()
+    assert run(["verify", *options, "--baseline", str(report)]) == 1
+    assert "lost ACH-frobenius another was confirmed, and is gone" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="did you mean ACH-FROBENIUS"):
+        ledger_module.select(["ACH-frob"], load_claims(str(CLAIMS)))
+
+
+def test_claims_in_a_module(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "own_claims.py"
+    file.write_text(
+        "from proofs_checks.statement import Kind, Statement, Verdict, evidence\n"
+        "@evidence(Kind.PROOF, 'one')\n"
+        "def never(_):\n"
+        "    assert 1 == 2, 'one is not two'\n"
+        "STATEMENTS = (Statement('OWN-1', 'p. 1', 't', 'c', Verdict.HOLDS, (never,)),)\n",
+        encoding="utf-8",
+    )
+    assert run(["verify", "--claims", str(file)]) == 1
+    assert "contradicted OWN-1 never: one is not two" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[[statement", "is no TOML file"),
+        ("a = 1", "must have tables [[statement]]"),
+        ('[[statement]]\nid = "A-1"', "statement A-1: number is missing"),
+        ('[[statement]]\nid = "A-1"\nverdit = "holds"', "unknown key 'verdit'"),
+        (HEAD := '[[statement]]\nid="A-1"\nnumber="1"\ntitle="t"\nclaim="c"\nevidence=[]\n', "verdict is missing"),
+        (HEAD + 'verdict="true"', "verdict must be one of 'holds'"),
+        (HEAD + 'verdict="holds"', "must have evidence"),
+        (HEAD.replace("[]", '[{kind="proof", covers="c", check="no.such:f"}]') + 'verdict="holds"', "is not there"),
+        (
+            HEAD.replace("[]", '[{kind="proof", covers="c", check="math:pi"}]') + 'verdict="holds"',
+            "kind must be one of",
+        ),
+    ],
+)
+def test_wrong_claims_are_one_line(text: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "claims.toml"
+    file.write_text(text, encoding="utf-8")
+    assert run(["verify", "--claims", str(file)]) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
+
+
+def test_missing_claims_and_baselines_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for options in (["--claims", "no/such.toml"], ["--claims", "no_such_module"], ["--baseline", "no/such.json"]):
+        assert run(["verify", *options]) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+    (tmp_path / "x.json").write_text("[]", encoding="utf-8")
+    assert run(["verify", "--baseline", str(tmp_path / "x.json")]) == 2
+    assert "is no report of verify" in capsys.readouterr().err
+
+
+def test_graph(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["verify", "CSM", "--graph"]) == 0
+    out = capsys.readouterr().out
+    assert '"CSM-bound" -> "CSM-6";' in out
+    assert '"CSM-35" -> "CSM-34" [dir=none, style=dashed];' in out

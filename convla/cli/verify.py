@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -30,23 +31,42 @@ def _verify(
         typer.Argument(metavar="ID", help="Statements such as CSM-6, or sources such as RCK; by default all."),
     ] = None,
     max_examples: Annotated[int, typer.Option(help="Random inputs that each property draws.")] = 50,
+    claims: Annotated[
+        str | None,
+        typer.Option(metavar="FILE|MODULE", help="Your own statements in place of the ledger: .toml, .py or module."),
+    ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the whole report there.")] = None,
+    markdown_file: Annotated[Path | None, typer.Option("--markdown", help="Also write it there as a page.")] = None,
+    baseline: Annotated[
+        Path | None, typer.Option(help="An earlier --json report: exit with 1 if anything it confirmed is lost.")
+    ] = None,
+    graph: Annotated[
+        bool, typer.Option("--graph", help="Run nothing: print which statement rests on which, as DOT.")
+    ] = False,
 ) -> int:
     """Check every statement of the ledger: proofs at a size, properties, counterexamples, measurements.
 
-    The exit code is 1 if any verdict is contradicted by its evidence.
+    With an ID the claim, its correction and what each check found are printed too. The exit code is 1 if any verdict is
+    contradicted by its evidence.
     """
     check_integer("--max-examples", max_examples, minimum=1)
     check_writable("--json", json_file)
+    check_writable("--markdown", markdown_file)
     try:
         import hypothesis  # noqa: F401
     except ImportError:
         raise ConvlaError("verify draws its examples with Hypothesis: pip install 'convla[verify]'") from None
     # Here, not at the top: the other commands need neither Hypothesis nor the ledger.
+    from proofs_checks.claims import load_claims
+    from proofs_checks.graph import dot
     from proofs_checks.ledger import select
-    from proofs_checks.runner import verify
+    from proofs_checks.runner import changes, markdown, verify
 
-    statements = select(ids or [])
+    statements = select(ids or [], None if claims is None else load_claims(claims))
+    if graph:
+        print(dot(statements))
+        return 0
+    earlier = None if baseline is None else _read_report(baseline)
     with progress_bars() as progress:
         bar = progress.add_task("", total=sum(len(statement.evidence) for statement in statements))
 
@@ -56,8 +76,49 @@ def _verify(
         report = verify(statements, examples=max_examples, progress=show)
     if json_file is not None:
         write_json(json_file, report.as_data())
+    if markdown_file is not None:
+        markdown_file.write_text(markdown(report), encoding="utf-8")
     _show(report)
-    return 1 if report.contradicted else 0
+    if ids:
+        _tell(report)
+    lost = [] if earlier is None else changes(report, earlier)
+    for line in lost:
+        console().print(f"[red]lost[/] {escape(line)}")
+    return 1 if report.contradicted or lost else 0
+
+
+def _read_report(path: Path) -> dict[str, Any]:
+    """Return an earlier report.
+
+    Raises
+    ------
+    OSError, ValueError
+        If the file cannot be read, or is no report.
+    """
+    try:
+        data: Any = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"--baseline {path} is no report of verify: {error}") from error
+    if not isinstance(data, dict) or "statements" not in data:
+        raise ValueError(f"--baseline {path} is no report of verify")
+    return data
+
+
+def _tell(report: Report) -> None:
+    """Print what the statements say and what their evidence found, each whole."""
+    screen = console()
+    for outcomes in report.statements().values():
+        statement = outcomes[0].statement
+        screen.print(f"\n[bold]{escape(statement.id)}[/]: {escape(statement.title)}; {escape(statement.number)}")
+        for label in ("claim", "verdict", "correction", "counterexample", "note"):
+            text = statement.verdict.value if label == "verdict" else getattr(statement, label)
+            if text:
+                screen.print(f"  {label}: {escape(text)}", soft_wrap=True)
+        for outcome in outcomes:
+            where = f"{outcome.evidence.name} ({outcome.evidence.kind.value}: {outcome.evidence.covers})"
+            style = STATUS_STYLE[outcome.status]
+            screen.print(f"  [{style}]{outcome.status}[/] {escape(where)}", soft_wrap=True)
+            screen.print(f"    {escape(outcome.finding)}", soft_wrap=True)
 
 
 def _show(report: Report) -> None:

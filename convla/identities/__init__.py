@@ -12,13 +12,17 @@ from convla.identities.inner_products import (
     input_energy,
     kernel_correlation,
     off_centre_inner_product,
+    padding_error_energy,
     padding_error_terms,
 )
-from convla.identities.kernel_similarity import (
+from convla.identities.kernel_similarity import ordered_pair_similarity, same_channel_similarity
+from convla.identities.least_similarity import (
+    CATALAN,
+    half_circle_pair,
     least_similar_pair,
-    ordered_pair_similarity,
-    same_channel_similarity,
+    least_similarity_enclosure,
     similarity_lower_bound,
+    similarity_upper_bound,
 )
 from convla.identities.matrices import (
     adjoint_kernel,
@@ -29,25 +33,33 @@ from convla.identities.matrices import (
     singular_value_enclosure,
     singular_value_gradient,
 )
+from convla.identities.orthogonality import boundary_defect, shared_taps
 
 __all__ = [
+    "CATALAN",
     "adjoint_kernel",
     "autocorrelation",
+    "boundary_defect",
     "correlation_inner_product",
     "feature_inner_product",
     "gram_kernel",
+    "half_circle_pair",
     "input_energy",
     "kernel_correlation",
     "least_similar_pair",
+    "least_similarity_enclosure",
     "off_centre_inner_product",
     "ordered_pair_similarity",
+    "padding_error_energy",
     "padding_error_terms",
     "penalty_matrix_gradient",
     "penalty_of_singular_values",
     "reweighted_inner_product",
     "same_channel_similarity",
     "scaled_penalty_minimum",
+    "shared_taps",
     "similarity_lower_bound",
+    "similarity_upper_bound",
     "singular_value_enclosure",
     "singular_value_gradient",
     "sobolev_greens_function",

@@ -18,6 +18,7 @@ from convla._validate import check_array, check_choice
 from convla.conv import convolve, cross_correlate
 from convla.errors import ShapeError
 from convla.geometry import ConvGeometry
+from convla.similarity.pairs import feature_map_gram
 from convla.typing import Array, ArrayLike, Namespace, Padding
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "input_energy",
     "kernel_correlation",
     "off_centre_inner_product",
+    "padding_error_energy",
     "padding_error_terms",
 ]
 
@@ -294,6 +296,58 @@ def padding_error_terms(
         for side in ("low", "high")
     )
     return a, b
+
+
+def padding_error_energy(
+    x: ArrayLike, kernel_shape: tuple[int, ...], padding: Padding, *, channels: bool = False
+) -> tuple[Array, Array]:
+    """Return the mean squares of A + B and of the fully padded <F1, F2> over random kernels, for a given input.
+
+    The kernels are independent of each other, their entries uncorrelated, of mean 0 and variance 1; with variance s^2
+    both values are s^4 times these, and the root of their quotient is the size of A + B relative to the whole.
+
+    Parameters
+    ----------
+    x : array of shape (*image), or (..., c_in, *image) with `channels`
+    kernel_shape : tuple of int
+        The numbers of taps (*kernel).
+    padding : {"full", "same", "valid"}, int, or sequence of (int, int)
+        An integer is CSM's P.
+
+    Returns
+    -------
+    left_out, whole : array of shape (), or (...,) with `channels`
+
+    Raises
+    ------
+    TypeError, ShapeError, ValueError
+        If `x` is no array of finite real numbers with these axes, or the padding is unknown.
+
+    Notes
+    -----
+    ``A + B = K1^T G K2`` with G the Gram matrix of the input's windows at the outputs that the padding leaves out, so
+    its mean square is the squared Frobenius norm of G. With more padding G loses positive semidefinite terms, and its
+    norm falls: for every input.
+
+    References
+    ----------
+    CSM, Eqs. (31)-(36).
+
+    Examples
+    --------
+    >>> from convla.identities import padding_error_energy
+    >>> [tuple(map(int, padding_error_energy([1, 2, 4], (2,), p))) for p in (0, 1)]
+    [(257, 1082), (0, 1082)]
+    """
+    xp = namespace(x)
+    size = tuple(kernel_shape)
+    x = check_array("x", x, xp, min_ndim=len(size) + channels, axes=f"(*image) with {len(size)} image axes")
+    if not channels:
+        x = x[None, ...]
+    whole = feature_map_gram(x, size, padding="full")
+    grams = (whole - feature_map_gram(x, size, padding=padding), whole)
+    left_out, energy = (xp.sum(gram * gram, axis=(-2, -1), dtype=gram.dtype) for gram in grams)
+    return left_out, energy
 
 
 def _gram_outside(windows: Array, kept: list[range], side: str, xp: Namespace) -> Array:

@@ -11,9 +11,9 @@ import convla
 from convla import identities
 from convla.testing import gamma
 from convla.typing import Array, Padding
-from proofs_checks.bases import agree_on_all_bases, unit_kernels, vector_sizes
+from proofs_checks.bases import agree_on_all_bases, quadratic_basis, unit_kernels, vector_sizes
 from proofs_checks.draws import floats, for_all, integers, pairs_and_inputs
-from proofs_checks.statement import Kind, Mutation, Statement, Verdict, evidence
+from proofs_checks.statement import Kind, Statement, Verdict, evidence
 
 __all__ = ["INNER_PRODUCTS", "PLANES", "STATEMENTS", "TABLE_SIZES", "inner_product_bound", "printed_sum"]
 
@@ -51,13 +51,29 @@ def definitions_on_the_bases(_: int) -> str:
     return f"{count} feature maps equal"
 
 
-@evidence(Kind.COUNTEREXAMPLE, "N = 1, M = 1")
-def printed_upper_limit_reads_past_the_kernel(_: int) -> str:
-    kernel, x = np.array([1]), np.array([[1]])
-    terms = range(kernel.size + 1)  # 0 .. N as printed
-    assert max(terms) >= kernel.size, "the printed range stays inside the kernel"
-    assert convla.cross_correlate(x, kernel[None, None], padding="full").tolist() == [[1]]
-    return "the printed sum asks for K[1] of a kernel with one entry"
+@evidence(
+    Kind.PROOF, "all unit K and X, every N <= 6, M <= 10: the sums to N as printed, K[N] = 0 by the source's convention"
+)
+def printed_upper_limit_adds_nothing(_: int) -> str:
+    count = 0
+    for n, m in vector_sizes(6, 10):
+        kernels, inputs = unit_kernels(1, (n,)), unit_kernels(1, (m,))
+        longer = np.concatenate((kernels, np.zeros((n, 1, 1), np.int64)), axis=2)
+        crossed = convla.cross_correlate(inputs, kernels, padding="full")
+        convolved = convla.convolve(inputs, kernels, padding="full")
+        for (a, k), (b, x) in itertools.product(enumerate(longer[:, 0]), enumerate(inputs[:, 0])):
+            outputs = range(m + n - 1)
+            assert [printed_sum(k, x, i - n + 1, +1) for i in outputs] == crossed[b, a].tolist(), (k, x)
+            assert [printed_sum(k, x, i, -1) for i in outputs] == convolved[b, a].tolist(), (k, x)
+            count += 2
+    return f"{count} feature maps equal"
+
+
+@evidence(Kind.COUNTEREXAMPLE, "N = 2, M = 2: no padding on both sides alike leaves the size")
+def even_kernels_have_no_same_range(_: int) -> str:
+    outputs = [convla.cross_correlate(np.eye(1, 2), np.ones((1, 1, 2)), padding=p).shape[-1] for p in (0, 1)]
+    assert outputs == [1, 3], outputs
+    return "padding 0 leaves 1 output of 2, padding 1 leaves 3: (N - 1) / 2 is no integer"
 
 
 @evidence(Kind.COUNTEREXAMPLE, "N = 2: K1 = (1, 0), K2 = (0, 1)")
@@ -70,13 +86,17 @@ def operands_swap_between_equations(_: int) -> str:
     return f"Eq. (13) uses {used}, Eq. (2) defines {defined}"
 
 
-@evidence(Kind.PROOF, "all unit K1, K2, every N <= 8 and 16; 2-D up to 3x3, 3-D 2x2x2")
+@evidence(Kind.PROOF, "all unit K1, K2, every N <= 8 and 16; 2-D up to 3x3, 3-D 2x2x2, against the definition")
 def swapping_kernels_reverses_lags(_: int) -> str:
     count = 0
     for size in [(n,) for n in (*range(1, 9), 16)] + [kernel for kernel, _ in PLANES]:
         kernels = unit_kernels(1, size)
         forward = identities.kernel_correlation(kernels, kernels, stacks=True)
-        back = identities.kernel_correlation(kernels, kernels, stacks=True).swapaxes(0, 1)
+        for (a, k1), (b, k2) in itertools.product(enumerate(kernels[:, 0]), repeat=2):
+            # The one product of two unit kernels is at the lag that leads from the one to the other.
+            lag = np.argwhere(k2)[0] - np.argwhere(k1)[0] + np.array(size) - 1
+            assert forward[a, b, 0, 0][tuple(lag)] == forward[a, b].sum() == 1, (k1, k2)
+        back = forward.swapaxes(0, 1)
         reversed_lags = back[(..., *(slice(None, None, -1),) * len(size))]
         assert np.array_equal(forward, reversed_lags), size
         count += forward[..., 0].size
@@ -159,18 +179,14 @@ def out_of_range_terms_are_empty(_: int) -> str:
         eq10 = [(n1, n2) for n1 in inside for n2 in range(-n1, n - n1)]
         full = set(itertools.product(inside, range(1 - n, n)))
         assert sorted(a + b + eq10) == sorted(full), n
+        # Eq. (10) at each lag, for unit kernels: 1 at (n1, n1 + n2), n2 the lag.
+        wanted = np.zeros((n, n, 2 * n - 1), np.int64)
+        for n1, n2 in eq10:
+            wanted[n1, n1 + n2, n2 + n - 1] = 1
         products = identities.kernel_correlation(unit_kernels(1, (n,)), unit_kernels(1, (n,)), stacks=True)
-        assert products.sum() == len(eq10), n
+        assert np.array_equal(products[:, :, 0, 0], wanted), n
         terms += len(a + b)
     return f"{terms} terms, all outside the kernel"
-
-
-@evidence(Kind.COUNTEREXAMPLE, "N = 2, K2 = (1, 1)")
-def printed_proof_would_make_the_kernel_vanish(_: int) -> str:
-    k2 = np.array([1, 1])
-    assert not all(k2[i] == 0 for i in range(k2.size)), "K2 vanishes on [0, N-1]"
-    assert int(identities.correlation_inner_product([1, 0], k2, [1])) == 1, "and so does every inner product"
-    return "K2[i] = 0 for i in [0, N-1] contradicts K2 = (1, 1)"
 
 
 @evidence(Kind.PROOF, "all basis inputs, every N <= 8, M <= 16, and N = 3, 9, 16 with M = 64; 2-D and 3-D; one channel")
@@ -179,6 +195,15 @@ def convolution_gives_the_same_inner_product(_: int) -> str:
         return identities.feature_inner_product(k1, k2, x, operation="convolution", stacks=True)
 
     count = 0
+    for n, m in vector_sizes(3, 4):  # it is a convolution, by the printed sums
+        for (a, k1), (b, k2), x in itertools.product(
+            enumerate(unit_kernels(1, (n,))), enumerate(unit_kernels(1, (n,))), next(quadratic_basis(1, (m,), 1 << 12))
+        ):
+            f1, f2 = ([printed_sum(k[0], x[0], i, -1) for i in range(m + n - 1)] for k in (k1, k2))
+            value = identities.feature_inner_product(k1[0], k2[0], x[0], operation="convolution")
+            assert int(value) == int(np.dot(f1, f2)), (a, b, x)
+            valid = identities.feature_inner_product(k1[0], k2[0], x[0], padding=n - 1, operation="convolution")
+            assert value == valid, (a, b, x)
     for n, m in (*vector_sizes(8, 16), *TABLE_SIZES):
         count += agree_on_all_bases(_features, convolved, 1, (n,), (m,))
     count += sum(agree_on_all_bases(_features, convolved, 1, kernel, image) for kernel, image in PLANES)
@@ -249,12 +274,12 @@ STATEMENTS = (
         r"K[n]\,X[i-n]$, for $i \in [0, M+N-2]$ (full), $[N-1, M-1]$ (valid) and, for odd $N$, "
         r"$[\frac{N-1}{2}, M-1+\frac{N-1}{2}]$ (same).",
         verdict=Verdict.CORRECTED,
-        correction="The sums end at N - 1; N is printed. In Eqs. (1) and (2) i runs over all integers, not over the natural "
-        "numbers. The same range is for odd N only.",
-        evidence=(definitions_on_the_bases, printed_upper_limit_reads_past_the_kernel),
-        mutations=(
-            Mutation("convla.conv:flip_kernel", "range(2, kernel.ndim)", "range(3, kernel.ndim)"),
-            Mutation("convla.geometry:_resolve_padding", "(k - 1, k - 1) for", "(k - 1, k) for"),
+        correction="The same range is for odd N only. Two misprints change no value: the sums end at N - 1, N is printed, where "
+        "K[N] = 0 by the source's own convention; and i is an integer in Eqs. (1) and (2), not a natural number.",
+        evidence=(definitions_on_the_bases, printed_upper_limit_adds_nothing, even_kernels_have_no_same_range),
+        functions=(
+            "convla.cross_correlate",
+            "convla.convolve",
         ),
     ),
     Statement(
@@ -268,7 +293,7 @@ STATEMENTS = (
         r"lags, and so the convolutional similarity, do not notice. Eqs. (3) and (4) write $K\circledast X$ for what Eqs. (2) and (25) "
         r"write $X\circledast K$.",
         evidence=(operands_swap_between_equations, swapping_kernels_reverses_lags),
-        mutations=(Mutation(f"{INNER_PRODUCTS}:kernel_correlation", "for k in (k2, k1)", "for k in (k1, k2)"),),
+        functions=("convla.identities.kernel_correlation",),
     ),
     Statement(
         id="CSM-6",
@@ -279,10 +304,11 @@ STATEMENTS = (
         r"X[d]\rangle$; in any number of dimensions.",
         verdict=Verdict.HOLDS,
         evidence=(full_identity_on_vectors, full_identity_on_planes_and_channels, full_identity_in_floating_point),
-        mutations=(
-            Mutation(f"{INNER_PRODUCTS}:correlation_inner_product", "skip_centre=False", "skip_centre=True"),
-            Mutation(f"{INNER_PRODUCTS}:autocorrelation", "rows @ xp.matrix_transpose(other)", "-rows @ other.mT"),
-            Mutation(f"{INNER_PRODUCTS}:kernel_correlation", "for k in (k2, k1)", "for k in (k1, k2)"),
+        functions=(
+            "convla.identities.correlation_inner_product",
+            "convla.identities.kernel_correlation",
+            "convla.identities.autocorrelation",
+            "convla.identities.feature_inner_product",
         ),
         note="The sum over all pairs of channels is why the convolutional similarity of a layer takes all pairs, where "
         "the loss of orthogonal networks takes equal channels only.",
@@ -295,8 +321,8 @@ STATEMENTS = (
         r"$B = \sum_{n_1=0}^{N-2}\sum_{n_2=1-N}^{-n_1-1} K_1[n_1]K_2[n_1+n_2](X \circledast X)[n_2] = 0$.",
         verdict=Verdict.HOLDS,
         correction='In the proof, "for all i in [0, N-1], K2[i] = 0" must read "for all i not in [0, N-1]".',
-        evidence=(out_of_range_terms_are_empty, printed_proof_would_make_the_kernel_vanish),
-        mutations=(Mutation(f"{INNER_PRODUCTS}:kernel_correlation", 'padding="full"', 'padding="same"'),),
+        evidence=(out_of_range_terms_are_empty,),
+        functions=("convla.identities.kernel_correlation",),
     ),
     Statement(
         id="CSM-4.2",
@@ -306,9 +332,7 @@ STATEMENTS = (
         r"$(K_1 \circledast K_2)[t] = (K_2 \circledast K_1)[-t]$.",
         verdict=Verdict.HOLDS,
         evidence=(swapping_kernels_reverses_lags, similarity_is_symmetric),
-        mutations=(
-            Mutation(f"{INNER_PRODUCTS}:kernel_correlation", 'padding="full"', "padding=[(n, 0) for n in size]"),
-        ),
+        functions=("convla.identities.kernel_correlation",),
         correction=r"In the proof the bounds of $n_1+n_2$ in the sum added last are N and $N+n_2-1$; $N+n-1$ is printed.",
         note=r"The second line of the proof puts $-n_2$ for $n_2$ without saying so.",
     ),
@@ -319,12 +343,9 @@ STATEMENTS = (
         claim=r"$\langle X \circledast K_1, X \circledast K_2\rangle = \langle X * K_1, X * K_2\rangle$, full padding.",
         verdict=Verdict.HOLDS,
         evidence=(convolution_gives_the_same_inner_product,),
-        mutations=(
-            Mutation(
-                f"{INNER_PRODUCTS}:feature_inner_product",
-                "f1, f2 = (layer(x, k, padding=padding) for k in (k1, k2))",
-                "f1, f2 = layer(x, k1, padding=padding), cross_correlate(x, k2, padding=padding)",
-            ),
+        functions=(
+            "convla.identities.feature_inner_product",
+            "convla.convolve",
         ),
         correction=r"In the proof the upper limit $N_1$ of a sum over $n_2$ must read N - 1, and the lower limit $i=-n_2$ of the last "
         "sums i = 0, as in Eq. (10).",
@@ -341,9 +362,9 @@ STATEMENTS = (
         "convolution pairs $(K_1[c] \\circledast K_2[d])$ with $X[d] \\circledast X[c]$ instead of "
         "$X[c] \\circledast X[d]$, which are mirror images of each other, equal only for c = d.",
         evidence=(convolution_differs_with_two_channels, convolution_transposes_the_channel_pairs),
-        mutations=(
-            Mutation("convla.conv:flip_kernel", "range(2, kernel.ndim)", "range(3, kernel.ndim)"),
-            Mutation(f"{INNER_PRODUCTS}:autocorrelation", "rows @ xp.matrix_transpose(other)", "other @ rows.mT"),
+        functions=(
+            "convla.identities.feature_inner_product",
+            "convla.identities.autocorrelation",
         ),
         note="A vanishing convolutional similarity still makes both inner products vanish.",
     ),
@@ -356,9 +377,9 @@ STATEMENTS = (
         verdict=Verdict.HOLDS,
         correction=r"The sums above Eq. (23) run over n but leave out $n_2=0$: n is meant.",
         evidence=(centre_lag_is_the_kernel_similarity, orthogonal_kernels_with_similar_feature_maps),
-        mutations=(
-            Mutation(f"{INNER_PRODUCTS}:off_centre_inner_product", "skip_centre=True", "skip_centre=False"),
-            Mutation(f"{INNER_PRODUCTS}:_lag_sum", "range(taps // 2 + 1, taps)", "range(taps // 2 + 2, taps)"),
+        functions=(
+            "convla.identities.off_centre_inner_product",
+            "convla.kernel_similarity",
         ),
     ),
 )

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import itertools
+from fractions import Fraction
 
 import numpy as np
+from hypothesis import strategies as st
 
 import convla
 from convla import identities
 from convla.testing import gamma
 from convla.typing import Array
-from proofs_checks.csm.full import INNER_PRODUCTS
 from proofs_checks.draws import for_all, integers, layers, pairs_and_inputs
 from proofs_checks.polynomials import symbolic_kernels
-from proofs_checks.statement import Kind, Mutation, Statement, Verdict, evidence
+from proofs_checks.statement import Kind, Statement, Verdict, evidence
 
 __all__ = ["STATEMENTS"]
 
@@ -180,6 +181,90 @@ def equal_channels_do_not_suffice(_: int) -> str:
     return f"equal channels {same}, all pairs of channels {every}; X = (1; 0) gives <F1, F2> = {value}"
 
 
+@evidence(Kind.PROPERTY, "integer layers of 1 to 5 channels, one and two axes: both losses by their sums, term by term")
+def losses_by_definition(examples: int) -> str:
+    def check(kernels: Array) -> None:
+        size = kernels.shape[2:]
+        lags = list(itertools.product(*(range(1 - n, n) for n in size)))
+
+        def product(a: Array, b: Array, lag: tuple[int, ...]) -> int:
+            total = 0
+            for place in np.ndindex(size):
+                other = tuple(i + t for i, t in zip(place, lag, strict=True))
+                if all(0 <= i < n for i, n in zip(other, size, strict=True)):
+                    total += int(a[place]) * int(b[other])
+            return total
+
+        same = every = 0
+        for (i, first), (j, second) in itertools.combinations(enumerate(kernels), 2):
+            for lag in lags:
+                table = [[product(a, b, lag) for b in second] for a in first]
+                same += sum(table[c][c] for c in range(len(table))) ** 2
+                every += sum(entry**2 for row in table for entry in row)
+                assert i < j
+        assert int(identities.same_channel_similarity(kernels)) == same, kernels
+        assert int(convla.convolutional_similarity(kernels)) == every, kernels
+
+    shapes = st.tuples(st.integers(1, 3), st.integers(1, 5), st.sampled_from([(1,), (3,), (2, 2)]))
+    strategy = st.tuples(shapes.flatmap(lambda s: integers((s[0], s[1], *s[2]), 5)))
+    return for_all(examples, strategy, check)
+
+
+@evidence(
+    Kind.PROPERTY,
+    "integer layers and their float64 copies, every method and engine: ordered pairs, the pairs divided by their norms, and "
+    "gradients of both",
+)
+def options_by_definition(examples: int) -> str:
+    def check(kernels: Array) -> None:
+        ordered = int(identities.ordered_pair_similarity(kernels))
+        exact = convla.convolutional_similarity_gradient(kernels)
+        assert int(convla.convolutional_similarity(kernels, pairs="ordered")) == ordered, kernels
+        assert np.array_equal(convla.convolutional_similarity_gradient(kernels, pairs="ordered"), 2 * exact), kernels
+        assert np.array_equal(convla.convolutional_similarity_gradient(kernels, method="pairwise"), exact), kernels
+        norms = (kernels**2).reshape(len(kernels), -1).sum(axis=1)
+        floats = kernels.astype(np.float64)
+        bound = _spectral_bound(np.abs(kernels) + 1)
+        # The sum over pairs of CS / (|K_i|^2 |K_j|^2), each pair a layer of its own.
+        terms = [
+            Fraction(int(convla.convolutional_similarity(kernels[[i, j]])), int(norms[i] * norms[j]))
+            for i, j in itertools.combinations(range(len(kernels)), 2)
+            if norms[i] and norms[j]
+        ]
+        for method, engine in (
+            ("autocorrelation", "reference"),
+            ("autocorrelation", "numba"),
+            ("spectral", "auto"),
+            ("pairwise", "auto"),
+        ):
+            options = {"method": method, "engine": engine}
+            value = float(convla.convolutional_similarity(floats, **options))  # type: ignore[arg-type]
+            assert abs(value - ordered / 2) <= bound, (kernels, options)
+            slope = convla.convolutional_similarity_gradient(floats, **options)  # type: ignore[arg-type]
+            assert np.abs(slope - exact).max() <= 4 * bound, (kernels, options)
+            if norms.all():
+                unit = float(convla.convolutional_similarity(floats, normalized=True, **options))  # type: ignore[arg-type]
+                assert (
+                    abs(unit - float(sum(terms)))
+                    <= gamma(8 * kernels.size, np.float64) * 64 * len(kernels) ** 2 * kernels.size
+                ), kernels
+                along = convla.convolutional_similarity_gradient(floats, normalized=True, **options)  # type: ignore[arg-type]
+                # Homogeneous of degree 0 in each kernel: no part along it, and the scale of the whole does not matter.
+                inner = np.abs((along * floats).reshape(len(kernels), -1).sum(axis=1)).max()
+                assert inner <= gamma(64 * kernels.size, np.float64) * 64 * len(kernels) ** 2 * kernels.size, kernels
+                if method == "autocorrelation" and len(kernels) > 1:
+                    step = 1e-5
+                    moved = floats + step * np.sign(exact - 0.5)
+                    change = float(convla.convolutional_similarity(moved, normalized=True, **options)) - unit  # type: ignore[arg-type]
+                    predicted = float(np.sum(along * (moved - floats)))
+                    assert abs(change - predicted) <= 1e3 * step**2 * kernels.size * len(kernels) ** 2 + 1e-9, (
+                        kernels,
+                        change,
+                    )
+
+    return for_all(examples, layers(lambda shape: integers(shape, 5)), check)
+
+
 @evidence(Kind.PROPERTY, "integer layers: with one channel both losses are one")
 def losses_agree_for_one_channel(examples: int) -> str:
     def check(kernels: Array) -> None:
@@ -202,9 +287,9 @@ STATEMENTS = (
             extreme_entries_give_a_nonzero_product,
             no_nonzero_kernels_satisfy_the_condition,
         ),
-        mutations=(
-            Mutation(f"{INNER_PRODUCTS}:kernel_correlation", "for k in (k2, k1)", "for k in (k1, k2)"),
-            Mutation(f"{INNER_PRODUCTS}:kernel_correlation", 'padding="full"', 'padding="same"'),
+        functions=(
+            "convla.identities.kernel_correlation",
+            "convla.identities.feature_inner_product",
         ),
         note="True but void: a cross-correlation is a product of Laurent polynomials, and vanishes only if one of the "
         "kernels is zero, in any number of dimensions. Of its entries the one at the extreme lag is the product of an "
@@ -220,13 +305,12 @@ STATEMENTS = (
         evidence=(
             ordered_pairs_are_twice_the_unordered,
             ordered_pairs_are_twice_the_unordered_on_integers,
+            options_by_definition,
             the_printed_losses_differ,
         ),
-        mutations=(
-            Mutation(f"{FORMS}:ordered_pair_similarity", "(1 - own)", "(2 - own)"),
-            Mutation(
-                f"{SIMILARITY}:_exact", "value = xp.sum(signatures * before)", "value = 2 * xp.sum(signatures * before)"
-            ),
+        functions=(
+            "convla.identities.ordered_pair_similarity",
+            "convla.convolutional_similarity",
         ),
     ),
     Statement(
@@ -236,11 +320,8 @@ STATEMENTS = (
         claim=r"$\sum_{i<j}\|\sum_c K_i[c] \circledast K_j[c]\|^2 = 0$, the loss of orthogonal networks off its "
         r"diagonal, does not make feature maps orthogonal; $L_{CS}$ takes all pairs of channels.",
         verdict=Verdict.HOLDS,
-        evidence=(equal_channels_do_not_suffice, losses_agree_for_one_channel),
-        mutations=(
-            Mutation(f"{FORMS}:same_channel_similarity", "summed + products", "summed - products"),
-            Mutation(f"{FORMS}:same_channel_similarity", "k=1", "k=0"),
-        ),
+        evidence=(equal_channels_do_not_suffice, losses_by_definition, losses_agree_for_one_channel),
+        functions=("convla.identities.same_channel_similarity",),
     ),
     Statement(
         id="CSM-convex",
@@ -251,11 +332,7 @@ STATEMENTS = (
         counterexample="N = 1: $(ab)^2$ is 1 at (1, 1), the midpoint of (2, 0) and (0, 2), where it is 0. In each kernel "
         "alone, the others fixed, it is convex: a positive semidefinite quadratic form.",
         evidence=(midpoint_above_the_chord, convex_in_each_kernel),
-        mutations=(
-            Mutation(
-                f"{SIMILARITY}:_exact", "value = xp.sum(signatures * before)", "value = -xp.sum(signatures * before)"
-            ),
-        ),
+        functions=("convla.convolutional_similarity",),
     ),
     Statement(
         id="CSM-linear",
@@ -265,28 +342,15 @@ STATEMENTS = (
         r"A_j\rangle$, so $L_{CS} = \frac12(\|\sum_i A_i\|^2 - \sum_i \|A_i\|^2)$; in a DFT of $2N-1$ points it is a sum "
         r"of products of power spectra; $\partial L_{CS}/\partial K_i[c][q] = 2\sum_t \sum_{j\ne i} A_j[t] K_i[c][q+t]$.",
         verdict=Verdict.HOLDS,
-        evidence=(pairs_are_inner_products_of_autocorrelations, gradient_is_the_derivative, forms_agree_on_integers),
-        mutations=(
-            Mutation(
-                "convla.similarity.signatures:sums_of_others",
-                "before = _sums_before(signatures, xp)",
-                "before = xp.cumulative_sum(signatures, axis=signatures.ndim - 2)",
-            ),
-            Mutation(
-                "convla.similarity.signatures:sums_of_others",
-                "before, before + after",
-                "before, after",
-            ),
-            Mutation(
-                f"{SIMILARITY}:_floating",
-                "value = xp.sum(signatures * before)",
-                "value = 0.99 * xp.sum(signatures * before)",
-            ),
-            Mutation(
-                "convla.similarity.signatures:signature_form",
-                "filter_by_spectrum(k, 2.0 * w)",
-                "filter_by_spectrum(k, w)",
-            ),
+        evidence=(
+            pairs_are_inner_products_of_autocorrelations,
+            gradient_is_the_derivative,
+            forms_agree_on_integers,
+            options_by_definition,
+        ),
+        functions=(
+            "convla.convolutional_similarity",
+            "convla.convolutional_similarity_gradient",
         ),
         note="Linear in the number of kernels where the definition is quadratic, and without cancellation in the form "
         "of power spectra. For full padding only.",

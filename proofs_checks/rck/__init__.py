@@ -1,5 +1,13 @@
 """RCK: the matrix of a convolution, and the penalty that steers its singular values."""
 
-from proofs_checks.rck import barrier, gradient, matrix, penalty
+from proofs_checks.rck import algorithm, barrier, bought, gradient, isometry, matrix, penalty
 
-STATEMENTS = (*matrix.STATEMENTS, *penalty.STATEMENTS, *gradient.STATEMENTS, *barrier.STATEMENTS)
+STATEMENTS = (
+    *matrix.STATEMENTS,
+    *isometry.STATEMENTS,
+    *penalty.STATEMENTS,
+    *gradient.STATEMENTS,
+    *barrier.STATEMENTS,
+    *algorithm.STATEMENTS,
+    *bought.STATEMENTS,
+)

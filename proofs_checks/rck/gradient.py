@@ -14,8 +14,8 @@ from convla.penalties.value import penalty_gradient_by_entries
 from convla.testing import gamma
 from convla.typing import Array
 from proofs_checks.draws import for_all, integers, matrices, operators, targets
-from proofs_checks.rck.penalty import MATRICES, PENALTIES, eigenvalue_rounding, matrix_and_target
-from proofs_checks.statement import Kind, Mutation, Statement, Verdict, evidence
+from proofs_checks.rck.penalty import eigenvalue_rounding, matrix_and_target
+from proofs_checks.statement import Kind, Statement, Verdict, evidence
 
 __all__ = ["STATEMENTS"]
 
@@ -235,12 +235,7 @@ STATEMENTS = (
         verdict=Verdict.CORRECTED,
         correction='A is printed as m x m with "n >= p"; it is m x n. The value has to be positive as well as simple.',
         evidence=(singular_value_derivative, no_derivative_where_not_simple),
-        mutations=(
-            Mutation(
-                f"{MATRICES}:singular_value_gradient", "left[:, index], right[index]", "left[:, index], -right[index]"
-            ),
-            Mutation(f"{MATRICES}:singular_value_gradient", "left[:, index], right[index]", "left[:, 0], right[0]"),
-        ),
+        functions=("convla.identities.singular_value_gradient",),
     ),
     Statement(
         id="RCK-L2.2",
@@ -252,10 +247,7 @@ STATEMENTS = (
         correction=r"e_i is a column of the $m\times m$ identity; $n\times n$ is printed. The entries of $M^TM$ that change are those of row "
         'and column j; "volume" is printed.',
         evidence=(penalty_derivative_by_entries, no_derivative_where_not_simple),
-        mutations=(
-            Mutation(f"{MATRICES}:penalty_matrix_gradient", " + np.outer(matrix @ v, u)", ""),
-            Mutation(f"{MATRICES}:penalty_matrix_gradient", "v) + np.outer", "v) - np.outer"),
-        ),
+        functions=("convla.identities.penalty_matrix_gradient",),
     ),
     Statement(
         id="RCK-T2.2",
@@ -273,9 +265,10 @@ STATEMENTS = (
             printed_identity_has_the_wrong_sign,
             omega_is_of_places_not_of_values,
         ),
-        mutations=(
-            Mutation(f"{PENALTIES}:pair_gradient", "2.0 * pairs.signs", "pairs.signs"),
-            Mutation(f"{PENALTIES}:pair_gradient", "2.0 * pairs.signs", "2.0 * abs(pairs.signs)"),
+        functions=(
+            "convla.penalty_gradient",
+            "convla.penalties.value.pair_gradient",
+            "convla.penalties.value.penalty_gradient_by_entries",
         ),
         note="With u = +-v it is twice the kernel adjoint of M v and v, so no sets Omega and no matrix are needed.",
     ),
@@ -288,6 +281,9 @@ STATEMENTS = (
         correction="Only where the singular value is simple: where both ends are equally far from alpha, which is where the "
         "descent settles (SPEC-balance), u and v may be orthogonal.",
         evidence=(left_vector_is_plus_or_minus_the_right, balanced_ends_have_other_vectors),
-        mutations=(Mutation(f"{PENALTIES}:pair_gradient", "2.0 * pairs.signs", "2.0 * abs(pairs.signs)"),),
+        functions=(
+            "convla.penalty_gradient",
+            "convla.penalties.value.pair_gradient",
+        ),
     ),
 )

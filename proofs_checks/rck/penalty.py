@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -12,7 +13,7 @@ from convla import identities
 from convla.testing import gamma
 from convla.typing import Array
 from proofs_checks.draws import floats, for_all, operators, targets
-from proofs_checks.statement import Kind, Mutation, Statement, Verdict, evidence
+from proofs_checks.statement import Kind, Statement, Verdict, evidence
 
 __all__ = ["STATEMENTS", "eigenvalue_rounding", "matrix_and_target"]
 
@@ -91,6 +92,23 @@ def edges_of_the_enclosure(_: int) -> str:
     return "the bounds are sharp; t = 1 bounds no condition number; a wide M never meets the premise"
 
 
+@evidence(
+    Kind.COUNTEREXAMPLE, "M = diag(sqrt((1 - t) alpha), sqrt((1 + t) alpha)): R = t alpha, and each bound is attained"
+)
+def every_bound_is_attained(_: int) -> str:
+    for alpha, t in itertools.product((0.25, 1.0, 3.0), (0.125, 0.5, 0.875)):
+        ends = [math.sqrt((1 - t) * alpha), math.sqrt((1 + t) * alpha)]
+        diagonal = convla.ConvOperator(np.diag(ends)[:, :, None], (1,))
+        assert math.isclose(float(convla.penalty(diagonal, alpha)), t * alpha, rel_tol=1e-14), (alpha, t)
+        lower, upper, condition = identities.singular_value_enclosure(alpha, t)
+        assert math.isclose(lower, ends[0], rel_tol=1e-15), (alpha, t)
+        assert math.isclose(upper, ends[1], rel_tol=1e-15), (alpha, t)
+        assert math.isclose(condition, ends[1] / ends[0], rel_tol=1e-15), (alpha, t)
+        # With more columns than rows a zero joins the squares.
+        assert identities.penalty_of_singular_values(np.array(ends), alpha, 3) == alpha, (alpha, t)
+    return "9 pairs (alpha, t): the least singular value, the largest and their ratio are the bounds"
+
+
 @evidence(Kind.PROPERTY, "operators, tall, square and wide, ill-scaled too, alpha beside the edge sigma_max^2 / 2")
 def premise_holds_for_large_alpha(examples: int) -> str:
     seen = {True: 0, False: 0}
@@ -147,17 +165,16 @@ STATEMENTS = (
         claim=r"If $\sigma_{\max}(M^TM - \alpha I) < t\alpha$ with $0 < t \le 1$, then $\sqrt{(1-t)\alpha} < \sigma_{\min}"
         r"(M) \le \sigma_{\max}(M) < \sqrt{(1+t)\alpha}$ and $\kappa_2(M) < \sqrt{(1+t)/(1-t)}$.",
         verdict=Verdict.HOLDS,
-        evidence=(penalty_encloses_singular_values, penalty_is_the_larger_end, edges_of_the_enclosure),
-        mutations=(
-            Mutation(f"{MATRICES}:singular_value_enclosure", "math.sqrt((1 + t) * alpha)", "math.sqrt(alpha)"),
-            Mutation(
-                f"{MATRICES}:penalty_of_singular_values", "columns > values.shape[0]", "columns < values.shape[0]"
-            ),
-            Mutation(
-                f"{MATRICES}:singular_value_enclosure",
-                "return math.sqrt((1 - t) * alpha)",
-                "return math.sqrt((1 + t) * alpha)",
-            ),
+        evidence=(
+            penalty_encloses_singular_values,
+            penalty_is_the_larger_end,
+            every_bound_is_attained,
+            edges_of_the_enclosure,
+        ),
+        functions=(
+            "convla.identities.singular_value_enclosure",
+            "convla.identities.penalty_of_singular_values",
+            "convla.penalty",
         ),
         note="Sharp, and void at t = 1 for the condition number, and for wide M, which never meets the premise "
         "(RCK-barrier). The proof's eigenvalues are n, of an n x n matrix, where m is printed.",
@@ -170,7 +187,10 @@ STATEMENTS = (
         r"condition number $\kappa$ of $M$, at the $c$ where both ends are equally far from $\alpha$.",
         verdict=Verdict.HOLDS,
         evidence=(scaling_turns_the_penalty_into_the_condition_number,),
-        mutations=(Mutation(f"{MATRICES}:scaled_penalty_minimum", "(square + 1)", "square"),),
+        functions=(
+            "convla.identities.scaled_penalty_minimum",
+            "convla.identities.penalty_of_singular_values",
+        ),
         note="The source says that reducing the penalty is equivalent, up to a scaling, to reducing the condition number; "
         "this is the formula behind it, for at least as many rows as columns.",
     ),
@@ -183,12 +203,7 @@ STATEMENTS = (
         r"c^2R_\alpha(K)$.",
         verdict=Verdict.HOLDS,
         evidence=(premise_holds_for_large_alpha, penalty_is_homogeneous),
-        mutations=(
-            Mutation(
-                f"{PENALTIES}:cluster", "distances = xp.abs(squares - alpha)", "distances = xp.abs(squares - 1.0)"
-            ),
-            Mutation(f"{PENALTIES}:active_pairs", "nulls = max(0, columns - rows)", "nulls = 0"),
-        ),
+        functions=("convla.penalty",),
         note="So alpha sets the scale of the layer and nothing else: a larger one meets the premise of Theorem 2.1 sooner, "
         r"and bounds the norm by the larger $\sqrt{2\alpha}$.",
     ),
