@@ -131,7 +131,7 @@ class Layer:
     @functools.cached_property
     def bounds(self) -> SingularValueBounds:
         """Its enclosure, which holds whatever the iteration behind `largest` did."""
-        return singular_value_bounds(self.operator, result=self.largest)
+        return singular_value_bounds(self.operator, start=self.largest)
 
     @functools.cached_property
     def smallest(self) -> SingularValues:
