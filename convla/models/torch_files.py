@@ -101,7 +101,7 @@ class TorchFile:
             key = tensor.storage, tensor.dtype
             if key not in storages:
                 storages[key] = widened(self.path, self.storage(tensor), tensor.dtype)
-            yield name, view(storages[key], tensor)
+            yield name, _view(storages[key], tensor)
 
     def write_changed(self, target: IO[bytes], changed: Mapping[str, np.ndarray[Any, Any]]) -> None:
         """Write the file to `target` with the entries of some tensors changed, and every other byte as it is.
@@ -117,7 +117,7 @@ class TorchFile:
             tensor = self.tensors[name]
             if tensor.storage not in storages:
                 storages[tensor.storage] = self.storage(tensor).copy()
-            view(storages[tensor.storage], tensor)[...] = array
+            _view(storages[tensor.storage], tensor)[...] = array
         self.records.write_changed(target, {key: storage.tobytes() for key, storage in storages.items()})
 
 
@@ -176,7 +176,7 @@ def widened(path: Path, array: np.ndarray[Any, Any], dtype: str) -> np.ndarray[A
     return array.astype(array.dtype.newbyteorder("="), copy=False)
 
 
-def view(storage: np.ndarray[Any, Any], tensor: Tensor) -> np.ndarray[Any, Any]:
+def _view(storage: np.ndarray[Any, Any], tensor: Tensor) -> np.ndarray[Any, Any]:
     """Return a tensor as a view of its storage."""
     strides = [stride * storage.itemsize for stride in tensor.strides]
     return np.lib.stride_tricks.as_strided(storage[tensor.offset :], tensor.shape, strides)
