@@ -191,6 +191,8 @@ def random_start_error(steps: int, order: int, *, failure: float) -> float:
     >>> round(random_start_error(200, 10_000, failure=1e-10), 5)
     0.00252
     """
+    if failure == 0.0:
+        return math.inf
     share = (math.log(1.648 * math.sqrt(order) / failure) / (2 * steps - 1)) ** 2
     return math.inf if share >= 1 else (1 - share) ** -0.5 - 1
 

@@ -80,8 +80,8 @@ def lanczos_triplets(
         See `block_lanczos`.
     max_matvecs : int
         The search ends unconverged after this many applications of the operator and its transpose.
-    start : array of shape (*domain_shape,), optional
-        An image, not zero, to start from; the symbol's plane waves by default where `operator` is a convolution.
+    start : array of shape (j, *domain_shape), optional
+        Images, not zero, to start from, before random ones; the symbol's plane waves by default where `operator` is a convolution.
     block : int
         How many vectors are multiplied at a time. With two, a pair of close values, which cosine and sine of one wave
         usually are, is told apart, and the second is random; one gets a little further for the same cost.
@@ -99,16 +99,21 @@ def lanczos_triplets(
     side = _Side(operator.T if wide else operator, groups)
     block = min(block, side.order)
     draws = on_device_of(rng.standard_normal((groups, block, side.order)), operator.like, xp, dtype=operator.dtype)
-    if start is None and end == "largest" and isinstance(operator, ConvOperator):
-        start = structured_start(operator, rng)
+    random = 1.0
+    if start is not None:
+        random = float(start.shape[0] < block)  # what was given may hide anything
+    elif end == "largest" and isinstance(operator, ConvOperator):
+        start, random = structured_start(operator, rng)
     spent = 0
     if start is not None:
+        start = start[:block, ...]
         if wide:
-            start, spent = operator.apply(start), 1
-        first = side.rows(start[None, ...])
+            start, spent = operator._apply(start), start.shape[0]
+        first = side.rows(start)
         # Each group's part of its own, and random where a start says nothing of it.
-        known = xp.sum(first * first, axis=(1, 2), keepdims=True) > 0
-        draws = xp.concat([xp.where(known, first, draws[:, :1, :]), draws[:, 1:, :]], axis=1)
+        known = xp.sum(first * first, axis=2, keepdims=True) > 0
+        count = start.shape[0]
+        draws = xp.concat([xp.where(known, first, draws[:, :count, :]), draws[:, count:, :]], axis=1)
     found = block_lanczos(
         side.gram,
         draws,
@@ -124,9 +129,8 @@ def lanczos_triplets(
     )
     values, left, right, residuals = triplets(operator, side.placed(found), wide=wide, end=end)
     count = len(values)
-    # A start vector alone is not a random one.
-    random = start is None or block > 1
-    spread = random_start_error(found.random_steps, side.order, failure=_FAILURE / groups) if random else math.inf
+    # A random part that is shorter than the vector makes the failure that much more probable.
+    spread = random_start_error(found.random_steps, side.order, failure=random * _FAILURE / groups)
     ends = slice(None, None, 1 if end == "largest" else -1)
     if end == "smallest":
         left, right = xp.flip(left, axis=0), xp.flip(right, axis=0)

@@ -524,7 +524,7 @@ def _given_start(problem: Problem, start: SingularValues | ArrayLike) -> Array:
         raise ShapeError(f"start must have shape (..., {', '.join(map(str, shape))}), got {tuple(array.shape)}")
     if namespace(operator.like) is not xp:
         array, xp = to_numpy(array), namespace(operator.like)
-    array = xp.sum(xp.reshape(xp.astype(array, operator.dtype), (-1, *shape)), axis=0)
+    array = xp.sum(xp.reshape(xp.astype(array, operator.dtype), (-1, *shape)), axis=0, keepdims=True)
     array = operator.adjoint(array) if problem.transposed else array
     if not bool(xp.any(array != 0)):
         raise ValueError("start must not be zero, nor sum to zero over its leading axes")
