@@ -26,7 +26,7 @@ KINDS = (
 
 
 def drawn_layer(rng: np.random.Generator, *, entries: int = 40) -> tuple[ConvOperator, str]:
-    """Draw a layer of at most `entries` rows or columns: any number of axes, geometry, kind of kernel, scale and dtype."""
+    """Draw a layer of at most `entries` rows or columns: any number of axes, any geometry, kernel, scale and dtype."""
     while True:
         ndim = int(rng.integers(1, 4))
         groups = int(rng.choice([1, 1, 2, 3]))
@@ -84,12 +84,13 @@ def drawn_kernel(rng: np.random.Generator, shape: tuple[int, ...], groups: int) 
     info = np.finfo(dtype)
     largest = max(float(np.abs(values).max()), 1e-300)
     # From subnormal numbers to a little below the largest number.
-    scale = rng.choice([1.0, 1.0, 1 / largest, 2.0 ** rng.uniform(info.minexp - info.nmant, info.maxexp - 12) / largest])
+    scale = rng.choice(
+        [1.0, 1.0, 1 / largest, 2.0 ** rng.uniform(info.minexp - info.nmant, info.maxexp - 12) / largest]
+    )
     with np.errstate(over="ignore", under="ignore"):
         kernel = (values * scale).astype(dtype)
-    if not np.isfinite(kernel).all() or not np.abs(kernel).sum() < info.max:
-        kernel = values.astype(np.float32 if np.abs(values).max() < 1e30 else np.float64).astype(dtype)
-        kernel = np.where(np.isfinite(kernel), kernel, 0).astype(dtype)
+        if not np.isfinite(kernel).all() or not np.abs(kernel).sum() < info.max:
+            kernel = (values / largest).astype(dtype)
     return kernel, kind
 
 
@@ -131,7 +132,7 @@ def long_double_norm(operator: ConvOperator) -> tuple[np.longdouble, np.longdoub
 
 def _triangle(matrix: np.ndarray) -> np.ndarray:
     matrix = matrix.copy()
-    rows, columns = matrix.shape
+    columns = matrix.shape[1]
     for j in range(columns):
         x = matrix[j:, j]
         norm = np.sqrt(x @ x)

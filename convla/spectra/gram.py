@@ -18,7 +18,7 @@ from convla.typing import Array
 
 __all__ = ["GramMatrices"]
 
-_LARGE = 128
+_LARGE = 128  # order of Gram matrices
 _HIGHEST_DEGREE = 64  # for longer kernels f itself is as quickly evaluated
 
 
@@ -61,9 +61,10 @@ class GramMatrices:
         inner = max(symbol.rows, symbol.columns)
         error = 2 * gamma(symbol.rounding_terms, U64) * (1 + 1e-9) + gamma(3 * inner + 3, U64)
         scale = 1.0
-        for table, nodes in () if self._tables is None else zip(self._tables, self._nodes.sizes, strict=True):
-            scale *= table.norm
-            error = table.norm * error + gamma(nodes + 34, U64) * scale
+        if self._nodes is not None and self._tables is not None:
+            for table, nodes in zip(self._tables, self._nodes.sizes, strict=True):
+                scale *= table.norm
+                error = table.norm * error + gamma(nodes + 34, U64) * scale
         self.error = error * symbol.largest_frobenius() ** 2 * (1 + 1e-9)
 
     def __iter__(self) -> Iterator[tuple[IntArray, Array]]:

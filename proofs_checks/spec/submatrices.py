@@ -217,7 +217,7 @@ STATEMENTS = (
         evidence=(zero_padded_in_circulant, circulant_bound_is_an_upper_bound),
         mutations=(
             Mutation("convla.geometry:_resolve_padding", "((k - 1) // 2, k // 2)", "(k // 2 + 1, k // 2)"),
-            Mutation("convla.spectra.bounds:_symbol_upper", "bound * factor *", "0.9 * bound * factor *"),
+            Mutation("convla.spectra.enclosure:symbol_upper_bound", "target * factor *", "0.9 * target * factor *"),
         ),
         note="`singular_value_bounds` certifies its upper bound by it.",
     ),
