@@ -186,19 +186,24 @@ def main() -> None:
         ]
         block(f"sigma_max, {channels} -> {channels}, 3x3, {n}x{n}, zero-padded, seed {seed}", rows, reference, repeats)
 
-    kernel = layer(64)
-    operator = ConvOperator(kernel, (32, 32))
-    bounds = singular_value_bounds(operator)
-    print(f"\nThe enclosure: [{bounds.lower:.6f}, {bounds.upper:.6f}], gap {bounds.upper / bounds.lower - 1:.2e}")
-    block(
-        "Upper bound of sigma_max, 64 -> 64, 3x3, 32x32 (the error column is the bound's excess over the grid's norm)",
-        [
-            ("convla, both sides, certified", [lambda: singular_value_bounds(operator).upper]),
-            ("FFT + eigenvalues on the full half grid of side 33, one side", [lambda: full_grid_norm(kernel, 33)]),
-        ],
-        full_grid_norm(kernel.astype(np.float64), 33),
-        repeats,
-    )
+    for channels, n in ((64, 32), (64, 56), (512, 7)):
+        kernel = layer(channels)
+        operator = ConvOperator(kernel, (n, n))
+        bounds = singular_value_bounds(operator)
+        print(f"\nThe enclosure: [{bounds.lower:.6f}, {bounds.upper:.6f}], gap {bounds.upper / bounds.lower - 1:.2e}")
+        block(
+            f"Upper bound of sigma_max, {channels} -> {channels}, 3x3, {n}x{n} (the error column is the bound's excess "
+            "over the grid's norm)",
+            [
+                ("convla, both sides, certified", [lambda o=operator: singular_value_bounds(o).upper]),
+                (
+                    f"FFT + eigenvalues on the full half grid of side {n + 1}, one side",
+                    [lambda k=kernel, n=n: full_grid_norm(k, n + 1)],
+                ),
+            ],
+            full_grid_norm(kernel.astype(np.float64), n + 1),
+            repeats,
+        )
 
     for channels in (4, 8):
         kernel = layer(channels, dtype=np.float64)

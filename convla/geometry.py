@@ -324,7 +324,8 @@ class ConvGeometry:
         >>> ConvGeometry((1, 1, 3), (1,), padding="same").live_taps
         ((False, True, False),)
         """
-        return tuple(tuple((self.axis_map(axis) >= 0).any(axis=0).tolist()) for axis in range(self.ndim))
+        maps = [self.axis_map(axis) for axis in range(self.ndim)]
+        return tuple(tuple(bool(np.any(tap >= 0)) for tap in sources.T) for sources in maps)
 
     def position_map(self, order: str = "C") -> IndexArray:
         """Return the image position that each output position reads through each tap, both flattened; -1 for a zero.

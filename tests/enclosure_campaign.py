@@ -26,7 +26,7 @@ KINDS = (
 
 
 def drawn_layer(rng: np.random.Generator, *, entries: int = 40) -> tuple[ConvOperator, str]:
-    """Draw a layer of at most `entries` rows or columns: any number of axes, geometry, kind of kernel, scale and dtype."""
+    """Draw a layer of at most `entries` rows or columns: any number of axes, any geometry, kernel, scale and dtype."""
     while True:
         ndim = int(rng.integers(1, 4))
         groups = int(rng.choice([1, 1, 2, 3]))
@@ -89,9 +89,8 @@ def drawn_kernel(rng: np.random.Generator, shape: tuple[int, ...], groups: int) 
     )
     with np.errstate(over="ignore", under="ignore"):
         kernel = (values * scale).astype(dtype)
-    if not np.isfinite(kernel).all() or not np.abs(kernel).sum() < info.max:
-        kernel = values.astype(np.float32 if np.abs(values).max() < 1e30 else np.float64).astype(dtype)
-        kernel = np.where(np.isfinite(kernel), kernel, 0).astype(dtype)
+        if not np.isfinite(kernel).all() or not np.abs(kernel).sum() < info.max:
+            kernel = (values / largest).astype(dtype)
     return kernel, kind
 
 
@@ -133,7 +132,7 @@ def long_double_norm(operator: ConvOperator) -> tuple[np.longdouble, np.longdoub
 
 def _triangle(matrix: np.ndarray) -> np.ndarray:
     matrix = matrix.copy()
-    rows, columns = matrix.shape
+    columns = matrix.shape[1]
     for j in range(columns):
         x = matrix[j:, j]
         norm = np.sqrt(x @ x)

@@ -29,6 +29,9 @@ from convla.typing import Array, ArrayLike, Seed
 __all__ = ["SingularValueBounds", "singular_value_bounds"]
 
 _DENSE_SIDE = 256
+_MATVECS_FROM_WAVES, _MATVECS, _CHEAP_MATVECS = 12, 24, 40
+_CHEAP = 10**7  # products in an application
+_NOISE = 0.05  # of the start, for the parts of the operator that the waves do not reach
 _WAVES = 4  # of the symbol's maxima, whose plane waves the short iteration starts from
 _INDEPENDENT = 1e-3  # of their overlaps' eigenvalues: waves closer to each other count once
 _TOLERANCE = 1e-4  # of the short iteration: below what the torus adds to the other side
@@ -57,7 +60,7 @@ def singular_value_bounds(
     *,
     method: Literal["auto", "dense", "symbol"] = "auto",
     start: SingularValues | ArrayLike | None = None,
-    max_matvecs: int = 12,
+    max_matvecs: int | None = None,
     rng: Seed = 0,
 ) -> SingularValueBounds:
     """Enclose the largest singular value of an operator, provably.
@@ -70,8 +73,9 @@ def singular_value_bounds(
     start : SingularValues or array of shape (..., *domain_shape), optional
         A previous result for this operator, or an image, whose first vector serves for the lower bound as it is. By
         default a short iteration finds one.
-    max_matvecs : int
-        The length of that iteration, in applications of the operator and its transpose.
+    max_matvecs : int, optional
+        The length of that iteration, in applications of the operator and its transpose: by default 12 from plane waves,
+        24 on images too small for those, and 40 where each takes fewer than ten million products.
     rng : numpy.random.Generator or seed
 
     Returns
@@ -120,7 +124,8 @@ def singular_value_bounds(
     """
     convolution, transposed = convolution_of(operator)
     check_choice("method", method, ("auto", "dense", "symbol"))
-    max_matvecs = check_integer("max_matvecs", max_matvecs, minimum=2)
+    if max_matvecs is not None:
+        check_integer("max_matvecs", max_matvecs, minimum=2)
     scaled, exponent = scaled_to_unit(convolution)
     given = None if start is None else _given_vector(operator, scaled, start)
     if not bool(namespace(scaled.kernel).any(scaled.kernel != 0)):
@@ -145,13 +150,22 @@ def singular_value_bounds(
 
 
 def _ritz_vector(
-    operator: ConvOperator, peaks: Sequence[SymbolPeak], max_matvecs: int, rng: np.random.Generator
+    operator: ConvOperator, peaks: Sequence[SymbolPeak], max_matvecs: int | None, rng: np.random.Generator
 ) -> Array:
     """Return a vector whose image's norm is close to the largest singular value."""
     geometry = operator.geometry
     # The maxima are those of the operator's own symbol, but for the phases that a stride picks.
     known = bool(peaks) and (geometry.boundary == "zero" or set(geometry.stride) == {1})
-    start = _best_of_waves(operator, peaks[:_WAVES]) if known else structured_start(operator, rng)
+    if known:
+        xp = namespace(operator.kernel)
+        noise = rng.standard_normal(operator.domain_shape) / math.sqrt(math.prod(operator.domain_shape))
+        start = _best_of_waves(operator, peaks[:_WAVES])
+        start = (start + _NOISE * on_device_of(noise, start, xp, dtype=start.dtype))[None, ...]
+    else:
+        start, _ = structured_start(operator, rng)
+    if max_matvecs is None:
+        products = math.prod(operator.kernel.shape) * math.prod(geometry.output_shape)
+        max_matvecs = _CHEAP_MATVECS if products < _CHEAP else _MATVECS_FROM_WAVES if known else _MATVECS
     return lanczos_triplets(
         operator, 1, rtol=_TOLERANCE, criterion="value", start=start, block=1, max_matvecs=max_matvecs, rng=rng
     ).right

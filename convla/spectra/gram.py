@@ -18,6 +18,7 @@ from convla.typing import Array
 
 __all__ = ["GramMatrices"]
 
+_LARGE = 128  # order of Gram matrices
 _HIGHEST_DEGREE = 64  # for longer kernels f itself is as quickly evaluated
 
 
@@ -60,9 +61,10 @@ class GramMatrices:
         inner = max(symbol.rows, symbol.columns)
         error = 2 * gamma(symbol.rounding_terms, U64) * (1 + 1e-9) + gamma(3 * inner + 3, U64)
         scale = 1.0
-        for table, nodes in () if self._tables is None else zip(self._tables, self._nodes.sizes, strict=True):
-            scale *= table.norm
-            error = table.norm * error + gamma(nodes + 34, U64) * scale
+        if self._nodes is not None and self._tables is not None:
+            for table, nodes in zip(self._tables, self._nodes.sizes, strict=True):
+                scale *= table.norm
+                error = table.norm * error + gamma(nodes + 34, U64) * scale
         self.error = error * symbol.largest_frobenius() ** 2 * (1 + 1e-9)
 
     def __iter__(self) -> Iterator[tuple[IntArray, Array]]:
@@ -98,7 +100,22 @@ def _both_halves(grams: Array, grid: TorusGrid) -> Array:
 
 
 def _gram(values: Array) -> Array:
-    """Return A* A, or A A* where that is smaller."""
+    """Return A* A, or A A* where that is smaller, of a stack: half the work of complex products."""
     xp = namespace(values)
-    adjoint = xp.conj(xp.matrix_transpose(values))
-    return xp.matmul(adjoint, values) if values.shape[-1] <= values.shape[-2] else xp.matmul(values, adjoint)
+    real, imaginary = xp.real(values), xp.imag(values)
+    if values.shape[-1] > values.shape[-2]:
+        real, imaginary = xp.matrix_transpose(real), -xp.matrix_transpose(imaginary)
+    stacked = xp.concat((real, imaginary), axis=-2)
+    product = xp.matmul(xp.matrix_transpose(real), imaginary)
+    return to_complex(_symmetric(stacked), product - xp.matrix_transpose(product))
+
+
+def _symmetric(matrices: Array) -> Array:
+    """Return A^T A for a stack: for large matrices one at a time, as the BLAS then computes one triangle only."""
+    xp = namespace(matrices)
+    order = matrices.shape[-1]
+    if order < _LARGE:
+        return xp.matmul(xp.matrix_transpose(matrices), matrices)
+    flat = xp.reshape(matrices, (-1, *matrices.shape[-2:]))
+    products = [xp.matmul(xp.matrix_transpose(flat[i, ...]), flat[i, ...]) for i in range(flat.shape[0])]
+    return xp.reshape(xp.stack(products), (*matrices.shape[:-2], order, order))

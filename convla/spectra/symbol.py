@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from convla._array import device_of, namespace, on_device_of
+from convla._array import device_of, is_numpy, namespace, on_device_of
 from convla.geometry import ConvGeometry
 from convla.spectra.grids import BLOCK_ENTRIES, ROOT_UNITS, Exponentials, IntArray, TorusGrid, values_on_grid
 from convla.typing import Array
@@ -198,6 +198,10 @@ def to_complex(real: Array, imaginary: Array) -> Array:
     """Join a real and an imaginary part into a complex array of the same precision."""
     xp = namespace(real)
     dtype = xp.complex64 if real.dtype == xp.float32 else xp.complex128
+    if is_numpy(real):  # without temporaries
+        joined = np.empty(real.shape, dtype)
+        joined.real, joined.imag = real, imaginary
+        return joined
     return xp.astype(real, dtype) + xp.astype(imaginary, dtype) * 1j
 
 
