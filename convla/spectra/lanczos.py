@@ -150,7 +150,7 @@ def block_lanczos(
         parts=parts,
         vectors=process.vectors(ritz, parts, places),
         residuals=ritz.residuals[parts, places],
-        errors=ritz.errors()[parts, places],
+        errors=ritz.errors[parts, places],
         products=process.products,
         random_steps=random_steps or steps,
         converged=done,
@@ -270,9 +270,8 @@ class _Process:
             values, x = values[:, ::-1], x[:, :, ::-1]
         width = self._coupling.shape[2]
         couplings = np.einsum("pij,pjk->pik", self._coupling, x[:, size - width :, :])
-        residuals = np.sqrt(np.einsum("pik,pik->pk", couplings, couplings))
         return Ritz(
-            np.maximum(values, 0.0), x, residuals, rtol, 4 * self._eps, spacing if self._down else 1.0, self._down
+            np.maximum(values, 0.0), x, couplings, rtol, 4 * self._eps, spacing if self._down else 1.0, self._down
         )
 
     def vectors(self, ritz: Ritz, parts: np.ndarray, places: np.ndarray) -> Array:

@@ -11,6 +11,7 @@ import numpy as np
 from convla._array import namespace, on_device_of
 from convla.linear_map import LinearMap
 from convla.operators import ConvOperator
+from convla.spectra.companion import conjugate_wave
 from convla.spectra.lanczos import LanczosResult, block_lanczos, random_start_error
 from convla.spectra.result import End, SingularValues, triplets
 from convla.spectra.starts import structured_start
@@ -81,10 +82,12 @@ def lanczos_triplets(
     max_matvecs : int
         The search ends unconverged after this many applications of the operator and its transpose.
     start : array of shape (j, *domain_shape), optional
-        Images, not zero, to start from, before random ones; the symbol's plane waves by default where `operator` is a convolution.
+        Images, not zero, to start from, before random ones; the symbol's plane waves by default where `operator` is a
+        convolution.
     block : int
-        How many vectors are multiplied at a time. With two, a pair of close values, which cosine and sine of one wave
-        usually are, is told apart, and the second is random; one gets a little further for the same cost.
+        How many vectors are multiplied at a time. With two, a pair of close values is told apart. From the symbol's
+        waves the search for the largest value goes with one, and then on from it and its companion, the same wave a
+        quarter of a period on: for cosine and sine of one wave are the rule among close pairs.
     end : {"largest", "smallest"}
 
     Returns
@@ -97,16 +100,17 @@ def lanczos_triplets(
     wide = rows < columns
     groups = operator.geometry.groups if isinstance(operator, ConvOperator) else 1
     side = _Side(operator.T if wide else operator, groups)
-    block = min(block, side.order)
-    draws = on_device_of(rng.standard_normal((groups, block, side.order)), operator.like, xp, dtype=operator.dtype)
-    random = 1.0
+    random, spent = 1.0, 0
     if start is not None:
         random = float(start.shape[0] < block)  # what was given may hide anything
     elif end == "largest" and isinstance(operator, ConvOperator):
         start, random = structured_start(operator, rng)
-    spent = 0
+    # From a wave alone, then from it and its companion; a block of two from random vectors.
+    paired = k == 1 and 0.0 < random < 1.0 and groups == 1
+    width = min(1 if paired else block, side.order)
+    draws = on_device_of(rng.standard_normal((groups, width, side.order)), operator.like, xp, dtype=operator.dtype)
     if start is not None:
-        start = start[:block, ...]
+        start = start[:width, ...]
         if wide:
             start, spent = operator._apply(start), start.shape[0]
         first = side.rows(start)
@@ -114,23 +118,35 @@ def lanczos_triplets(
         known = xp.sum(first * first, axis=2, keepdims=True) > 0
         count = start.shape[0]
         draws = xp.concat([xp.where(known, first, draws[:, :count, :]), draws[:, count:, :]], axis=1)
-    found = block_lanczos(
-        side.gram,
-        draws,
-        k,
-        rtol=rtol,
-        criterion=criterion,
-        which=end,
-        basis_size=_basis_size(k, draws.dtype, xp, side),
-        max_products=max(1, max_matvecs // 2),
-        rng=rng,
-        spacing=_spacing(operator) if isinstance(operator, ConvOperator) else 1.0,
-        min_steps=_steps_across(operator) if isinstance(operator, ConvOperator) and criterion == "value" else 0,
-    )
+
+    def run(vectors: Array, products: int, min_steps: int) -> LanczosResult:
+        return block_lanczos(
+            side.gram,
+            vectors,
+            k,
+            rtol=rtol,
+            criterion=criterion,
+            which=end,
+            basis_size=_basis_size(k, vectors.dtype, xp, side),
+            max_products=max(1, products),
+            rng=rng,
+            spacing=_spacing(operator) if isinstance(operator, ConvOperator) else 1.0,
+            min_steps=min_steps,
+        )
+
+    across = _steps_across(operator) if isinstance(operator, ConvOperator) and criterion == "value" else 0
+    found = run(draws, max_matvecs // 2, across)
+    random_steps, products = found.random_steps, found.products
+    if paired and found.converged:
+        image = side.placed(found)
+        companion = conjugate_wave(image[0, ...])
+        if companion is not None:
+            found = run(side.rows(xp.concat([image, companion[None, ...]])), max_matvecs // 2 - products, 0)
+            products += found.products
     values, left, right, residuals = triplets(operator, side.placed(found), wide=wide, end=end)
     count = len(values)
     # A random part that is shorter than the vector makes the failure that much more probable.
-    spread = random_start_error(found.random_steps, side.order, failure=random * _FAILURE / groups)
+    spread = random_start_error(random_steps, side.order, failure=random * _FAILURE / groups)
     ends = slice(None, None, 1 if end == "largest" else -1)
     if end == "smallest":
         left, right = xp.flip(left, axis=0), xp.flip(right, axis=0)
@@ -141,7 +157,7 @@ def lanczos_triplets(
         residuals=residuals[ends],
         errors=found.errors[:count],
         upper=float(found.values[0]) * (1.0 + spread) if end == "largest" else math.inf,
-        matvecs=2 * found.products + spent + 2 * (1 + wide),
+        matvecs=2 * products + spent + 2 * (1 + wide),
         status=Status.ESTIMATED if found.converged else Status.NOT_CONVERGED,
         method="lanczos",
     )
@@ -155,8 +171,8 @@ def _basis_size(k: int, dtype: object, xp: object, side: _Side) -> int:
     """
     itemsize = 4 if dtype == xp.float32 else 8  # type: ignore[attr-defined]
     vector = itemsize * side.order * side.groups
-    size = max(3 * k, 2 * k + 24, min(_SHORT_BASIS, _CACHE_BYTES // vector))
-    return min(size, max(2 * k + 16, 24, _BASIS_BYTES // vector))
+    size = max(3 * k, 2 * k + 38, min(_SHORT_BASIS, _CACHE_BYTES // vector))
+    return min(size, max(2 * k + 16, 40, _BASIS_BYTES // vector))
 
 
 def _spacing(operator: ConvOperator) -> float:

@@ -15,7 +15,8 @@ from convla.typing import Array
 
 __all__ = ["structured_start"]
 
-# Of the parts of a start vector, next to the plane wave of the symbol's best maximum.
+# Of the parts of a start vector, next to the even plane wave of the symbol's best maximum.
+_ODD_WEIGHT = 0.3
 _LESSER_WEIGHT = 0.3
 _NOISE_WEIGHT = 0.05
 
@@ -23,7 +24,7 @@ _NOISE_WEIGHT = 0.05
 def structured_start(
     operator: ConvOperator, rng: np.random.Generator, peaks: Sequence[SymbolPeak] | None = None
 ) -> tuple[Array, float]:
-    """Return two start vectors, cosine and sine of the symbol's plane waves, each with a random part.
+    """Return a start vector of the symbol's plane waves with a random part.
 
     Parameters
     ----------
@@ -34,34 +35,30 @@ def structured_start(
 
     Returns
     -------
-    start : array of shape (2, c_in, *image)
+    start : array of shape (1, c_in, *image)
     random : float
-        The norm of the random part of either, relative to the whole: 1 where a search for waves would not pay.
+        The norm of the random part, relative to the whole: 1 where a search for waves would not pay.
 
     Notes
     -----
-    Away from the edges a real convolution does not see the phase of a plane wave. So unless the wave's frequency is its
-    own conjugate, singular values come in pairs, whose two vectors are cosine and sine of one wave and whose values
-    differ by what the edges make of the phase: by 1e-9 to 1e-4 of them for usual layers. The block iteration tells
-    them apart because it starts from both. The lesser maxima take part because the largest singular value may belong
-    to any that is nearly as high, and the random part because no symmetry of the kernel hides a vector from it.
+    The lesser maxima take part because the largest singular value may belong to any that is nearly as high: from the
+    best one alone the iteration can settle, with a small residual, on the second singular value. The random part takes
+    part because no symmetry of the kernel hides a vector from it.
     """
     geometry, kernel = operator.geometry, operator.kernel
     xp = namespace(kernel)
-    noise = on_device_of(rng.standard_normal((2, *operator.domain_shape)), kernel, xp, dtype=kernel.dtype)
-    start = xp.stack([_unit(noise[0, ...]), _unit(noise[1, ...])])
+    noise = _unit(on_device_of(rng.standard_normal(operator.domain_shape), kernel, xp, dtype=kernel.dtype))
     symbol = Symbol(kernel, geometry)
     # On few positions the search costs more than the convolutions it saves, and the edges, which it ignores, rule.
     if math.prod(4 * degree + 1 for degree in symbol.degrees) > math.prod(geometry.output_shape) / 2:
-        return start, 1.0
-    start = _NOISE_WEIGHT * start
-    total = _NOISE_WEIGHT
+        return noise[None, ...], 1.0
+    start, total = _NOISE_WEIGHT * noise, _NOISE_WEIGHT
     for rank, peak in enumerate(symbol_peaks(symbol, rng=rng) if peaks is None else peaks):
         waves = start_vectors(symbol, peak, geometry.image_shape, windowed=geometry.boundary != "circular")
         weight = 1.0 if rank == 0 else _LESSER_WEIGHT
-        start = start + weight * xp.stack([_unit(waves[0, ...]), _unit(waves[1, ...])])
-        total += weight
-    return start, _NOISE_WEIGHT / total
+        start = start + weight * (_unit(waves[0, ...]) + _ODD_WEIGHT * _unit(waves[1, ...]))
+        total += weight * (1 + _ODD_WEIGHT)
+    return start[None, ...], _NOISE_WEIGHT / total
 
 
 def _unit(array: Array) -> Array:
