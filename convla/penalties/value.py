@@ -273,7 +273,7 @@ def active_pairs(factor: LinearMap, alpha: float, *, cluster_rtol: float | None 
 
 
 def _status(found: SingularValues) -> Status:
-    return Status.NOT_CONVERGED if found.status == Status.NOT_CONVERGED else Status.ESTIMATED
+    return Status.NOT_CONVERGED if str(found.status) == Status.NOT_CONVERGED else Status.ESTIMATED
 
 
 def _squares(values: Array) -> Array:

@@ -216,10 +216,9 @@ def outermost(summands: Summands, blocks: Sequence[Block], count: int, end: str)
     measured = [residual_norms(block, xp) for block in blocks]
     if summands.single:
         (block,), ((squares, _, residuals),) = blocks, measured
-        flat = (squares[0, :count], residuals[0, :count], block.vectors[0, :count, :], block.images[0, :count, :])
-        shapes = ((-1,), (-1,), (-1, *linear_map.domain_shape), (-1, *linear_map.range_shape))
-        squares, residuals, vectors, images = (xp.reshape(a, s) for a, s in zip(flat, shapes, strict=True))
-        return squares, residuals, vectors, images
+        vectors = xp.reshape(block.vectors[0, :count, :], (-1, *linear_map.domain_shape))
+        images = xp.reshape(block.images[0, :count, :], (-1, *linear_map.range_shape))
+        return squares[0, :count], residuals[0, :count], vectors, images
     sign = -1.0 if end == "largest" else 1.0
     flat = [xp.reshape(sign * squares, (-1,)) for squares, _, _ in measured]
     where = [(kind, *place) for kind, (squares, _, _) in enumerate(measured) for place in np.ndindex(*squares.shape)]
@@ -231,8 +230,8 @@ def outermost(summands: Summands, blocks: Sequence[Block], count: int, end: str)
     found = []
     for kind, group, row, copy in places[: count - nulls]:
         block, (squares, _, residuals) = blocks[kind], measured[kind]
-        rows = (block.vectors[group, row, :], block.images[group, row, :])
-        found.append((squares[group, row], residuals[group, row], *summands.place(*rows, kind, group, copy)))
+        vector, image = summands.place(block.vectors[group, row, :], block.images[group, row, :], kind, group, copy)
+        found.append((squares[group, row], residuals[group, row], vector, image))
     zeros = [
         xp.zeros(shape, dtype=linear_map.dtype, device=device_of(linear_map.kernel))
         for shape in ((), (), linear_map.range_shape)

@@ -59,10 +59,12 @@ class Summands:
                 self._geometry = convolution.geometry
         if self._geometry is None:
             sides = [_Side(shape, 1, None) for shape in (linear_map.domain_shape, linear_map.range_shape)]
-            self.groups, self.copies = 1, (1,)
+            copies: tuple[int, ...] = (1,)
+            self.groups = 1
         else:
             sides = list(_sides(self._geometry))
-            self.groups, self.copies = self._geometry.groups, tuple(map(len, position_kinds(self._geometry)))
+            self.groups, copies = self._geometry.groups, tuple(map(len, position_kinds(self._geometry)))
+        self.copies = copies
         self._domain, self._range = reversed(sides) if self._turned else sides
         self.domain_sizes, self.range_sizes = self._domain.sizes, self._range.sizes
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import numbers
 from fractions import Fraction
 from typing import Any
 
@@ -56,6 +57,9 @@ class Counted:
         return self._result(-self.value)
 
     __radd__, __rmul__ = __add__, __mul__
+
+
+numbers.Rational.register(Counted)  # as an entry of an array of exact numbers
 
 
 def _plain(other: Any) -> Fraction:
