@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -66,6 +67,7 @@ def test_exact_numbers_meet_no_floats() -> None:
     assert cross_correlate(IMAGE.astype(int), objects(Fraction(1, 3)), padding=1)[0, 2] == Fraction(7, 3)
 
 
+@pytest.mark.filterwarnings("ignore:the matrix subclass:PendingDeprecationWarning")
 def test_a_matrix_is_read_as_an_array() -> None:
     image, kernel = np.arange(5.0)[None, :], np.array([[[1.0, 2.0, 3.0]]])
     found = cross_correlate(np.asmatrix(image), kernel, padding=1)
@@ -88,7 +90,7 @@ def test_a_kernel_that_requires_a_gradient_is_not_detached_in_silence() -> None:
             call()
     with torch.no_grad():
         assert float(penalty(operator, 1.0)) == pytest.approx(float(penalty(ConvOperator(kernel, (5,)), 1.0)))
-    with pytest.raises(TypeError, match="dense array, got a tensor of layout torch.sparse_coo"):
+    with pytest.raises(TypeError, match=r"dense array, got a tensor of layout torch\.sparse_coo"):
         ConvOperator(kernel.detach().to_sparse(), (5,))
 
 
@@ -106,10 +108,16 @@ def test_initialisers_fill_weights_only() -> None:
         fill(torch.nn.ConvTranspose1d(2, 4, 3).weight.transpose(0, 1))
 
 
-def test_convolutions_run_where_jax_traces_them() -> None:
-    jax = pytest.importorskip("jax")
-    if not jax.config.jax_enable_x64:
-        pytest.skip("JAX without its 64-bit numbers")
+@pytest.fixture
+def jax() -> Iterator[Any]:
+    library = pytest.importorskip("jax")
+    before = library.config.jax_enable_x64
+    library.config.update("jax_enable_x64", True)
+    yield library
+    library.config.update("jax_enable_x64", before)
+
+
+def test_convolutions_run_where_jax_traces_them(jax: Any) -> None:
     image = jax.numpy.asarray(np.random.default_rng(0).standard_normal((2, 7)))
     kernel = jax.numpy.asarray(np.random.default_rng(1).standard_normal((3, 2, 3)))
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import io
-import warnings
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
 import pytest
 
 import convla

@@ -81,7 +81,7 @@ class Trace:
     Attributes
     ----------
     reported : numpy.ndarray of shape (iterations + 1,)
-        The penalty as the tracker has it.
+        The penalty as the tracker has it; where a backtracking descent decomposed the matrix, the true one.
     true : numpy.ndarray of shape (iterations + 1,)
         The penalty from all singular values; NaN, as the next three, where they are not measured.
     sigma_max, sigma_min, condition : numpy.ndarray of shape (iterations + 1,)
