@@ -25,6 +25,9 @@ __all__ = [
     "check_sizes",
 ]
 
+_FLINT = {"fmpz", "fmpq", "fmpz_poly", "fmpq_poly", "fmpz_mpoly", "fmpq_mpoly", "fmpz_mod", "nmod", "arb"}
+"""What of python-flint can be an entry: integers, rationals, polynomials of them, and balls around what is exact."""
+
 _INEXACT = {"Float", "NaN", "Infinity", "NegativeInfinity", "ComplexInfinity", "ImaginaryUnit"}
 """What SymPy calls its numbers that are not exact, not finite or not real."""
 
@@ -114,10 +117,9 @@ def _check_exact(name: str, array: Array) -> None:
 def _is_exact_number(value: Any) -> bool:
     if isinstance(value, numbers.Number):
         return isinstance(value, numbers.Rational) and not isinstance(value, bool)
-    kind = type(value)
-    library = kind.__module__.partition(".")[0]
-    if library == "flint":  # integers, rationals, and what is made of them; its balls (arb, acb) are intervals
-        return kind.__name__.startswith(("fmpz", "fmpq", "nmod"))
+    library, kind = type(value).__module__.partition(".")[0], type(value).__name__
+    if library == "flint":
+        return kind in _FLINT and (kind != "arb" or bool(value.is_finite()))
     # An expression of SymPy is as exact as what it is made of. Elements of its polynomial rings have no atoms.
     return library == "sympy" and not _INEXACT.intersection(
         type(atom).__name__ for atom in getattr(value, "atoms", tuple)()
@@ -138,6 +140,8 @@ def check_floating(
     ShapeError, ValueError
         As for `check_array`.
     """
+    if isinstance(value, np.ndarray) and value.dtype == object:
+        raise TypeError(f"{name} must hold float32, float64 or integers, got dtype object")
     array = as_float_array(check_array(name, value, xp, min_ndim=min_ndim, axes=axes, finite=finite), xp)
     if array.dtype not in (xp.float32, xp.float64):
         raise TypeError(f"{name} must hold float32, float64 or integers, got dtype {array.dtype}")

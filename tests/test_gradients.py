@@ -365,7 +365,11 @@ def test_a_sum_that_overflows_is_an_error(engine: Any) -> None:
         (lambda f: convla.reweighted_gradient(f, 0.0), ValueError, "lam must be positive, got 0.0"),
         (lambda f: convla.reweighted_gradient(f, "1"), TypeError, "lam must be a real number, got '1'"),
         (lambda f: convla.reweighted_gradient(f, np.nan), ValueError, "lam must be finite"),
-        (lambda f: convla.reweighted_gradient(f.astype(object), Fraction(-1)), ValueError, "lam must be positive"),
+        (
+            lambda f: convla.reweighted_gradient(f.astype(int).astype(object), Fraction(-1)),
+            ValueError,
+            "lam must be positive",
+        ),
         (lambda f: convla.reweighted_gradient(f, 1.0, axis=2), ShapeError, r"axis must be between -2 and 1 .* got 2"),
         (lambda f: convla.reweighted_gradient(f, 1.0, axis=0.5), TypeError, "axis must be an integer, got 0.5"),
         (lambda f: convla.reweighted_gradient(f * np.nan, 1.0), ValueError, "gradient must be finite"),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
 import pytest
 
 import convla
@@ -393,16 +396,55 @@ def test_scaled_gradients_in_a_fused_optimizer() -> None:
         assert torch.equal(before, network[0].weight) == bad
 
 
-def test_a_parametrized_weight() -> None:
-    """Its parameters are the optimizer's, and no filters: the network says so, the number of axes cannot."""
-    layer = torch.nn.utils.parametrizations.weight_norm(torch.nn.Conv1d(2, 3, 3))
-    for network, expected in ((None, 2), (layer, 0)):
+def test_a_weight_that_is_computed_from_parameters_of_other_shapes_is_refused() -> None:
+    """Neither of weight_norm's parameters has the gradient of the filters: nothing would be transformed, unsaid."""
+    for norm in (torch.nn.utils.parametrizations.weight_norm, torch.nn.utils.weight_norm):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of PyTorch's older function
+            network = torch.nn.Sequential(norm(torch.nn.Conv1d(2, 3, 3)))
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+        with pytest.raises(ValueError, match=r"layer 0: its weight, of shape \(3, 2, 3\), is computed from parameters"):
+            adapter.GradientTransform(optimizer, "normalized", network=network)
+        # Without the network the number of axes decides, and both are transformed.
         calls: list[Any] = []
-        optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
-        adapter.GradientTransform(optimizer, lambda g, calls=calls: calls.append(g) or g, network=network)
-        layer(torch.ones(1, 2, 3)).sum().backward()
+        adapter.GradientTransform(optimizer, lambda g, calls=calls: calls.append(g) or g)
+        network(torch.ones(1, 2, 3)).sum().backward()
         optimizer.step()
-        assert len(calls) == expected
+        assert len(calls) == 2
+
+
+@pytest.mark.parametrize("kind", ["parametrization", "orthogonal", "hook"])
+def test_the_one_parameter_that_a_weight_is_computed_from_is_transformed(kind: str) -> None:
+    utils = torch.nn.utils
+    norm = {
+        "parametrization": utils.parametrizations.spectral_norm,
+        "orthogonal": utils.parametrizations.orthogonal,
+        "hook": utils.spectral_norm,
+    }[kind]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        network = torch.nn.Sequential(norm(torch.nn.Conv2d(2, 4, 3, groups=2)))
+    (original,) = (p for p in network.parameters() if p.ndim == 4)
+    optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
+    adapter.GradientTransform(optimizer, "reweighted", network=network, lam=3.0)
+    network(torch.randn(2, 2, 5, 5)).square().sum().backward()
+    before, gradient = original.detach().clone(), original.grad.numpy()
+    optimizer.step()
+    by_group = [adapter.TRANSFORMS["reweighted"](half, lam=3.0) for half in (gradient[:2], gradient[2:])]
+    expected = before - torch.from_numpy(np.concatenate(by_group))
+    torch.testing.assert_close(original.detach(), expected)
+
+
+def test_an_optimizer_without_a_weight_to_transform_is_refused() -> None:
+    network = torch.nn.Sequential(torch.nn.Conv1d(1, 2, 3), torch.nn.Flatten(), torch.nn.Linear(4, 2))
+    for optimizer, options in (
+        (torch.optim.SGD(network[2].parameters(), lr=1.0), {}),
+        (torch.optim.SGD(network[2].parameters(), lr=1.0), {"network": network}),
+        (torch.optim.SGD(copy.deepcopy(network).parameters(), lr=1.0), {"network": network, "linear": True}),
+    ):
+        with pytest.raises(ValueError, match=r"none of the optimizer's \d parameters is the weight of"):
+            adapter.GradientTransform(optimizer, "normalized", **options)
+    adapter.GradientTransform(torch.optim.SGD(network[2].parameters(), lr=1.0), "normalized", linear=True)
 
 
 def test_bad_input_is_named() -> None:

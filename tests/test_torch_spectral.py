@@ -309,6 +309,55 @@ def test_a_zero_weight_has_the_value_alpha() -> None:
         assert torch.count_nonzero(layer.weight.grad) == 0
 
 
+def test_another_weight_is_noticed() -> None:
+    torch.manual_seed(0)
+    layer = torch.nn.Conv2d(3, 3, 3, padding=1, groups=3).double()
+    penalty = adapter.SpectralPenalty(layer, (8, 8))
+    penalty(layer.weight)
+    with torch.no_grad():
+        layer.weight[1] *= 4.0
+    assert penalty(layer.weight).item() == pytest.approx(_expected_weight(layer, (8, 8)), rel=1e-3)
+    layer.load_state_dict(torch.nn.Conv2d(3, 3, 3, padding=1, groups=3).state_dict())
+    assert penalty(layer.weight).item() == pytest.approx(_expected_weight(layer, (8, 8)), rel=1e-3)
+    # The second channel is cut off from the first by zeros, and grows.
+    dense = torch.nn.Conv2d(2, 2, 3, padding=1, bias=False).double()
+    with torch.no_grad():
+        dense.weight[0, 1] = dense.weight[1, 0] = 0.0
+    penalty = adapter.SpectralPenalty(dense, (8, 8))
+    for _ in range(12):
+        assert penalty(dense.weight).item() == pytest.approx(_expected_weight(dense, (8, 8)), rel=1e-3, abs=1e-3)
+        with torch.no_grad():
+            dense.weight[1] *= 1.3
+
+
+def _expected_weight(layer: Any, image_shape: tuple[int, ...]) -> float:
+    bare = copy.deepcopy(layer)
+    bare.bias = None
+    return _expected(bare, image_shape, 1.0, "input")
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("norm", ["spectral_norm", "weight_norm"])
+def test_a_weight_that_a_hook_computes(norm: str) -> None:
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(getattr(torch.nn.utils, norm)(torch.nn.Conv1d(2, 2, 3).double()))
+    (layer,) = network
+    image = torch.zeros(1, 2, 6, dtype=torch.float64)
+    alone = adapter.SpectralPenalty(layer, (6,), gram="smaller")
+    if norm == "spectral_norm":
+        with pytest.raises(ValueError, match="weight has no gradient: the layer's normalization computes it"):
+            alone(layer.weight)
+    together = adapter.NetworkSpectralPenalty(network, image, gram="smaller")
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    value = together(network)
+    value.backward()
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+    gradients = [p.grad for name, p in network.named_parameters() if "weight" in name]
+    assert all(gradient is not None and gradient.abs().max() > 0 for gradient in gradients)
+    network(image)  # computes the weight, from the same vectors
+    assert value.item() == pytest.approx(alone(layer.weight).item(), rel=1e-9)
+
+
 class TestWholeNetwork:
     def network(self) -> Any:
         torch.manual_seed(0)

@@ -21,7 +21,8 @@ from convla._validate import check_choice, check_integer, check_real
 from convla.errors import ConvergenceWarning, ConvlaError
 from convla.operators import ConvOperator
 from convla.penalties._estimators import ESTIMATORS, EstimatorOptions
-from convla.penalties.value import ActivePairs, check_alpha, floating, gram_map, pair_gradient
+from convla.penalties.spectrum import Spectrum, fourth_powers_fit, measure_spectrum
+from convla.penalties.value import ActivePairs, check_alpha, floating, pair_gradient
 from convla.spectra.status import Status
 from convla.spectra.tracking import DENSE_ENTRIES
 from convla.typing import Array, ArrayLike, Boundary, Padding
@@ -31,8 +32,6 @@ __all__ = [
     "Options",
     "PenaltyDescent",
     "Trace",
-    "fourth_powers_fit",
-    "measure_spectrum",
     "minimize_penalty",
 ]
 
@@ -49,7 +48,6 @@ LOST = 0.01
 """An estimate that is off by this part of the penalty, or of alpha, comes from vectors that have to be found anew."""
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
-Spectrum = tuple[float, float, float, float]
 Callback = Callable[["PenaltyDescent"], object]
 
 
@@ -84,7 +82,7 @@ class Trace:
     Attributes
     ----------
     reported : numpy.ndarray of shape (iterations + 1,)
-        The penalty as the tracker has it.
+        The penalty as the tracker has it; where a backtracking descent decomposed the matrix, the true one.
     true : numpy.ndarray of shape (iterations + 1,)
         The penalty from all singular values; NaN, as the next three, where they are not measured.
     sigma_max, sigma_min, condition : numpy.ndarray of shape (iterations + 1,)
@@ -488,31 +486,11 @@ class PenaltyDescent:
             descent._rows = [tuple(map(float, row)) for row in data["rows"]]
             state = {k.removeprefix("estimator_"): v for k, v in data.items() if k.startswith("estimator_")}
             descent._estimator.restore(state, like)
-            value, *arrays, nulls, doubt, status = (data[f"pairs_{f.name}"] for f in fields(ActivePairs))
+            value, *arrays, nulls, spread, status = (data[f"pairs_{f.name}"] for f in fields(ActivePairs))
         except (ValueError, KeyError, TypeError) as error:
             raise ConvlaError(f"{path} is not a saved descent ({error})") from error
         signs, vectors, images = (on_device_of(array, like, xp) for array in arrays)
         descent._pairs = ActivePairs(
-            float(value), signs, vectors, images, int(nulls), float(doubt), Status(str(status))
+            float(value), signs, vectors, images, int(nulls), float(spread), Status(str(status))
         )
         return descent
-
-
-def fourth_powers_fit(operator: ConvOperator) -> bool:
-    """Tell whether fourth powers of the singular values are sure to be finite: the norms of ``B^T B v`` need them."""
-    xp = namespace(operator.kernel)
-    largest = float(xp.max(xp.abs(operator.kernel)))
-    entries = math.prod(operator.geometry.kernel_shape) * operator.geometry.largest_row_count
-    # Roots, not powers, so that nothing overflows on the way.
-    return largest * math.sqrt(entries) <= math.sqrt(math.sqrt(float(xp.finfo(operator.dtype).max)))
-
-
-def measure_spectrum(operator: ConvOperator, alpha: float, gram: str) -> Spectrum:
-    """Return the true penalty, sigma_max, sigma_min and the condition number, from all singular values."""
-    xp = namespace(operator.kernel)
-    values = xp.linalg.svdvals(operator.to_dense())
-    largest, smallest = float(values[0]), float(values[-1])
-    rows, columns = gram_map(operator, gram).shape
-    lower = smallest**2 if rows >= columns else 0.0
-    condition = largest / smallest if smallest > 0.0 else math.inf
-    return max(largest**2 - alpha, alpha - lower), largest, smallest, condition

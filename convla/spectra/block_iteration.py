@@ -140,7 +140,7 @@ def _rayleigh_ritz(basis: Block, count: int, end: str, xp: Namespace) -> tuple[B
     return basis.combined(chosen, xp), basis.combined(both[..., count:], xp), float(xp.max(values))
 
 
-def residual_norms(block: Block, xp: Namespace) -> tuple[Array, Array, Array]:
+def _residual_norms(block: Block, xp: Namespace) -> tuple[Array, Array, Array]:
     """Return the squared singular values, ``B^T B v - sigma^2 v`` and its norms, each for every vector of a block."""
     squares = xp.sum(block.images * block.images, axis=-1)
     remainder = block.products - squares[..., None] * block.vectors
@@ -156,7 +156,7 @@ def _open_rows(
     deviation r. By Chebyshev's inequality at most ``(r / d)^2`` of it lies beyond a value at distance d: where
     this is much less than a random vector has there, nothing outermost is to come from its part.
     """
-    found = [residual_norms(block, xp) for block in blocks]
+    found = [_residual_norms(block, xp) for block in blocks]
     sign = 1.0 if end == "largest" else -1.0
     outermost_first = xp.sort(
         sign * xp.concat([xp.reshape(squares, (-1,)) for squares, _, _ in found]), descending=True
@@ -175,7 +175,7 @@ def _open_rows(
 
 def _expansion(block: Block, basis: Block, rows: list[int], xp: Namespace) -> Array:
     """Return orthonormal vectors for the residuals of some rows, as many as a part's basis has room for."""
-    _, remainder, _ = residual_norms(block, xp)
+    _, remainder, _ = _residual_norms(block, xp)
     room = block.vectors.shape[2] - basis.rows
     chosen = on_device_of(np.array(rows[:room], dtype=np.int64), remainder, xp)
     return orthonormal(xp.take(remainder, chosen, axis=1), xp, against=basis.vectors)
@@ -213,7 +213,7 @@ def outermost(summands: Summands, blocks: Sequence[Block], count: int, end: str)
         Parts with equal matrices have a vector each.
     """
     linear_map, xp = summands.linear_map, namespace(summands.linear_map.like)
-    measured = [residual_norms(block, xp) for block in blocks]
+    measured = [_residual_norms(block, xp) for block in blocks]
     if summands.single:
         (block,), ((squares, _, residuals),) = blocks, measured
         vectors = xp.reshape(block.vectors[0, :count, :], (-1, *linear_map.domain_shape))
@@ -230,8 +230,8 @@ def outermost(summands: Summands, blocks: Sequence[Block], count: int, end: str)
     found = []
     for kind, group, row, copy in places[: count - nulls]:
         block, (squares, _, residuals) = blocks[kind], measured[kind]
-        rows = (block.vectors[group, row, :], block.images[group, row, :])
-        found.append((squares[group, row], residuals[group, row], *summands.place(*rows, kind, group, copy)))
+        vector, image = summands.place(block.vectors[group, row, :], block.images[group, row, :], kind, group, copy)
+        found.append((squares[group, row], residuals[group, row], vector, image))
     zeros = [
         xp.zeros(shape, dtype=linear_map.dtype, device=device_of(linear_map.like))
         for shape in ((), (), linear_map.range_shape)

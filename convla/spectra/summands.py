@@ -39,13 +39,12 @@ class Summands:
         Channel groups, whose parts are treated as one batch.
     copies : tuple of int
         For each kind of positions, how many parts of it there are in each group.
-    domain_sizes, range_sizes : tuple of int
-        For each kind, the number of entries of one part's argument and value.
+    domain_sizes : tuple of int
+        For each kind, the number of entries of one part's argument.
 
     Notes
     -----
-    Vectors of kind k are arrays of shape (groups, rows, domain_sizes[k]), their values of shape
-    (groups, rows, range_sizes[k]).
+    Vectors of kind k are arrays of shape (groups, rows, domain_sizes[k]), and so are their values, in the range.
     """
 
     def __init__(self, linear_map: LinearMap) -> None:
@@ -59,12 +58,14 @@ class Summands:
                 self._geometry = convolution.geometry
         if self._geometry is None:
             sides = [_Side(shape, 1, None) for shape in (linear_map.domain_shape, linear_map.range_shape)]
-            self.groups, self.copies = 1, (1,)
+            copies: tuple[int, ...] = (1,)
+            self.groups = 1
         else:
             sides = list(_sides(self._geometry))
-            self.groups, self.copies = self._geometry.groups, tuple(map(len, position_kinds(self._geometry)))
+            self.groups, copies = self._geometry.groups, tuple(map(len, position_kinds(self._geometry)))
+        self.copies = copies
         self._domain, self._range = reversed(sides) if self._turned else sides
-        self.domain_sizes, self.range_sizes = self._domain.sizes, self._range.sizes
+        self.domain_sizes = self._domain.sizes
 
     @property
     def single(self) -> bool:

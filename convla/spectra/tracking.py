@@ -289,7 +289,7 @@ class BlockTracker:
         longest = float(xp.max(xp.linalg.vector_norm(rows, axis=1)))
         if taps * float(xp.linalg.vector_norm(change)) <= _LARGE_CHANGE * longest:
             return False
-        return taps * _spectral_norm(change, xp) > _LARGE_CHANGE * _spectral_norm(rows, xp)
+        return bool(taps * _spectral_norm(change, xp) > _LARGE_CHANGE * _spectral_norm(rows, xp))
 
     def _follow(
         self, summands: Summands, carried: list[Array] | None, steps: int, exact_work: float
@@ -350,7 +350,7 @@ def _stirred(carried: Array, draws: Array, count: int, xp: Namespace) -> Array:
 def _spectral_norm(rows: Array, xp: Namespace) -> float:
     if rows.shape[0] > rows.shape[1]:
         rows = xp.matrix_transpose(rows)
-    return float(xp.max(xp.linalg.eigvalsh(rows @ xp.matrix_transpose(rows)))) ** 0.5
+    return math.sqrt(max(0.0, float(xp.max(xp.linalg.eigvalsh(rows @ xp.matrix_transpose(rows))))))
 
 
 def _dense_triplets(linear_map: LinearMap, count: int, end: str) -> SingularTriplets:

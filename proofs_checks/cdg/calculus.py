@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from fractions import Fraction
 from typing import Any
 
@@ -47,6 +48,9 @@ class Counted:
         return self._result(-self.value)
 
     __radd__, __rmul__ = __add__, __mul__
+
+
+numbers.Rational.register(Counted)  # as an entry of an array of exact numbers
 
 
 def plain(other: Any) -> Fraction:
