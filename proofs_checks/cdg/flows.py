@@ -288,7 +288,6 @@ STATEMENTS = (
         correction="In 17 of 18 cases: with Adam, batch 128 and the re-weighted gradient 91.20 equals 91.20. All printed reductions "
         "recompute from the accuracies. For Adam, Table 1 prints an initial learning rate of 1e-3 and the text 0.01.",
         evidence=(printed_improvements,),
-        functions=("convla.reweighted_gradient",),
         note="No spread is printed, so that differences of 0.02 to 0.3 per cent are not told from chance.",
     ),
     Statement(
@@ -298,7 +297,6 @@ STATEMENTS = (
         claim="Both gradients achieve a better average FID, with reduced variance.",
         verdict=Verdict.HOLDS,
         evidence=(generated_images_vary_less,),
-        functions=("convla.reweighted_gradient",),
         note="By the printed means and standard deviations of 24 models each, which are taken as they are.",
     ),
 )

@@ -285,7 +285,6 @@ STATEMENTS = (
         correction="To Tables 3 and 4. The caption of Table 6 repeats Table 4's, and its own column B contradicts it in four of six "
         "settings, as the text says.",
         evidence=(tables_that_are_similar,),
-        functions=("convla.experiments.published.published_tables",),
     ),
     Statement(
         id="CSM-equal",
@@ -324,7 +323,6 @@ STATEMENTS = (
         "79.16 %.",
         verdict=Verdict.UNDECIDED,
         evidence=(capacity_in_standard_errors,),
-        functions=("convla.frameworks.torch.csm_cnn",),
         note="One run of each is printed. On 10,000 test images the difference is about one standard error. The parameter counts "
         "hold (CSM-params).",
     ),
