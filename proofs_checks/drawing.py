@@ -26,8 +26,8 @@ def main() -> int:
     for row, taps in zip(axes, (4, 8, 12), strict=True):
         pair = identities.least_similar_pair(taps, starts=16, sweeps=400)
         # The one with its frequencies near 0 first.
-        pair = sorted(pair, key=lambda kernel: -abs(float(kernel.sum())))
-        for kernel, colour in zip(pair, ("tab:blue", "tab:red"), strict=True):
+        ordered = sorted(pair, key=lambda kernel: -abs(float(kernel.sum())))
+        for kernel, colour in zip(ordered, ("tab:blue", "tab:red"), strict=True):
             kernel = kernel * np.sign(kernel[np.argmax(np.abs(kernel))])
             row[0].plot(range(taps), kernel, "o-", color=colour, markersize=4)
             power = np.abs(np.exp(1j * np.outer(frequencies, np.arange(taps))) @ kernel) ** 2

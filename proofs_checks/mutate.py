@@ -208,6 +208,8 @@ def _some_of_each(statements: Sequence[Statement], options: argparse.Namespace) 
     """Of every statement, draw mutants until it has noticed so many by its own evidence; what it misses is not told."""
     trials = []
     for statement in statements:
+        if not statement.functions:
+            continue
         drawn = [mutant for function in statement.functions for mutant in mutants(function)]
         random.shuffle(drawn)
         noticed = 0

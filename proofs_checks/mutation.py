@@ -165,7 +165,8 @@ def _compiled(mutant: Mutant, function: types.FunctionType) -> types.CodeType:
     node.decorator_list = []
     tree: ast.AST = node
     if "__class__" in function.__code__.co_freevars:  # super() needs the class around it
-        tree = ast.ClassDef(name="_", bases=[], keywords=[], body=[node], decorator_list=[], type_params=[])
+        tree = ast.parse("class _: pass").body[0]
+        tree.body = [node]  # type: ignore[attr-defined]
     module = ast.fix_missing_locations(ast.Module(body=[tree], type_ignores=[]))  # type: ignore[list-item]
     flags = function.__code__.co_flags & 0x1FF0000  # of __future__
     code = compile(module, function.__code__.co_filename, "exec", flags=flags, dont_inherit=True)
@@ -311,10 +312,10 @@ def _changes_of(parent: ast.AST, field: str, index: int | None, node: ast.AST) -
     elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.Not):
         yield change(f"{'-' if isinstance(node.op, ast.USub) else 'not'} dropped", lambda: node.operand)
     elif isinstance(node, ast.Compare) and len(node.ops) == 1 and type(node.ops[0]) in COMPARED:
-        kind, other = type(node.ops[0]), COMPARED[type(node.ops[0])]
+        compared = COMPARED[type(node.ops[0])]
         yield change(
-            f"{SYMBOLS[other]} for {SYMBOLS[kind]}",
-            lambda: ast.Compare(left=node.left, ops=[other()], comparators=node.comparators),
+            f"{SYMBOLS[compared]} for {SYMBOLS[type(node.ops[0])]}",
+            lambda: ast.Compare(left=node.left, ops=[compared()], comparators=node.comparators),
         )
     elif isinstance(node, ast.BoolOp):
         flipped = ast.Or if isinstance(node.op, ast.And) else ast.And

@@ -92,7 +92,8 @@ class Statement:
     evidence : tuple of Evidence
     functions : tuple of str
         The public functions that it is about, as they are imported, such as "convla.identities.gram_kernel": a wrong
-        version of any must not pass its evidence; see `proofs_checks.mutate`.
+        version of any must not pass its evidence; see `proofs_checks.mutate`. None where the claim is about printed
+        numbers alone.
     correction : str
         For `Verdict.CORRECTED`: what the source must read. A statement that holds may have one too, of its proof.
     counterexample : str

@@ -77,7 +77,7 @@ def descents_follow_these_losses(_: int) -> str:
                 else:
                     pair = np.stack((k1[i], k2[i]))[:, None]
                     value = float(convla.convolutional_similarity(pair, method="pairwise"))
-                    slopes = tuple(convla.convolutional_similarity_gradient(pair, method="pairwise")[:, 0])  # type: ignore[assignment]
+                    slopes = tuple(convla.convolutional_similarity_gradient(pair, method="pairwise")[:, 0])
                 slack = gamma(40 * n, np.float64) * float(np.abs(k1[i]).sum() * np.abs(k2[i]).sum()) ** 2
                 assert abs(outcomes[0].loss[i, 0] - value) <= slack, (n, loss)
                 for start, end, slope in zip((k1, k2), (outcomes[0].k1, outcomes[0].k2), slopes, strict=True):
@@ -170,7 +170,7 @@ def algorithm_1_is_adam_on_the_sum(_: int) -> str:
     rng = np.random.default_rng(0)
     network = {"a": rng.normal(size=(4, 2, 3)), "b": rng.normal(size=(3, 4, 3)), "c": rng.normal(size=(5, 3, 2, 2))}
     for engine in ("reference", "numba"):
-        state = initialize_network(network, iterations=6, learning_rate=0.01, engine=engine)  # type: ignore[arg-type]
+        state = initialize_network(network, iterations=6, learning_rate=0.01, engine=engine)
         kernels = dict(network)
         optimizers = {name: Adam(0.01, (0.5, 0.999)) for name in kernels}
         for step in range(6):
@@ -285,7 +285,6 @@ STATEMENTS = (
         correction="To Tables 3 and 4. The caption of Table 6 repeats Table 4's, and its own column B contradicts it in four of six "
         "settings, as the text says.",
         evidence=(tables_that_are_similar,),
-        functions=("convla.experiments.published.published_tables",),
     ),
     Statement(
         id="CSM-equal",
@@ -324,7 +323,6 @@ STATEMENTS = (
         "79.16 %.",
         verdict=Verdict.UNDECIDED,
         evidence=(capacity_in_standard_errors,),
-        functions=("convla.frameworks.torch.csm_cnn",),
         note="One run of each is printed. On 10,000 test images the difference is about one standard error. The parameter counts "
         "hold (CSM-params).",
     ),

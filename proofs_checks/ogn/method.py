@@ -102,7 +102,7 @@ def memory_in_multiples_of_the_model(_: int) -> str:
             if torch.is_tensor(value) and value.dim()
         )
         gradients = sum(p.grad.numel() for p in network.parameters() if p.grad is not None)
-        return (size + gradients + buffers) // size
+        return int((size + gradients + buffers) // size)
 
     makers = {
         "SGD": (lambda p: torch.optim.SGD(p, lr=0.1), 2),

@@ -120,7 +120,6 @@ STATEMENTS = (
         "SGDM on all.",
         verdict=Verdict.HOLDS,
         evidence=(all_but_two_settings,),
-        functions=("convla.orthonormalize",),
         note="By the printed accuracies.",
     ),
     Statement(
@@ -133,7 +132,6 @@ STATEMENTS = (
         correction="In accuracy. The test loss is higher than SGDM's for three of the ten models of Table 3, and in both pairs of "
         "Table 1.",
         evidence=(better_in_accuracy_not_always_in_loss,),
-        functions=("convla.orthonormalize",),
         note="By the printed numbers.",
     ),
     Statement(
@@ -146,6 +144,5 @@ STATEMENTS = (
         correction="densenet121 with Orthogonal-SGDM has 84.34 with error 0.15 in Table 3, 84.86 with 0.07 in Table 4: more than three "
         "standard errors apart, where the nine other pairs agree. The errors may leave out something that varies.",
         evidence=(repeated_settings_agree, dense_layers_make_no_difference),
-        functions=("convla.orthonormalize",),
     ),
 )

@@ -102,7 +102,7 @@ def gradients_of_the_smaller_gram_matrix(examples: int) -> str:
         assert np.allclose(tall.to_dense(), matrix.T, atol=0), "the transpose"
         one = convla.penalty_gradient(operator, alpha, gram="smaller")
         other = identities.adjoint_kernel(convla.penalty_gradient(tall, alpha))
-        assert np.abs(one - other).max() <= gamma(1e6, np.float64) * math.sqrt(scale), (operator.kernel, alpha)
+        assert np.abs(one - other).max() <= gamma(1_000_000, np.float64) * math.sqrt(scale), (operator.kernel, alpha)
         applied += 1
 
     for_all(examples, st.tuples(operators(wide=True), targets()), check)

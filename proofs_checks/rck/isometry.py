@@ -13,6 +13,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import scipy.optimize
@@ -30,9 +31,11 @@ __all__ = ["STATEMENTS", "gram_distance"]
 
 Sides = tuple[tuple[int, int], ...]
 
-SAME = (*(((k,), g, h) for k in range(1, 7) for g, h in ((1, 1), (2, 1), (1, 2), (2, 2))),)
+SAME: tuple[tuple[tuple[int, ...], int, int], ...] = (
+    *(((k,), g, h) for k in range(1, 7) for g, h in ((1, 1), (2, 1), (1, 2), (2, 2))),
+)
 SAME += tuple(((a, b), g, h) for a, b in ((2, 2), (2, 3), (3, 3)) for g, h in ((1, 1), (2, 1), (1, 2)))
-SAME += (((2, 2, 2), 1, 1), ((1, 3, 2), 1, 1))
+SAME = (*SAME, ((2, 2, 2), 1, 1), ((1, 3, 2), 1, 1))
 """Sizes of kernels (*kernel), c_in, c_out at which the corners are compared for same padding."""
 
 
@@ -103,9 +106,11 @@ def _is_identity(matrix: Array) -> bool:
 @evidence(Kind.PROOF, "rational matrices with orthonormal columns at the centre tap: k <= 5 and 2x3, N = k, k + 1")
 def orthonormal_centres_are_isometries(_: int) -> str:
     count = 0
-    for channels, size in itertools.product(_rational_isometries(), (*((k,) for k in range(1, 6)), (2, 3))):
+    sizes: list[tuple[int, ...]] = [*((k,) for k in range(1, 6)), (2, 3)]
+    for channels, size in itertools.product(_rational_isometries(), sizes):
         kernel = np.zeros((*channels.shape, *size), dtype=object)
-        kernel[(..., *((k - 1) // 2 for k in size))] = channels
+        centre: tuple[Any, ...] = (..., *((k - 1) // 2 for k in size))
+        kernel[centre] = channels
         for more in (0, 1):
             matrix = convla.ConvOperator(kernel, tuple(k + more for k in size)).to_dense()
             assert _is_identity(matrix), (size, channels)
@@ -217,7 +222,8 @@ def corners_leave_out_all_but_the_shared_taps(_: int) -> str:
 )
 def shared_taps_are_fully_padded(_: int) -> str:
     count = 0
-    for size in ((1,), (2,), (3,), (4,), (2, 2), (2, 3)):
+    sizes: tuple[tuple[int, ...], ...] = ((1,), (2,), (3,), (4,), (2, 2), (2, 3))
+    for size in sizes:
         for sides in _paddings(size):
             box = identities.shared_taps(size, list(sides))
             if not all(len(kept) for kept in box):
@@ -226,7 +232,8 @@ def shared_taps_are_fully_padded(_: int) -> str:
             for inner in quadratic_basis(2, tuple(map(len, box)), 1 << 12):
                 for part in inner[:: 1 if len(size) == 1 else 5]:
                     kernel = np.zeros((1, 2, *size), np.int64)
-                    kernel[(0, slice(None), *(slice(kept.start, kept.stop) for kept in box))] = part
+                    place: tuple[Any, ...] = (0, slice(None), *(slice(kept.start, kept.stop) for kept in box))
+                    kernel[place] = part
                     matrix = convla.ConvOperator(kernel, image, padding=list(sides)).to_dense()
                     full = convla.ConvOperator(part[None], image, padding="full").to_dense()
                     assert np.array_equal(matrix, full), (size, sides, part)
