@@ -53,9 +53,14 @@ class LinearMap(ABC):
         return self.adjoint(features)
 
     @property
-    @abstractmethod
     def like(self) -> Array:
-        """An array of the library, device and dtype that the map works in; what it holds does not matter."""
+        """An array of the library, device and dtype that the map works in: by default its attribute `kernel`."""
+        kernel: Array = getattr(self, "kernel", None)
+        if kernel is None:
+            raise TypeError(
+                f"{type(self).__name__} must define `like`, an array of the library, device and dtype that it works in"
+            )
+        return kernel
 
     @property
     def T(self) -> LinearMap:

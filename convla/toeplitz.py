@@ -449,7 +449,7 @@ def check_room(shape: tuple[int, ...], like: Array) -> None:
     if available is not None and size > available:
         raise MemoryError(
             f"the dense matrix of shape {shape} takes {size / 2**30:.1f} GiB and {available / 2**30:.1f} GiB are free: "
-            "multiply by the operator instead, ask for its sparse matrix, or for a few of its singular values"
+            "take a sparse format ('csr', 'csc', 'coo'), the matrix-free ConvOperator, or a few of its singular values"
         )
 
 

@@ -13,7 +13,7 @@ from convla import ConvGeometry, ConvOperator, _windows, cross_correlate, image_
 from convla._array import to_numpy
 from convla.engines import fourier
 from convla.errors import EngineError
-from convla.spectra.bounds import _in_double
+from convla.spectra.enclosure import in_double
 from tests.geometries import product
 
 UNIT = 2.0**-53
@@ -73,8 +73,8 @@ def test_few_taps_integers_and_proofs_are_summed_directly() -> None:
         ConvOperator(long, (65_536,), engine="direct"),
         ConvOperator(long.astype(int), (65_536,)),
         ConvOperator(long, (65_536,)).with_engine("reference"),
-        _in_double(ConvOperator(long, (65_536,))),  # the rounding bounds of enclosures are those of direct sums
-        _in_double(ConvOperator(long, (65_536,), engine="fft")),
+        in_double(ConvOperator(long, (65_536,))),  # the rounding bounds of enclosures are those of direct sums
+        in_double(ConvOperator(long, (65_536,), engine="fft")),
     ):
         assert not isinstance(operator._for_image, fourier.Spectrum)
         assert not isinstance(operator._for_features, fourier.Spectrum)

@@ -237,7 +237,7 @@ def test_operators_and_their_transposes_survive_pickling(engine):
     x = rng.standard_normal(operator.shape[1])
     again = pickle.loads(pickle.dumps(operator))
     assert repr(again) == repr(operator)
-    assert (again.geometry, again.order, again._engine) == (operator.geometry, operator.order, engine)
+    assert (again.geometry, again.order, again.engine) == (operator.geometry, operator.order, engine)
     np.testing.assert_array_equal(again @ x, operator @ x)
     transpose = pickle.loads(pickle.dumps(operator.T))
     y = rng.standard_normal(operator.shape[0])

@@ -12,7 +12,7 @@ from convla.spectra.ritz import Ritz, lehmann_bounds
 
 
 def krylov(matrix: np.ndarray, start: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """Ritz values, decreasing, and their residuals in the next block, of the block Krylov space of a symmetric matrix."""
+    """Ritz values, decreasing, and their residuals in the next block, of a block Krylov space."""
     blocks = [np.linalg.qr(start)[0]]
     for _ in range(steps):
         known = np.concatenate(blocks, axis=1)

@@ -110,7 +110,7 @@ def lanczos_triplets(
     width = min(1 if paired else block, side.order)
     draws = on_device_of(rng.standard_normal((groups, width, side.order)), operator.like, xp, dtype=operator.dtype)
     if start is not None:
-        start = start[:width, ...]
+        start = start[: min(width, start.shape[0]), ...]
         if wide:
             start, spent = operator._apply(start), start.shape[0]
         first = side.rows(start)

@@ -228,7 +228,7 @@ def bounds(case: Case) -> None:
         given = ""
         if case.chance(0.2):
             case.evaluate("largest_singular_value(op)", "found")
-            given = ", result=found"
+            given = ", start=found"
         result = case.evaluate(f"singular_value_bounds(op{method}{given})")
     except OverflowError:
         # The bound from above may be out of range where the value is not yet.
