@@ -87,7 +87,11 @@ def test_integer_kernels_give_float64() -> None:
         (lambda o: singular_value_bounds(o, method="guess"), ValueError, "method must be one of"),
         (lambda o: singular_value_bounds(o.to_dense()), TypeError, "operator must be a ConvOperator"),
         (lambda o: largest_singular_value(o.to_dense()), TypeError, "operator must be a LinearMap"),
-        (lambda o: largest_singular_value(o.with_kernel(np.ones(o.kernel.shape, int).astype(object))), TypeError, "dtype object"),
+        (
+            lambda o: largest_singular_value(o.with_kernel(np.full(o.kernel.shape, 1, object))),
+            TypeError,
+            "dtype object",
+        ),
     ],
 )
 def test_bad_input(call: Any, error: type[Exception], message: str) -> None:

@@ -14,7 +14,7 @@ from convla._checks import check_not_followed
 from convla._validate import check_real
 from convla.linear_map import LinearMap
 from convla.operators import ConvOperator
-from convla.spectra.result import UNSEEN, End, SingularValues, read_off
+from convla.spectra.result import SingularValues, read_off
 from convla.spectra.scaling import scaled_to_unit
 from convla.spectra.status import Status
 from convla.typing import Array
@@ -48,10 +48,8 @@ class Problem:
         """The map, where it is a convolution."""
         return self.operator if isinstance(self.operator, ConvOperator) else None
 
-    def finished(self, result: SingularValues, end: End = "largest") -> SingularValues:
+    def finished(self, result: SingularValues) -> SingularValues:
         """Return a result for what was given: scaled back, in its library, transposed if it was, with its nullity.
-
-        Of a transpose the relation of the right vectors is made exact, as `triplets` does.
 
         Raises
         ------
@@ -60,7 +58,7 @@ class Problem:
         """
         like, xp = self.given.like, namespace(self.given.like)
         if self.transposed and result.left is not None:
-            result = self._turned(result, end)
+            result = self._turned(result)
         half = self.exponent // 2
 
         def rescale(quantity: Any) -> Any:
@@ -94,11 +92,15 @@ class Problem:
             nullity=max(0, columns - rows) + (result.status == Status.RANK_DEFICIENT),
         )
 
-    def _turned(self, result: SingularValues, end: End) -> SingularValues:
+    def _turned(self, result: SingularValues) -> SingularValues:
+        """Return what a result says of the transpose, the relation of its right vectors made exact.
+
+        It can raise the values, by less than their errors; but for a smallest one that is tiny beside the largest: then
+        both relations hold as well as rounding lets them.
+        """
         xp = namespace(self.operator.like)
         values, left, right, residuals = read_off(self.operator.T, result.left)
-        unchanged = abs(float(values[0]) - result.value) <= UNSEEN * result.value
-        if len(values) != result.values.shape[0] or not (unchanged or end == "largest"):
+        if len(values) != result.values.shape[0] or float(values[0]) - result.value > result.errors[0]:
             return result.transposed
         return replace(
             result,

@@ -10,7 +10,7 @@ from convla._array import namespace, on_device_of, to_numpy
 from convla._threads import blas_for
 from convla.linear_map import LinearMap
 from convla.operators import ConvOperator
-from convla.spectra.result import End, SingularValues, placed, triplets
+from convla.spectra.result import End, SingularValues, placed, smallest_triplet, triplets
 from convla.spectra.status import Status
 from convla.toeplitz import check_room, unvec
 from convla.typing import Array
@@ -90,7 +90,7 @@ def dense_values(operator: LinearMap) -> SingularValues:
     )
 
 
-def dense_triplets(operator: LinearMap, k: int, end: End = "largest", *, rtol: float = 1e-10) -> SingularValues:
+def dense_triplets(operator: LinearMap, k: int, end: End = "largest") -> SingularValues:
     """Return the k largest, or smallest, singular triplets, the outermost first.
 
     Parameters
@@ -100,9 +100,6 @@ def dense_triplets(operator: LinearMap, k: int, end: End = "largest", *, rtol: f
     k : int
         At most the number of singular values.
     end : {"largest", "smallest"}
-    rtol : float
-        Where the Gram matrix, whose condition number is squared, does not keep this accuracy, the matrix itself is
-        decomposed.
 
     Raises
     ------
@@ -120,34 +117,45 @@ def dense_triplets(operator: LinearMap, k: int, end: End = "largest", *, rtol: f
     chosen = np.argsort(spectrum, axis=None, kind="stable")
     chosen = chosen[::-1][:k] if end == "largest" else chosen[:k]
     largest = float(spectrum.max())
-    unit = tall.shape[1] * float(np.finfo(np.float64).eps)
     least = float(spectrum.ravel()[chosen].min()) / max(largest, float(np.finfo(float).tiny))
-    if least < _GRAM_LIMIT and 8 * unit > rtol * least**2:
+    side = operator.T if wide else operator
+    if least >= _GRAM_LIMIT:
+        where, places = np.unravel_index(chosen, spectrum.shape)
+        images = among_groups(_picked(vectors, where, places), where, side, groups)
+        values, left, right, residuals = triplets(operator, images, wide=wide)
+        if end == "smallest":
+            values, residuals = values[::-1], residuals[::-1]
+            left, right = (xp.flip(vectors, axis=0) for vectors in (left, right))
+    else:  # of less, the squares keep too little
         with blas_for(decomposition_work(operator)):
-            _, values, vt = xp.linalg.svd(tall, full_matrices=False)
+            u, values, vt = xp.linalg.svd(tall, full_matrices=False)
         spectrum = np.asarray(to_numpy(values), np.float64)
-        vectors = xp.matrix_transpose(vt)
-        order = np.argsort(spectrum, axis=None, kind="stable")
-        chosen = order[::-1][:k] if end == "largest" else order[:k]
-    where, places = np.unravel_index(chosen, spectrum.shape)
-    found = xp.stack([vectors[int(g), :, int(i)] for g, i in zip(where, places, strict=True)])
-    images = among_groups(found, where, operator.T if wide else operator, groups)
-    values, left, right, residuals = triplets(operator, images, wide=wide, end=end)
-    ends = slice(None, None, 1 if end == "largest" else -1)
-    left, right = (xp.flip(side, axis=0) if end == "smallest" else side for side in (left, right))
+        chosen = np.argsort(spectrum, axis=None, kind="stable")
+        chosen = chosen[::-1][:k] if end == "largest" else chosen[:k]
+        where, places = np.unravel_index(chosen, spectrum.shape)
+        right = among_groups(_picked(xp.matrix_transpose(vt), where, places), where, side, groups)
+        left = among_groups(_picked(u, where, places), where, side.T, groups)
+        left, right = (right, left) if wide else (left, right)
+        values, left, right, residuals = smallest_triplet(operator, left, right, wide=wide)
     error = rounding(operator, largest)
     singular = end == "smallest" and float(values.min()) <= max(operator.shape) * float(np.finfo(float).eps) * largest
     return SingularValues(
-        values=on_device_of(values[ends].copy(), operator.like, xp, dtype=xp.float64),
+        values=on_device_of(values.copy(), operator.like, xp, dtype=xp.float64),
         left=xp.astype(left, operator.dtype),
         right=xp.astype(right, operator.dtype),
-        residuals=residuals[ends],
+        residuals=residuals,
         errors=np.full(len(values), error),
         upper=largest + error if end == "largest" else math.inf,
         matvecs=0,
         status=Status.RANK_DEFICIENT if singular else Status.EXACT,
         method="dense",
     )
+
+
+def _picked(columns: Array, groups: np.ndarray, places: np.ndarray) -> Array:
+    """Return columns (k, n) of a stack of matrices (groups, n, p), by group and place."""
+    xp = namespace(columns)
+    return xp.stack([columns[int(g), :, int(i)] for g, i in zip(groups, places, strict=True)])
 
 
 def rounding(operator: LinearMap, largest: float) -> float:

@@ -24,6 +24,7 @@ _LARGEST_SOLUTION = 1e100  # from a random vector of entries of order 1
 _REGULARISATION = 1e-3  # the first alpha of the augmented matrix, relative to the matrix's norm
 _FALL = 0.5  # of the value in a further factorisation, above which it has settled
 _ROUNDS = 4
+_VECTORS_RTOL = 1e-8
 
 
 def factorisation_work(operator: ConvOperator) -> float:
@@ -49,8 +50,8 @@ class SmallestTriplet:
     ----------
     value : float
         ``norm(M v)``, so that only the accuracy of v depends on the factorisation.
-    right : array of shape (columns,)
-        The vector v of the tall one of M and its transpose, through the vec() of the operator.
+    left, right : array of shape (rows,) and (columns,)
+        The vectors of the tall one of M and its transpose, of norm 1, through the vec() of the operator.
     error : float
         An estimate of the error of the value, rounding included.
     floor : float
@@ -62,6 +63,7 @@ class SmallestTriplet:
     """
 
     value: float
+    left: Array
     right: Array
     error: float
     floor: float
@@ -161,7 +163,7 @@ def _with_regularisation(
         gram,
         start[None, None, :],
         1,
-        rtol=rtol,
+        rtol=min(rtol, _VECTORS_RTOL),
         criterion="residual",  # a solve is cheap next to the factorisation, and the vectors are worth having
         basis_size=40,
         max_products=max(1, max_matvecs // 2),
@@ -170,9 +172,11 @@ def _with_regularisation(
     # One more solve: in norm(M v) every error of v is multiplied by up to the condition number, which this divides out.
     right = gram(found.vectors[None, ...])[0, 0, :]
     right = right / xp.linalg.vector_norm(right)
+    left = solve_transposed(right) * 2.0**-scale
+    left = left / xp.linalg.vector_norm(left)
     value = float(xp.linalg.vector_norm(tall @ right))
     relative = float(found.errors[0]) / max(float(found.values[0]), float(np.finfo(np.float64).tiny))
-    return SmallestTriplet(value, right, relative * value, 0.0, 0.0, 2 * found.products + 3, found.converged)
+    return SmallestTriplet(value, left, right, relative * value, 0.0, 0.0, 2 * found.products + 4, found.converged)
 
 
 def _solvers(tall: Any, alpha: float, sparse: Any, xp: Any) -> tuple[Any, Any]:

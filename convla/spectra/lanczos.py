@@ -135,15 +135,16 @@ def block_lanczos(
         early = since < (min_steps if before is None else max(_FRESH_STEPS, min_steps // 2))
         done = whole or ritz.converged(k, by_value=criterion == "value" and not early)
         done = done and (whole or before is None or not early)
-        if done and not whole and k > 1 and not (before is not None and ritz.settled(before)):
+        hidden = done and not whole and k > 1 and not (before is not None and ritz.settled(before))
+        if spent or (done and not hidden):
+            done = done and not hidden
+            break
+        if hidden:
             before, since = ritz.leading(k), 0
             process.restart(ritz, fresh=True)
-            done = False
-        elif full and not done:
+        elif full:
             random_steps = random_steps or steps
             process.restart(ritz)
-        if done or spent:
-            break
     values, parts, places = ritz.ordered(k)
     return LanczosResult(
         values=values,

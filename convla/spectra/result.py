@@ -16,12 +16,11 @@ from convla.spectra.ritz import FloatArray
 from convla.spectra.status import Status
 from convla.typing import Array
 
-__all__ = ["UNSEEN", "End", "SingularValues", "of_zero", "placed", "read_off", "triplets", "weakest"]
+__all__ = ["End", "SingularValues", "of_zero", "placed", "read_off", "smallest_triplet", "triplets", "weakest"]
 
 End = Literal["largest", "smallest"]
 
-UNSEEN = 1e-13
-"""Of a singular value: what rounding in its sums does."""
+_SMALL = 1e-3  # of a value, that a residual may be for its image to be a singular vector
 
 
 @dataclass(frozen=True, repr=False)
@@ -33,12 +32,10 @@ class SingularValues:
     values : array of shape (k,)
         Of the operator's library, in float64 whatever the operator's dtype, decreasing.
     left, right : array of shape (k, *range_shape) and (k, *domain_shape), or None
-        Singular vectors, of the operator's dtype; None where all values were asked for. ``M right = value left`` to
-        rounding in float64, but for a smallest value of a wide operator that is tiny beside the largest: then it is
-        ``M^T left = value right``.
+        Singular vectors with ``M right = value left``, of the operator's dtype; None where all values were asked for.
     residuals : numpy.ndarray of float64, shape (k,), or None
-        ``norm(M^T left - value right)``, or, where this is zero, ``norm(M right - value left)``. Some singular value
-        lies within the residual of each value.
+        ``norm(M^T left - value right)``, or ``norm(M right - value left)`` where that is larger, as it can be for a
+        smallest value. Some singular value lies within the residual of each value.
     errors : numpy.ndarray of float64, shape (k,)
         What the values may be off: bounds where the status is "exact" or "confirmed", else the iteration's estimates.
     upper : float
@@ -133,23 +130,56 @@ def read_off(operator: LinearMap, vectors: Array) -> tuple[FloatArray, Array, Ar
     return np.asarray(to_numpy(values), np.float64), left, right, residuals
 
 
-def triplets(
-    operator: LinearMap, vectors: Array, *, wide: bool, end: End = "largest"
-) -> tuple[FloatArray, Array, Array, FloatArray]:
+def triplets(operator: LinearMap, vectors: Array, *, wide: bool) -> tuple[FloatArray, Array, Array, FloatArray]:
     """Return what `read_off` does, from right singular vectors or, where `wide`, from left ones.
 
-    From left vectors the relation of the right ones is made exact as well, by one more application. It can only raise a
-    value, by half its squared residual over the value: towards the largest singular values, and away from the
-    smallest, where it is done only as far as rounding hides it.
+    From left vectors the relation of the right ones is made exact as well, by one more application, which raises each
+    value by no more than half its squared residual over the value.
     """
     if not wide:
         return read_off(operator, vectors)
-    values, right, left, residuals = read_off(operator.T, vectors)
-    again = read_off(operator, right)
-    same = len(again[0]) == len(values)
-    if same and (end == "largest" or bool((again[0] - values <= UNSEEN * values).all())):
-        return again
-    return values, left, right, residuals
+    _, right, _, _ = read_off(operator.T, vectors)
+    return read_off(operator, right)
+
+
+def smallest_triplet(
+    operator: LinearMap, left: Array, right: Array, *, wide: bool
+) -> tuple[FloatArray, Array, Array, FloatArray]:
+    """Return singular triplets from vectors of both sides, each accurate by itself.
+
+    Where the values are not tiny beside the largest, ``M right = value left`` holds to rounding. Where they are, an
+    image holds little but the rounding errors of its vector, and both relations hold as the vectors let them.
+
+    Parameters
+    ----------
+    operator : LinearMap
+    left, right : array of shape (k, *range_shape) and (k, *domain_shape)
+        In float64, of norm 1, each pair up to its sign.
+    wide : bool
+        Whether the values are the norms of the images of the left vectors, and not of the right ones.
+
+    Returns
+    -------
+    values, left, right, residuals
+        As of `read_off`, in the order given; a residual is the larger of ``norm(M right - value left)`` and
+        ``norm(M^T left - value right)``.
+    """
+    xp = namespace(operator.like)
+    precise = operator.astype(xp.float64)
+    count = left.shape[0]
+    images, back = (xp.reshape(array, (count, -1)) for array in (precise._apply(right), precise._adjoint(left)))
+    u, v = (xp.reshape(side, (count, -1)) for side in (left, right))
+    norms = xp.linalg.vector_norm(back if wide else images, axis=1)
+    signs = xp.where(xp.sum(images * u, axis=1) < 0, -xp.ones_like(norms), xp.ones_like(norms))
+    u, back = signs[:, None] * u, signs[:, None] * back
+    defects = [xp.linalg.vector_norm(d, axis=1) for d in (images - norms[:, None] * u, back - norms[:, None] * v)]
+    residuals = np.maximum(*(np.asarray(to_numpy(defect), np.float64) for defect in defects))
+    values = np.asarray(to_numpy(norms), np.float64)
+    if count == 1:
+        exact = triplets(operator, left if wide else right, wide=wide)
+        if exact[3][0] <= max(2 * residuals[0], _SMALL * values[0]) and exact[0][0] - values[0] <= residuals[0]:
+            return exact
+    return values, xp.reshape(u, left.shape), right, residuals
 
 
 def placed(vectors: Array, channels: slice, positions: Sequence[slice], shape: Sequence[int]) -> Array:

@@ -13,7 +13,7 @@ from convla.linear_map import LinearMap
 from convla.operators import ConvOperator
 from convla.spectra.companion import conjugate_wave
 from convla.spectra.lanczos import LanczosResult, block_lanczos, random_start_error
-from convla.spectra.result import End, SingularValues, triplets
+from convla.spectra.result import End, SingularValues, read_off, triplets
 from convla.spectra.starts import structured_start
 from convla.spectra.status import Status
 from convla.typing import Array
@@ -143,7 +143,15 @@ def lanczos_triplets(
         if companion is not None:
             found = run(side.rows(xp.concat([image, companion[None, ...]])), max_matvecs // 2 - products, 0)
             products += found.products
-    values, left, right, residuals = triplets(operator, side.placed(found), wide=wide, end=end)
+    if end == "largest":
+        values, left, right, residuals = triplets(operator, side.placed(found), wide=wide)
+    else:
+        values, left, right, residuals = read_off(side.linear_map, side.placed(found))
+        if wide:
+            left, right = right, left
+            again = read_off(operator, right)
+            if float(again[0][0]) - float(values[0]) <= float(found.errors[0]):
+                values, left, right, residuals = again
     count = len(values)
     # A random part that is shorter than the vector makes the failure that much more probable.
     spread = random_start_error(random_steps, side.order, failure=random * _FAILURE / groups)

@@ -29,7 +29,7 @@ from convla.spectra.inertia import confirm_largest, confirms_smallest, factorisa
 from convla.spectra.inverse import SmallestTriplet, factorisation_work, smallest_by_inverse
 from convla.spectra.merge import all_of_parts, largest_of_parts, smallest_of_parts, values_in
 from convla.spectra.parts import direct_sum
-from convla.spectra.result import SingularValues, of_zero, triplets
+from convla.spectra.result import SingularValues, of_zero, smallest_triplet, triplets
 from convla.spectra.search import lanczos_triplets
 from convla.spectra.status import Status
 from convla.typing import Array, ArrayLike, Seed
@@ -239,7 +239,7 @@ def smallest_singular_value(
     if result.status == Status.NOT_CONVERGED:
         what = f"the smallest singular value was not found to a relative accuracy of {tolerance:.1e}"
         _warn(what, result, stacklevel=3)
-    return problem.finished(result, "smallest")
+    return problem.finished(result)
 
 
 def condition_number(operator: LinearMap, *, rtol: float | None = None, rng: Seed = 0) -> float:
@@ -360,7 +360,7 @@ class _Search:
         """Return the k largest singular triplets of a map that is not known to fall into parts."""
         small = decomposition_is_cheap(operator) or 4 * k >= min(operator.shape)
         if self.method == "dense" or (self.method == "auto" and small):
-            return dense_triplets(operator, k, rtol=self.rtol)
+            return dense_triplets(operator, k)
         banded = self.criterion == "value" and isinstance(operator, ConvOperator) and factorisation_is_cheap(operator)
         found = lanczos_triplets(
             operator,
@@ -435,7 +435,7 @@ def _smallest_of(
     if method == "auto":
         method = _cheapest_for_smallest(operator)
     if method == "dense":
-        return dense_triplets(operator, 1, "smallest", rtol=rtol)
+        return dense_triplets(operator, 1, "smallest")
     if method == "inverse":
         if not isinstance(operator, ConvOperator):
             raise ValueError(f"method 'inverse' needs a convolution, got {type(operator).__name__}")
@@ -468,10 +468,11 @@ def _smallest_by_inverse(
             best, where = found, number
     assert best is not None
     wide = operator.shape[0] < operator.shape[1]
-    vector = among_groups(
-        best.right[None, :], np.array([where]), operator.T if wide else operator, operator.geometry.groups
-    )
-    values, left, right, residuals = triplets(operator, vector, wide=wide, end="smallest")
+    side, place, groups = operator.T if wide else operator, np.array([where]), operator.geometry.groups
+    right = among_groups(best.right[None, :], place, side, groups)
+    left = among_groups(best.left[None, :], place, side.T, groups)
+    left, right = (right, left) if wide else (left, right)
+    values, left, right, residuals = smallest_triplet(operator, left, right, wide=wide)
     status = Status.ESTIMATED if best.converged else Status.NOT_CONVERGED
     error = best.error
     if float(values[0]) <= best.floor:

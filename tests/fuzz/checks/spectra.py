@@ -98,15 +98,17 @@ def judge_vectors(case: Case, layer: Layer, result: Any, truth: Truth) -> None:
     sides = max(left[0].size, right[0].size)
     rounding = 8 * eps * (prepared.moduli + math.sqrt(sides) * truth.largest) + truth.floor
     rounding += math.sqrt(sides) * truth.unscaled(np.finfo(dtype_of(layer)).smallest_subnormal)
+    reported = np.array([truth.unscaled(x) for x in np.asarray(result.residuals, np.float64)])
     relation = np.linalg.norm((image - column * left).reshape(len(left), -1), axis=1)
-    wrong = f"norm(M v - s u) is {relation.max() / max(truth.largest, 1e-300):.2e} of sigma_max"
-    case.expect(relation.max() <= rounding, wrong)
+    wrong = f"norm(M v - s u) is {relation.max() / max(truth.largest, 1e-300):.2e} of sigma_max, {result.status}"
+    # For a smallest value that an iteration estimates, the residual is the larger of the two defects.
+    open_to_doubt = result.status in ("estimated", "not converged") and not math.isfinite(result.upper)
+    case.expect(np.all(relation <= rounding + (reported if open_to_doubt else 0.0)), wrong)
     for name, vectors in (("left", left), ("right", right)):
         rows = vectors.reshape(len(vectors), -1)
         defect = np.abs(rows @ rows.T - np.eye(len(rows))).max()
         case.expect(defect <= 8 * eps * math.sqrt(sides), f"the {name} vectors are {defect:.2e} from orthonormal")
     residuals = np.linalg.norm((back - column * right).reshape(len(left), -1), axis=1)
-    reported = np.array([truth.unscaled(x) for x in np.asarray(result.residuals, np.float64)])
     wrong = f"norm(M^T u - s v) is {residuals} * 2**{truth.exponent}, reported as {reported} * 2**{truth.exponent}"
     case.expect(np.all(residuals <= reported * (1 + 1e-3) + rounding), wrong)
 
