@@ -153,6 +153,7 @@ STATEMENTS = (
         functions=(
             "convla.penalty",
             "convla.penalty_gradient",
+            "convla.penalties.value.pair_gradient",
             "convla.penalties.value.active_pairs",
             "convla.penalties.value.cluster",
             "convla.penalties.value.gram_map",

@@ -105,6 +105,24 @@ def block_matrix_on_the_bases(_: int) -> str:
     return "54 sizes"
 
 
+@evidence(
+    Kind.PROOF,
+    "all unit kernels, g, h <= 2, k <= 3, N <= 3, rows and columns stacked: the sparse matrix against the dense one",
+)
+def sparse_matrices_are_the_dense_ones(_: int) -> str:
+    count = 0
+    for g, h, k, n in itertools.product((1, 2), (1, 2), (1, 2, 3), (1, 3)):
+        for kernel in unit_kernels(g * h, (k, k)).reshape(-1, h, g, k, k):
+            for order in ("C", "F"):
+                dense, sparse = (
+                    convla.convolution_matrix(kernel, (n, n), order=order, format=form)  # type: ignore[arg-type]
+                    for form in ("dense", "csr")
+                )
+                assert np.array_equal(sparse.toarray(), dense), f"g = {g}, h = {h}, k = {k}, N = {n}, order {order}"
+                count += 1
+    return f"{count} matrices"
+
+
 @evidence(Kind.PROOF, "every g, h, k <= 4: entries of the kernel")
 def a_filter_has_as_many_weights_as_taps(_: int) -> str:
     for g, h, k in itertools.product(range(1, 5), repeat=3):
@@ -213,7 +231,7 @@ STATEMENTS = (
         claim=r"$\mathbb{M} = [M_{(c)(d)}]$ with $M_{(c)(d)}$ the matrix of $K_{:,:,d,c}$, and vec stacking channel after "
         r"channel.",
         verdict=Verdict.HOLDS,
-        evidence=(block_matrix_on_the_bases,),
+        evidence=(block_matrix_on_the_bases, sparse_matrices_are_the_dense_ones),
         functions=(
             "convla.convolution_matrix",
             "convla.doubly_block_toeplitz",
