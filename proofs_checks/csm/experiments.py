@@ -184,7 +184,7 @@ def algorithm_1_is_adam_on_the_sum(_: int) -> str:
             assert np.abs(state.kernels[name] - kernel).max() < 1e-9, (engine, name)
         assert state.losses[-1] < state.losses[0]
         # The form that keeps norms steps along the gradient of the normalised loss, and brings every filter back to its norm.
-        kept = initialize_network(network, iterations=1, learning_rate=0.01, keep_norms=True, engine=engine)  # type: ignore[arg-type]
+        kept = initialize_network(network, iterations=1, learning_rate=0.01, keep_norms=True, engine=engine)
         for name, kernel in network.items():
             moved = Adam(0.01, (0.5, 0.999)).step(
                 kernel, convla.convolutional_similarity_gradient(kernel, method="pairwise", normalized=True)

@@ -113,10 +113,10 @@ def sparse_matrices_are_the_dense_ones(_: int) -> str:
     count = 0
     for g, h, k, n in itertools.product((1, 2), (1, 2), (1, 2, 3), (1, 3)):
         for kernel in unit_kernels(g * h, (k, k)).reshape(-1, h, g, k, k):
+            geometry = convla.ConvGeometry(kernel.shape, (n, n), padding="same")
             for order in ("C", "F"):
                 dense, sparse = (
-                    convla.convolution_matrix(kernel, (n, n), order=order, format=form)  # type: ignore[arg-type]
-                    for form in ("dense", "csr")
+                    convla.convolution_matrix(kernel, geometry, order=order, format=form) for form in ("dense", "csr")
                 )
                 assert np.array_equal(sparse.toarray(), dense), f"g = {g}, h = {h}, k = {k}, N = {n}, order {order}"
                 count += 1
