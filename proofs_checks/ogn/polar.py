@@ -17,8 +17,6 @@ from proofs_checks.statement import Kind, Statement, UnavailableError, Verdict, 
 
 __all__ = ["ACCURACY", "CONDITION", "STATEMENTS", "singular_values"]
 
-ORTHONORMAL = "convla.orthonormal"
-
 
 ACCURACY = 1e-11
 """What `convla.orthonormalize` states of its relative distance, in the Frobenius norm, to the polar factor."""

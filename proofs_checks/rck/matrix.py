@@ -18,9 +18,6 @@ from proofs_checks.statement import Kind, Statement, Verdict, evidence
 
 __all__ = ["STATEMENTS"]
 
-TOEPLITZ = "convla.toeplitz"
-MATRICES = "convla.identities.matrices"
-
 
 @evidence(Kind.PROOF, "all unit K and X: k <= 5, even k included, N <= 4; channels g, h <= 2 for k <= 3, N <= 3")
 def printed_convolution_on_the_bases(_: int) -> str:

@@ -17,9 +17,6 @@ from proofs_checks.statement import Kind, Statement, Verdict, evidence
 
 __all__ = ["STATEMENTS", "eigenvalue_rounding", "matrix_and_target"]
 
-MATRICES = "convla.identities.matrices"
-PENALTIES = "convla.penalties.value"
-
 
 def matrix_and_target(operator: convla.ConvOperator, ratio: float) -> tuple[Array, float]:
     """Return an operator's matrix, and the alpha that has this ratio to its squared norm (or is it, for a zero one)."""
