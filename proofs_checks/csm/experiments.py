@@ -18,7 +18,7 @@ from convla.experiments.published import published_tables
 from convla.similarity import initialize_network
 from convla.similarity.pairs import feature_map_gram
 from convla.testing import gamma
-from convla.typing import Array
+from convla.typing import Array, Padding
 from proofs_checks.bases import quadratic_basis, unit_kernels, vector_sizes
 from proofs_checks.draws import for_all, integers, layers
 from proofs_checks.polynomials import symbolic_kernels
@@ -115,7 +115,8 @@ def descents_record_the_feature_maps(_: int) -> str:
         "signed": lambda inner, _: inner,
         "cosine": lambda inner, norms: inner / norms,
     }
-    for n, padding, reading, engine in itertools.product((3, 9), ("full", "valid"), readings, ("reference", "numba")):
+    paddings: tuple[Padding, ...] = ("full", "valid")
+    for n, padding, reading, engine in itertools.product((3, 9), paddings, readings, ("reference", "numba")):
         k1, k2 = rng.uniform(-1, 1, (2, 40, n))
         x = rng.uniform(0, 1, (40, 20))
         outcome = descend_pairs(
