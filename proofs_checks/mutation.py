@@ -283,7 +283,7 @@ def _is_check(node: ast.AST) -> bool:
     if isinstance(node, ast.If):
         return all(isinstance(part, ast.Raise) for part in node.body)
     if isinstance(node, ast.Call):
-        return isinstance(node.func, ast.Name) and node.func.id.lstrip("_").startswith("check_")
+        return isinstance(node.func, ast.Name) and node.func.id.lstrip("_").startswith(("check_", "refuse_"))
     return False
 
 

@@ -18,8 +18,6 @@ from proofs_checks.statement import Kind, Statement, Verdict, evidence
 
 __all__ = ["STATEMENTS", "WEIGHTS", "fractions"]
 
-GRADIENTS = "convla.gradients"
-METRICS = "convla.identities.channel_metrics"
 
 WEIGHTS = (Fraction(1, 7), Fraction(1), Fraction(5, 2))
 """Both sides are a + b lambda + c / lambda in the weight: three values of it decide."""

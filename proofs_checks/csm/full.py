@@ -15,15 +15,13 @@ from proofs_checks.bases import agree_on_all_bases, quadratic_basis, unit_kernel
 from proofs_checks.draws import floats, for_all, integers, pairs_and_inputs
 from proofs_checks.statement import Kind, Statement, Verdict, evidence
 
-__all__ = ["INNER_PRODUCTS", "PLANES", "STATEMENTS", "TABLE_SIZES", "inner_product_bound", "printed_sum"]
+__all__ = ["PLANES", "STATEMENTS", "TABLE_SIZES", "inner_product_bound", "printed_sum"]
 
 TABLE_SIZES = ((3, 64), (9, 64), (16, 64))
 """The sizes (N, M) of CSM Tables 1-6."""
 
 PLANES = (((1, 2), (2, 2)), ((2, 2), (3, 3)), ((2, 3), (3, 3)), ((3, 3), (4, 4)), ((2, 2, 2), (2, 3, 2)))
 """Sizes of kernels and inputs with two and three axes."""
-
-INNER_PRODUCTS = "convla.identities.inner_products"
 
 
 def printed_sum(kernel: Array, x: Array, i: int, sign: int) -> int:

@@ -18,8 +18,6 @@ from proofs_checks.statement import Kind, Statement, Verdict, evidence
 
 __all__ = ["STATEMENTS"]
 
-FORMS = "convla.identities.kernel_similarity"
-SIMILARITY = "convla.similarity.layer"
 
 SYMBOLIC = ((2, 1, 2), (2, 1, 3), (3, 1, 2), (2, 2, 2), (3, 2, 2), (2, 1, 2, 2), (2, 2, 2, 2), (2, 1, 2, 2, 2))
 """Shapes (c_out, c_in, *kernel) at which identities are proved as identities of polynomials."""

@@ -183,7 +183,6 @@ STATEMENTS = (
         "needs 2n.",
         verdict=Verdict.HOLDS,
         evidence=(memory_in_multiples_of_the_model,),
-        functions=("convla.frameworks.torch.GradientTransform",),
         note="Between steps; during one the decomposition of a layer needs a few copies of it.",
     ),
     Statement(

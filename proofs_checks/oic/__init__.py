@@ -17,7 +17,6 @@ from proofs_checks.statement import Kind, Statement, Verdict, evidence
 
 __all__ = ["STATEMENTS"]
 
-INITIALIZERS = "convla.initializers"
 METHODS = ("haar", "svd")
 
 

@@ -16,8 +16,6 @@ from proofs_checks.statement import Kind, Statement, Verdict, evidence
 
 __all__ = ["STATEMENTS"]
 
-PENALTIES = "convla.penalties.value"
-
 
 @evidence(Kind.PROPERTY, "operators with g > h, subnormal and ill-scaled too, alpha on both sides of sigma_max^2 / 2")
 def penalty_is_at_least_alpha(examples: int) -> str:
@@ -153,6 +151,7 @@ STATEMENTS = (
         functions=(
             "convla.penalty",
             "convla.penalty_gradient",
+            "convla.penalties.value.pair_gradient",
             "convla.penalties.value.active_pairs",
             "convla.penalties.value.cluster",
             "convla.penalties.value.gram_map",

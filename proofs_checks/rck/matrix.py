@@ -18,9 +18,6 @@ from proofs_checks.statement import Kind, Statement, Verdict, evidence
 
 __all__ = ["STATEMENTS"]
 
-TOEPLITZ = "convla.toeplitz"
-MATRICES = "convla.identities.matrices"
-
 
 @evidence(Kind.PROOF, "all unit K and X: k <= 5, even k included, N <= 4; channels g, h <= 2 for k <= 3, N <= 3")
 def printed_convolution_on_the_bases(_: int) -> str:
@@ -103,6 +100,24 @@ def block_matrix_on_the_bases(_: int) -> str:
         stacked = np.stack([np.concatenate([plane.T.ravel() for plane in y]) for y in features], axis=1)
         assert np.array_equal(operator.to_dense() @ printed, stacked), f"vec: g = {g}, h = {h}, k = {k}, N = {n}"
     return "54 sizes"
+
+
+@evidence(
+    Kind.PROOF,
+    "all unit kernels, g, h <= 2, k <= 3, N <= 3, rows and columns stacked: the sparse matrix against the dense one",
+)
+def sparse_matrices_are_the_dense_ones(_: int) -> str:
+    count = 0
+    for g, h, k, n in itertools.product((1, 2), (1, 2), (1, 2, 3), (1, 3)):
+        for kernel in unit_kernels(g * h, (k, k)).reshape(-1, h, g, k, k):
+            geometry = convla.ConvGeometry(kernel.shape, (n, n), padding="same")
+            for order in ("C", "F"):
+                dense, sparse = (
+                    convla.convolution_matrix(kernel, geometry, order=order, format=form) for form in ("dense", "csr")
+                )
+                assert np.array_equal(sparse.toarray(), dense), f"g = {g}, h = {h}, k = {k}, N = {n}, order {order}"
+                count += 1
+    return f"{count} matrices"
 
 
 @evidence(Kind.PROOF, "every g, h, k <= 4: entries of the kernel")
@@ -213,7 +228,7 @@ STATEMENTS = (
         claim=r"$\mathbb{M} = [M_{(c)(d)}]$ with $M_{(c)(d)}$ the matrix of $K_{:,:,d,c}$, and vec stacking channel after "
         r"channel.",
         verdict=Verdict.HOLDS,
-        evidence=(block_matrix_on_the_bases,),
+        evidence=(block_matrix_on_the_bases, sparse_matrices_are_the_dense_ones),
         functions=(
             "convla.convolution_matrix",
             "convla.doubly_block_toeplitz",

@@ -17,9 +17,6 @@ from proofs_checks.statement import Kind, Statement, Verdict, evidence
 
 __all__ = ["STATEMENTS", "eigenvalue_rounding", "matrix_and_target"]
 
-MATRICES = "convla.identities.matrices"
-PENALTIES = "convla.penalties.value"
-
 
 def matrix_and_target(operator: convla.ConvOperator, ratio: float) -> tuple[Array, float]:
     """Return an operator's matrix, and the alpha that has this ratio to its squared norm (or is it, for a zero one)."""
@@ -109,6 +106,24 @@ def every_bound_is_attained(_: int) -> str:
     return "9 pairs (alpha, t): the least singular value, the largest and their ratio are the bounds"
 
 
+@evidence(
+    Kind.PROPERTY,
+    "(1, 2, 1) x (1, 2, 1) on 34x34, too large to decompose, whose singular values are known; one and two input channels",
+)
+def penalty_of_a_large_layer(_: int) -> str:
+    taps, n = np.outer([1.0, 2.0, 1.0], [1.0, 2.0, 1.0]) / 16, 34
+    ends = [((2 + 2 * math.cos(math.pi * j / (n + 1))) / 4) ** 2 for j in (1, n)]
+    for channels in (1, 2):
+        operator = convla.ConvOperator(np.stack([taps] * channels)[None], (n, n))
+        for alpha in (0.1, 0.9, 2.0):
+            largest = channels * ends[0] ** 2
+            least = ends[1] ** 2 if channels == 1 else 0.0  # two equal channels: half of the space is the null space
+            wanted = max(largest - alpha, alpha - least)
+            value = float(convla.penalty(operator, alpha))
+            assert abs(value - wanted) <= 1e-6 * (largest + alpha), (channels, alpha, value, wanted)
+    return "6 values"
+
+
 @evidence(Kind.PROPERTY, "operators, tall, square and wide, ill-scaled too, alpha beside the edge sigma_max^2 / 2")
 def premise_holds_for_large_alpha(examples: int) -> str:
     seen = {True: 0, False: 0}
@@ -169,6 +184,7 @@ STATEMENTS = (
             penalty_encloses_singular_values,
             penalty_is_the_larger_end,
             every_bound_is_attained,
+            penalty_of_a_large_layer,
             edges_of_the_enclosure,
         ),
         functions=(

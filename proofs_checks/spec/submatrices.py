@@ -17,7 +17,6 @@ from proofs_checks.statement import Kind, Statement, Verdict, evidence
 
 __all__ = ["STATEMENTS"]
 
-MATRICES = "convla.identities.matrices"
 SIZES = (
     ((1,), (1,)),
     ((2,), (4,)),
