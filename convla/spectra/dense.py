@@ -137,6 +137,11 @@ def dense_triplets(operator: LinearMap, k: int, end: End = "largest") -> Singula
         left = among_groups(_picked(u, where, places), where, side.T, groups)
         left, right = (right, left) if wide else (left, right)
         values, left, right, residuals = smallest_triplet(operator, left, right, wide=wide)
+        # Tiny values, of rounding alone, may have changed places.
+        order = np.argsort(-values if end == "largest" else values, kind="stable")
+        places = on_device_of(order, left, xp)
+        values, residuals = values[order], residuals[order]
+        left, right = (xp.take(vectors, places, axis=0) for vectors in (left, right))
     error = rounding(operator, largest)
     singular = end == "smallest" and float(values.min()) <= max(operator.shape) * float(np.finfo(float).eps) * largest
     return SingularValues(

@@ -190,7 +190,7 @@ def random_start_error(steps: int, order: int, *, failure: float) -> float:
     --------
     >>> from convla.spectra.lanczos import random_start_error
     >>> round(random_start_error(200, 10_000, failure=1e-10), 5)
-    0.00252
+    0.00249
     """
     if failure == 0.0:
         return math.inf
