@@ -8,9 +8,8 @@ import numpy as np
 
 from convla._array import namespace, to_numpy
 from convla.linear_map import LinearMap
-from convla.spectra.border import convolution_of
+from convla.spectra.border import convolution_of, prepared
 from convla.spectra.maximiser import symbol_peaks
-from convla.spectra.scaling import scaled_to_unit
 from convla.spectra.symbol import FloatArray, Symbol
 from convla.typing import Seed
 
@@ -69,7 +68,9 @@ def asymptotic_largest_singular_value(operator: LinearMap, *, rng: Seed = 0) -> 
     geometry = convolution.geometry
     if geometry.boundary != "zero":
         raise ValueError(f"operator must have boundary 'zero', got {geometry.boundary!r}")
-    scaled, exponent = scaled_to_unit(convolution)
+    problem = prepared(operator)
+    scaled, exponent = problem.convolution, problem.exponent
+    assert scaled is not None
     xp = namespace(scaled.kernel)
     symbol = Symbol(xp.astype(scaled.kernel, xp.float64), geometry)
     sizes = np.array([n / s for n, s in zip(geometry.image_shape, geometry.stride, strict=True)])

@@ -14,13 +14,13 @@ from convla._validate import check_array, check_choice, check_integer
 from convla.errors import ShapeError
 from convla.linear_map import LinearMap
 from convla.operators import ConvOperator
-from convla.spectra.border import convolution_of
+from convla.spectra.border import convolution_of, prepared
 from convla.spectra.certificate import U64, gamma
 from convla.spectra.dense import dense_triplets
 from convla.spectra.enclosure import dense_upper_bound, in_double, product_error, symbol_maxima, symbol_upper_bound
 from convla.spectra.maximiser import SymbolPeak, start_vectors
 from convla.spectra.result import SingularValues
-from convla.spectra.scaling import scale_down, scale_up, scaled_to_unit
+from convla.spectra.scaling import scale_down, scale_up
 from convla.spectra.search import lanczos_triplets
 from convla.spectra.starts import structured_start
 from convla.spectra.symbol import Symbol
@@ -122,11 +122,13 @@ def singular_value_bounds(
     >>> bool(lower <= 2 * np.cos(np.pi / 601) <= upper)
     True
     """
-    convolution, transposed = convolution_of(operator)
+    convolution_of(operator)  # of other maps there is no enclosure
     check_choice("method", method, ("auto", "dense", "symbol"))
     if max_matvecs is not None:
         check_integer("max_matvecs", max_matvecs, minimum=2)
-    scaled, exponent = scaled_to_unit(convolution)
+    problem = prepared(operator)
+    scaled, exponent = problem.convolution, problem.exponent
+    assert scaled is not None
     given = None if start is None else _given_vector(operator, scaled, start)
     if not bool(namespace(scaled.kernel).any(scaled.kernel != 0)):
         zero = "no entry of the kernel that meets the image differs from zero"
@@ -135,7 +137,7 @@ def singular_value_bounds(
     dense = method == "dense" or (method == "auto" and min(scaled.shape) <= _DENSE_SIDE)
     peaks = () if dense else symbol_maxima(scaled, generator)
     if given is not None:
-        lower = _rayleigh_lower(scaled, given, transposed=transposed)
+        lower = _rayleigh_lower(scaled, given, transposed=problem.transposed)
     elif dense:
         lower = _rayleigh_lower(scaled, dense_triplets(in_double(scaled), 1).right)
     else:
@@ -195,12 +197,14 @@ def _given_vector(operator: LinearMap, scaled: ConvOperator, start: SingularValu
         raise ValueError("start must hold singular vectors, got a result without them")
     shape = operator.domain_shape
     axes = f"(..., {', '.join(map(str, shape))})"
-    xp = namespace(scaled.kernel)
+    xp = namespace(operator.like)
     vectors = start.right if isinstance(start, SingularValues) else start
     array = check_array("start", vectors, xp, min_ndim=len(shape), axes=axes)
     if tuple(array.shape[-len(shape) :]) != shape:
         raise ShapeError(f"start must have shape {axes}, got {tuple(array.shape)}")
     vector = xp.astype(xp.reshape(array, (-1, *shape))[0, ...], xp.float64)
+    if namespace(scaled.kernel) is not xp:
+        vector, xp = to_numpy(vector), namespace(scaled.kernel)
     largest = float(xp.max(xp.abs(vector)))
     if not 0 < largest < math.inf:
         raise ValueError(f"start must be finite and not zero, got a largest modulus of {largest}")

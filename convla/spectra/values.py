@@ -24,6 +24,7 @@ from convla.spectra.dense import (
     dense_values,
     group_operators,
 )
+from convla.spectra.enclosure import upper_bound
 from convla.spectra.fourier import fourier_is_exact, fourier_triplets, values_of_symbol
 from convla.spectra.inertia import confirm_largest, confirms_smallest, factorisation_is_cheap, vector_of
 from convla.spectra.inverse import SmallestTriplet, factorisation_work, smallest_by_inverse
@@ -43,6 +44,7 @@ Criterion = Literal["residual", "value"]
 _FOURIER_CHANNELS_PER_TAP = 16  # above, the c^3 work at all frequencies costs more than the iteration's convolutions
 _DIRECT_LIMIT = 2e12  # operations of a decomposition or factorisation: about 20 s
 _MATVECS_BEFORE_FACTORISATION = 120
+_ENCLOSURE_RTOL = 3e-4  # below, an enclosure by the symbol seldom closes
 
 
 def singular_values(
@@ -374,7 +376,18 @@ class _Search:
         )
         if banded and found.value > 0 and isinstance(operator, ConvOperator):
             return self._confirmed(operator, found)
+        wide_enough = self.criterion == "value" and self.rtol >= _ENCLOSURE_RTOL
+        if wide_enough and found.status == Status.ESTIMATED and isinstance(operator, ConvOperator):
+            return self._enclosed(operator, found)
         return found
+
+    def _enclosed(self, operator: ConvOperator, found: SingularValues) -> SingularValues:
+        """Return the largest triplet with what its enclosure says of it, if this closes within the tolerance."""
+        upper = upper_bound(operator, guess=found.value, rng=self.rng)
+        if upper > found.value * (1 + self.rtol):
+            return found
+        upper = max(upper, found.value)
+        return replace(found, errors=np.array([upper - found.value]), upper=upper, status=Status.CONFIRMED)
 
     def _confirmed(self, operator: ConvOperator, found: SingularValues) -> SingularValues:
         """Return the largest triplet with what a factorisation says of it."""
