@@ -216,10 +216,7 @@ STATEMENTS = (
         r"\sup_\theta \|f(\theta)\|_2$, each non-decreasing in the size of the image.",
         verdict=Verdict.HOLDS,
         evidence=(chain_of_submatrices, chain_of_norms),
-        functions=(
-            "convla.convolution_matrix",
-            "convla.singular_value_bounds",
-        ),
+        functions=("convla.convolution_matrix",),
         note="Each matrix is a submatrix of the next; the last step is SPEC-embed, the norms of circulants being values of "
         "the symbol's norm.",
     ),
