@@ -273,5 +273,10 @@ class _Converted(LinearMap):
 
 
 def _refuse_no_array(name: str, value: object) -> None:
+    if isinstance(value, LinearMap):
+        raise TypeError(
+            f"{name} must be a dense vector or matrix, got {describe(value)} of shape {value.shape}: apply one map to "
+            "what the other gives, or multiply by its to_dense()"
+        )
     if isinstance(value, numbers.Number) or hasattr(value, "toarray"):
         raise TypeError(f"{name} must be a dense vector or matrix, got {describe(value)}")

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from convla._array import describe
+from convla._threads import blas_on_one_thread
 from convla.errors import ShapeError
 from convla.frameworks.torch._closed_form import check_weight, closed_form
 from convla.frameworks.torch.layers import (
@@ -186,7 +187,8 @@ class SpectralPenalty(nn.Module):  # type: ignore[misc]
             raise ShapeError(f"weight must have shape {self.kernel_shape}, got {tuple(weight.shape)}")
 
         def value(kernel: Tensor) -> Tensor:
-            return kernel.new_tensor(self._estimate(self._operator(kernel)).value)
+            with blas_on_one_thread():
+                return kernel.new_tensor(self._estimate(self._operator(kernel)).value)
 
         def value_and_gradient(kernel: Tensor) -> tuple[Tensor, Tensor]:
             operator = self._operator(kernel)
