@@ -187,8 +187,7 @@ class SpectralPenalty(nn.Module):  # type: ignore[misc]
             raise ShapeError(f"weight must have shape {self.kernel_shape}, got {tuple(weight.shape)}")
 
         def value(kernel: Tensor) -> Tensor:
-            with blas_on_one_thread():
-                return kernel.new_tensor(self._estimate(self._operator(kernel)).value)
+            return kernel.new_tensor(self._estimate(self._operator(kernel)).value)
 
         def value_and_gradient(kernel: Tensor) -> tuple[Tensor, Tensor]:
             operator = self._operator(kernel)
@@ -210,6 +209,7 @@ class SpectralPenalty(nn.Module):  # type: ignore[misc]
     def _operator(self, kernel: Tensor) -> ConvOperator:
         return ConvOperator(kernel, **self.setting)
 
+    @blas_on_one_thread()
     def _estimate(self, operator: ConvOperator) -> ActivePairs:
         # Made afresh: whatever is remembered is in the buffers.
         estimator = ESTIMATORS[self.options.tracker](self.options)
