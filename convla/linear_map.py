@@ -14,7 +14,7 @@ from convla.errors import ShapeError
 from convla.toeplitz import Order, check_room, unvec, vec
 from convla.typing import Array, ArrayLike
 
-__all__ = ["LinearMap", "Transpose"]
+__all__ = ["LinearMap", "Scaled", "Transpose"]
 
 
 class LinearMap(ABC):
@@ -71,14 +71,13 @@ class LinearMap(ABC):
         """Return the matrix as an array of the map's library: the images of the unit vectors."""
         xp = namespace(self.like)
         rows, columns = self.shape
-        if rows < columns:
-            return xp.matrix_transpose(self.T.to_dense())
         check_room(self.shape, self.like)
-        unit = xp.eye(columns, dtype=self.dtype, device=device_of(self.like))
-        images = vec(
-            self.apply(unvec(unit, self.domain_shape, order=self.order)), len(self.range_shape) - 1, order=self.order
-        )
-        return xp.matrix_transpose(images)
+        wide = rows < columns  # then there are fewer rows, the images of the transpose
+        inputs, outputs = (self.range_shape, self.domain_shape) if wide else (self.domain_shape, self.range_shape)
+        unit = xp.eye(min(rows, columns), dtype=self.dtype, device=device_of(self.like))
+        images = (self._adjoint if wide else self._apply)(unvec(unit, inputs, order=self.order))
+        images = vec(images, len(outputs) - 1, order=self.order)
+        return images if wide else xp.matrix_transpose(images)
 
     def astype(self, dtype: Any) -> LinearMap:
         """Return the map for arrays of another dtype: by default it converts them, and works in its own."""
@@ -239,6 +238,47 @@ class Transpose(LinearMap):
     def to_dense(self) -> Array:
         """Return the transposed matrix of the map."""
         return namespace(self.like).matrix_transpose(self._transposed.to_dense())
+
+
+@final
+class Scaled(LinearMap):
+    """A map times a power of two, which is exact but for what becomes subnormal."""
+
+    def __init__(self, linear_map: LinearMap, exponent: int) -> None:
+        self._map, self.exponent = linear_map, exponent
+        self.order = linear_map.order
+
+    @property
+    def domain_shape(self) -> tuple[int, ...]:
+        """The domain of the map."""
+        return self._map.domain_shape
+
+    @property
+    def range_shape(self) -> tuple[int, ...]:
+        """The range of the map."""
+        return self._map.range_shape
+
+    @property
+    def like(self) -> Array:
+        """As of the map."""
+        return self._map.like
+
+    def apply(self, image: Array) -> Array:
+        """Apply the map, and scale."""
+        return self._scaled(self._map.apply(image))
+
+    def adjoint(self, features: Array) -> Array:
+        """Apply the map's adjoint, and scale."""
+        return self._scaled(self._map.adjoint(features))
+
+    def astype(self, dtype: Any) -> LinearMap:
+        """Return the scaled map for arrays of another dtype."""
+        return Scaled(self._map.astype(dtype), self.exponent)
+
+    def _scaled(self, array: Array) -> Array:
+        # In two factors: the power itself may be beyond the dtype's range.
+        half = self.exponent // 2
+        return array * 2.0**half * 2.0 ** (self.exponent - half)
 
 
 @final

@@ -12,7 +12,8 @@ import numpy as np
 from convla._array import device_of, is_exact, namespace, on_device_of, to_numpy
 from convla._checks import check_not_followed
 from convla._validate import check_real
-from convla.linear_map import LinearMap
+from convla.errors import ShapeError
+from convla.linear_map import LinearMap, Scaled
 from convla.operators import ConvOperator
 from convla.spectra.result import SingularValues, read_off
 from convla.spectra.scaling import scaled_to_unit
@@ -68,6 +69,11 @@ class Problem:
             values = rescale(result.values)
             residuals = None if result.residuals is None else rescale(result.residuals)
             errors, upper = rescale(result.errors), rescale(result.upper)
+            # What becomes subnormal on the way back is rounded: outward.
+            unseen = np.nextafter(0.0, 1.0) * (
+                (np.asarray(to_numpy(values)) < np.finfo(float).tiny) & (np.asarray(to_numpy(result.values)) > 0)
+            )
+            errors, upper = errors + unseen, upper + float(unseen.max(initial=0.0))
         if not math.isfinite(float(values[0])):
             raise OverflowError(
                 f"the largest singular value, {result.value:.3g} * 2**{self.exponent}, is beyond float64: "
@@ -124,13 +130,29 @@ def prepared(operator: LinearMap) -> Problem:
     try:
         convolution, transposed = convolution_of(operator)
     except TypeError:
-        xp = namespace(operator.like)
-        if operator.dtype not in (xp.float32, xp.float64):
-            raise TypeError(f"operator must work in float32 or float64, got dtype {operator.dtype}") from None
-        return Problem(operator, False, 0, operator)
+        return _prepared_map(operator)
     check_not_followed("kernel", convolution.kernel, "a singular value")
     scaled, exponent = scaled_to_unit(_in_host_memory(convolution))
     return Problem(scaled, transposed, exponent, operator)
+
+
+def _prepared_map(operator: LinearMap) -> Problem:
+    """Return a map that is no convolution, scaled by what it makes of random arrays."""
+    xp = namespace(operator.like)
+    if operator.dtype not in (xp.float32, xp.float64):
+        raise TypeError(f"operator must work in float32 or float64, got dtype {operator.dtype}")
+    for name in ("domain_shape", "range_shape"):
+        shape = getattr(operator, name)
+        if not 2 <= len(shape) <= 4:
+            raise ShapeError(f"operator.{name} must be (c, *positions) with 1 to 3 axes of positions, got {shape}")
+    check_not_followed("operator.like", operator.like, "a singular value")
+    draws = [np.random.default_rng(0).standard_normal(s) for s in (operator.domain_shape, operator.range_shape)]
+    arrays = [on_device_of(draw, operator.like, xp, dtype=operator.dtype) for draw in draws]
+    sizes = [float(xp.max(xp.abs(image))) for image in (operator.apply(arrays[0]), operator.adjoint(arrays[1]))]
+    if not all(map(math.isfinite, sizes)):
+        raise ValueError("operator must map finite arrays to finite ones, got infinity or NaN for random ones")
+    exponent = math.frexp(max(sizes))[1]
+    return Problem(Scaled(operator, -exponent), False, exponent, operator)
 
 
 def convolution_of(operator: LinearMap) -> tuple[ConvOperator, bool]:

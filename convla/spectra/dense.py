@@ -12,7 +12,7 @@ from convla.linear_map import LinearMap
 from convla.operators import ConvOperator
 from convla.spectra.result import End, SingularValues, placed, smallest_triplet, triplets
 from convla.spectra.status import Status
-from convla.toeplitz import check_room, unvec
+from convla.toeplitz import check_room, unvec, vec
 from convla.typing import Array
 
 __all__ = [
@@ -106,7 +106,7 @@ def dense_triplets(operator: LinearMap, k: int, end: End = "largest") -> Singula
     MemoryError
         If the dense matrices would not fit in memory.
     """
-    xp = namespace(operator.like)
+    xp, dtype = namespace(operator.like), operator.dtype
     matrices = _matrices(operator)
     groups, rows, columns = matrices.shape
     wide = rows < columns
@@ -118,6 +118,8 @@ def dense_triplets(operator: LinearMap, k: int, end: End = "largest") -> Singula
     chosen = chosen[::-1][:k] if end == "largest" else chosen[:k]
     largest = float(spectrum.max())
     least = float(spectrum.ravel()[chosen].min()) / max(largest, float(np.finfo(float).tiny))
+    if not isinstance(operator, ConvOperator):  # which multiplies in its own dtype
+        operator = _Matrix(matrices[0, ...], operator)
     side = operator.T if wide else operator
     if least >= _GRAM_LIMIT:
         where, places = np.unravel_index(chosen, spectrum.shape)
@@ -142,12 +144,14 @@ def dense_triplets(operator: LinearMap, k: int, end: End = "largest") -> Singula
         places = on_device_of(order, left, xp)
         values, residuals = values[order], residuals[order]
         left, right = (xp.take(vectors, places, axis=0) for vectors in (left, right))
-    error = rounding(operator, largest)
-    singular = end == "smallest" and float(values.min()) <= max(operator.shape) * float(np.finfo(float).eps) * largest
+    # A group is decomposed by itself: its rounding errors are those of its own largest value.
+    own = largest if end == "largest" else float(spectrum[where[0]].max())
+    error = rounding(operator, own)
+    singular = end == "smallest" and float(values.min()) <= max(operator.shape) * float(np.finfo(float).eps) * own
     return SingularValues(
         values=on_device_of(values.copy(), operator.like, xp, dtype=xp.float64),
-        left=xp.astype(left, operator.dtype),
-        right=xp.astype(right, operator.dtype),
+        left=xp.astype(left, dtype),
+        right=xp.astype(right, dtype),
         residuals=residuals,
         errors=np.full(len(values), error),
         upper=largest + error if end == "largest" else math.inf,
@@ -166,6 +170,36 @@ def _picked(columns: Array, groups: np.ndarray, places: np.ndarray) -> Array:
 def rounding(operator: LinearMap, largest: float) -> float:
     """Return what a backward stable decomposition in float64 leaves open of every value."""
     return float(np.finfo(np.float64).eps) * math.sqrt(min(operator.shape)) * largest
+
+
+class _Matrix(LinearMap):
+    """A map by its matrix in float64."""
+
+    def __init__(self, matrix: Array, linear_map: LinearMap) -> None:
+        self._matrix, self._map = matrix, linear_map
+        self.order = linear_map.order
+
+    @property
+    def domain_shape(self) -> tuple[int, ...]:
+        return self._map.domain_shape
+
+    @property
+    def range_shape(self) -> tuple[int, ...]:
+        return self._map.range_shape
+
+    @property
+    def like(self) -> Array:
+        return self._matrix
+
+    def apply(self, image: Array) -> Array:
+        xp = namespace(image)
+        rows = vec(image, len(self.domain_shape) - 1, order=self.order)
+        return unvec(xp.matmul(rows, xp.matrix_transpose(self._matrix)), self.range_shape, order=self.order)
+
+    def adjoint(self, features: Array) -> Array:
+        xp = namespace(features)
+        rows = vec(features, len(self.range_shape) - 1, order=self.order)
+        return unvec(xp.matmul(rows, self._matrix), self.domain_shape, order=self.order)
 
 
 def _groups(operator: LinearMap) -> int:

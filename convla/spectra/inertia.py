@@ -147,8 +147,11 @@ class Confirmed:
     wide : bool
         Whether the vector is a left one.
     matvecs : int
+    completed : bool
+        Whether a factorisation shows that no singular value is above the value by more than half of `rtol` and what
+        its rounding may hide.
     proved : bool
-        Whether `upper` is within the tolerance of the value.
+        Whether this is within the tolerance.
     """
 
     value: float
@@ -157,6 +160,7 @@ class Confirmed:
     group: int
     wide: bool
     matvecs: int
+    completed: bool
     proved: bool
 
 
@@ -186,10 +190,10 @@ def confirm_largest(
     The eigenvalues of ``(s^2 I - G)^-1``, s just above the largest singular value, are far apart where those of G are
     close: Lanczos on it takes a few steps, whatever the start.
     """
-    best = Confirmed(value, math.inf, None, 0, False, 0, proved=True)
+    best = Confirmed(value, math.inf, None, 0, False, 0, completed=True, proved=True)
     for number, group in enumerate(group_operators(operator)):
         best = _confirmed_in(BandedGram(group), number, best, rtol, max_matvecs, rng)
-        if not best.proved:
+        if not best.completed:
             return best
     return best
 
@@ -200,10 +204,10 @@ def _confirmed_in(
     slack = 0.5 * rtol + gram.rounding
     value, vector, matvecs = best.value, best.vector, best.matvecs
     group, wide = best.group, best.wide
-    above, proved = value * (1.0 + slack), False
+    above, completed = value * (1.0 + slack), False
     for attempt in range(_ROUNDS + 1):
         if gram.solver_above(value * (1.0 + slack)) is not None:
-            above, proved = value * (1.0 + slack), True
+            above, completed = value * (1.0 + slack), True
             break
         if attempt == _ROUNDS or matvecs >= max_matvecs:
             break
@@ -225,7 +229,8 @@ def _confirmed_in(
         matvecs += top.products + 1
         if attained > value:
             value, vector, group, wide = attained, candidate, number, gram.wide
-    return Confirmed(value, max(above, 0.0), vector, group, wide, matvecs, proved)
+    proved = best.proved and completed and gram.rounding <= 0.25 * rtol
+    return Confirmed(value, above, vector, group, wide, matvecs, completed, proved)
 
 
 def _on_rows(solve: Callable[[FloatArray], FloatArray]) -> Callable[[Array], Array]:

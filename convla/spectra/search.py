@@ -153,6 +153,8 @@ def lanczos_triplets(
             if float(again[0][0]) - float(values[0]) <= float(found.errors[0]):
                 values, left, right, residuals = again
     count = len(values)
+    # A map that is no convolution multiplies in its own dtype.
+    rounding = 0.0 if isinstance(operator, ConvOperator) else 4 * float(xp.finfo(operator.dtype).eps) * float(values[0])
     # A random part that is shorter than the vector makes the failure that much more probable.
     spread = random_start_error(random_steps, side.order, failure=random * _FAILURE / groups)
     ends = slice(None, None, 1 if end == "largest" else -1)
@@ -163,8 +165,8 @@ def lanczos_triplets(
         left=xp.astype(left, operator.dtype),
         right=xp.astype(right, operator.dtype),
         residuals=residuals[ends],
-        errors=found.errors[:count],
-        upper=float(found.values[0]) * (1.0 + spread) if end == "largest" else math.inf,
+        errors=found.errors[:count] + rounding,
+        upper=float(found.values[0]) * (1.0 + spread) if end == "largest" and math.isfinite(spread) else math.inf,
         matvecs=2 * products + spent + 2 * (1 + wide),
         status=Status.ESTIMATED if found.converged else Status.NOT_CONVERGED,
         method="lanczos",

@@ -278,10 +278,11 @@ def condition_number(operator: LinearMap, *, rtol: float | None = None, rng: See
     >>> round(condition_number(ConvOperator(np.array([[[-1.0, 2.0, -1.0]]]), (9,))), 6)  # cot(pi / 20)^2
     39.863458
     """
-    smallest = smallest_singular_value(operator, rtol=rtol, rng=rng)
-    if smallest.status == "rank deficient":
+    scaled = prepared(operator).operator  # the ratio is there where the values themselves are out of range
+    smallest = smallest_singular_value(scaled, rtol=rtol, rng=rng)
+    if smallest.status == Status.RANK_DEFICIENT or smallest.value == 0.0:
         return math.inf
-    return largest_singular_value(operator, rtol=rtol, rng=rng).value / smallest.value
+    return largest_singular_value(scaled, rtol=rtol, rng=rng).value / smallest.value
 
 
 def _largest(
@@ -394,7 +395,7 @@ class _Search:
         budget = self.max_matvecs - found.matvecs
         shown = confirm_largest(operator, found.value, self.rtol, max_matvecs=budget, rng=self.rng)
         matvecs = found.matvecs + shown.matvecs
-        if shown.vector is None and not shown.proved:
+        if shown.vector is None and not shown.completed:
             return replace(found, matvecs=matvecs)
         if shown.vector is not None:
             vector = vector_of(shown, operator)
@@ -413,7 +414,9 @@ class _Search:
             errors=np.array([upper - found.value]),
             upper=upper,
             matvecs=matvecs,
-            status=Status.CONFIRMED if shown.proved else Status.NOT_CONVERGED,
+            status=(
+                Status.CONFIRMED if shown.proved else Status.ESTIMATED if shown.completed else Status.NOT_CONVERGED
+            ),
         )
 
 
