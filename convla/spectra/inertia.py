@@ -148,7 +148,7 @@ class Confirmed:
         Whether the vector is a left one.
     matvecs : int
     proved : bool
-        Whether `upper` is within the tolerance of the value.
+        Whether a factorisation shows `upper`: within the tolerance of the value, or within the rounding of the factors.
     """
 
     value: float

@@ -25,7 +25,7 @@ from convla.spectra.dense import (
     group_operators,
 )
 from convla.spectra.fourier import fourier_is_exact, fourier_triplets, values_of_symbol
-from convla.spectra.inertia import confirm_largest, confirms_smallest, factorisation_is_cheap, vector_of
+from convla.spectra.inertia import Confirmed, confirm_largest, confirms_smallest, factorisation_is_cheap, vector_of
 from convla.spectra.inverse import SmallestTriplet, factorisation_work, smallest_by_inverse
 from convla.spectra.merge import all_of_parts, largest_of_parts, smallest_of_parts, values_in
 from convla.spectra.parts import direct_sum
@@ -381,8 +381,8 @@ class _Search:
         budget = self.max_matvecs - found.matvecs
         shown = confirm_largest(operator, found.value, self.rtol, max_matvecs=budget, rng=self.rng)
         matvecs = found.matvecs + shown.matvecs
-        if shown.vector is None and not shown.proved:
-            return replace(found, matvecs=matvecs)
+        if shown.vector is None and not shown.proved:  # something is above the value, and was not found
+            return replace(found, matvecs=matvecs, status=Status.NOT_CONVERGED)
         if shown.vector is not None:
             vector = vector_of(shown, operator)
             xp = namespace(vector)
@@ -400,8 +400,14 @@ class _Search:
             errors=np.array([upper - found.value]),
             upper=upper,
             matvecs=matvecs,
-            status=Status.CONFIRMED if shown.proved else Status.NOT_CONVERGED,
+            status=self._status_of(shown, upper, found.value),
         )
+
+    def _status_of(self, shown: Confirmed, upper: float, value: float) -> Status:
+        """Return what a factorisation says of a value: for a tolerance below its own rounding errors, nothing."""
+        if not shown.proved:
+            return Status.NOT_CONVERGED
+        return Status.CONFIRMED if upper - value <= self.rtol * value else Status.ESTIMATED
 
 
 def _smallest(
