@@ -30,6 +30,7 @@ from convla.spectra.inverse import SmallestTriplet, factorisation_work, smallest
 from convla.spectra.merge import all_of_parts, largest_of_parts, smallest_of_parts, values_in
 from convla.spectra.parts import direct_sum
 from convla.spectra.result import SingularValues, of_zero, smallest_triplet, triplets
+from convla.spectra.roundoff import rounding_of_entries
 from convla.spectra.search import lanczos_triplets
 from convla.spectra.status import Status
 from convla.typing import Array, ArrayLike, Seed
@@ -394,7 +395,8 @@ class _Search:
                 right=xp.astype(right, operator.dtype),
                 residuals=residuals,
             )
-        upper = max(shown.upper, found.value)
+        # Of the matrix that is factorised every entry is rounded.
+        upper = max(shown.upper, found.value) + rounding_of_entries(operator)
         return replace(
             found,
             errors=np.array([upper - found.value]),
@@ -480,10 +482,15 @@ def _smallest_by_inverse(
     left, right = (right, left) if wide else (left, right)
     values, left, right, residuals = smallest_triplet(operator, left, right, wide=wide)
     status = Status.ESTIMATED if best.converged else Status.NOT_CONVERGED
-    error = best.error
-    if float(values[0]) <= best.floor:
+    entries = rounding_of_entries(operator)
+    error = best.error + entries
+    if float(values[0]) <= max(best.floor, entries):
         status = Status.RANK_DEFICIENT
-    elif factorisation_is_cheap(operator) and confirms_smallest(operator, float(values[0]), best.norm, rtol):
+    elif (
+        entries <= 0.25 * rtol * float(values[0])
+        and factorisation_is_cheap(operator)
+        and confirms_smallest(operator, float(values[0]), best.norm, rtol)
+    ):
         status, error = Status.CONFIRMED, rtol * float(values[0])
     return SingularValues(
         values=on_device_of(values, operator.kernel, xp, dtype=xp.float64),
