@@ -431,8 +431,9 @@ def _dense(kernel: Array, geometry: ConvGeometry, order: Order) -> Array:
     group = np.arange(out) // (out // geometry.groups)
     channel = (group[:, None] * inner + np.arange(inner)) * math.prod(geometry.image_shape)
     corner = (np.arange(out) * len(positions) * columns)[:, None, None] + channel[:, None, :]
-    for tap in range(positions.shape[1]):
-        outputs = np.flatnonzero(positions[:, tap] >= 0)
+    meeting = positions >= 0
+    for tap in np.flatnonzero(meeting.any(axis=0)).tolist():  # of a long kernel on a small image few
+        outputs = np.flatnonzero(meeting[:, tap])
         places = on_device_of(corner + (outputs * columns + positions[outputs, tap])[:, None], kernel, xp)
         if geometry.boundary == "zero":
             matrix[places] = weights[..., tap]

@@ -13,7 +13,7 @@ from convla import ConvGeometry, ConvOperator, _windows, cross_correlate, image_
 from convla._array import to_numpy
 from convla.engines import fourier
 from convla.errors import EngineError
-from convla.spectra.enclosure import in_double
+from convla.spectra.roundoff import in_double
 from tests.geometries import product
 
 UNIT = 2.0**-53

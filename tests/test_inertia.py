@@ -140,3 +140,29 @@ def test_other_array_libraries_stay_themselves() -> None:
 def test_where_a_factorisation_would_cost_much_there_is_none() -> None:
     assert not factorisation_is_cheap(ConvOperator(np.ones((64, 64, 3, 3)), (32, 32)))
     assert not factorisation_is_cheap(ConvOperator(np.ones((512, 1, 3, 3)), (56, 56), groups=512))
+
+
+def test_what_is_beyond_the_rounding_of_the_factors_is_not_confirmed() -> None:
+    operator = ConvOperator(np.array([[[1.0, 2.0, 1.0]]]), (3000,))
+    exact = 2 + 2 * math.cos(math.pi / 3001)
+    for rtol in (1e-15, 3e-15, 1e-13, 1e-10):
+        result = largest_singular_value(operator, rtol=rtol)
+        confirmed = result.errors[0] <= rtol * result.value
+        assert (result.status == "confirmed") == confirmed, rtol
+        assert abs(result.value - exact) <= result.errors[0] + 1e-15 * exact
+    assert largest_singular_value(operator, rtol=1e-15).status == "estimated"
+
+
+def test_what_is_left_where_taps_cancel_is_not_confirmed() -> None:
+    along, across = np.array([0.1, 0.2, 0.3]), np.array([1.0, 2.0, -3.0])
+    kernel = np.multiply.outer(along, across)[
+        None, None
+    ]  # on one column, which all three read, their sums are rounding
+    kernel[..., 2] = -(kernel[..., 0] + kernel[..., 1])
+    operator = ConvOperator(kernel, (600, 1), boundary="replicate")
+    sums = np.array([math.fsum(row) for row in kernel[0, 0].tolist()])
+    exact = dense_values(ConvOperator(sums[None, None], (600,), boundary="replicate"))[0]
+    result = largest_singular_value(operator)
+    assert abs(result.value - exact) <= result.errors[0]
+    assert exact <= result.upper
+    assert result.status == "estimated"

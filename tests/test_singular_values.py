@@ -135,3 +135,29 @@ def test_large_operators_are_factorised() -> None:
     result = smallest_singular_value(operator)
     assert result.method == "inverse"
     assert result.value == pytest.approx(dense_values(operator)[-1], rel=1e-8)
+
+
+@pytest.mark.parametrize("boundary", ["circular", "reflect", "replicate"])
+@pytest.mark.parametrize(
+    "kernel", [[1e16, 1.0, -1e16], [0.1, 0.2, -0.3], [0.1, 0.7, 0.2, -0.8, -0.2], [1e200, 3.0, -1e200]]
+)
+def test_errors_hold_where_the_taps_that_meet_cancel(boundary: Any, kernel: list[float]) -> None:
+    operator = ConvOperator(np.array([[kernel]]), (1,), boundary=boundary)  # its matrix is the sum of the taps
+    exact = abs(math.fsum(kernel))
+    for result in (largest_singular_value(operator), singular_values(operator), singular_values(operator, 1)):
+        assert abs(result.value - exact) <= result.errors[0] * (1 + 2**-52)
+        assert exact <= result.upper * (1 + 2**-52)
+    assert smallest_singular_value(operator).status == "rank deficient"
+
+
+def test_all_taps_that_meet_are_summed_on_longer_images_too() -> None:
+    kernel = np.array([[[0.1, 0.2, 0.3, -0.1, -0.2, -0.3]]])  # on three positions of a circle the halves cancel
+    result = largest_singular_value(ConvOperator(kernel, (3,), padding=[(2, 3)], boundary="circular"))
+    assert 0.0 <= result.value <= result.errors[0]
+
+
+def test_a_long_kernel_on_a_small_image_is_written_out_from_the_taps_that_meet_it() -> None:
+    kernel = np.random.default_rng(0).standard_normal((2, 1, 41, 41))
+    operator = ConvOperator(kernel, (3, 4))
+    middle = ConvOperator(kernel[:, :, 18:23, 17:24], (3, 4))
+    np.testing.assert_array_equal(operator.to_dense(), middle.to_dense())

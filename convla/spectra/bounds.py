@@ -17,9 +17,10 @@ from convla.operators import ConvOperator
 from convla.spectra.border import convolution_of, prepared
 from convla.spectra.certificate import U64, gamma
 from convla.spectra.dense import dense_triplets
-from convla.spectra.enclosure import dense_upper_bound, in_double, product_error, symbol_maxima, symbol_upper_bound
+from convla.spectra.enclosure import dense_upper_bound, symbol_maxima, symbol_upper_bound
 from convla.spectra.maximiser import SymbolPeak, start_vectors
 from convla.spectra.result import SingularValues
+from convla.spectra.roundoff import in_double, product_error
 from convla.spectra.scaling import scale_down, scale_up
 from convla.spectra.search import lanczos_triplets
 from convla.spectra.starts import structured_start

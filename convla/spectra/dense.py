@@ -11,6 +11,7 @@ from convla._threads import blas_for
 from convla.linear_map import LinearMap
 from convla.operators import ConvOperator
 from convla.spectra.result import End, SingularValues, placed, smallest_triplet, triplets
+from convla.spectra.roundoff import rounding_of_entries
 from convla.spectra.status import Status
 from convla.toeplitz import check_room, unvec, vec
 from convla.typing import Array
@@ -22,6 +23,7 @@ __all__ = [
     "dense_triplets",
     "dense_values",
     "group_operators",
+    "rounding",
 ]
 
 _CHEAP = 1e9  # operations: what an iteration of some hundred products takes on layers of this size
@@ -147,7 +149,8 @@ def dense_triplets(operator: LinearMap, k: int, end: End = "largest") -> Singula
     # A group is decomposed by itself: its rounding errors are those of its own largest value.
     own = largest if end == "largest" else float(spectrum[where[0]].max())
     error = rounding(operator, own)
-    singular = end == "smallest" and float(values.min()) <= max(operator.shape) * float(np.finfo(float).eps) * own
+    floor = max(max(operator.shape) * float(np.finfo(float).eps) * own, error)
+    singular = end == "smallest" and float(values.min()) <= floor
     return SingularValues(
         values=on_device_of(values.copy(), operator.like, xp, dtype=xp.float64),
         left=xp.astype(left, dtype),
@@ -168,8 +171,13 @@ def _picked(columns: Array, groups: np.ndarray, places: np.ndarray) -> Array:
 
 
 def rounding(operator: LinearMap, largest: float) -> float:
-    """Return what a backward stable decomposition in float64 leaves open of every value."""
-    return float(np.finfo(np.float64).eps) * math.sqrt(min(operator.shape)) * largest
+    """Return what a backward stable decomposition in float64 leaves open of every value.
+
+    Where taps meet in one entry of the matrix, beyond the edges of an image, they are summed with a rounding error
+    relative to their moduli, which may be far above the largest singular value: they may cancel.
+    """
+    decomposition = float(np.finfo(np.float64).eps) * math.sqrt(min(operator.shape)) * largest
+    return decomposition + (rounding_of_entries(operator) if isinstance(operator, ConvOperator) else 0.0)
 
 
 class _Matrix(LinearMap):

@@ -12,13 +12,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from convla._array import device_of, namespace, on_device_of
+from convla._array import namespace, on_device_of
 from convla.geometry import ConvGeometry
 from convla.operators import ConvOperator
 from convla.spectra.certificate import U64, certified_norm_bound, gamma, provable, proved_below
 from convla.spectra.gram import GramMatrices
 from convla.spectra.grids import IntArray, TorusGrid
 from convla.spectra.maximiser import SymbolPeak, climbed_norms, symbol_peaks
+from convla.spectra.roundoff import in_double, product_error, rounding_of_entries, schur_bound
 from convla.spectra.symbol import FloatArray, Symbol
 from convla.spectra.torus import circular_lattice, embedding_sizes
 from convla.typing import Array, Seed
@@ -26,8 +27,6 @@ from convla.typing import Array, Seed
 __all__ = [
     "UpperBound",
     "dense_upper_bound",
-    "in_double",
-    "product_error",
     "symbol_maxima",
     "symbol_upper_bound",
     "upper_bound",
@@ -143,7 +142,11 @@ def symbol_upper_bound(
     sampled = any(a < b for a, b in zip(grid.sizes, surround.sizes, strict=True))
     reason = surround.reason + (", bounded over all frequencies from a grid" if sampled else "")
     found = UpperBound(target * factor * (1 + 16 * U64), reason)
-    return found if geometry.boundary == "zero" else min(found, _entries_bound(operator))
+    return (
+        found
+        if geometry.boundary == "zero"
+        else min(found, UpperBound(schur_bound(operator), "row and column sums of the matrix's moduli"))
+    )
 
 
 def symbol_maxima(operator: ConvOperator, rng: np.random.Generator) -> Sequence[SymbolPeak]:
@@ -307,21 +310,6 @@ def _corner_norms(symbol: Symbol, peaks: Sequence[SymbolPeak], grid: TorusGrid) 
     return float(climbed_norms(symbol, peaks, near, steps=_GUESS_STEPS).max(initial=0.0))
 
 
-def _entries_bound(operator: ConvOperator) -> UpperBound:
-    """Bound by the largest absolute row and column sums: Schur's test."""
-    xp = namespace(operator.kernel)
-    moduli = abs(in_double(operator))
-    geometry = operator.geometry
-    ones = [
-        xp.ones(s, dtype=xp.float64, device=device_of(operator.kernel))
-        for s in (geometry.domain_shape, geometry.range_shape)
-    ]
-    rows, columns = float(xp.max(moduli.apply(ones[0]))), float(xp.max(moduli.adjoint(ones[1])))
-    terms = max(geometry.largest_row_count, geometry.largest_column_count) + 4
-    value = math.sqrt(rows * columns) * (1 + 2 * gamma(terms, U64))
-    return UpperBound(value, "row and column sums of the matrix's moduli")
-
-
 def dense_upper_bound(operator: ConvOperator, *, guess: float) -> UpperBound:
     """Bound the largest singular value of a scaled operator by its matrix, written out.
 
@@ -342,7 +330,6 @@ def dense_upper_bound(operator: ConvOperator, *, guess: float) -> UpperBound:
         If the matrix would not fit in memory.
     """
     xp = namespace(operator.kernel)
-    geometry = operator.geometry
     matrix = in_double(operator).to_dense()
     if matrix.shape[0] < matrix.shape[1]:
         matrix = xp.matrix_transpose(matrix)
@@ -352,25 +339,4 @@ def dense_upper_bound(operator: ConvOperator, *, guess: float) -> UpperBound:
     # What a Ritz value may lack of the largest singular value, however it was rounded.
     known = guess * (1 + _DENSE_SLACK + 8 * gamma(max(matrix.shape), U64)) + 2 * product_error(operator)
     bound = certified_norm_bound(gram[None, ...], error, provable(known, error, gram.shape[0]))
-    # Taps that meet in one entry of the matrix, beyond the edges of an image, are added up in float64.
-    meeting = geometry.largest_entry_count
-    entries = gamma(meeting, U64) * _entries_bound(operator).value if meeting > 1 else 0.0
-    return UpperBound(bound + entries, "Cholesky factorisation of the dense matrix")
-
-
-def product_error(operator: ConvOperator) -> float:
-    """Bound the rounding error of the product of the operator, or its transpose, with a vector of norm 1, in float64.
-
-    ``norm(fl(M v) - M v) <= gamma norm(abs(M)) norm(v)`` for direct sums in any order, and the norm of ``abs(M)`` is at
-    most the root of its longest row times its longest column, times its largest entry.
-    """
-    geometry = operator.geometry
-    rows, columns = geometry.largest_row_count, geometry.largest_column_count
-    largest = float(namespace(operator.kernel).max(namespace(operator.kernel).abs(operator.kernel)))
-    return 2 * gamma(max(rows, columns) + 2, U64) * math.sqrt(rows * columns) * largest
-
-
-def in_double(operator: ConvOperator) -> ConvOperator:
-    """Return the operator of the same kernel in float64, by direct sums: the rounding bounds here are theirs."""
-    xp = namespace(operator.kernel)
-    return operator.with_engine("direct").with_kernel(xp.astype(operator.kernel, xp.float64))
+    return UpperBound(bound + rounding_of_entries(operator), "Cholesky factorisation of the dense matrix")

@@ -9,6 +9,7 @@ import numpy as np
 from convla._array import namespace, on_device_of, to_numpy
 from convla.geometry import ConvGeometry
 from convla.operators import ConvOperator
+from convla.spectra.certificate import U64, gamma
 from convla.spectra.dense import rounding
 from convla.spectra.result import SingularValues
 from convla.spectra.status import Status
@@ -58,8 +59,11 @@ def fourier_triplets(operator: ConvOperator, k: int | None, *, smallest: bool = 
         residuals = np.asarray(to_numpy(norms), np.float64)
         left, right = (xp.astype(side, operator.dtype) for side in (left, right))
     size = norm_bound(precise) if smallest else float(values.max())
-    error = rounding(operator, size)
-    singular = smallest and float(values[0]) <= max(operator.shape) * float(np.finfo(float).eps) * size
+    # The symbol is a sum of all taps: where they cancel at every frequency, its values are of the size of its rounding.
+    terms = Symbol(precise.kernel, geometry, stride=circular_lattice(geometry).stride).rounding_terms
+    error = rounding(precise, size) + gamma(terms, U64) * norm_bound(precise)
+    floor = max(max(operator.shape) * float(np.finfo(float).eps) * size, error)
+    singular = smallest and float(values[0]) <= floor
     return SingularValues(
         values=on_device_of(values, precise.kernel, xp, dtype=xp.float64),
         left=left,

@@ -18,6 +18,7 @@ from scipy.sparse.csgraph import reverse_cuthill_mckee
 
 from convla._array import namespace, on_device_of, to_numpy
 from convla.operators import ConvOperator
+from convla.spectra.certificate import U64, gamma
 from convla.spectra.dense import group_operators
 from convla.spectra.lanczos import block_lanczos
 from convla.spectra.ritz import FloatArray
@@ -101,8 +102,13 @@ class BandedGram:
         width = int(below.max(initial=0)) + 1
         self._bands = np.zeros((width, gram.shape[0]))
         self._bands[below[kept], gram.col[kept]] = gram.data[kept]
-        # Of the sums that are entries of the Gram matrix and of its factors (Higham, Theorem 10.5).
-        self.rounding = 4.0 * (width + 1) * float(np.finfo(np.float64).eps)
+        # abs(R^T) abs(R) has 2 w - 1 entries in a row, none above the largest of the diagonal (Higham, Theorem 10.5);
+        # and the entries of the Gram matrix are sums, of terms whose moduli Schur's test bounds.
+        moduli = abs(self.tall)
+        schur = float(moduli.sum(axis=0).max()) * float(moduli.sum(axis=1).max())
+        least = max(float(self._bands[0, :].max(initial=0.0)), float(np.finfo(float).tiny))  # of the norm's square
+        terms = int(np.diff(self.tall.tocsc().indptr).max(initial=0))
+        self.rounding = 2 * width * gamma(width + 2, U64) + gamma(terms + 2, U64) * schur / least
 
     def solver_above(self, bound: float) -> Callable[[FloatArray], FloatArray] | None:
         """Return the map ``x -> (bound^2 I - G)^-1 x``, or None where a singular value is above `bound`."""
@@ -147,11 +153,8 @@ class Confirmed:
     wide : bool
         Whether the vector is a left one.
     matvecs : int
-    completed : bool
-        Whether a factorisation shows that no singular value is above the value by more than half of `rtol` and what
-        its rounding may hide.
     proved : bool
-        Whether this is within the tolerance.
+        Whether a factorisation shows `upper`: within the tolerance of the value, or within the rounding of the factors.
     """
 
     value: float
@@ -160,7 +163,6 @@ class Confirmed:
     group: int
     wide: bool
     matvecs: int
-    completed: bool
     proved: bool
 
 
@@ -190,10 +192,10 @@ def confirm_largest(
     The eigenvalues of ``(s^2 I - G)^-1``, s just above the largest singular value, are far apart where those of G are
     close: Lanczos on it takes a few steps, whatever the start.
     """
-    best = Confirmed(value, math.inf, None, 0, False, 0, completed=True, proved=True)
+    best = Confirmed(value, math.inf, None, 0, False, 0, proved=True)
     for number, group in enumerate(group_operators(operator)):
         best = _confirmed_in(BandedGram(group), number, best, rtol, max_matvecs, rng)
-        if not best.completed:
+        if not best.proved:
             return best
     return best
 
@@ -204,10 +206,10 @@ def _confirmed_in(
     slack = 0.5 * rtol + gram.rounding
     value, vector, matvecs = best.value, best.vector, best.matvecs
     group, wide = best.group, best.wide
-    above, completed = value * (1.0 + slack), False
+    above, proved = value * (1.0 + slack), False
     for attempt in range(_ROUNDS + 1):
         if gram.solver_above(value * (1.0 + slack)) is not None:
-            above, completed = value * (1.0 + slack), True
+            above, proved = value * (1.0 + slack), True
             break
         if attempt == _ROUNDS or matvecs >= max_matvecs:
             break
@@ -229,8 +231,7 @@ def _confirmed_in(
         matvecs += top.products + 1
         if attained > value:
             value, vector, group, wide = attained, candidate, number, gram.wide
-    proved = best.proved and completed and gram.rounding <= 0.25 * rtol
-    return Confirmed(value, above, vector, group, wide, matvecs, completed, proved)
+    return Confirmed(value, max(above, 0.0), vector, group, wide, matvecs, proved)
 
 
 def _on_rows(solve: Callable[[FloatArray], FloatArray]) -> Callable[[Array], Array]:

@@ -141,7 +141,8 @@ def block_lanczos(
             break
         if hidden:
             before, since = ritz.leading(k), 0
-            process.restart(ritz, fresh=True)
+            # The last block is dropped, and with it the residuals: those of the vectors that are found, no others.
+            process.restart(ritz, fresh=int(np.bincount(ritz.ordered(k)[1]).max()))
         elif full:
             random_steps = random_steps or steps
             process.restart(ritz)
@@ -284,10 +285,11 @@ class _Process:
             rows.append(xp.matmul(weights, self._V[part, :size, :]))
         return xp.stack(rows)
 
-    def restart(self, ritz: Ritz, *, fresh: bool = False) -> None:
-        """Keep the leading Ritz vectors of every map and go on from the last block, or from random vectors."""
+    def restart(self, ritz: Ritz, *, fresh: int = 0) -> None:
+        """Keep the leading Ritz vectors of every map and go on from the last block; or `fresh`, and random vectors."""
         xp, size = self._xp, self._size
-        kept = min(max(self._keep, self._capacity // 3), self._capacity - self._block, size)
+        kept = fresh or max(self._keep, self._capacity // 3)
+        kept = min(kept, self._capacity - self._block, size)
         following = self._V[:, size : size + self._last, :]
         rotation = np.ascontiguousarray(np.swapaxes(ritz.x[:, :, :kept], 1, 2))
         vectors = xp.matmul(on_device_of(rotation, self._V, xp, dtype=self._V.dtype), self._V[:, :size, :])
@@ -298,7 +300,7 @@ class _Process:
         self._last = min(self._block, self._n - kept)
         if fresh:
             following = self._random(self._last)
-        self._append(following[:, : self._last, :], raw=fresh)
+        self._append(following[:, : self._last, :], raw=bool(fresh))
 
     def _removed(self, rows: Array, basis: Array) -> tuple[Array, FloatArray]:
         """Remove from rows their components along orthonormal ones; return them, and the components in columns."""

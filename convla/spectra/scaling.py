@@ -29,7 +29,7 @@ def scaled_to_unit(operator: ConvOperator) -> tuple[ConvOperator, int]:
     -----
     Scaling by a power of two is exact but for entries that become subnormal, or that the library flushes to zero, as
     JAX does with all subnormal numbers. What an entry loses is at most ``2^-69`` for float32 and ``2^-156`` for
-    float64: far below the rounding unit of float64, and covered by the error bounds of `convla.spectra.enclosure`.
+    float64: far below the rounding unit of float64, and covered by the error bounds of `convla.spectra.roundoff`.
 
     Examples
     --------

@@ -26,11 +26,12 @@ from convla.spectra.dense import (
 )
 from convla.spectra.enclosure import upper_bound
 from convla.spectra.fourier import fourier_is_exact, fourier_triplets, values_of_symbol
-from convla.spectra.inertia import confirm_largest, confirms_smallest, factorisation_is_cheap, vector_of
+from convla.spectra.inertia import Confirmed, confirm_largest, confirms_smallest, factorisation_is_cheap, vector_of
 from convla.spectra.inverse import SmallestTriplet, factorisation_work, smallest_by_inverse
 from convla.spectra.merge import all_of_parts, largest_of_parts, smallest_of_parts, values_in
 from convla.spectra.parts import direct_sum
 from convla.spectra.result import SingularValues, of_zero, smallest_triplet, triplets
+from convla.spectra.roundoff import rounding_of_entries
 from convla.spectra.search import lanczos_triplets
 from convla.spectra.status import Status
 from convla.typing import Array, ArrayLike, Seed
@@ -387,7 +388,7 @@ class _Search:
         upper = upper_bound(operator, guess=found.value, rng=self.rng)
         if upper > found.value * (1 + self.rtol):
             return found
-        upper = max(upper, found.value)
+        upper = max(upper, found.value * (1 + 16 * float(np.finfo(float).eps)))
         return replace(found, errors=np.array([upper - found.value]), upper=upper, status=Status.CONFIRMED)
 
     def _confirmed(self, operator: ConvOperator, found: SingularValues) -> SingularValues:
@@ -395,8 +396,8 @@ class _Search:
         budget = self.max_matvecs - found.matvecs
         shown = confirm_largest(operator, found.value, self.rtol, max_matvecs=budget, rng=self.rng)
         matvecs = found.matvecs + shown.matvecs
-        if shown.vector is None and not shown.completed:
-            return replace(found, matvecs=matvecs)
+        if shown.vector is None and not shown.proved:  # something is above the value, and was not found
+            return replace(found, matvecs=matvecs, status=Status.NOT_CONVERGED)
         if shown.vector is not None:
             vector = vector_of(shown, operator)
             xp = namespace(vector)
@@ -408,16 +409,21 @@ class _Search:
                 right=xp.astype(right, operator.dtype),
                 residuals=residuals,
             )
-        upper = max(shown.upper, found.value)
+        # Of the matrix that is factorised every entry is rounded.
+        upper = max(shown.upper, found.value) + rounding_of_entries(operator)
         return replace(
             found,
             errors=np.array([upper - found.value]),
             upper=upper,
             matvecs=matvecs,
-            status=(
-                Status.CONFIRMED if shown.proved else Status.ESTIMATED if shown.completed else Status.NOT_CONVERGED
-            ),
+            status=self._status_of(shown, upper, found.value),
         )
+
+    def _status_of(self, shown: Confirmed, upper: float, value: float) -> Status:
+        """Return what a factorisation says of a value: for a tolerance below its own rounding errors, nothing."""
+        if not shown.proved:
+            return Status.NOT_CONVERGED
+        return Status.CONFIRMED if upper - value <= self.rtol * value else Status.ESTIMATED
 
 
 def _smallest(
@@ -490,10 +496,15 @@ def _smallest_by_inverse(
     left, right = (right, left) if wide else (left, right)
     values, left, right, residuals = smallest_triplet(operator, left, right, wide=wide)
     status = Status.ESTIMATED if best.converged else Status.NOT_CONVERGED
-    error = best.error
-    if float(values[0]) <= best.floor:
+    entries = rounding_of_entries(operator)
+    error = best.error + entries
+    if float(values[0]) <= max(best.floor, entries):
         status = Status.RANK_DEFICIENT
-    elif factorisation_is_cheap(operator) and confirms_smallest(operator, float(values[0]), best.norm, rtol):
+    elif (
+        entries <= 0.25 * rtol * float(values[0])
+        and factorisation_is_cheap(operator)
+        and confirms_smallest(operator, float(values[0]), best.norm, rtol)
+    ):
         status, error = Status.CONFIRMED, rtol * float(values[0])
     return SingularValues(
         values=on_device_of(values, operator.kernel, xp, dtype=xp.float64),
