@@ -94,6 +94,8 @@ def _mode_of(target: Path, given: Any) -> int | None:
     if stat.S_ISLNK(found.st_mode):  # to be replaced itself; its own permissions mean nothing
         return None
     if not stat.S_ISREG(found.st_mode):  # a pipe would wait for a reader, a device has no whole
+        if os.path.isdir(given):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(given))
         raise OSError(errno.EINVAL, "not a regular file", os.fspath(given))
     return stat.S_IMODE(found.st_mode) & 0o777
 

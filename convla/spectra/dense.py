@@ -26,7 +26,7 @@ __all__ = [
     "rounding",
 ]
 
-_CHEAP = 1e9  # operations: what an iteration of some hundred products takes on layers of this size
+_CHEAP = 2e9  # operations: what an iteration of some hundred products takes on layers of this size
 _CHEAP_BYTES = 1 << 27
 _OPERATIONS_PER_CUBE = 25  # of a decomposition with vectors, those of a matrix product being one
 _GRAM_LIMIT = 1e-3  # of a singular value to the largest, above which the Gram matrix keeps ten digits of it

@@ -25,8 +25,11 @@ from convla.spectra.torus import circular_lattice, embedding_sizes
 from convla.typing import Array, Seed
 
 __all__ = [
+    "Envelope",
     "UpperBound",
     "dense_upper_bound",
+    "envelope",
+    "neighbour_share",
     "symbol_maxima",
     "symbol_upper_bound",
     "upper_bound",

@@ -12,6 +12,7 @@ from convla.operators import ConvOperator
 from convla.spectra.certificate import U64, gamma
 from convla.spectra.dense import rounding
 from convla.spectra.result import SingularValues
+from convla.spectra.roundoff import schur_bound
 from convla.spectra.status import Status
 from convla.spectra.symbol import Symbol
 from convla.spectra.torus import circular_lattice, circular_singular_values, circular_triplets
@@ -58,10 +59,12 @@ def fourier_triplets(operator: ConvOperator, k: int | None, *, smallest: bool = 
         norms = xp.linalg.vector_norm(difference, axis=tuple(range(1, right.ndim)))
         residuals = np.asarray(to_numpy(norms), np.float64)
         left, right = (xp.astype(side, operator.dtype) for side in (left, right))
-    size = norm_bound(precise) if smallest else float(values.max())
+    size = schur_bound(precise) if smallest else float(values.max())
     # The symbol is a sum of all taps: where they cancel at every frequency, its values are of the size of its rounding.
-    terms = Symbol(precise.kernel, geometry, stride=circular_lattice(geometry).stride).rounding_terms
-    error = rounding(precise, size) + gamma(terms, U64) * norm_bound(precise)
+    symbol = Symbol(precise.kernel, geometry, stride=circular_lattice(geometry).stride)
+    # An angle has an absolute rounding error of its size, 2 pi for each lag.
+    terms = symbol.rounding_terms + 16 * (1 + sum(symbol.degrees))
+    error = rounding(precise, size) + gamma(terms, U64) * schur_bound(precise)
     floor = max(max(operator.shape) * float(np.finfo(float).eps) * size, error)
     singular = smallest and float(values[0]) <= floor
     return SingularValues(
@@ -75,15 +78,3 @@ def fourier_triplets(operator: ConvOperator, k: int | None, *, smallest: bool = 
         status=Status.RANK_DEFICIENT if singular else Status.EXACT,
         method="fourier",
     )
-
-
-def norm_bound(operator: ConvOperator) -> float:
-    """Bound the norm by Schur's test, from the sums of the taps' moduli over rows and over columns."""
-    xp = namespace(operator.kernel)
-    geometry = operator.geometry
-    groups = geometry.groups
-    moduli = xp.reshape(
-        xp.abs(operator.kernel), (groups, geometry.out_channels // groups, geometry.kernel_shape[1], -1)
-    )
-    rows, columns = (float(xp.max(xp.sum(moduli, axis=axes))) for axes in ((2, 3), (1, 3)))
-    return math.sqrt(rows * columns) * circular_lattice(geometry).factor

@@ -175,7 +175,7 @@ STATEMENTS = (
         evidence=(descent_is_the_printed_algorithm, the_larger_triplet_is_taken),
         functions=(
             "convla.minimize_penalty",
-            "convla.spectra.tracking.PowerTracker",
+            "convla.spectra.power.PowerTracker",
             "convla.penalties.value.pair_gradient",
         ),
         note="`convla.minimize_penalty` by its defaults. The text leaves open when a triplet is read off; here it is (|A v|, +-v, v) "
