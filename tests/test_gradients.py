@@ -398,11 +398,7 @@ def test_a_sum_that_overflows_is_an_error(engine: Any) -> None:
         ),
         (lambda f: convla.laplacian_smoothing(f, -1.0), ValueError, "sigma must be at least 0.0, got -1.0"),
         (lambda f: convla.laplacian_smoothing(f, 1.0, method="dct"), ValueError, "method must be one of"),
-        (
-            lambda f: convla.laplacian_smoothing(np.full((2, 1, 3), 1, object), 1.0),
-            TypeError,
-            "gradient must hold float32",
-        ),
+        (lambda f: convla.laplacian_smoothing(f.astype(int).astype(object), 1.0), TypeError, "gradient must hold"),
         (lambda f: convla.normalized_gradient(f.astype(np.float16)), TypeError, "gradient must hold float32"),
         (lambda f: convla.normalized_gradient(f[0, 0]), ShapeError, "gradient must have at least 1 axes"),
     ],
