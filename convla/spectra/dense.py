@@ -134,7 +134,13 @@ def dense_triplets(operator: LinearMap, k: int, end: End = "largest") -> Singula
         with blas_for(decomposition_work(operator)):
             u, values, vt = xp.linalg.svd(tall, full_matrices=False)
         spectrum = np.asarray(to_numpy(values), np.float64)
-        chosen = np.argsort(spectrum, axis=None, kind="stable")
+        ranked = spectrum.copy()
+        if end == "smallest":
+            # Groups that cannot be told from singular ones come first, whatever smaller value another has.
+            floors = max(rows, columns) * float(np.finfo(np.float64).eps) * spectrum[:, 0]
+            doubtful = spectrum[:, -1] <= floors
+            ranked[~doubtful, :] += math.inf if doubtful.any() else 0.0
+        chosen = np.argsort(ranked, axis=None, kind="stable")
         chosen = chosen[::-1][:k] if end == "largest" else chosen[:k]
         where, places = np.unravel_index(chosen, spectrum.shape)
         right = among_groups(_picked(xp.matrix_transpose(vt), where, places), where, side, groups)

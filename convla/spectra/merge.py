@@ -58,7 +58,10 @@ def largest_of_parts(
 
 def smallest_of_parts(operator: ConvOperator, parts: Sequence[Part], found: Sequence[SingularValues]) -> SingularValues:
     """Return the smallest singular triplet of a convolution, given that of each part, none of which lacks vectors."""
-    least = min(range(len(parts)), key=lambda number: found[number].value)
+    # A part that cannot be told from a singular one comes first, whatever smaller value another has.
+    least = min(
+        range(len(parts)), key=lambda number: (found[number].status != Status.RANK_DEFICIENT, found[number].value)
+    )
     return _collected(operator, parts, found, [(found[least].value, least, 0, 0)], upper=math.inf)
 
 

@@ -486,7 +486,8 @@ def _smallest_by_inverse(
         if found is None:
             return _exactly_singular(operator, "inverse")
         matvecs += found.matvecs
-        if best is None or found.value < best.value:
+        # A group that cannot be told from a singular one comes first, whatever smaller value another has.
+        if best is None or (found.value > found.floor, found.value) < (best.value > best.floor, best.value):
             best, where = found, number
     assert best is not None
     wide = operator.shape[0] < operator.shape[1]
