@@ -220,9 +220,7 @@ def main() -> None:
     ours = [smallest_singular_value(ConvOperator(kernels[n][0], (kernels[n][1],) * 2)) for n in names]
     lines += [
         "| circular, own size (Sedghi et al. 2019) | " + " | ".join(f"{v:.3e}" for v in low) + " |",
-        "| **convla** | "
-        + " | ".join(f"{r.value:.3e}{' (' + r.status + ')' if r.status != 'converged' else ''}" for r in ours)
-        + " |",
+        "| **convla** | " + " | ".join(f"{r.value:.3e} ({r.status})" for r in ours) + " |",
         "",
         "With zeros around the image the circular value is off by orders of magnitude: it says nothing about sigma_min.",
         "",

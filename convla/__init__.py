@@ -4,6 +4,7 @@ from convla.conv import convolve, cross_correlate, image_adjoint, kernel_adjoint
 from convla.geometry import ConvGeometry
 from convla.gradients import laplacian_smoothing, normalized_gradient, reweighted_gradient, sobolev_gradient
 from convla.initializers import delta_orthogonal_kernel, orthogonal_kernel
+from convla.linear_map import LinearMap
 from convla.operators import ConvOperator
 from convla.orthonormal import orthonormalize, orthonormalize_operator
 from convla.penalties import PenaltyDescent, Trace, minimize_penalty, penalty, penalty_gradient
@@ -25,6 +26,7 @@ from convla.similarity import (
 from convla.spectra import (
     SingularValueBounds,
     SingularValues,
+    Status,
     asymptotic_largest_singular_value,
     condition_number,
     largest_singular_value,
@@ -49,10 +51,12 @@ __all__ = [
     "ConvGeometry",
     "ConvOperator",
     "Initialization",
+    "LinearMap",
     "NetworkSimilarity",
     "PenaltyDescent",
     "SingularValueBounds",
     "SingularValues",
+    "Status",
     "Trace",
     "__version__",
     "asymptotic_largest_singular_value",
