@@ -124,8 +124,8 @@ def dense_triplets(operator: LinearMap, k: int, end: End = "largest") -> Singula
         operator = _Matrix(matrices[0, ...], operator)
     side = operator.T if wide else operator
     if least >= _GRAM_LIMIT:
-        where, places = np.unravel_index(chosen, spectrum.shape)
-        images = among_groups(_picked(vectors, where, places), where, side, groups)
+        where, ranks = np.unravel_index(chosen, spectrum.shape)
+        images = among_groups(_picked(vectors, where, ranks), where, side, groups)
         values, left, right, residuals = triplets(operator, images, wide=wide)
         if end == "smallest":
             values, residuals = values[::-1], residuals[::-1]
@@ -142,9 +142,9 @@ def dense_triplets(operator: LinearMap, k: int, end: End = "largest") -> Singula
             ranked[~doubtful, :] += math.inf if doubtful.any() else 0.0
         chosen = np.argsort(ranked, axis=None, kind="stable")
         chosen = chosen[::-1][:k] if end == "largest" else chosen[:k]
-        where, places = np.unravel_index(chosen, spectrum.shape)
-        right = among_groups(_picked(xp.matrix_transpose(vt), where, places), where, side, groups)
-        left = among_groups(_picked(u, where, places), where, side.T, groups)
+        where, ranks = np.unravel_index(chosen, spectrum.shape)
+        right = among_groups(_picked(xp.matrix_transpose(vt), where, ranks), where, side, groups)
+        left = among_groups(_picked(u, where, ranks), where, side.T, groups)
         left, right = (right, left) if wide else (left, right)
         values, left, right, residuals = smallest_triplet(operator, left, right, wide=wide)
         # Tiny values, of rounding alone, may have changed places.
@@ -156,7 +156,7 @@ def dense_triplets(operator: LinearMap, k: int, end: End = "largest") -> Singula
     own = largest if end == "largest" else float(spectrum[where[0]].max())
     error = rounding(operator, own)
     floor = max(max(operator.shape) * float(np.finfo(float).eps) * own, error)
-    singular = end == "smallest" and float(values.min()) <= floor
+    singular = end == "smallest" and min(float(spectrum[where, ranks].min()), float(values.min())) <= floor
     return SingularValues(
         values=on_device_of(values.copy(), operator.like, xp, dtype=xp.float64),
         left=xp.astype(left, dtype),

@@ -24,7 +24,8 @@ _LARGEST_SOLUTION = 1e100  # from a random vector of entries of order 1
 _REGULARISATION = 1e-3  # the first alpha of the augmented matrix, relative to the matrix's norm
 _FALL = 0.5  # of the value in a further factorisation, above which it has settled
 _ROUNDS = 4
-_VECTORS_RTOL = 1e-8
+_VECTORS_RTOL = 1e-10
+_MORE_SOLVES = 3
 
 
 def factorisation_work(operator: ConvOperator) -> float:
@@ -169,14 +170,18 @@ def _with_regularisation(
         max_products=max(1, max_matvecs // 2),
         rng=rng,
     )
-    # One more solve: in norm(M v) every error of v is multiplied by up to the condition number, which this divides out.
-    right = gram(found.vectors[None, ...])[0, 0, :]
-    right = right / xp.linalg.vector_norm(right)
+    # More solves: in norm(M v) every error of v is multiplied by up to the condition number, which these divide out.
+    right = found.vectors[0, :]
+    for _ in range(_MORE_SOLVES):
+        right = gram(right[None, None, :])[0, 0, :]
+        right = right / xp.linalg.vector_norm(right)
     left = solve_transposed(right) * 2.0**-scale
     left = left / xp.linalg.vector_norm(left)
     value = float(xp.linalg.vector_norm(tall @ right))
     relative = float(found.errors[0]) / max(float(found.values[0]), float(np.finfo(np.float64).tiny))
-    return SmallestTriplet(value, left, right, relative * value, 0.0, 0.0, 2 * found.products + 4, found.converged)
+    return SmallestTriplet(
+        value, left, right, relative * value, 0.0, 0.0, 2 * (found.products + _MORE_SOLVES) + 2, found.converged
+    )
 
 
 def _solvers(tall: Any, alpha: float, sparse: Any, xp: Any) -> tuple[Any, Any]:

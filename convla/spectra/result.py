@@ -20,8 +20,6 @@ __all__ = ["End", "SingularValues", "of_zero", "placed", "read_off", "smallest_t
 
 End = Literal["largest", "smallest"]
 
-_SMALL = 1e-3  # of a value, that a residual may be for its image to be a singular vector
-
 
 @dataclass(frozen=True, repr=False)
 class SingularValues:
@@ -177,7 +175,7 @@ def smallest_triplet(
     values = np.asarray(to_numpy(norms), np.float64)
     if count == 1:
         exact = triplets(operator, left if wide else right, wide=wide)
-        if exact[3][0] <= max(2 * residuals[0], _SMALL * values[0]) and exact[0][0] - values[0] <= residuals[0]:
+        if exact[3][0] <= 2 * residuals[0] and exact[0][0] - values[0] <= residuals[0]:
             return exact
     return values, xp.reshape(u, left.shape), right, residuals
 
