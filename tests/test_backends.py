@@ -77,7 +77,7 @@ LIBRARIES = [
 def test_every_map_agrees_with_numpy(library, dtype, geometry):
     if dtype == np.int64 and isinstance(library, Cupy):
         pytest.skip("cuBLAS multiplies floating-point matrices only")
-    if dtype == np.float32 and isinstance(library, Jax):
+    if dtype != np.float64 and isinstance(library, Jax):
         pytest.skip("compiling every operation takes minutes, and float64 takes the same way")
     rng = np.random.default_rng(1)
     x, k = integers(rng, (2, *geometry.domain_shape), dtype), integers(rng, geometry.kernel_shape, dtype)
