@@ -499,7 +499,7 @@ def _smallest_by_inverse(
     status = Status.ESTIMATED if best.converged else Status.NOT_CONVERGED
     entries = rounding_of_entries(operator)
     error = best.error + entries
-    if float(values[0]) <= max(best.floor, entries):
+    if min(float(values[0]), best.value) <= max(best.floor, entries):
         status = Status.RANK_DEFICIENT
     elif (
         entries <= 0.25 * rtol * float(values[0])
