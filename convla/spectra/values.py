@@ -4,48 +4,25 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 
-from convla._array import namespace, on_device_of, to_numpy
+from convla._array import namespace, to_numpy
 from convla._threads import blas_on_one_thread
 from convla._validate import check_array, check_choice, check_integer
 from convla.errors import ConvergenceWarning, ShapeError
 from convla.linear_map import LinearMap
-from convla.operators import ConvOperator
 from convla.spectra.border import Problem, prepared, tolerance_of
-from convla.spectra.dense import (
-    among_groups,
-    decomposition_is_cheap,
-    decomposition_work,
-    dense_triplets,
-    dense_values,
-    group_operators,
-)
-from convla.spectra.enclosure import upper_bound
-from convla.spectra.fourier import fourier_is_exact, fourier_triplets, values_of_symbol
-from convla.spectra.inertia import Confirmed, confirm_largest, confirms_smallest, factorisation_is_cheap, vector_of
-from convla.spectra.inverse import SmallestTriplet, factorisation_work, smallest_by_inverse
-from convla.spectra.merge import all_of_parts, largest_of_parts, smallest_of_parts, values_in
-from convla.spectra.parts import direct_sum
-from convla.spectra.result import SingularValues, of_zero, smallest_triplet, triplets
-from convla.spectra.roundoff import rounding_of_entries
-from convla.spectra.search import lanczos_triplets
+from convla.spectra.dense import dense_values
+from convla.spectra.fourier import fourier_triplets
+from convla.spectra.largest import Criterion, Method, Search, fourier_is_best, largest_in_parts
+from convla.spectra.result import SingularValues
+from convla.spectra.smallest import SmallestMethod, smallest_of_problem
 from convla.spectra.status import Status
 from convla.typing import Array, ArrayLike, Seed
 
 __all__ = ["condition_number", "largest_singular_value", "singular_values", "smallest_singular_value"]
-
-Method = Literal["auto", "dense", "fourier", "lanczos"]
-SmallestMethod = Literal["auto", "dense", "fourier", "inverse", "lanczos"]
-Criterion = Literal["residual", "value"]
-
-_FOURIER_CHANNELS_PER_TAP = 16  # above, the c^3 work at all frequencies costs more than the iteration's convolutions
-_DIRECT_LIMIT = 2e12  # operations of a decomposition or factorisation: about 20 s
-_MATVECS_BEFORE_FACTORISATION = 120
-_ENCLOSURE_RTOL = 3e-4  # below, an enclosure by the symbol seldom closes
 
 
 def singular_values(
@@ -238,7 +215,7 @@ def smallest_singular_value(
     check_integer("max_matvecs", max_matvecs, minimum=2)
     tolerance = tolerance_of(operator, rtol, (1e-6, 1e-10))
     with blas_on_one_thread():
-        result = _smallest(problem, tolerance, method, max_matvecs, np.random.default_rng(rng))
+        result = smallest_of_problem(problem, tolerance, method, max_matvecs, np.random.default_rng(rng))
     if result.status == Status.NOT_CONVERGED:
         what = f"the smallest singular value was not found to a relative accuracy of {tolerance:.1e}"
         _warn(what, result, stacklevel=3)
@@ -304,7 +281,7 @@ def _largest(
     check_choice("method", method, get_args(Method))
     if method == "lanczos" and k is None:
         raise ValueError("method 'lanczos' needs the number k of singular values, got None")
-    search = _Search(
+    search = Search(
         tolerance_of(operator, rtol, default),
         criterion,
         method,
@@ -315,222 +292,17 @@ def _largest(
     convolution = problem.convolution
     with blas_on_one_thread():
         if convolution is None:
+            if method == "fourier":
+                raise ValueError(f"method 'fourier' needs a convolution, got {type(operator).__name__}")
             result = dense_values(problem.operator) if k is None else search.largest(problem.operator, k, first)
-        elif search.method == "fourier" or (method == "auto" and _fourier_is_best(convolution, k)):
+        elif search.method == "fourier" or (method == "auto" and fourier_is_best(convolution, k)):
             result = fourier_triplets(convolution, k)
         else:
-            result = _largest_in_parts(convolution, k, search, first)
+            result = largest_in_parts(convolution, k, search, first)
     if result.status == Status.NOT_CONVERGED:
         what = f"the {k} largest singular value(s) were not found to a relative accuracy of {search.rtol:.1e}"
         _warn(what, result, stacklevel=4)
     return problem.finished(result)
-
-
-def _largest_in_parts(operator: ConvOperator, k: int | None, search: _Search, start: Array | None) -> SingularValues:
-    parts = direct_sum(operator)
-    if k is None:
-        if not parts:
-            return replace(of_zero(operator, min(operator.shape)), left=None, right=None, residuals=None)
-        return all_of_parts(operator, parts, [dense_values(part.operator) for part in parts])
-    if values_in(parts) < k:  # zeros are wanted, with vectors
-        return dense_triplets(operator, k) if parts else of_zero(operator, k)
-    found = []
-    for part in parts:
-        ours = None if start is None else start[(..., *part.image())]
-        found.append(search.largest(part.operator, min(k, *part.operator.shape), ours))
-    return found[0] if parts[0].operator is operator else largest_of_parts(operator, parts, found, k)
-
-
-def _fourier_is_best(operator: ConvOperator, k: int | None) -> bool:
-    """Tell whether decomposing the symbol at all frequencies costs less than the iteration's convolutions."""
-    geometry = operator.geometry
-    if not fourier_is_exact(geometry):
-        return False
-    symbol_side = min(geometry.out_channels, geometry.in_channels) // geometry.groups
-    return k is None or (k == 1 and symbol_side <= _FOURIER_CHANNELS_PER_TAP * math.prod(geometry.kernel_size))
-
-
-@dataclass(frozen=True)
-class _Search:
-    """How the largest singular values of a part are looked for."""
-
-    rtol: float
-    criterion: Criterion
-    method: Method
-    max_matvecs: int
-    rng: np.random.Generator
-
-    def largest(self, operator: LinearMap, k: int, start: Array | None) -> SingularValues:
-        """Return the k largest singular triplets of a map that is not known to fall into parts."""
-        small = decomposition_is_cheap(operator) or 4 * k >= min(operator.shape)
-        if self.method == "dense" or (self.method == "auto" and small):
-            return dense_triplets(operator, k)
-        banded = self.criterion == "value" and isinstance(operator, ConvOperator) and factorisation_is_cheap(operator)
-        found = lanczos_triplets(
-            operator,
-            k,
-            rtol=self.rtol,
-            criterion=self.criterion,
-            # Where a factorisation follows, the iteration only has to come near.
-            max_matvecs=min(self.max_matvecs, _MATVECS_BEFORE_FACTORISATION) if banded else self.max_matvecs,
-            rng=self.rng,
-            start=start,
-        )
-        if banded and found.value > 0 and isinstance(operator, ConvOperator):
-            return self._confirmed(operator, found)
-        wide_enough = self.criterion == "value" and self.rtol >= _ENCLOSURE_RTOL
-        if wide_enough and found.status == Status.ESTIMATED and isinstance(operator, ConvOperator):
-            return self._enclosed(operator, found)
-        return found
-
-    def _enclosed(self, operator: ConvOperator, found: SingularValues) -> SingularValues:
-        """Return the largest triplet with what its enclosure says of it, if this closes within the tolerance."""
-        upper = upper_bound(operator, guess=found.value, rng=self.rng)
-        if upper > found.value * (1 + self.rtol):
-            return found
-        upper = max(upper, found.value * (1 + 16 * float(np.finfo(float).eps)))
-        return replace(found, errors=np.array([upper - found.value]), upper=upper, status=Status.CONFIRMED)
-
-    def _confirmed(self, operator: ConvOperator, found: SingularValues) -> SingularValues:
-        """Return the largest triplet with what a factorisation says of it."""
-        budget = self.max_matvecs - found.matvecs
-        shown = confirm_largest(operator, found.value, self.rtol, max_matvecs=budget, rng=self.rng)
-        matvecs = found.matvecs + shown.matvecs
-        if shown.vector is None and not shown.proved:  # something is above the value, and was not found
-            return replace(found, matvecs=matvecs, status=Status.NOT_CONVERGED)
-        if shown.vector is not None:
-            vector = vector_of(shown, operator)
-            xp = namespace(vector)
-            values, left, right, residuals = triplets(operator, vector, wide=shown.wide)
-            found = replace(
-                found,
-                values=on_device_of(values, operator.kernel, xp, dtype=xp.float64),
-                left=xp.astype(left, operator.dtype),
-                right=xp.astype(right, operator.dtype),
-                residuals=residuals,
-            )
-        # Of the matrix that is factorised every entry is rounded.
-        upper = max(shown.upper, found.value) + rounding_of_entries(operator)
-        return replace(
-            found,
-            errors=np.array([upper - found.value]),
-            upper=upper,
-            matvecs=matvecs,
-            status=self._status_of(shown, upper, found.value),
-        )
-
-    def _status_of(self, shown: Confirmed, upper: float, value: float) -> Status:
-        """Return what a factorisation says of a value: for a tolerance below its own rounding errors, nothing."""
-        if not shown.proved:
-            return Status.NOT_CONVERGED
-        return Status.CONFIRMED if upper - value <= self.rtol * value else Status.ESTIMATED
-
-
-def _smallest(
-    problem: Problem, rtol: float, method: SmallestMethod, max_matvecs: int, rng: np.random.Generator
-) -> SingularValues:
-    """Return the smallest triplet of a scaled map, in float64."""
-    operator = problem.operator
-    xp = namespace(operator.like)
-    if problem.convolution is None:
-        return _smallest_of(operator, rtol, method, max_matvecs, rng)
-    precise = problem.convolution.astype(xp.float64)
-    if method == "fourier" or (method == "auto" and fourier_is_exact(precise.geometry)):
-        return _smallest_by_fourier(precise)
-    parts = direct_sum(precise)
-    if values_in(parts) < min(precise.shape):
-        return _exactly_singular(precise, method if method != "auto" else "dense")
-    found = [_smallest_of(part.operator, rtol, method, max_matvecs, rng) for part in parts]
-    result = found[0] if parts[0].operator is precise else smallest_of_parts(precise, parts, found)
-    in_dtype = {
-        side: xp.astype(vectors, operator.dtype)
-        for side in ("left", "right")
-        if (vectors := getattr(result, side)) is not None
-    }
-    return replace(result, **in_dtype)
-
-
-def _smallest_of(
-    operator: LinearMap, rtol: float, method: SmallestMethod, max_matvecs: int, rng: np.random.Generator
-) -> SingularValues:
-    """Return the smallest triplet of a map that is not known to fall into parts."""
-    if method == "auto":
-        method = _cheapest_for_smallest(operator)
-    if method == "dense":
-        return dense_triplets(operator, 1, "smallest")
-    if method == "inverse":
-        if not isinstance(operator, ConvOperator):
-            raise ValueError(f"method 'inverse' needs a convolution, got {type(operator).__name__}")
-        return _smallest_by_inverse(operator, rtol, max_matvecs, rng)
-    return lanczos_triplets(operator, 1, rtol=rtol, criterion="value", max_matvecs=max_matvecs, rng=rng, end="smallest")
-
-
-def _cheapest_for_smallest(operator: LinearMap) -> SmallestMethod:
-    if decomposition_is_cheap(operator):
-        return "dense"
-    dense = decomposition_work(operator) if decomposition_is_cheap(operator, limit=_DIRECT_LIMIT) else math.inf
-    sparse = factorisation_work(operator) if isinstance(operator, ConvOperator) else math.inf
-    if min(dense, sparse) > _DIRECT_LIMIT:
-        return "lanczos"
-    return "dense" if dense <= sparse else "inverse"
-
-
-def _smallest_by_inverse(
-    operator: ConvOperator, rtol: float, max_matvecs: int, rng: np.random.Generator
-) -> SingularValues:
-    xp = namespace(operator.kernel)
-    best: SmallestTriplet | None = None
-    where = matvecs = 0
-    for number, group in enumerate(group_operators(operator)):
-        found = smallest_by_inverse(group, rtol=rtol, max_matvecs=max_matvecs, rng=rng)
-        if found is None:
-            return _exactly_singular(operator, "inverse")
-        matvecs += found.matvecs
-        # A group that cannot be told from a singular one comes first, whatever smaller value another has.
-        if best is None or (found.value > found.floor, found.value) < (best.value > best.floor, best.value):
-            best, where = found, number
-    assert best is not None
-    wide = operator.shape[0] < operator.shape[1]
-    side, place, groups = operator.T if wide else operator, np.array([where]), operator.geometry.groups
-    right = among_groups(best.right[None, :], place, side, groups)
-    left = among_groups(best.left[None, :], place, side.T, groups)
-    left, right = (right, left) if wide else (left, right)
-    values, left, right, residuals = smallest_triplet(operator, left, right, wide=wide)
-    status = Status.ESTIMATED if best.converged else Status.NOT_CONVERGED
-    entries = rounding_of_entries(operator)
-    error = best.error + entries
-    if min(float(values[0]), best.value) <= max(best.floor, entries):
-        status = Status.RANK_DEFICIENT
-    elif (
-        entries <= 0.25 * rtol * float(values[0])
-        and factorisation_is_cheap(operator)
-        and confirms_smallest(operator, float(values[0]), best.norm, rtol)
-    ):
-        status, error = Status.CONFIRMED, rtol * float(values[0])
-    return SingularValues(
-        values=on_device_of(values, operator.kernel, xp, dtype=xp.float64),
-        left=left,
-        right=right,
-        residuals=residuals,
-        errors=np.array([error]),
-        upper=math.inf,
-        matvecs=matvecs + 3,
-        status=status,
-        method="inverse",
-    )
-
-
-def _smallest_by_fourier(operator: ConvOperator) -> SingularValues:
-    # Repeated outputs, and phases that no tap reads, add singular values 0 to those of the symbol.
-    if fourier_is_exact(operator.geometry) and values_of_symbol(operator) < min(operator.shape):
-        return _exactly_singular(operator, "fourier")
-    return fourier_triplets(operator, 1, smallest=True)
-
-
-def _exactly_singular(operator: ConvOperator, method: str) -> SingularValues:
-    xp = namespace(operator.kernel)
-    zero = on_device_of(np.zeros(1), operator.kernel, xp, dtype=xp.float64)
-    return SingularValues(zero, None, None, None, np.zeros(1), math.inf, 0, Status.RANK_DEFICIENT, method)
 
 
 def _warn(what: str, result: SingularValues, *, stacklevel: int) -> None:
