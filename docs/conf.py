@@ -37,7 +37,7 @@ nb_execution_timeout = 120
 nb_execution_raise_on_error = True
 nb_merge_streams = True
 
-exclude_patterns = ["_build", "*.py", "scripts", "**/__pycache__", "**/.ipynb_checkpoints"]
+exclude_patterns = ["claims", "_build", "*.py", "scripts", "**/__pycache__", "**/.ipynb_checkpoints"]
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
