@@ -14,7 +14,7 @@ from convla.errors import ShapeError
 from convla.toeplitz import Order, check_room, unvec, vec
 from convla.typing import Array, ArrayLike
 
-__all__ = ["LinearMap", "Scaled", "Transpose"]
+__all__ = ["LinearMap", "OfMap", "Scaled", "Transpose"]
 
 
 class LinearMap(ABC):
@@ -240,12 +240,11 @@ class Transpose(LinearMap):
         return namespace(self.like).matrix_transpose(self._transposed.to_dense())
 
 
-@final
-class Scaled(LinearMap):
-    """A map times a power of two, which is exact but for what becomes subnormal."""
+class OfMap(LinearMap):
+    """A map that is made of another one of the same shapes, by what `apply` and `adjoint` do to it."""
 
-    def __init__(self, linear_map: LinearMap, exponent: int) -> None:
-        self._map, self.exponent = linear_map, exponent
+    def __init__(self, linear_map: LinearMap) -> None:
+        self._map = linear_map
         self.order = linear_map.order
 
     @property
@@ -262,6 +261,15 @@ class Scaled(LinearMap):
     def like(self) -> Array:
         """As of the map."""
         return self._map.like
+
+
+@final
+class Scaled(OfMap):
+    """A map times a power of two, which is exact but for what becomes subnormal."""
+
+    def __init__(self, linear_map: LinearMap, exponent: int) -> None:
+        super().__init__(linear_map)
+        self.exponent = exponent
 
     def apply(self, image: Array) -> Array:
         """Apply the map, and scale."""
@@ -282,20 +290,12 @@ class Scaled(LinearMap):
 
 
 @final
-class _Converted(LinearMap):
+class _Converted(OfMap):
     """A map for arrays of another dtype, which works in its own."""
 
     def __init__(self, linear_map: LinearMap, dtype: Any) -> None:
-        self._map, self._dtype = linear_map, dtype
-        self.order = linear_map.order
-
-    @property
-    def domain_shape(self) -> tuple[int, ...]:
-        return self._map.domain_shape
-
-    @property
-    def range_shape(self) -> tuple[int, ...]:
-        return self._map.range_shape
+        super().__init__(linear_map)
+        self._dtype = dtype
 
     @property
     def like(self) -> Array:

@@ -21,6 +21,7 @@ from convla.models.inspection import LayerSettings, inspect_network
 from convla.models.kernels import initialize_file
 from convla.models.plot import plot_inspection
 from convla.models.weights import printable, read_weights, write_weights
+from tests.damage import damaged
 
 SUFFIXES = [".npz", ".safetensors", pytest.param(".pt", marks=pytest.mark.torch)]
 
@@ -28,25 +29,6 @@ SUFFIXES = [".npz", ".safetensors", pytest.param(".pt", marks=pytest.mark.torch)
 def arrays() -> dict[str, Any]:
     rng = np.random.default_rng(0)
     return {"conv": rng.standard_normal((4, 3, 3, 3)).astype(np.float32), "b/ü": rng.standard_normal((2, 4, 1))}
-
-
-def damaged(whole: bytes, rng: np.random.Generator) -> bytes:
-    """Return the bytes cut short, with bits flipped, bytes near the ends replaced, or a part lost or doubled."""
-    content = bytearray(whole)
-    kind = rng.integers(4)
-    if kind == 0:
-        return whole[: rng.integers(len(whole))]
-    if kind == 1:
-        for _ in range(rng.integers(1, 4)):
-            content[rng.integers(len(content))] ^= 1 << int(rng.integers(8))
-    elif kind == 2:
-        for _ in range(rng.integers(1, 6)):
-            at = int(rng.integers(min(len(content), 600)))
-            content[at if rng.random() < 0.5 else -1 - at] = rng.integers(256)
-    else:
-        low, high = sorted(rng.integers(len(content) + 1, size=2))
-        content = content[:low] + content[high:] if rng.random() < 0.5 else content[:high] + content[low:]
-    return bytes(content)
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
