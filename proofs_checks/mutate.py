@@ -32,6 +32,8 @@ __all__ = ["Trial", "equivalent", "main", "try_mutant"]
 PATIENCE = 20.0
 """Seconds that evidence may take besides ten times what it takes without a mutation: a mutant may not end."""
 
+METHODS = multiprocessing.get_all_start_methods()
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -80,7 +82,7 @@ def try_mutant(mutant: Mutant, statements: Sequence[Statement], *, examples: int
     reason = equivalent().get(mutant.where)
     if reason is not None:
         return Trial(mutant, ids, "equivalent", reason, 0.0)
-    by = _in_a_process(_notice, (mutant, ids, examples), limit)
+    by = _in_a_process(_notice, (mutant, ids, examples, SECONDS), limit)
     if by is None:
         by = f"it does not end within {limit:.0f} s"
     return Trial(mutant, ids, "noticed" if by else "survived", by, time.perf_counter() - start)
@@ -88,9 +90,11 @@ def try_mutant(mutant: Mutant, statements: Sequence[Statement], *, examples: int
 
 def _in_a_process(function: Any, arguments: tuple[Any, ...], limit: float) -> Any:
     """Return what a function returns in a process of its own; its error as text, None if it does not end."""
-    # A fork starts at once where there is one; nothing that runs here starts threads that it would lose.
-    methods = multiprocessing.get_all_start_methods()
-    context: Any = multiprocessing.get_context("fork" if "fork" in methods else "spawn")
+    # Forks of a server that has imported the ledger start at once; forks of this process would lose the threads that
+    # its libraries run.
+    context: Any = multiprocessing.get_context("forkserver" if "forkserver" in METHODS else "spawn")
+    if "forkserver" in METHODS:
+        context.set_forkserver_preload(["proofs_checks.ledger"])
     receiving, sending = context.Pipe(duplex=False)
     process = context.Process(target=_report, args=(sending, function, arguments))
     process.start()
@@ -115,8 +119,9 @@ def _report(sending: Any, function: Any, arguments: tuple[Any, ...]) -> None:
     sending.close()
 
 
-def _notice(mutant: Mutant, ids: tuple[str, ...], examples: int) -> str:
+def _notice(mutant: Mutant, ids: tuple[str, ...], examples: int, seconds: dict[str, float]) -> str:
     """Return which evidence contradicts the mutant, and how; nothing if none does."""
+    SECONDS.update(seconds)
     pieces = _pieces(select(ids))
     with applied(mutant), without_shrinking():
         for statement, piece in pieces:
