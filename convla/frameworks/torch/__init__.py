@@ -1,4 +1,4 @@
-"""convla in a PyTorch training script: losses with closed-form backward, transformed gradients, initialisers, networks.
+"""convla in a PyTorch training script: losses with closed-form backward, transformed gradients, initialisers.
 
 Needs the extra ``torch``. Losses run on the tensors themselves, on any device. What has compiled kernels for NumPy
 arrays gets CPU tensors as NumPy arrays over the same memory; nothing is moved between devices.
@@ -12,23 +12,17 @@ except ImportError as error:
 from convla.frameworks.torch.initializers import delta_orthogonal_, orthogonal_
 from convla.frameworks.torch.layers import convolutions, image_shapes
 from convla.frameworks.torch.losses import convolutional_similarity_loss, kernel_orthogonality_loss, ocnn_loss
-from convla.frameworks.torch.networks import NETWORKS, basic_cnn, cdg_cnn, cifar_resnet, csm_cnn, resnet18
 from convla.frameworks.torch.optimizers import TRANSFORMS, GradientTransform
 from convla.frameworks.torch.similarity import minimize_similarity_, network_similarity_loss, similarity_losses
 from convla.frameworks.torch.spectral import NetworkSpectralPenalty, SpectralPenalty
 
 __all__ = [
-    "NETWORKS",
     "TRANSFORMS",
     "GradientTransform",
     "NetworkSpectralPenalty",
     "SpectralPenalty",
-    "basic_cnn",
-    "cdg_cnn",
-    "cifar_resnet",
     "convolutional_similarity_loss",
     "convolutions",
-    "csm_cnn",
     "delta_orthogonal_",
     "image_shapes",
     "kernel_orthogonality_loss",
@@ -36,6 +30,5 @@ __all__ = [
     "network_similarity_loss",
     "ocnn_loss",
     "orthogonal_",
-    "resnet18",
     "similarity_losses",
 ]
