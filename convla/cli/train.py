@@ -14,10 +14,10 @@ from rich.table import Table
 from convla.cli.app import app
 from convla.cli.output import RunBars, check_writable, console, write_json
 from convla.experiments.training.datasets import DATASETS
+from convla.experiments.training.execution import Request, Trained, train_experiments
 from convla.experiments.training.report import Row
 from convla.experiments.training.schema import read_experiment, shipped_experiments
 from convla.experiments.training.settings import MEASURES
-from convla.experiments.training.study import Request, Trained, train_experiments
 
 __all__: list[str] = []
 

@@ -12,14 +12,16 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from convla.errors import ConvlaError, EngineError
-from convla.extending import at_most, blas_on_one_thread, check_choice
+from convla.extending import at_most, blas_on_one_thread, check_choice, check_integer
 
 __all__ = ["EXECUTORS", "Pool", "WorkerError"]
 
 A = TypeVar("A")
 R = TypeVar("R")
 
-EXECUTORS = ("local", "loky")
+NAMES = ("local", "loky")
+EXECUTORS = "local (threads of this process) or loky (processes)"
+"""The executors in words."""
 
 WATCHED = 0.5
 """Seconds between two looks at whether the parent is still there."""
@@ -56,7 +58,14 @@ class Pool:
     threads: int = 1
 
     def __post_init__(self) -> None:
-        check_choice("executor", self.executor, EXECUTORS)
+        check_choice("executor", self.executor, NAMES)
+        for name in ("workers", "threads"):
+            check_integer(name, getattr(self, name), minimum=1)
+
+    @classmethod
+    def of(cls, executor: str, workers: int) -> Pool:
+        """Return so many threads of this process, or so many processes of one thread each."""
+        return cls(executor, 1, workers) if executor == "local" else cls(executor, workers, 1)
 
     @property
     def is_local(self) -> bool:
