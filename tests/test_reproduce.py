@@ -218,7 +218,10 @@ def test_divergence_is_counted_and_dropped() -> None:
         (["--seed", "-1"], "seed must be at least 0, got -1"),
         (["--workers", "0"], "workers must be at least 1, got 0"),
         (["--engine", "gpu"], "engine must be one of 'auto', 'direct', 'reference', 'numba', 'cuda', 'fft', got 'gpu'"),
-        (["--executor", "cloud"], "executor must be one of 'local', 'loky', got 'cloud'"),
+        (
+            ["--executor", "cloud"],
+            "executor must be 'local', 'loky', 'dask-local:N', 'dask://HOST:PORT' or an Executor, got 'cloud'",
+        ),
         (["--similarity", "cubed"], "similarity must be one of"),
         (["--kernel-loss", "outer"], "kernel_loss must be one of"),
         (["--train", "none"], "train must be one of"),

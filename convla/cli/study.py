@@ -17,6 +17,7 @@ from convla.cli.output import RunBars, check_writable, console, write_json
 from convla.experiments.csm.settings import study_file
 from convla.experiments.descents.quantities import QUANTITIES
 from convla.experiments.descents.study import AXES, StudyResult, read_rows, read_study
+from convla.experiments.folder import as_records
 from convla.experiments.pool import EXECUTORS, Pool
 
 __all__: list[str] = []
@@ -84,7 +85,8 @@ def _run(
     except KeyboardInterrupt:
         return bars.interrupted(output)
     if json_file is not None:
-        write_json(json_file, result.rows)
+        header = list(result.rows[0])
+        write_json(json_file, as_records((header, [[row[name] for name in header] for row in result.rows])))
     _show(result)  # last: who reads it may have gone
     return 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from concurrent.futures import Executor
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib import metadata
@@ -43,7 +44,8 @@ class Request:
         Random kernels of each descent of the figures, at least 2.
     readings : Readings
     engine : {"auto", "reference", "numba", "cuda"}
-    executor : {"local", "loky"}
+    executor : str or concurrent.futures.Executor
+        As `convla.experiments.pool.Pool` takes it.
     workers : int
         Threads or processes, at least 1.
     output : path
@@ -63,7 +65,7 @@ class Request:
     kernels: int = 5
     readings: Readings = field(default_factory=Readings)
     engine: str = "auto"
-    executor: str = "local"
+    executor: str | Executor = "local"
     workers: int = os.cpu_count() or 1
     output: str | os.PathLike[str] = "results"
     resume: bool = False
@@ -211,7 +213,7 @@ def _describe(request: Request, engine: str) -> dict[str, Any]:
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "targets": list(request.targets),
         "engine": engine,
-        "executor": request.executor,
+        "executor": str(request.executor),
         "workers": request.workers,
         **surroundings(("convla", "numpy", "scipy", "numba", "array-api-compat")),
     }

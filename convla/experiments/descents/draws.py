@@ -6,6 +6,7 @@ import functools
 import hashlib
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -111,12 +112,16 @@ def digest(value: str) -> str:
 @functools.cache
 def _images(path: str) -> Floats:
     try:
+        if not Path(path).is_file():  # a pipe would wait for a writer
+            raise OSError("no such file")
         array = np.load(path, allow_pickle=False)
     except (OSError, ValueError) as error:
         raise DrawError(f"{path} cannot be read: {error}") from error
     if array.dtype.kind not in "fiu" or array.ndim < 2 or not array.size or not np.isfinite(array).all():
-        raise DrawError(f"{path} must hold finite real numbers of shape (images, channels, *size), got {array.shape}")
-    return array.astype(np.float64)
+        got = f"{array.dtype} of shape {array.shape}"
+        raise DrawError(f"{path} must hold finite real numbers of shape (images, channels, *size), got {got}")
+    images: Floats = array.astype(np.float64)
+    return images
 
 
 @functools.cache

@@ -48,7 +48,7 @@ def plot_rows(rows: Sequence[Mapping[str, Any]], quantity: str, axis: str, path:
     check_choice("quantity", quantity, tuple(QUANTITIES))
     check_choice("axis", axis, AXES)
     chosen = [row for row in rows if row["quantity"] == quantity]
-    others = [name for name in AXES if name not in (axis, "stream") and len({row[name] for row in chosen}) > 1]
+    others = _telling_apart(chosen, axis)
     lines: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for row in chosen:
         lines.setdefault(tuple(row[name] for name in others), []).append(row)
@@ -87,3 +87,13 @@ def plot_rows(rows: Sequence[Mapping[str, Any]], quantity: str, axis: str, path:
     if others:
         axes.legend(frameon=False, fontsize=8)
     save_figure(figure, path)
+
+
+def _telling_apart(rows: Sequence[Mapping[str, Any]], axis: str) -> list[str]:
+    """Return the settings beside `axis` that tell rows apart; not those that follow from others, as a rate may."""
+    names = [name for name in AXES if name != axis and len({row[name] for row in rows}) > 1]
+    for name in ("stream", "learning_rate", "iterations"):
+        fewer = [other for other in names if other != name]
+        if len({tuple(row[key] for key in (axis, *fewer)) for row in rows}) == len(rows):
+            names = fewer
+    return names
