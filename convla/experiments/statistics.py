@@ -43,8 +43,9 @@ class Moments:
     >>> moments = Moments()
     >>> for block in ([1.0, 2.0], [6.0]):
     ...     moments.add(np.array(block))
-    >>> moments.mean()
-    Estimate(value=3.0, stderr=1.5275252316519465, count=3)
+    >>> mean = moments.mean()
+    >>> mean.value, round(mean.stderr, 6), mean.count
+    (3.0, 1.527525, 3)
     """
 
     def __init__(self) -> None:
