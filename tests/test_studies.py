@@ -291,8 +291,8 @@ class TestMoments:
         assert deviation.value == pytest.approx(values.std(ddof=1), abs=64 * EPS * 1e6)
         assert mean.stderr == pytest.approx(values.std(ddof=1) / np.sqrt(5000), rel=1e-8)
         centred = values - values.mean()
-        spread = np.sqrt((np.mean(centred**4) - np.mean(centred**2) ** 2) / 5000) / (2 * values.std())
-        assert deviation.stderr == pytest.approx(spread, rel=1e-3)
+        spread = np.sqrt((np.mean(centred**4) - np.mean(centred**2) ** 2) / 5000) / (2 * values.std(ddof=1))
+        assert deviation.stderr == pytest.approx(spread, rel=1e-7)
 
     def test_too_few_have_no_error(self) -> None:
         moments = Moments()

@@ -180,7 +180,7 @@ class Pool:
                 place = stack.enter_context(LocalCluster(**options)).scheduler_address
             else:
                 place = f"tcp:{place}"
-            client = stack.enter_context(Client(place, set_as_default=False))
+            client = stack.enter_context(Client(place, timeout=10, set_as_default=False))
         except OSError as error:  # a timeout, too
             raise EngineError(f"executor {self.executor!r}: no scheduler answers at {place}") from error
         executor: Executor = client.get_executor()

@@ -21,7 +21,7 @@ Floats = np.ndarray[Any, np.dtype[np.float64]]
 LossFunction: TypeAlias = Callable[[Floats], tuple[Floats, Floats]]
 
 STEP = 6e-6
-"""Of the difference quotient, relative to the kernels: the cube root of epsilon, where its error is least."""
+"""Of the difference quotient, for kernels of about unit size: the cube root of epsilon, where its error is least."""
 
 CLOSE = 1e-5
 """How far the slope may be from it: the error of the quotient is about the square of `STEP`, some 1e-10, unless the
@@ -60,7 +60,7 @@ def load_loss(name: str) -> LossFunction:
             spec.loader.exec_module(module)
         else:
             module = importlib.import_module(place)
-    except (ImportError, OSError, SyntaxError) as error:
+    except Exception as error:  # whatever a file of somebody's raises as it is run
         raise LossError(f"loss {name!r}: {place} cannot be loaded: {error}") from error
     found = getattr(module, function, None)
     if not callable(found):

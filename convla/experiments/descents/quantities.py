@@ -14,12 +14,12 @@ from convla.experiments.statistics import Estimate, Moments, share
 __all__ = ["QUANTITIES", "estimate_stream"]
 
 QUANTITIES = {
-    "correlation": "correlation of the loss and the similarity over the iterates, mean",
-    "correlation_std": "the same, standard deviation over the repetitions",
-    "decreased_pct": "repetitions that ended with less similar feature maps, %",
-    "failed_pct": "repetitions that did not, %",
+    "correlation": "correlation of loss and similarity over the iterates, mean",
+    "correlation_std": "correlation of loss and similarity over the iterates, standard deviation",
+    "decreased_pct": "repetitions whose feature maps ended less similar, %",
+    "failed_pct": "repetitions whose feature maps did not end less similar, %",
     "decrease_pct": "decrease of the similarity where it decreased, mean, % of its start",
-    "decrease_std_pct": "the same, standard deviation over the repetitions",
+    "decrease_std_pct": "decrease of the similarity where it decreased, standard deviation",
     "cosine_before": "|cos| of the feature maps at the start, mean",
     "cosine_after": "|cos| of the feature maps at the end, mean",
     "kept_shortest": "share of its norm that the shortest survivor keeps, mean",
