@@ -9,7 +9,6 @@ import itertools
 import math
 import os
 import time
-import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from datetime import UTC, datetime
@@ -25,6 +24,7 @@ from convla.experiments.descents.quantities import estimate_stream
 from convla.experiments.descents.settings import NAMED_LOSSES, Setting
 from convla.experiments.folder import ResultsFolder, surroundings
 from convla.experiments.pool import Pool
+from convla.experiments.reading import read_toml
 from convla.experiments.session import Job, Session, Watcher
 from convla.extending import check_integer
 
@@ -345,12 +345,7 @@ def read_study(path: str | os.PathLike[str]) -> Study:
         If there is no such file, or it is malformed.
     """
     place = Path(path)
-    try:
-        data = tomllib.loads(place.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise StudyError(f"{place}: cannot be read: {error.strerror or error}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise StudyError(f"{place}: not a TOML file: {error}") from error
+    data = read_toml(place, str(place), StudyError)
     found = functools.partial(_found, place.parent)
     try:
         together = data.pop("together", [])
