@@ -444,6 +444,11 @@ class TestCommand:
             (("= 20", "= 20\nstream = '{x}'"), "stream names 'x', which is no setting"),
             (("= 20", "= 20\ntogether = 3"), "together must be a list of tables"),
             (("= 20", "= 20\n[[together]]\nN = 3"), "entry 1 of together: N is given outside it, too"),
+            (("= 20", "= 20\nweights = 3"), "weights must be a text, got 3"),
+            (
+                ('M = 64\ninputs = "normal"', 'M = 700\ninputs = "natural"'),
+                "have no patches of 1 channels and size (700,)",
+            ),
             (("= 20", "= 20\nkernels = 1"), "kernels must be between 2 and 4096, got 1"),
             (("N = 25", "N = "), "not a TOML file"),
             (("= 20", "= 20\npadding = -1"), "padding must be at least 0"),

@@ -92,15 +92,15 @@ DISTRIBUTIONS: dict[str, Callable[[Generator, tuple[int, ...], bool], Floats]] =
 patches of the two photographs that come with scikit-learn."""
 
 
-def check_draws(name: str, value: str, channels: int) -> None:
-    """Raise unless `value` is a distribution for so many channels, or a file of arrays that can be read."""
+def check_draws(name: str, value: str, shape: tuple[int, ...]) -> None:
+    """Raise unless arrays of a shape, channels first, can be drawn from a distribution, or a file of images."""
     if value == "natural":
-        _photographs(channels)
+        _patches(_photographs(shape[0]), np.random.default_rng(0), (1, *shape))
     elif value not in DISTRIBUTIONS:
         if not str(value).endswith(".npy"):
             known = ", ".join(map(repr, DISTRIBUTIONS))
             raise DrawError(f"{name} must be one of {known}, or a .npy file, got {value!r}")
-        _images(value)
+        _patches(_images(value), np.random.default_rng(0), (1, *shape))
 
 
 @functools.cache

@@ -78,6 +78,9 @@ class Setting:
     stream: str = ""
 
     def __post_init__(self) -> None:
+        for name in ("loss", "weights", "inputs", "stream"):
+            if not isinstance(getattr(self, name), str):
+                raise TypeError(f"{name} must be a text, got {getattr(self, name)!r}")
         for name, low, high in (
             ("N", 1, 4096),
             ("M", 1, 4096),
@@ -99,8 +102,8 @@ class Setting:
             raise ValueError(f"N must be at most {self.M + low + high}, the padded input, got {self.N}")
         if self.loss not in NAMED_LOSSES:
             _ = self.function
-        for name in ("weights", "inputs"):
-            check_draws(name, getattr(self, name), self.channels)
+        check_draws("weights", self.weights, self.kernel_shape)
+        check_draws("inputs", self.inputs, self.input_shape)
 
     def _padded(self) -> tuple[int, int]:
         if isinstance(self.padding, int):

@@ -77,6 +77,10 @@ class _Work(Job[Part, Outcome]):
 
     kind: ClassVar[type[Any]] = Outcome
 
+    def describe(self, unit: Part) -> dict[str, Any]:
+        # The GPU's numbers are others, to rounding; those of the other engines are the same.
+        return unit.describe() | ({"engine": "cuda"} if self.engine == "cuda" else {})
+
     def rows(self, unit: Part) -> int:
         return unit.stop - unit.start
 
