@@ -40,17 +40,13 @@ def main() -> None:
 
 def _without_parser(arguments: list[str]) -> int:
     """Tell the version, which needs none, or what is missing."""
-    if arguments in (["--version"], ["-V"]):
-        from convla import __version__
+    from convla import __version__
+    from convla.errors import install_line
 
+    if arguments in (["--version"], ["-V"]):
         print(f"convla {__version__}")
         return 0
-    print(
-        "convla: the command line needs the extra cli: pip install 'convla[cli]', in a checkout",
-        end=" ",
-        file=sys.stderr,
-    )
-    print("pip install -e '.[cli]'", file=sys.stderr)
+    print(f"convla: the command line needs the extra cli: {install_line('cli')}", file=sys.stderr)
     return 2
 
 
