@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from typing import Any, TypeVar
 
-from convla.errors import ConvlaError, EngineError
+from convla.errors import ConvlaError, EngineError, install_line
 from convla.extending import at_most, blas_on_one_thread, check_integer
 
 __all__ = ["EXECUTORS", "Pool", "WorkerError"]
@@ -156,7 +156,7 @@ class Pool:
         try:
             from loky import get_reusable_executor
         except ImportError as error:
-            raise EngineError("executor 'loky' needs loky: pip install 'convla[parallel]'") from error
+            raise EngineError(f"executor 'loky' needs loky: {install_line('parallel')}") from error
         names = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
         workers = min(self.workers, os.cpu_count() or 1)
         executor: Executor = get_reusable_executor(
@@ -172,7 +172,7 @@ class Pool:
         try:
             from distributed import Client, LocalCluster
         except ImportError as error:
-            raise EngineError(f"executor {self.executor!r} needs Dask: pip install 'convla[dask]'") from error
+            raise EngineError(f"executor {self.executor!r} needs Dask: {install_line('dask')}") from error
         kind, _, place = str(self.executor).partition(":")
         try:
             if kind == "dask-local":

@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar
 
-from convla.errors import ConvlaError, EngineError
+from convla.errors import ConvlaError, EngineError, install_line
 from convla.experiments.descents.draws import digest
 from convla.experiments.descents.functions import source_digest
 from convla.experiments.descents.outcome import Outcome, run_setting, setting_engine
@@ -286,7 +286,7 @@ def _parquet() -> Callable[[list[dict[str, Any]], Any], None]:
         import pyarrow
         from pyarrow import parquet
     except ImportError as error:
-        raise EngineError("Parquet files need pyarrow: pip install 'convla[parquet]'") from error
+        raise EngineError(f"Parquet files need pyarrow: {install_line('parquet')}") from error
 
     def write(rows: list[dict[str, Any]], file: Any) -> None:
         # A padding is a word or a number: in a column of one type, words.
