@@ -13,7 +13,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from convla.cli.app import app
-from convla.cli.output import RunBars, check_writable, console, write_json
+from convla.cli.bars import RunBars
+from convla.cli.output import check_writable, console, write_json
 from convla.experiments.csm.settings import Readings
 from convla.experiments.pool import EXECUTORS
 from convla.experiments.reproduction import DEFAULT_TARGETS, TARGETS, Request, Run, reproduce

@@ -13,7 +13,8 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from convla.cli.app import app
-from convla.cli.output import RunBars, check_writable, console, write_json
+from convla.cli.bars import RunBars
+from convla.cli.output import check_writable, console, write_json
 from convla.experiments.csm.settings import study_file
 from convla.experiments.descents.quantities import QUANTITIES
 from convla.experiments.descents.study import AXES, StudyResult, read_rows, read_study

@@ -12,7 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from convla.cli.app import app
-from convla.cli.output import RunBars, check_writable, console, write_json
+from convla.cli.bars import RunBars
+from convla.cli.output import check_writable, console, write_json
 from convla.experiments.pool import EXECUTORS
 from convla.experiments.training.datasets import DATASETS
 from convla.experiments.training.execution import Request, Trained, train_experiments

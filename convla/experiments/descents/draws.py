@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from convla.errors import ConvlaError
+from convla.errors import ConvlaError, install_line
 
 __all__ = ["CHUNK", "DISTRIBUTIONS", "DrawError", "check_draws", "digest", "draw"]
 
@@ -133,9 +133,7 @@ def _photographs(channels: int) -> Floats:
 
         photographs = load_sample_images().images
     except ImportError as error:
-        raise DrawError(
-            f"natural images need scikit-learn and Pillow: pip install 'convla[study]' ({error})"
-        ) from error
+        raise DrawError(f"natural images need scikit-learn and Pillow: {install_line('study')}") from error
     colours = np.stack([photograph.astype(np.float64).transpose(2, 0, 1) / 255.0 for photograph in photographs])
     grey: Floats = colours.mean(axis=1, keepdims=True)
     return colours if channels == 3 else grey
