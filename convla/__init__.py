@@ -1,5 +1,6 @@
 """convla: the numerical linear algebra of convolutional layers."""
 
+from convla.algebra import block_diagonal, diagonal, hstack, identity, vstack, zero
 from convla.conv import convolve, cross_correlate, image_adjoint, kernel_adjoint
 from convla.geometry import ConvGeometry
 from convla.gradients import laplacian_smoothing, normalized_gradient, reweighted_gradient, sobolev_gradient
@@ -60,6 +61,7 @@ __all__ = [
     "Trace",
     "__version__",
     "asymptotic_largest_singular_value",
+    "block_diagonal",
     "circulant_matrix",
     "condition_number",
     "convolution_matrix",
@@ -70,11 +72,14 @@ __all__ = [
     "convolve",
     "cross_correlate",
     "delta_orthogonal_kernel",
+    "diagonal",
     "doubly_block_circulant",
     "doubly_block_toeplitz",
     "feature_map_gram",
     "feature_map_similarity",
     "feature_map_similarity_gradient",
+    "hstack",
+    "identity",
     "image_adjoint",
     "initialize_network",
     "kernel_adjoint",
@@ -99,4 +104,6 @@ __all__ = [
     "toeplitz_matrix",
     "unvec",
     "vec",
+    "vstack",
+    "zero",
 ]

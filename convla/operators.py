@@ -16,7 +16,7 @@ from convla._windows import correlate, correlate_image_adjoint, correlate_kernel
 from convla.errors import ShapeError
 from convla.geometry import ORDERS, ConvGeometry
 from convla.linear_map import LinearMap, Transpose
-from convla.toeplitz import Order, convolution_matrix
+from convla.toeplitz import SPARSE_FORMATS, Order, convolution_matrix
 from convla.typing import Array, ArrayLike, Boundary, Engine, Namespace, Padding
 
 __all__ = ["ConvOperator"]
@@ -196,7 +196,7 @@ class ConvOperator(LinearMap):
     @property
     def T(self) -> LinearMap:
         """The transpose of M, whose `apply` is this operator's `adjoint`."""
-        return _Transpose(self)
+        return TransposedConvOperator(self)
 
     def apply(self, image: ArrayLike) -> Array:
         """Cross-correlate one image or a batch with the kernel.
@@ -294,6 +294,21 @@ class ConvOperator(LinearMap):
         check_integer_range(features, image, math.prod(batch) * math.prod(geometry.output_shape))
         return self._kernel_adjoint(features, image, geometry)
 
+    @property
+    def kernels(self) -> tuple[Array, ...]:
+        """The kernel, as the only one."""
+        return (self.kernel,)
+
+    def kernel_gradients(self, u: ArrayLike, v: ArrayLike) -> tuple[Array, ...]:
+        """Return the gradient of ``<u, A v>`` with respect to the kernel: `kernel_adjoint`."""
+        return (self.kernel_adjoint(u, v),)
+
+    def with_kernels(self, kernels: Sequence[ArrayLike]) -> ConvOperator:
+        """Return the operator of another kernel, the only one of `kernels`: `with_kernel`."""
+        if len(kernels) != 1:
+            raise ValueError(f"kernels must hold 1 array, got {len(kernels)}")
+        return self.with_kernel(kernels[0])
+
     # Unchecked doors, for arrays that the library has made itself, of this library, dtype, shape and finite.
 
     def _apply(self, image: Array) -> Array:
@@ -302,13 +317,16 @@ class ConvOperator(LinearMap):
     def _adjoint(self, features: Array) -> Array:
         return self._image_adjoint(features, self._for_features, self.geometry)
 
+    def _kernel_gradients(self, u: Array, v: Array) -> tuple[Array, ...]:
+        return (self._kernel_adjoint(u, v, self.geometry),)
+
     def to_dense(self) -> Array:
         """Return M as an array of the kernel's library; see `convolution_matrix`."""
         return convolution_matrix(self.kernel, self.geometry, order=self.order, format="dense")
 
     def to_sparse(self, format: str = "csr") -> Any:  # noqa: A002
         """Return M as a SciPy (CuPy) sparse array in format "csr", "csc" or "coo"; see `convolution_matrix`."""
-        check_choice("format", format, ("csr", "csc", "coo"))
+        check_choice("format", format, SPARSE_FORMATS)
         return convolution_matrix(self.kernel, self.geometry, order=self.order, format=format)  # type: ignore[arg-type]
 
     def _checked(self, name: str, value: ArrayLike, shape: tuple[int, ...]) -> Array:
@@ -326,7 +344,7 @@ class ConvOperator(LinearMap):
 
 
 @final
-class _Transpose(Transpose):
+class TransposedConvOperator(Transpose):
     """The transpose of a `ConvOperator`, which knows its geometry, its kernel and its sparse matrix."""
 
     def __init__(self, operator: ConvOperator) -> None:
@@ -342,9 +360,6 @@ class _Transpose(Transpose):
     def geometry(self) -> ConvGeometry:
         """The geometry of the map that this is the transpose of."""
         return self._operator.geometry
-
-    def to_sparse(self, format: str = "csr") -> Any:  # noqa: A002
-        return self._operator.to_sparse("csr").T.asformat(check_choice("format", format, ("csr", "csc", "coo")))
 
 
 def _settled(kernel: Array, xp: Namespace) -> Array:

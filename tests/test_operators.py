@@ -305,11 +305,3 @@ def test_another_kernel_of_the_same_shape_leaves_nothing_of_the_first():
         operator.with_kernel(first * np.nan)
     assert operator.with_kernel(first.astype(np.float32)).dtype == np.float32
     assert operator.with_kernel(first[:, :, :2]).geometry.kernel_size == (2, 3)
-
-
-def test_the_product_of_two_operators_is_refused_in_words():
-    operator = ConvOperator(np.ones((1, 1, 3)), (5,))
-    with pytest.raises(TypeError, match=r"right operand of @ must be a dense vector or matrix, got convla"):
-        operator @ operator
-    with pytest.raises(TypeError, match=r"of shape \(5, 5\): apply one map to what the other gives"):
-        operator.T @ operator

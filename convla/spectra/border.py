@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any
 
 import array_api_compat
@@ -13,7 +14,7 @@ from convla._array import device_of, is_exact, namespace, on_device_of, to_numpy
 from convla._checks import check_not_followed
 from convla._validate import check_real
 from convla.errors import ShapeError
-from convla.linear_map import LinearMap, Scaled
+from convla.linear_map import LinearMap
 from convla.operators import ConvOperator
 from convla.spectra.result import SingularValues, read_off
 from convla.spectra.scaling import scaled_to_unit
@@ -152,7 +153,7 @@ def _prepared_map(operator: LinearMap) -> Problem:
     if not all(map(math.isfinite, sizes)):
         raise ValueError("operator must map finite arrays to finite ones, got infinity or NaN for random ones")
     exponent = math.frexp(max(sizes))[1]
-    return Problem(Scaled(operator, -exponent), False, exponent, operator)
+    return Problem(operator * Fraction(2) ** -exponent, False, exponent, operator)
 
 
 def convolution_of(operator: LinearMap) -> tuple[ConvOperator, bool]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from convla._array import namespace, on_device_of, to_numpy
 from convla._threads import blas_for
-from convla.linear_map import LinearMap, OfMap
+from convla.linear_map import LinearMap
 from convla.operators import ConvOperator
 from convla.spectra.result import End, SingularValues, placed, smallest_triplet, triplets
 from convla.spectra.roundoff import rounding_of_entries
@@ -186,12 +186,20 @@ def rounding(operator: LinearMap, largest: float) -> float:
     return decomposition + (rounding_of_entries(operator) if isinstance(operator, ConvOperator) else 0.0)
 
 
-class _Matrix(OfMap):
+class _Matrix(LinearMap):
     """A map by its matrix in float64."""
 
     def __init__(self, matrix: Array, linear_map: LinearMap) -> None:
-        super().__init__(linear_map)
-        self._matrix = matrix
+        self._matrix, self._map = matrix, linear_map
+        self.order = linear_map.order
+
+    @property
+    def domain_shape(self) -> tuple[int, ...]:
+        return self._map.domain_shape
+
+    @property
+    def range_shape(self) -> tuple[int, ...]:
+        return self._map.range_shape
 
     @property
     def like(self) -> Array:
