@@ -6,7 +6,7 @@ from convla.geometry import ConvGeometry
 from convla.gradients import laplacian_smoothing, normalized_gradient, reweighted_gradient, sobolev_gradient
 from convla.initializers import delta_orthogonal_kernel, orthogonal_kernel
 from convla.linear_map import LinearMap
-from convla.operators import ConvOperator
+from convla.operators import ConvOperator, TransposedConvOperator
 from convla.orthonormal import orthonormalize, orthonormalize_operator
 from convla.penalties import PenaltyDescent, Trace, minimize_penalty, penalty, penalty_gradient
 from convla.similarity import (
@@ -59,6 +59,7 @@ __all__ = [
     "SingularValues",
     "Status",
     "Trace",
+    "TransposedConvOperator",
     "__version__",
     "asymptotic_largest_singular_value",
     "block_diagonal",

@@ -20,7 +20,7 @@ from convla._validate import check_choice, check_integer, check_per_axis, check_
 from convla.errors import ShapeError
 from convla.typing import Boundary, Padding
 
-__all__ = ["BOUNDARIES", "ORDERS", "PADDINGS", "ConvGeometry"]
+__all__ = ["BOUNDARIES", "ORDERS", "PADDINGS", "ConvGeometry", "transposed_geometry"]
 
 PADDINGS = ("full", "same", "valid")
 BOUNDARIES = ("zero", "circular", "reflect", "replicate")
@@ -140,6 +140,33 @@ class ConvGeometry:
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
+
+    def replace(self, **changes: Any) -> ConvGeometry:
+        """Return the geometry with some of its parameters changed, the others as they are.
+
+        Parameters
+        ----------
+        **changes
+            Of the constructor's parameters. Padding that is not among them stays as many positions as it is, whatever
+            the kernel.
+
+        Raises
+        ------
+        TypeError, ValueError, ShapeError
+            As the constructor.
+
+        Examples
+        --------
+        >>> from convla import ConvGeometry
+        >>> geometry = ConvGeometry((8, 3, 3, 3), (32, 32), padding="same")
+        >>> geometry.replace(image_shape=(16, 8), stride=2).range_shape
+        (8, 8, 4)
+        """
+        parameters = self.__getstate__()
+        unknown = sorted(changes.keys() - parameters.keys())
+        if unknown:
+            raise TypeError(f"a geometry has the parameters {', '.join(parameters)}, got {', '.join(unknown)}")
+        return ConvGeometry(**(parameters | changes))
 
     @functools.cached_property
     def _hash(self) -> int:
@@ -439,6 +466,68 @@ class ConvGeometry:
                     for start, n, s in zip(starts, self.output_shape, self.stride, strict=True)
                 ),
             )
+
+
+def transposed_geometry(
+    kernel_shape: Sequence[int],
+    image_shape: Sequence[int],
+    *,
+    stride: int | Sequence[int],
+    padding: int | Sequence[int],
+    output_padding: int | Sequence[int],
+    dilation: int | Sequence[int],
+    groups: int,
+) -> ConvGeometry:
+    """Return the geometry whose transpose is a transposed convolution, in PyTorch's parameters.
+
+    Parameters
+    ----------
+    kernel_shape : sequence of int
+        ``(c_in, c_out // groups, *kernel)``.
+    image_shape : sequence of int
+        The sizes of the argument n; the image of the geometry has the sizes that come out.
+    stride, padding, output_padding, dilation, groups
+        See `ConvOperator.transposed`.
+
+    Raises
+    ------
+    TypeError, ValueError, ShapeError
+        As `ConvGeometry`.
+
+    Examples
+    --------
+    >>> from convla.geometry import transposed_geometry
+    >>> options = dict(stride=2, padding=1, output_padding=1, dilation=1, groups=1)
+    >>> transposed_geometry((8, 4, 3, 3), (16, 16), **options).image_shape
+    (32, 32)
+    """
+    kernel, image = check_sizes("kernel_shape", kernel_shape), check_sizes("image_shape", image_shape)
+    ndim = len(kernel) - 2
+    if len(image) != ndim:
+        raise ShapeError(f"image_shape must have {ndim} axes for a kernel of shape {kernel}, got {image}")
+    strides, dilations = check_per_axis("stride", stride, ndim), check_per_axis("dilation", dilation, ndim)
+    cut = check_per_axis("padding", padding, ndim, minimum=0)
+    added = check_per_axis("output_padding", output_padding, ndim, minimum=0)
+    sizes, pads = [], []
+    for axis, (n, k, s, d, p, more) in enumerate(zip(image, kernel[2:], strides, dilations, cut, added, strict=True)):
+        if more >= max(s, d):
+            raise ValueError(
+                f"output_padding must be less than the stride or the dilation, got {more} along axis {axis} with "
+                f"stride {s} and dilation {d}"
+            )
+        size = (n - 1) * s - 2 * p + (k - 1) * d + more + 1
+        if size < 1:
+            raise ShapeError(f"nothing is left along axis {axis} of the output: size {size} with padding {p}")
+        # The convolution of an image of this size has n outputs: with equal padding, or with less at the far end.
+        high = p if more < s else max(0, p - more)
+        if high - p + more >= s:
+            raise ValueError(
+                f"output_padding beyond the padding must be less than the stride, got {more} along axis {axis} with "
+                f"padding {p} and stride {s}: what is added is zero, whatever the kernel"
+            )
+        sizes.append(size)
+        pads.append((p, high))
+    return ConvGeometry(kernel, sizes, padding=tuple(pads), stride=strides, dilation=dilations, groups=groups)
 
 
 def _resolve_padding(padding: Padding, extents: tuple[int, ...]) -> tuple[tuple[int, int], ...]:

@@ -192,10 +192,12 @@ class Scaled(OfMap):
         yield self.unscaled, self._times(u), v
 
     def _rebuilt(self, parts: tuple[LinearMap, ...]) -> LinearMap:
-        return parts[0] * self.factor
+        scaled: LinearMap = parts[0] * self.factor
+        return scaled
 
     def __abs__(self) -> LinearMap:
-        return abs(self.unscaled) * abs(self.factor)
+        modulus: LinearMap = abs(self.unscaled) * abs(self.factor)
+        return modulus
 
 
 def _steps_of(factor: Fraction) -> tuple[float, ...]:

@@ -194,14 +194,4 @@ def _in_host_memory(convolution: ConvOperator) -> ConvOperator:
             return convolution
     else:
         return convolution
-    geometry = convolution.geometry
-    return ConvOperator(
-        to_numpy(kernel),
-        geometry.image_shape,
-        padding=geometry.padding,
-        stride=geometry.stride,
-        dilation=geometry.dilation,
-        groups=geometry.groups,
-        boundary=geometry.boundary,
-        order=convolution.order,
-    )
+    return ConvOperator(to_numpy(kernel), convolution.geometry, order=convolution.order)

@@ -52,19 +52,9 @@ def group_operators(operator: ConvOperator) -> list[ConvOperator]:
     if geometry.groups == 1:
         return [operator]
     size = geometry.out_channels // geometry.groups
-    return [
-        ConvOperator(
-            operator.kernel[group * size : (group + 1) * size, ...],
-            geometry.image_shape,
-            padding=geometry.padding,
-            stride=geometry.stride,
-            dilation=geometry.dilation,
-            boundary=geometry.boundary,
-            order=operator.order,
-            engine=operator.engine,
-        )
-        for group in range(geometry.groups)
-    ]
+    kernels = (operator.kernel[group * size : (group + 1) * size, ...] for group in range(geometry.groups))
+    single = geometry.replace(kernel_shape=(size, *geometry.kernel_shape[1:]), groups=1)
+    return [ConvOperator(kernel, single, order=operator.order, engine=operator.engine) for kernel in kernels]
 
 
 def dense_values(operator: LinearMap) -> SingularValues:
