@@ -113,7 +113,11 @@ class LinearMap(ABC):
         """Return the map for arrays of another dtype: by default it converts them, and works in its own."""
         from convla.algebra.composite import Converted
 
-        return self if dtype == self.dtype else Converted(self, dtype)
+        if dtype == self.dtype:
+            return self
+        if is_exact(self.like):
+            raise TypeError(f"{type(self).__name__} works in {self.dtype}, and must define astype to work in {dtype}")
+        return Converted(self, dtype)
 
     def __abs__(self) -> LinearMap:
         """Return a map whose matrix bounds the moduli of this one's entries: the factor of rounding bounds."""

@@ -26,6 +26,7 @@ __all__ = [
     "Product",
     "Scaled",
     "Sum",
+    "steps_of",
     "summed",
 ]
 
@@ -153,12 +154,14 @@ class Scaled(OfMap):
     ----------
     factor : Fraction, int or exact number
         For floats a fraction, so that factors of factors neither round nor overflow.
+    steps : tuple
+        What an array is multiplied by, one after the other.
     """
 
     def __init__(self, linear_map: LinearMap, factor: Any) -> None:
         super().__init__(linear_map)
         self.factor = factor
-        self._steps = (factor,) if is_exact(linear_map.like) else _steps_of(factor)
+        self.steps = (factor,) if is_exact(linear_map.like) else steps_of(factor)
 
     def __repr__(self) -> str:
         shown = f"{float(self.factor):.6g}" if isinstance(self.factor, Fraction) else self.factor
@@ -179,7 +182,7 @@ class Scaled(OfMap):
         return self._times(image)
 
     def _times(self, array: Array) -> Array:
-        for step in self._steps:
+        for step in self.steps:
             array = array * step
         return array
 
@@ -200,7 +203,7 @@ class Scaled(OfMap):
         return modulus
 
 
-def _steps_of(factor: Fraction) -> tuple[float, ...]:
+def steps_of(factor: Fraction) -> tuple[float, ...]:
     """Return numbers within the range of float32 and float64 whose product is a fraction, but for one rounding.
 
     A power of two is one of powers of two, whatever it is: multiplying by it rounds nothing but what becomes subnormal.

@@ -18,6 +18,7 @@ __all__ = [
     "Stack",
     "block_diagonal",
     "hstack",
+    "split",
     "vstack",
 ]
 
@@ -165,7 +166,7 @@ class Stack(Composite):
     def _forward(self, array: Array, door: str) -> Array:
         if self.rows:
             return _concatenated([getattr(part, door)(array) for part in self._parts], self.range_shape)
-        pieces = _split(array, [part.domain_shape for part in self._parts])
+        pieces = split(array, [part.domain_shape for part in self._parts])
         return summed([getattr(part, door)(piece) for part, piece in zip(self._parts, pieces, strict=True)], door)
 
     def _assembled(self, matrices: Sequence[Any], library: Any) -> Any:
@@ -173,10 +174,10 @@ class Stack(Composite):
 
     def _factors(self, u: Array, v: Array) -> Iterator[tuple[LinearMap, Array, Array]]:
         if self.rows:
-            for part, piece in zip(self._parts, _split(u, [part.range_shape for part in self._parts]), strict=True):
+            for part, piece in zip(self._parts, split(u, [part.range_shape for part in self._parts]), strict=True):
                 yield part, piece, v
         else:
-            for part, piece in zip(self._parts, _split(v, [part.domain_shape for part in self._parts]), strict=True):
+            for part, piece in zip(self._parts, split(v, [part.domain_shape for part in self._parts]), strict=True):
                 yield part, u, piece
 
     def _rebuilt(self, parts: tuple[LinearMap, ...]) -> LinearMap:
@@ -201,7 +202,7 @@ class BlockDiagonal(Composite):
         return BlockDiagonal(tuple(part.T for part in self._parts))
 
     def _forward(self, array: Array, door: str) -> Array:
-        pieces = _split(array, [part.domain_shape for part in self._parts])
+        pieces = split(array, [part.domain_shape for part in self._parts])
         images = [getattr(part, door)(piece) for part, piece in zip(self._parts, pieces, strict=True)]
         return _concatenated(images, self.range_shape)
 
@@ -209,8 +210,8 @@ class BlockDiagonal(Composite):
         return library.block_diag(matrices)
 
     def _factors(self, u: Array, v: Array) -> Iterator[tuple[LinearMap, Array, Array]]:
-        left = _split(u, [part.range_shape for part in self._parts])
-        yield from zip(self._parts, left, _split(v, [part.domain_shape for part in self._parts]), strict=True)
+        left = split(u, [part.range_shape for part in self._parts])
+        yield from zip(self._parts, left, split(v, [part.domain_shape for part in self._parts]), strict=True)
 
     def _rebuilt(self, parts: tuple[LinearMap, ...]) -> LinearMap:
         return block_diagonal(parts)
@@ -225,7 +226,7 @@ def _concatenated(images: Sequence[Array], shape: tuple[int, ...]) -> Array:
     return namespace(images[0]).concat(images, axis=-len(shape))
 
 
-def _split(array: Array, shapes: Sequence[tuple[int, ...]]) -> list[Array]:
+def split(array: Array, shapes: Sequence[tuple[int, ...]]) -> list[Array]:
     """Return the channels of an array (..., c, *positions) in pieces of these shapes."""
     ends = list(itertools.accumulate(shape[0] for shape in shapes))
     rest = (slice(None),) * (len(shapes[0]) - 1)
