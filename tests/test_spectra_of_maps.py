@@ -6,6 +6,7 @@ import math
 from fractions import Fraction
 from typing import Any
 
+import array_api_strict
 import numpy as np
 import pytest
 
@@ -16,7 +17,6 @@ from convla import (
     block_diagonal,
     condition_number,
     diagonal,
-    hstack,
     identity,
     largest_singular_value,
     singular_value_bounds,
@@ -77,7 +77,8 @@ def check_all(found: LinearMap, matrix: np.ndarray, factor: Any = 1) -> None:
 @pytest.mark.parametrize("seed", range(80))
 def test_drawn_maps(seed: int) -> None:
     dtype = np.float32 if seed % 4 == 3 else np.float64
-    found, matrix = Draw(seed, lambda array: array.astype(dtype)).any(depth=2 + seed % 2)
+    # A map of one's own in float32 multiplies so, and the errors say it: it has a test of its own.
+    found, matrix = Draw(seed, lambda array: array.astype(dtype), own=dtype == np.float64).any(depth=2 + seed % 2)
     factor: Any = [1, -1, 0.1, Fraction(1, 3), 2.0**600, -(2.0**-700)][seed % 6] if dtype == np.float64 else 1
     check_all(factor * found, matrix, factor)
 
@@ -85,6 +86,10 @@ def test_drawn_maps(seed: int) -> None:
 @pytest.mark.parametrize("library", LIBRARIES)
 @pytest.mark.parametrize("seed", [2, 5, 11])
 def test_drawn_maps_in_every_library(library: Any, seed: int) -> None:
+    if getattr(library, "device", None) == array_api_strict.Device("device1"):
+        pytest.skip("NumPy takes nothing from there")
+    if type(library).__name__ == "Jax" and seed > 2:
+        pytest.skip("compiling every operation takes minutes")
     found, matrix = Draw(seed, lambda array: library.asarray(array.astype(float)), own=False).any()
     exact, off = spectrum(matrix)
     result = largest_singular_value(found)
@@ -100,22 +105,49 @@ def conv(rng: np.random.Generator, *shape: int, size: int = 12, **options: Any) 
 
 def test_a_residual_block_is_one_convolution() -> None:
     rng = np.random.default_rng(0)
-    scale = rng.uniform(0.5, 2.0, 6)
+    scale, n = rng.uniform(0.5, 2.0, 6), 80
     for groups, boundary in [(1, "zero"), (2, "circular"), (3, "replicate")]:
-        layer = conv(rng, 6, 6 // groups, 3, size=400, groups=groups, boundary=boundary)
-        block = identity((6, 400)) + diagonal(scale, (6, 400)) @ (0.3 * layer) @ diagonal(scale[::-1], (6, 400))
-        whole = np.eye(2400) + np.repeat(scale, 400)[:, None] * 0.3 * layer.to_dense() * np.repeat(scale[::-1], 400)
+        layer = conv(rng, 6, 6 // groups, 3, size=n, groups=groups, boundary=boundary)
+        block = identity((6, n)) + diagonal(scale, (6, n)) @ (0.3 * layer) @ diagonal(scale[::-1], (6, n))
+        before, after = (np.repeat(factors, n) for factors in (scale[::-1], scale))
+        whole = np.eye(6 * n) + after[:, None] * 0.3 * layer.to_dense() * before
         exact = np.linalg.svd(whole, compute_uv=False)
         fold = folded(block)
         assert fold is not None
         np.testing.assert_allclose(fold.operator.to_dense(), whole, rtol=0, atol=1e-14)
+        assert np.linalg.norm(fold.operator.to_dense() - whole, 2) <= fold.error + 1e-14
         for one in (block, block.T):
-            found = largest_singular_value(one)
+            found = largest_singular_value(one, method="lanczos" if boundary == "zero" else "auto")
             assert found.value == pytest.approx(exact[0], rel=1e-9)
-            bounds = singular_value_bounds(one)
+            assert found.status.proved
+            bounds = singular_value_bounds(one, method="symbol")
             assert bounds.lower <= exact[0] * (1 + 1e-12)
-            assert exact[0] * (1 - 1e-12) <= bounds.upper <= exact[0] * 1.05
-    assert found.status == Status.CONFIRMED  # by the factorisation that convolutions have
+            assert exact[0] * (1 - 1e-12) <= bounds.upper <= exact[0] * 1.3
+
+
+def test_what_folds_and_what_does_not() -> None:
+    rng = np.random.default_rng(5)
+    layer = conv(rng, 2, 2, 3)
+    unit, factors = identity((2, 12)), diagonal(rng.standard_normal(2), (2, 12))
+    entries = diagonal(rng.standard_normal((2, 12)))
+    strided, off_centre = conv(rng, 2, 2, 3, stride=2), conv(rng, 2, 2, 2, padding=((1, 0),), dilation=1)
+    far = ConvOperator(rng.standard_normal((2, 2, 3)), (12,), padding=((1, 3),), dilation=2)
+    for one in (
+        layer + 2 * layer,
+        unit - layer,
+        factors @ layer + unit,
+        layer @ factors @ factors,
+        3 * (factors @ layer),
+    ):
+        fold = folded(one)
+        assert fold is not None
+        assert np.linalg.norm(fold.operator.to_dense() - one.to_dense(), 2) <= fold.error + 1e-14
+    assert folded(off_centre + unit) is not None  # its first tap reads before, its second in place
+    for one in (layer @ layer, layer + entries, entries @ layer, layer.T + layer, far + unit, unit + factors, layer):
+        assert folded(one) is None
+    assert folded(strided + strided.with_kernel(strided.kernel + 1.0)) is not None
+    assert folded((strided @ factors).T) is None
+    assert folded((strided @ factors).T.T) is not None
 
 
 def test_what_cancels_is_known_to_what_is_left_of_it() -> None:
@@ -227,6 +259,16 @@ def test_a_large_map_of_its_own_is_bounded_by_its_modulus_or_not_at_all() -> Non
     assert bounds.upper == math.inf
     assert bounds.upper_certificate.startswith("nothing")
     assert bounds.lower <= 3.0
+
+
+def test_a_map_of_its_own_in_single_precision_says_what_its_products_leave_open() -> None:
+    factors = np.array([1.0, -2.0], np.float32)
+    layer = ConvOperator(np.float32(0.1) * np.arange(12, dtype=np.float32).reshape(2, 2, 3), (9,))
+    found = Scaling(factors, (2, 9)) @ layer
+    exact = np.linalg.svd(np.repeat(factors, 9)[:, None] * layer.to_dense().astype(float), compute_uv=False)
+    for result in (largest_singular_value(found), singular_values(found)):
+        assert abs(result.values[0] - exact[0]) <= result.errors[0] <= 1e-4 * exact[0]
+        assert result.errors[0] > 1e-7 * exact[0]
 
 
 def test_errors() -> None:

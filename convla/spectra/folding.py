@@ -153,7 +153,8 @@ def _delta(factors: FloatArray, geometry: ConvGeometry) -> FloatArray | None:
         taps.append(tap)
     kernel = np.zeros(geometry.kernel_shape)
     channel = np.arange(geometry.out_channels)
-    kernel[:, :, *taps][channel, channel % geometry.kernel_shape[1]] = factors
+    here = tuple(np.full(channel.shape, tap) for tap in taps)
+    kernel[(channel, channel % geometry.kernel_shape[1], *here)] = factors
     return kernel
 
 
