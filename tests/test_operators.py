@@ -277,11 +277,22 @@ def test_the_kernel_of_an_operator_is_its_own():
     np.testing.assert_array_equal(operator @ np.ones(4), [2, 3, 3, 2])
 
 
-def test_the_operator_of_the_guide_works():
-    guide = (Path(__file__).parent.parent / "docs" / "adding-an-operator.md").read_text()
-    (example,) = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+def run_page(name):
+    """Run the examples of a page one after the other, and return what they define."""
+    page = (Path(__file__).parent.parent / "docs" / f"{name}.md").read_text()
     names = {}
-    exec(example, names)
+    exec("\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL)), names)
+    return names
+
+
+def test_the_page_on_composition_works(capsys):
+    names = run_page("operators-that-compose")
+    assert capsys.readouterr().out == "sum of bounds of the terms\n"
+    assert len(names["longer"].kernels) == 2
+
+
+def test_the_operator_of_the_guide_works():
+    names = run_page("adding-an-operator")
     operator = names["operator"]
     x = np.arange(operator.shape[1], dtype=float)
     dense = operator.to_dense()
