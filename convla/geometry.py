@@ -23,7 +23,7 @@ from convla.typing import Boundary, Padding
 __all__ = ["BOUNDARIES", "ORDERS", "PADDINGS", "ConvGeometry", "transposed_geometry"]
 
 PADDINGS = ("full", "same", "valid")
-BOUNDARIES = ("zero", "circular", "reflect", "replicate")
+BOUNDARIES = ("zero", "circular", "reflect", "replicate", "symmetric")
 ORDERS = ("C", "F")
 
 IndexArray = np.ndarray[Any, np.dtype[np.signedinteger[Any]]]
@@ -42,14 +42,14 @@ class ConvGeometry:
     padding : {"full", "same", "valid"}, int, or sequence of (int, int)
         How far the image is extended before and after each axis. With ``k`` the extent of the dilated kernel, "full"
         means ``k - 1`` on both sides, "same" ``(k - 1) // 2`` before and ``k // 2`` after, "valid" none. An integer
-        stands for both sides of every axis; pairs (low, high) give each axis its own.
+        stands for both sides of every axis; pairs (low, high) give each axis its own, and crop where they are negative.
     stride, dilation : int or sequence of int
         Steps between the positions of the kernel, and between its taps; one for all axes or one for each.
     groups : int
         The channels fall into this many groups; each output channel reads the input channels of its group only.
-    boundary : {"zero", "circular", "reflect", "replicate"}
+    boundary : {"zero", "circular", "reflect", "replicate", "symmetric"}
         What stands outside the image: zeros, its periodic extension, its mirror image about the edge sample (which is
-        not repeated), or its edge sample.
+        not repeated), its edge sample, or its mirror image about the edge itself (which repeats the edge sample).
 
     Attributes
     ----------
@@ -310,6 +310,8 @@ class ConvGeometry:
             return position % size
         if self.boundary == "replicate":
             return np.clip(position, 0, size - 1)
+        if self.boundary == "symmetric":
+            return np.minimum(position % (2 * size), 2 * size - 1 - position % (2 * size))
         period = max(2 * (size - 1), 1)  # mirrored about both edge samples; one lone sample is its own mirror image
         position = position % period
         return np.minimum(position, period - position) if size > 1 else position
@@ -518,15 +520,9 @@ def transposed_geometry(
         size = (n - 1) * s - 2 * p + (k - 1) * d + more + 1
         if size < 1:
             raise ShapeError(f"nothing is left along axis {axis} of the output: size {size} with padding {p}")
-        # The convolution of an image of this size has n outputs: with equal padding, or with less at the far end.
-        high = p if more < s else max(0, p - more)
-        if high - p + more >= s:
-            raise ValueError(
-                f"output_padding beyond the padding must be less than the stride, got {more} along axis {axis} with "
-                f"padding {p} and stride {s}: what is added is zero, whatever the kernel"
-            )
         sizes.append(size)
-        pads.append((p, high))
+        # The convolution of an image of this size has n outputs, if need be with the far end cropped.
+        pads.append((p, p if more < s else p - more))
     return ConvGeometry(kernel, sizes, padding=tuple(pads), stride=strides, dilation=dilations, groups=groups)
 
 
@@ -549,8 +545,5 @@ def _resolve_padding(padding: Padding, extents: tuple[int, ...]) -> tuple[tuple[
         return ((amount, amount),) * len(extents)
     if len(padding) != len(extents) or any(not isinstance(pair, Sequence) or len(pair) != 2 for pair in padding):
         raise ShapeError(f"padding must have one (low, high) pair for each of {len(extents)} axes, got {padding!r}")
-    pairs = [
-        tuple(check_integer(f"padding[{axis}]", amount, minimum=0) for amount in pair)
-        for axis, pair in enumerate(padding)
-    ]
+    pairs = [tuple(check_integer(f"padding[{axis}]", amount) for amount in pair) for axis, pair in enumerate(padding)]
     return cast(tuple[tuple[int, int], ...], tuple(pairs))

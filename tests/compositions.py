@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from convla import ConvGeometry, ConvOperator, LinearMap, block_diagonal, diagonal, hstack, identity, vstack, zero
+from convla.geometry import BOUNDARIES
 from tests.geometries import keywords_of
 from tests.naive import dense_matrix
 
@@ -135,7 +136,7 @@ class Draw:
             kernel.shape,
             (n,),
             padding="valid" if n > m else "same",
-            boundary=str(self.rng.choice(["zero", "circular", "reflect"])),
+            boundary=str(self.rng.choice(BOUNDARIES)),
         )
         operator = ConvOperator(self.asarray(kernel), (n,), **keywords_of(geometry))
         return Pair(operator, dense_matrix(kernel, geometry).astype(np.int64))

@@ -22,7 +22,7 @@ from convla.typing import Array, ArrayLike
 __all__ = [
     "Composite",
     "Converted",
-    "OfMap",
+    "OfMaps",
     "Product",
     "Scaled",
     "Sum",
@@ -129,25 +129,22 @@ class Composite(LinearMap):
         return self._rebuilt(tuple(abs(part) for part in self._parts))
 
 
-class OfMap(Composite):
-    """A map that is made of another one of the same shapes."""
-
-    def __init__(self, linear_map: LinearMap) -> None:
-        super().__init__((linear_map,))
+class OfMaps(Composite):
+    """A map that is made of one or more of its own shapes."""
 
     @property
     def domain_shape(self) -> tuple[int, ...]:
-        """The domain of the map."""
+        """That of each part."""
         return self._parts[0].domain_shape
 
     @property
     def range_shape(self) -> tuple[int, ...]:
-        """The range of the map."""
+        """That of each part."""
         return self._parts[0].range_shape
 
 
 @final
-class Scaled(OfMap):
+class Scaled(OfMaps):
     """A map times a number.
 
     Attributes
@@ -159,7 +156,7 @@ class Scaled(OfMap):
     """
 
     def __init__(self, linear_map: LinearMap, factor: Any) -> None:
-        super().__init__(linear_map)
+        super().__init__((linear_map,))
         self.factor = factor
         self.steps = (factor,) if is_exact(linear_map.like) else steps_of(factor)
 
@@ -218,11 +215,11 @@ def steps_of(factor: Fraction) -> tuple[float, ...]:
 
 
 @final
-class Converted(OfMap):
+class Converted(OfMaps):
     """A map for arrays of another dtype, which works in its own."""
 
     def __init__(self, linear_map: LinearMap, dtype: Any) -> None:
-        super().__init__(linear_map)
+        super().__init__((linear_map,))
         self._dtype = dtype
 
     @property
@@ -255,18 +252,8 @@ class Converted(OfMap):
 
 
 @final
-class Sum(Composite):
+class Sum(OfMaps):
     """The sum of maps of the same shapes."""
-
-    @property
-    def domain_shape(self) -> tuple[int, ...]:
-        """That of each term."""
-        return self._parts[0].domain_shape
-
-    @property
-    def range_shape(self) -> tuple[int, ...]:
-        """That of each term."""
-        return self._parts[0].range_shape
 
     def _transposed(self) -> Composite:
         return Sum(tuple(part.T for part in self._parts))

@@ -21,6 +21,7 @@ __all__ = [
     "Free",
     "Identity",
     "Leaf",
+    "Symmetric",
     "Zero",
     "diagonal",
     "identity",
@@ -186,16 +187,10 @@ class Free(Leaf):
         return self.settled(namespace(self.like).astype(self.like, dtype), self.order)
 
 
-@final
-class Identity(Free):
-    """The identity on arrays of a shape."""
+class Symmetric(Leaf):
+    """A map of a space to itself that is its own transpose."""
 
-    def __init__(self, shape: tuple[int, ...], *, like: Array | None = None, order: Order = "C") -> None:
-        super().__init__(like, order)
-        self._shape = shape
-
-    def __repr__(self) -> str:
-        return f"<identity on {self._shape}>"
+    _shape: tuple[int, ...]
 
     @property
     def domain_shape(self) -> tuple[int, ...]:
@@ -208,6 +203,18 @@ class Identity(Free):
     def T(self) -> LinearMap:
         """The map itself."""
         return self
+
+
+@final
+class Identity(Symmetric, Free):
+    """The identity on arrays of a shape."""
+
+    def __init__(self, shape: tuple[int, ...], *, like: Array | None = None, order: Order = "C") -> None:
+        super().__init__(like, order)
+        self._shape = shape
+
+    def __repr__(self) -> str:
+        return f"<identity on {self._shape}>"
 
     def _in(self, like: Array, order: Order) -> LinearMap:
         return Identity(self._shape, like=like, order=order)
@@ -271,7 +278,7 @@ class Zero(Free):
 
 
 @final
-class Diagonal(Leaf):
+class Diagonal(Symmetric):
     """One factor for each channel, or for each entry, of an array.
 
     Attributes
@@ -287,18 +294,6 @@ class Diagonal(Leaf):
 
     def __repr__(self) -> str:
         return f"<diagonal map on {self._shape}, factors of shape {tuple(self.values.shape)}>"
-
-    @property
-    def domain_shape(self) -> tuple[int, ...]:
-        """The shape."""
-        return self._shape
-
-    range_shape = domain_shape
-
-    @property
-    def T(self) -> LinearMap:
-        """The map itself."""
-        return self
 
     @property
     def entries(self) -> Array:

@@ -21,6 +21,7 @@ from convla.operators import ConvOperator
 from convla.spectra.certificate import U64
 from convla.spectra.folding import folded
 from convla.spectra.result import SingularValues, read_off
+from convla.spectra.roundoff import product_error
 from convla.spectra.scaling import exponent_of, scaled_by_images, scaled_to_unit, unit_scaled
 from convla.spectra.status import Status
 from convla.typing import Array
@@ -43,7 +44,8 @@ class Problem:
         What was given is this many times the map, or its transpose.
     given : LinearMap
     slack : float
-        What the map may differ from that by, in norm: it has been folded into one convolution.
+        What the map may differ from that by, in norm, folded into one convolution or with its products rounded: terms
+        of a sum may cancel.
     """
 
     operator: LinearMap
@@ -60,7 +62,7 @@ class Problem:
     def finished(self, result: SingularValues, rtol: float) -> SingularValues:
         """Return a result for what was given: scaled back, in its library, transposed if it was, with its nullity.
 
-        Where folding has left more open than the tolerance, a value is not said to be confirmed.
+        Where `slack` leaves more open than the tolerance, a value is not said to be confirmed.
 
         Raises
         ------
@@ -212,7 +214,8 @@ def _prepared_map(operator: LinearMap, factor: Fraction, given: LinearMap) -> Pr
             slack = fold.error * 2.0**-shift if shift > -1000 else math.inf
             return Problem(convolution, transposed, factor * Fraction(2) ** shift, given, slack)
     scaled, shift = scaled_by_images(scaled)
-    return Problem(scaled, False, factor * Fraction(2) ** shift, given)
+    slack = product_error(scaled) if known else 0.0
+    return Problem(scaled, False, factor * Fraction(2) ** shift, given, slack)
 
 
 def _leaf_in_host_memory(leaf: LinearMap) -> LinearMap:

@@ -107,8 +107,8 @@ def singular_value_bounds(
       ``sigma_max <= max norm(f)`` over the torus's frequencies. The functions on the torus may as well change sign
       when they go around; of the two kinds the one whose frequencies miss the maximum of f is taken.
     - circular boundary: the same with the image's own torus; equality where the outputs visit it evenly.
-    - reflect, replicate: M = T E with T the zero-padded ("valid") convolution of the extended image and E the
-      extension, whose norm is the square root of the most positions that read one entry. The bound exceeds the
+    - other boundaries: M = T E with T the zero-padded ("valid") convolution of the extended image and E the extension,
+      whose norm is the square root of the most positions that read one entry. The bound exceeds the
       symbol's by up to that factor, which a shift under "replicate" attains. ``norm(M)^2 <= norm(M)_1 norm(M)_inf`` is
       taken where it is smaller.
     - along an axis longer than 32 times the degree m of ``f* f`` the supremum over all frequencies is bounded instead,
