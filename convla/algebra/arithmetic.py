@@ -106,7 +106,9 @@ def _factor_for(linear_map: LinearMap, factor: Any, name: str) -> Any:
     if is_exact(linear_map.like):
         whole = isinstance(factor, Fraction) and factor.denominator == 1
         return check_integer(name, factor.numerator if whole else factor)
-    return Fraction(factor) if isinstance(factor, numbers.Rational) else Fraction(check_real(name, factor))
+    if isinstance(factor, numbers.Rational):
+        return Fraction(int(factor.numerator), int(factor.denominator))  # of Python's integers, not of NumPy's
+    return Fraction(check_real(name, factor))
 
 
 def in_one_setting(what: str, maps: Sequence[LinearMap]) -> tuple[LinearMap, ...]:
