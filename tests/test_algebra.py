@@ -202,6 +202,7 @@ def test_errors_name_both_sides() -> None:
         (lambda: diagonal(np.array([np.nan]), (1, 4)), ValueError, "values must be finite"),
         (lambda: identity((4,)), ShapeError, "1 to 3 axes of positions"),
         (lambda: (Scaling(np.ones(1), (1, 4)) + a).to_sparse(), TypeError, "Scaling has no sparse form"),
+        (lambda: (conv(1, dtype=object) ** 2).to_sparse(), TypeError, "sparse matrices hold no exact objects"),
     ]:
         with pytest.raises(error, match=message):
             call()

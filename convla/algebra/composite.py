@@ -31,6 +31,7 @@ __all__ = [
 ]
 
 
+_SHOWN = 4  # parts of a map, by its name
 _MODERATE = 60  # the exponent of a factor that is applied in one step
 
 
@@ -43,7 +44,9 @@ class Composite(LinearMap):
 
     def __repr__(self) -> str:
         rows, columns = self.shape
-        return f"<{rows}x{columns} {type(self).__name__} of {', '.join(map(repr, self._parts))}>"
+        kinds = [type(part).__name__ for part in self._parts]
+        shown = ", ".join(kinds[:_SHOWN]) + ", ..." * (len(kinds) > _SHOWN)
+        return f"<{rows}x{columns} {type(self).__name__} of {len(kinds)} map(s): {shown}>"
 
     @property
     def parts(self) -> tuple[LinearMap, ...]:
@@ -82,10 +85,7 @@ class Composite(LinearMap):
 
     def adjoint(self, features: ArrayLike) -> Array:
         """Apply the transpose."""
-        transpose = self.T
-        return (
-            transpose._bordered("features", features) if isinstance(transpose, Composite) else transpose.apply(features)
-        )
+        return self._transpose._bordered("features", features)
 
     def _apply(self, image: Array) -> Array:
         return self._forward(image, "_apply")
@@ -108,11 +108,13 @@ class Composite(LinearMap):
         Raises
         ------
         TypeError
-            If a part has no sparse form.
+            If a part has no sparse form, or the map holds exact objects.
         OverflowError
             If integers could leave the range of their dtype.
         """
         check_choice("format", format, SPARSE_FORMATS)
+        if self.dtype == object:
+            raise TypeError("sparse matrices hold no exact objects: take to_dense()")
         library = sparse_library(self.like)
         matrices = [part.to_sparse("csr") for part in self._parts]
         if is_exact(self.like):

@@ -100,7 +100,7 @@ def _root_above(square: Fraction) -> Fraction:
 
 def _of_leaf(leaf: LinearMap, rng: np.random.Generator) -> NormBound | None:
     if isinstance(leaf, ConvOperator):
-        return convolution_bound(leaf, rng)
+        return _convolution_bound(leaf, rng)
     if isinstance(leaf, (Identity, Zero)):
         return NormBound(Fraction(int(isinstance(leaf, Identity))), "identity, or zero")
     if isinstance(leaf, Diagonal):
@@ -115,7 +115,7 @@ def _of_leaf(leaf: LinearMap, rng: np.random.Generator) -> NormBound | None:
     return _times(moduli, exponent)
 
 
-def convolution_bound(operator: ConvOperator, rng: np.random.Generator) -> NormBound:
+def _convolution_bound(operator: ConvOperator, rng: np.random.Generator) -> NormBound:
     """Bound the norm of a convolution of any scale: by its matrix where that is small, else by its symbol."""
     scaled, exponent = scaled_to_unit(operator)
     if not bool(namespace(scaled.kernel).any(scaled.kernel != 0)):
@@ -146,7 +146,7 @@ def _as_convolution(linear_map: LinearMap, rng: np.random.Generator) -> NormBoun
     fold = folded(scaled) or folded(scaled.T)
     if fold is None or not math.isfinite(fold.error):
         return None
-    bound = convolution_bound(fold.operator, rng)
+    bound = _convolution_bound(fold.operator, rng)
     whole = NormBound(bound.value + Fraction(fold.error), f"{bound.certificate}, of the one that the map folds into")
     return _times(whole, exponent)
 
