@@ -25,6 +25,7 @@ from convla.similarity import (
     network_similarity,
 )
 from convla.spectra import (
+    ConditionNumber,
     SingularValueBounds,
     SingularValues,
     Status,
@@ -49,6 +50,7 @@ from convla.toeplitz import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "ConditionNumber",
     "ConvGeometry",
     "ConvOperator",
     "Initialization",
