@@ -1,11 +1,12 @@
 """convla: the numerical linear algebra of convolutional layers."""
 
+from convla.algebra import block_diagonal, diagonal, hstack, identity, vstack, zero
 from convla.conv import convolve, cross_correlate, image_adjoint, kernel_adjoint
 from convla.geometry import ConvGeometry
 from convla.gradients import laplacian_smoothing, normalized_gradient, reweighted_gradient, sobolev_gradient
 from convla.initializers import delta_orthogonal_kernel, orthogonal_kernel
 from convla.linear_map import LinearMap
-from convla.operators import ConvOperator
+from convla.operators import ConvOperator, TransposedConvOperator
 from convla.orthonormal import orthonormalize, orthonormalize_operator
 from convla.penalties import PenaltyDescent, Trace, minimize_penalty, penalty, penalty_gradient
 from convla.similarity import (
@@ -24,6 +25,7 @@ from convla.similarity import (
     network_similarity,
 )
 from convla.spectra import (
+    ConditionNumber,
     SingularValueBounds,
     SingularValues,
     Status,
@@ -48,6 +50,7 @@ from convla.toeplitz import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "ConditionNumber",
     "ConvGeometry",
     "ConvOperator",
     "Initialization",
@@ -58,8 +61,10 @@ __all__ = [
     "SingularValues",
     "Status",
     "Trace",
+    "TransposedConvOperator",
     "__version__",
     "asymptotic_largest_singular_value",
+    "block_diagonal",
     "circulant_matrix",
     "condition_number",
     "convolution_matrix",
@@ -70,11 +75,14 @@ __all__ = [
     "convolve",
     "cross_correlate",
     "delta_orthogonal_kernel",
+    "diagonal",
     "doubly_block_circulant",
     "doubly_block_toeplitz",
     "feature_map_gram",
     "feature_map_similarity",
     "feature_map_similarity_gradient",
+    "hstack",
+    "identity",
     "image_adjoint",
     "initialize_network",
     "kernel_adjoint",
@@ -99,4 +107,6 @@ __all__ = [
     "toeplitz_matrix",
     "unvec",
     "vec",
+    "vstack",
+    "zero",
 ]

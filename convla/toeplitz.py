@@ -31,6 +31,7 @@ from convla.typing import Array, ArrayLike, Namespace, Padding
 
 __all__ = [
     "MATRIX_FORMATS",
+    "SPARSE_FORMATS",
     "check_room",
     "circulant_matrix",
     "convolution_matrix",
@@ -42,7 +43,8 @@ __all__ = [
     "vec",
 ]
 
-MATRIX_FORMATS = ("dense", "csr", "csc", "coo")
+SPARSE_FORMATS = ("csr", "csc", "coo")
+MATRIX_FORMATS = ("dense", *SPARSE_FORMATS)
 
 Order = Literal["C", "F"]
 MatrixFormat = Literal["dense", "csr", "csc", "coo"]
@@ -303,7 +305,7 @@ def convolution_matrix(
     geometry: ConvGeometry,
     *,
     order: Order = "C",
-    format: MatrixFormat = "csr",  # noqa: A002
+    format: MatrixFormat = "dense",  # noqa: A002
 ) -> Any:
     """Return the matrix M with ``vec(cross_correlate(x, kernel)) = M vec(x)`` for any number of channels.
 
@@ -315,7 +317,7 @@ def convolution_matrix(
     order : {"C", "F"}
         Row-major or column-major vec() of the positions; channels vary slowest in both, so that M has one block for
         each pair of channels.
-    format : {"csr", "csc", "coo", "dense"}
+    format : {"dense", "csr", "csc", "coo"}
         A SciPy (CuPy) sparse array, or a dense array of the kernel's library.
 
     Returns

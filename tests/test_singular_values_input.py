@@ -58,7 +58,7 @@ def test_the_zero_kernel(boundary: Any) -> None:
     assert (singular_values(operator, 2, method="lanczos").values == 0).all()
     assert smallest_singular_value(operator).status == "rank deficient"
     assert singular_value_bounds(operator)[:2] == (0, 0)
-    assert condition_number(operator) == math.inf
+    assert condition_number(operator).value == math.inf
 
 
 def test_integer_kernels_give_float64() -> None:
@@ -85,7 +85,7 @@ def test_integer_kernels_give_float64() -> None:
         (lambda o: largest_singular_value(o, method="lanczos", start=np.ones((1, 4))), ShapeError, "start must have"),
         (lambda o: smallest_singular_value(o, method="svds"), ValueError, "method must be one of"),
         (lambda o: singular_value_bounds(o, method="guess"), ValueError, "method must be one of"),
-        (lambda o: singular_value_bounds(o.to_dense()), TypeError, "operator must be a ConvOperator"),
+        (lambda o: singular_value_bounds(o.to_dense()), TypeError, "operator must be a LinearMap"),
         (lambda o: largest_singular_value(o.to_dense()), TypeError, "operator must be a LinearMap"),
         (
             lambda o: largest_singular_value(o.with_kernel(np.full(o.kernel.shape, 1, object))),

@@ -5,6 +5,7 @@ from convla.spectra.bounds import SingularValueBounds, singular_value_bounds
 from convla.spectra.result import SingularValues
 from convla.spectra.status import Status
 from convla.spectra.values import (
+    ConditionNumber,
     condition_number,
     largest_singular_value,
     singular_values,
@@ -12,6 +13,7 @@ from convla.spectra.values import (
 )
 
 __all__ = [
+    "ConditionNumber",
     "SingularValueBounds",
     "SingularValues",
     "Status",

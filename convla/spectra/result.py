@@ -44,7 +44,7 @@ class SingularValues:
         Applications of the operator and of its transpose together; 0 for direct methods.
     status : Status
         "exact", "confirmed", "estimated", "not converged" or "rank deficient"; ``status.sentence`` says what it means.
-    method : {"dense", "fourier", "inverse", "lanczos"}
+    method : {"dense", "fourier", "inverse", "lanczos", "block"}
         What was run, on the part of the matrix that holds the first value.
     nullity : int
         The least dimension of the null space of the operator that is known: the number of columns beyond the number of
@@ -181,10 +181,13 @@ def smallest_triplet(
 
 
 def placed(vectors: Array, channels: slice, positions: Sequence[slice], shape: Sequence[int]) -> Array:
-    """Place vectors (k, channels, *positions) of a part of an image among zeros: (k, *shape)."""
+    """Place vectors (k, channels, *positions) of a part of an image among zeros: (k, *shape).
+
+    Of axes for which `positions` says nothing, the part has all.
+    """
     xp = namespace(vectors)
     whole = xp.zeros((vectors.shape[0], *shape), dtype=vectors.dtype, device=device_of(vectors))
-    return xpx.at(whole)[(slice(None), channels, *positions)].set(vectors)
+    return xpx.at(whole)[(slice(None), channels, *positions, ...)].set(vectors)
 
 
 def of_zero(operator: LinearMap, k: int) -> SingularValues:
