@@ -20,7 +20,17 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default")
 # Modules of tests that run whole commands and processes; `python -m tests` leaves them out.
 COMMANDS = frozenset(
     f"test_{subject}"
-    for subject in ("figures", "hostile_files", "imports", "inspect", "parallel", "reproduce", "training", "verify")
+    for subject in (
+        "figures",
+        "hostile_files",
+        "imports",
+        "inspect",
+        "parallel",
+        "pools",
+        "reproduce",
+        "training",
+        "verify",
+    )
 )
 
 

@@ -24,6 +24,7 @@ COMMANDS = {
     "verify": "Check every statement of the ledger.",
     "inspect": "Measure every convolution kernel of a model.",
     "initialize": "Minimise the convolutional similarity of a model's kernels before training.",
+    "study": "Run a study of one's own: descents on kernels under every combination of some settings.",
     "train": "Train networks with and without the sources' methods, and compare them in pairs.",
 }
 """What each command does, in the order of the help; the module of the same name adds it to the application."""

@@ -17,7 +17,7 @@ import numpy as np
 
 from convla.experiments.csm.published import PublishedCell
 from convla.experiments.descents.outcome import Floats, Outcome
-from convla.experiments.statistics import Estimate
+from convla.experiments.statistics import Estimate, share
 
 __all__ = ["LEAST", "LIMIT", "VERDICTS", "Verdict", "compare", "estimate"]
 
@@ -90,10 +90,8 @@ def estimate(outcome: Outcome, *, seed: int = 0) -> dict[str, Estimate]:
     for name in ("D_increase_mean_pct", "D_increase_std_pct"):
         estimates[name] = replace(estimates[name], stderr=math.nan)
     count, size = int(down.sum()), int(kept.sum())
-    a, b = count + 0.5, size - count + 0.5
-    spread = math.sqrt(a * b / ((a + b) ** 2 * (a + b + 1.0)))
-    share = count / size if size else math.nan
-    estimates["B_reduction_frequency_pct"] = Estimate(100.0 * share, 100.0 * spread, size)
+    frequency = share(count, size)
+    estimates["B_reduction_frequency_pct"] = Estimate(100.0 * frequency.value, 100.0 * frequency.stderr, size)
     return estimates
 
 

@@ -11,8 +11,8 @@ import numpy as np
 from convla.experiments.csm.published import PUBLISHED_REPETITIONS
 from convla.experiments.csm.settings import Setting
 from convla.experiments.descents.outcome import Floats, Outcome
+from convla.experiments.source import Conclusion
 from convla.experiments.statistics import Estimate
-from convla.experiments.study import Conclusion
 
 __all__ = ["draw_conclusions"]
 

@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from convla.experiments import study
+from convla.experiments import source
 from convla.experiments.csm.columns import VERDICTS, Verdict, compare, estimate
 from convla.experiments.csm.conclusions import draw_conclusions
 from convla.experiments.csm.published import QUANTITIES, TABLES, published_cells, published_flags
 from convla.experiments.csm.settings import CONTROLS, Setting
 from convla.experiments.descents.outcome import Outcome
 from convla.experiments.folder import Table, as_records
+from convla.experiments.source import Conclusion, Sheet
 from convla.experiments.statistics import Estimate
-from convla.experiments.study import Conclusion, Sheet
 
 __all__ = ["CONTROL_HEADER", "TABLE_HEADER", "Report", "build_report"]
 
@@ -48,7 +48,7 @@ CONTROL_HEADINGS = (
 
 
 @dataclass(frozen=True)
-class Report(study.Report):
+class Report(source.Report):
     """What a run says.
 
     Attributes

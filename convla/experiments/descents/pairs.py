@@ -36,6 +36,7 @@ __all__ = [
     "LOSSES",
     "OPTIMIZERS",
     "SIMILARITIES",
+    "Correlation",
     "PairDescent",
     "choose_engine",
     "descend_pairs",
@@ -190,7 +191,7 @@ def _descend_pairs(
     gram = xp.permute_dims(gram, (1, 2, 0))
     n = k1.shape[0]
     lags = xp.take(gram[0, ...], on_device_of([abs(t) for t in range(1 - n, n)], gram, xp), axis=0)
-    trace = _Correlation(xp.zeros_like(k1[0, ...]))
+    trace = Correlation(xp.zeros_like(k1[0, ...]))
     values, observed = [], []
     # A diverging repetition overflows; it is the caller's to count and drop.
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
@@ -294,7 +295,7 @@ def _observe(k1: Array, k2: Array, gram: Array, lags: Array, similarity: str, to
     return product
 
 
-class _Correlation:
+class Correlation:
     """Pearson's correlation of a stream of pairs, by Welford's updates (no cancellation of large sums)."""
 
     def __init__(self, zero: Array) -> None:
@@ -302,6 +303,7 @@ class _Correlation:
         self.mean_x = self.mean_y = self.xx = self.yy = self.xy = zero
 
     def add(self, x: Array, y: Array) -> None:
+        """Take in a value of each."""
         self.count += 1
         dx, dy = x - self.mean_x, y - self.mean_y
         self.mean_x = self.mean_x + dx / self.count
@@ -312,4 +314,5 @@ class _Correlation:
         self.xy = self.xy + dx * rest
 
     def correlation(self, xp: Namespace) -> Array:
+        """Return the correlation of what was taken in."""
         return self.xy / (xp.sqrt(self.xx) * xp.sqrt(self.yy))

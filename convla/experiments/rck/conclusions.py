@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from convla.experiments.rck.settings import ALPHAS, SHAPES, FigureSetting, Traces
-from convla.experiments.study import Conclusion
+from convla.experiments.source import Conclusion
 
 __all__ = ["draw_figure_conclusions"]
 

@@ -1,4 +1,4 @@
-"""RCK Figures 3.1 and 3.2 as a study."""
+"""RCK Figures 3.1 and 3.2 as a source of experiments."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from convla.experiments.folder import Table, as_records
 from convla.experiments.rck.conclusions import draw_figure_conclusions
 from convla.experiments.rck.settings import FigureSetting, Traces, figure_settings, run_figure
-from convla.experiments.study import Conclusion, Report, Study
+from convla.experiments.source import Conclusion, Report, Source
 
 __all__ = ["TARGETS", "TRACE_HEADER", "Figures", "Traced"]
 
@@ -53,7 +53,7 @@ def _rows(setting: FigureSetting, traces: Traces) -> Iterator[tuple[Any, ...]]:
 
 
 @dataclass(frozen=True)
-class Figures(Study[FigureSetting, Traces]):
+class Figures(Source[FigureSetting, Traces]):
     """The descents of both figures, if they are among some targets.
 
     Attributes

@@ -7,6 +7,7 @@ import importlib.util
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
@@ -107,6 +108,8 @@ class Request:
     device : {"cpu", "cuda"}
     threads : int
         Of PyTorch in each process; their number changes the rounding.
+    executor : str or concurrent.futures.Executor
+        As `convla.experiments.pool.Pool` takes it; more than one worker of "local" are processes of loky.
     workers : int
         Processes; their number changes nothing. More than one needs the extra ``parallel``.
     output : path
@@ -128,6 +131,7 @@ class Request:
     seed: int = 0
     device: str = "cpu"
     threads: int = 1
+    executor: str | Executor = "local"
     workers: int = 1
     output: str | os.PathLike[str] = "results-training"
     resume: bool = False
@@ -144,6 +148,12 @@ class Request:
         ):
             if getattr(self, name) is not None:
                 check_integer(name, getattr(self, name), minimum=low, maximum=high)
+        self.pool()  # refuses what is no executor
+
+    def pool(self) -> Pool:
+        """Return where the runs are done."""
+        several = self.executor == "local" and self.workers > 1
+        return Pool("loky" if several else self.executor, self.workers, self.threads)
 
     def plans(self) -> list[tuple[Experiment, Plan]]:
         """Return the experiments at the size that is asked for."""
@@ -219,8 +229,7 @@ def train_experiments(
     folder.write_manifest(manifest)
     digests = {name: dataset.digest for name, dataset in data.items()}
     job = TrainingJob(Path(request.data), digests, folder.inner("checkpoints"), request.device, request.threads)
-    pool = Pool("local" if request.workers == 1 else "loky", request.workers, request.threads)
-    session: Session[Run, Curves] = Session(folder, pool, watcher, resume=request.resume)
+    session: Session[Run, Curves] = Session(folder, request.pool(), watcher, resume=request.resume)
     trials = [_trials(cell, request.seed) for cell in cells]
     candidates = [run for of_cell in trials for of_rate in of_cell.values() for run in of_rate]
     # Until the learning rates are chosen only the number of the other runs is known.

@@ -1,4 +1,4 @@
-"""A study of a source: its settings are units of work, and its report sets what they leave beside what is printed."""
+"""A source of experiments: its settings are units of work, its report sets what they leave beside what is printed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 from convla.experiments.folder import Table
 from convla.experiments.session import Job, O, U
 
-__all__ = ["Conclusion", "Report", "Sheet", "Study"]
+__all__ = ["Conclusion", "Report", "Sheet", "Source"]
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Sheet:
 
 
 class Report:
-    """What the outcomes of a study say: the sentences that they decide, and whatever a study has besides."""
+    """What the outcomes of a source's settings say: the sentences that they decide, and whatever there is besides."""
 
     conclusions: list[Conclusion]
 
@@ -82,7 +82,7 @@ class Report:
         return []
 
 
-class Study(Job[U, O]):
+class Source(Job[U, O]):
     """The settings of a source, how one of them is run, and what is made of all of them."""
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""CSM Tables 1-6 and their controls as a study."""
+"""CSM Tables 1-6 and their controls as a source of experiments."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Any, ClassVar
 from convla.experiments.csm.report import Report, build_report
 from convla.experiments.csm.settings import Readings, Setting, control_settings, table_settings
 from convla.experiments.descents.outcome import Outcome, run_setting
-from convla.experiments.study import Study
+from convla.experiments.source import Source
 
 __all__ = ["Tables"]
 
 
 @dataclass(frozen=True)
-class Tables(Study[Setting, Outcome]):
+class Tables(Source[Setting, Outcome]):
     """The tables and controls among some targets.
 
     Attributes
     ----------
     targets : tuple of str
-        Of which those in `convla.experiments.csm.settings.TARGETS` are this study's.
+        Of which those in `convla.experiments.csm.settings.TARGETS` are this source's.
     repetitions, seed : int
     readings : Readings
     engine : str
