@@ -8,6 +8,7 @@ from convla.linear_map import LinearMap
 from convla.operators import ConvOperator
 from convla.orthonormal import orthonormalize, orthonormalize_operator
 from convla.penalties import PenaltyDescent, Trace, minimize_penalty, penalty, penalty_gradient
+from convla.projections import ClippedKernel, OrthogonalKernel, clip_singular_values, nearest_orthogonal
 from convla.similarity import (
     Initialization,
     NetworkSimilarity,
@@ -48,11 +49,13 @@ from convla.toeplitz import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "ClippedKernel",
     "ConvGeometry",
     "ConvOperator",
     "Initialization",
     "LinearMap",
     "NetworkSimilarity",
+    "OrthogonalKernel",
     "PenaltyDescent",
     "SingularValueBounds",
     "SingularValues",
@@ -61,6 +64,7 @@ __all__ = [
     "__version__",
     "asymptotic_largest_singular_value",
     "circulant_matrix",
+    "clip_singular_values",
     "condition_number",
     "convolution_matrix",
     "convolutional_similarity",
@@ -84,6 +88,7 @@ __all__ = [
     "laplacian_smoothing",
     "largest_singular_value",
     "minimize_penalty",
+    "nearest_orthogonal",
     "network_similarity",
     "normalized_gradient",
     "orthogonal_kernel",
