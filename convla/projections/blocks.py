@@ -100,6 +100,7 @@ class MatrixBlocks(Blocks):
         self.weights = np.ones(1)
 
     def of(self, kernel: FloatArray) -> BlockArray:
+        """Return the matrix of each group."""
         groups, out, inner, _ = self.shape
         matrix = np.zeros((groups, out, inner, len(self._rows), self._places + 1))
         for tap, read in enumerate(self._read):
@@ -107,6 +108,7 @@ class MatrixBlocks(Blocks):
         return matrix[..., :-1].transpose(0, 1, 3, 2, 4).reshape(groups, out * len(self._rows), inner * self._places)
 
     def adjoint(self, blocks: BlockArray) -> FloatArray:
+        """Return the sum over the entries that each tap stands in."""
         groups, out, inner, _ = self.shape
         matrix = np.zeros((groups, out, inner, len(self._rows), self._places + 1))
         entries = blocks.reshape(groups, out, len(self._rows), inner, self._places)
@@ -115,7 +117,7 @@ class MatrixBlocks(Blocks):
 
 
 class TorusBlocks(Blocks):
-    """The symbol at the frequencies of a torus, one of each conjugate pair: blocks (frequencies, groups, rows, columns).
+    """The symbol at a torus's frequencies, one of each conjugate pair: blocks (frequencies, groups, rows, columns).
 
     With a circular boundary it is the image's own torus, with zeros around the image one that the padded image fits
     into; then the norm of the stack bounds the layer's from above, but for its frequencies. Long axes have fewer
@@ -154,6 +156,7 @@ class TorusBlocks(Blocks):
         self.gram = overlap.real * (self._phase_of[:, None] == self._phase_of[None, :])
 
     def of(self, kernel: FloatArray) -> BlockArray:
+        """Return the symbol at the frequencies."""
         groups, out, inner, taps = self.shape
         flat = kernel.reshape(-1, taps).T
         blocks = np.empty((len(self._waves), groups * out * inner, self._phases), complex)
@@ -163,6 +166,7 @@ class TorusBlocks(Blocks):
         return blocks.reshape(-1, groups, out, inner * self._phases)
 
     def adjoint(self, blocks: BlockArray) -> FloatArray:
+        """Return the Fourier coefficients at the taps."""
         groups, out, inner, taps = self.shape
         stack = blocks.reshape(len(self._waves), -1, self._phases)
         flat = np.empty((taps, groups * out * inner))

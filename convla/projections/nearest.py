@@ -75,9 +75,10 @@ def dykstra(
 
     References
     ----------
-    R. L. Dykstra, An algorithm for restricted least squares regression, JASA 78 (1983) 837-842; A. Beck and M. Teboulle,
-    A fast iterative shrinkage-thresholding algorithm, SIAM J. Imaging Sci. 2 (2009) 183-202; B. O'Donoghue and
-    E. Candes, Adaptive restart for accelerated gradient schemes, Found. Comput. Math. 15 (2015) 715-732.
+    R. L. Dykstra, An algorithm for restricted least squares regression, JASA 78 (1983) 837-842; A. Beck and
+    M. Teboulle, A fast iterative shrinkage-thresholding algorithm, SIAM J. Imaging Sci. 2 (2009) 183-202;
+    B. O'Donoghue and E. Candes, Adaptive restart for accelerated gradient schemes, Found. Comput. Math. 15 (2015)
+    715-732.
     """
     step = 1.0 / blocks.bound
     ahead = blocks.of(np.zeros(blocks.shape)) if dual is None else dual

@@ -137,7 +137,9 @@ def nearest_orthogonal(
     --------
     >>> import numpy as np
     >>> from convla import nearest_orthogonal
-    >>> kernel = np.random.default_rng(0).standard_normal((4, 4, 3))
+    >>> from convla.projections import block_convolution_kernel
+    >>> noise = np.random.default_rng(0).standard_normal((4, 4, 3))
+    >>> kernel = block_convolution_kernel((4, 4, 3), rng=0) + 0.05 * noise
     >>> circular = nearest_orthogonal(kernel, (8,), boundary="circular")
     >>> circular.delta < 1e-6, circular.start
     (True, 'kernel')
@@ -184,7 +186,7 @@ def _starts(
     operator: ConvOperator, blocks: Blocks, given: FloatArray, rng: np.random.Generator
 ) -> dict[str, FloatArray]:
     """Return the kernels to start from, of shape ``blocks.shape``."""
-    groups, out, inner, taps = blocks.shape
+    groups, out, inner, _ = blocks.shape
     size = operator.geometry.kernel_size
     polar = _polar(given.reshape(groups, out, -1)).reshape(blocks.shape)
     centre = np.ravel_multi_index(tuple((k - 1) // 2 for k in size), size)
