@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from convla._array import namespace
@@ -32,7 +33,11 @@ class ScaledOperator(NamedTuple):
 
 
 def scaled_below(
-    operator: ConvOperator, maximum: float, *, start: SingularValues | ArrayLike | None = None
+    operator: ConvOperator,
+    maximum: float,
+    *,
+    start: SingularValues | ArrayLike | None = None,
+    scale: Callable[[float], ConvOperator] | None = None,
 ) -> ScaledOperator:
     """Scale an operator down until its largest singular value is proved to be at most `maximum`.
 
@@ -44,6 +49,9 @@ def scaled_below(
         Positive.
     start : SingularValues or array of shape (..., *domain_shape), optional
         Vectors close to the leading one, which save work; see `convla.singular_value_bounds`.
+    scale : callable, optional
+        Returns the operator of the kernel times a factor, as whoever uses it will compute and round it; by default
+        their product in the kernel's dtype.
 
     Returns
     -------
@@ -70,7 +78,7 @@ def scaled_below(
     upper = singular_value_bounds(found, start=start).upper
     while upper > maximum:
         factor *= maximum / upper * max(0.0, 1.0 - margin)
-        found = operator.with_kernel(operator.kernel * factor)
+        found = operator.with_kernel(operator.kernel * factor) if scale is None else scale(factor)
         upper = singular_value_bounds(found, start=start).upper
         margin *= 4
     return ScaledOperator(found, factor, upper)

@@ -13,9 +13,18 @@ from convla.frameworks.torch.initializers import delta_orthogonal_, orthogonal_
 from convla.frameworks.torch.layers import convolutions, image_shapes
 from convla.frameworks.torch.losses import convolutional_similarity_loss, kernel_orthogonality_loss, ocnn_loss
 from convla.frameworks.torch.networks import NETWORKS, basic_cnn, cdg_cnn, cifar_resnet, csm_cnn, resnet18
+from convla.frameworks.torch.normalization import spectral_norm
 from convla.frameworks.torch.optimizers import TRANSFORMS, GradientTransform
+from convla.frameworks.torch.projection import SpectralProjection
 from convla.frameworks.torch.similarity import minimize_similarity_, network_similarity_loss, similarity_losses
 from convla.frameworks.torch.spectral import NetworkSpectralPenalty, SpectralPenalty
+from convla.frameworks.torch.spectrum import (
+    condition_number,
+    largest_singular_value,
+    penalty,
+    singular_values,
+    smallest_singular_value,
+)
 
 __all__ = [
     "NETWORKS",
@@ -23,19 +32,26 @@ __all__ = [
     "GradientTransform",
     "NetworkSpectralPenalty",
     "SpectralPenalty",
+    "SpectralProjection",
     "basic_cnn",
     "cdg_cnn",
     "cifar_resnet",
+    "condition_number",
     "convolutional_similarity_loss",
     "convolutions",
     "csm_cnn",
     "delta_orthogonal_",
     "image_shapes",
     "kernel_orthogonality_loss",
+    "largest_singular_value",
     "minimize_similarity_",
     "network_similarity_loss",
     "ocnn_loss",
     "orthogonal_",
+    "penalty",
     "resnet18",
     "similarity_losses",
+    "singular_values",
+    "smallest_singular_value",
+    "spectral_norm",
 ]
