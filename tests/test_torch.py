@@ -106,6 +106,8 @@ def test_losses_are_compiled_without_a_break_of_the_graph(name: str) -> None:
     assert torch.equal(got, expected)
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the inductor's own making
 @pytest.mark.skipif(shutil.which("g++") is None, reason="the inductor needs a C++ compiler")
 def test_a_loss_is_compiled_by_the_inductor() -> None:
     kernels = torch.randn(4, 2, 3, requires_grad=True)

@@ -358,7 +358,7 @@ def _cluster_tolerance(operator: LinearMap, cluster_rtol: float | None) -> float
     if cluster_rtol is not None:
         return check_real("cluster_rtol", cluster_rtol, minimum=0.0)
     single = operator.dtype == namespace(operator.like).float32
-    return float(np.finfo(np.float32 if single else np.float64).eps) ** 0.5
+    return math.sqrt(np.finfo(np.float32 if single else np.float64).eps)
 
 
 def _refuse_log_of_zero(value: float) -> None:

@@ -226,7 +226,7 @@ def linear_maps(network: Network) -> dict[str, Layer]:
     found: dict[str, Layer] = {}
     seen: set[int] = set()
     for name, layer in _named_layers(network, (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)):
-        if not isinstance(layer.weight, nn.Parameter):
+        if nn.utils.parametrize.is_parametrized(layer, "weight") or not isinstance(layer.weight, nn.Parameter):
             raise ValueError(f"layer {name}: its weight is computed from others, and cannot be written into")
         if id(layer.weight) not in seen:
             found[name] = layer

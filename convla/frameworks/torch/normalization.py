@@ -179,6 +179,7 @@ class SpectralNorm(nn.Module):  # type: ignore[misc]
                 start=start,
                 max_matvecs=_MATVECS if count else 10_000,
             )
+        assert found.right is not None  # with k = 1 there are vectors
         self.vector.copy_(found.right[0])
         self.updates.add_(1)
         return found.value
