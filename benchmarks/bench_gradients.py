@@ -27,7 +27,8 @@ import threadpoolctl
 import torch
 
 import convla
-from convla.frameworks.torch import GradientTransform, resnet18
+from convla.experiments.training.networks import resnet18
+from convla.frameworks.torch import GradientTransform
 
 torch.set_num_threads(THREADS)
 clock = time.process_time if THREADS == 1 else time.perf_counter

@@ -15,8 +15,8 @@ import time
 import numpy as np
 import torch
 
-from convla.experiments.outcome import run_setting
-from convla.experiments.settings import Readings, Setting, table_settings
+from convla.experiments.csm.settings import Readings, Setting, table_settings
+from convla.experiments.descents.outcome import run_setting
 
 PUBLISHED = 1000
 
@@ -51,7 +51,7 @@ def pytorch_loop(setting: Setting, repetitions: int) -> float:
 def ours(setting: Setting) -> float:
     """Time all published repetitions, draws included."""
     began = time.perf_counter()
-    run_setting(setting, Readings(), repetitions=PUBLISHED, seed=0)
+    run_setting(setting.descent(Readings()), repetitions=PUBLISHED, seed=0)
     return time.perf_counter() - began
 
 

@@ -7,6 +7,7 @@ NumPy: a library can only be met through an array the caller already made with i
 
 from __future__ import annotations
 
+import functools
 import importlib
 import math
 import os
@@ -39,8 +40,6 @@ __all__ = [
     "to_numpy",
 ]
 
-_NUMPY = array_api_compat.array_namespace(np.empty(0))
-
 _UNSHARED = 8192
 """Entries of a dot product that no BLAS shares among threads; OpenBLAS does from 10,000."""
 
@@ -55,7 +54,7 @@ def namespace(*values: ArrayLike) -> Namespace:
     """
     arrays = [value for value in values if array_api_compat.is_array_api_obj(value)]
     if all(type(array) is np.ndarray for array in arrays):  # nearly every call, and asking costs microseconds
-        return _NUMPY
+        return _namespace_of_numpy()
     libraries = {_library(array) for array in arrays}
     if len(libraries) > 1:
         kinds = ", ".join(sorted({describe(array) for array in arrays}))
@@ -64,6 +63,11 @@ def namespace(*values: ArrayLike) -> Namespace:
         # JAX gives float32 and int32 where 64 bits are asked for: sums would be less accurate than promised, or wrap.
         raise TypeError("JAX arrays need jax.config.update('jax_enable_x64', True): sums are kept in 64-bit numbers")
     return array_api_compat.array_namespace(*arrays)
+
+
+@functools.cache
+def _namespace_of_numpy() -> Namespace:
+    return array_api_compat.array_namespace(np.empty(0))  # imports all of NumPy: not before it is needed
 
 
 def _library(array: Array) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import importlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar
 
 import array_api_compat
@@ -87,7 +87,6 @@ KERNELS: dict[tuple[str, str], str] = {
     ("correlate_image_adjoint", "fft"): "convla.engines.fourier:correlate_image_adjoint",
     ("correlate_kernel_adjoint", "cuda"): "convla.engines.cupy_gpu:correlate_kernel_adjoint",
     ("correlate_kernel_adjoint", "fft"): "convla.engines.fourier:correlate_kernel_adjoint",
-    ("descend_pairs", "numba"): "convla.engines.numba_cpu:descend_pairs",
     ("summed_autocorrelations", "numba"): "convla.engines.numba_similarity:summed_autocorrelations",
     ("summed_autocorrelations", "cuda"): "convla.engines.cupy_similarity:summed_autocorrelations",
     ("correlate_lags", "numba"): "convla.engines.numba_similarity:correlate_lags",
@@ -96,14 +95,15 @@ KERNELS: dict[tuple[str, str], str] = {
     ("reweighted_gradient", "numba"): "convla.engines.numba_gradients:reweighted_gradient",
     ("sobolev_gradient", "numba"): "convla.engines.numba_gradients:sobolev_gradient",
 }
-"""Where each faster kernel lives, as "module:function"; its signature is its reference's, without `engine`."""
+"""Where each faster kernel lives, as "module:function"; its signature is its reference's, without `engine`. Operations
+outside the library add theirs through `accelerated`."""
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 def accelerated(
-    operation: str, *, prefer: Callable[..., str] | None = None
+    operation: str, *, prefer: Callable[..., str] | None = None, kernels: Mapping[str, str] | None = None
 ) -> Callable[[Callable[P, R]], Accelerated[P, R]]:
     """Make the decorated reference an operation that takes ``engine=``.
 
@@ -114,7 +114,10 @@ def accelerated(
     prefer : callable, optional
         Called with the arguments of a call under ``engine="auto"``; returns the engine measured to be fastest for them,
         or "" for the first of `ENGINES` with a kernel that sums directly and takes the arrays, as without it.
+    kernels : mapping, optional
+        Entries of `KERNELS` by engine, for an operation that brings its own.
     """
+    KERNELS.update({(operation, engine): place for engine, place in (kernels or {}).items()})
     return lambda reference: Accelerated(operation, reference, prefer)
 
 

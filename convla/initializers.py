@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import scipy.linalg
+import scipy
 
 from convla._array import describe, namespace, on_device_of
 from convla._validate import check_choice, check_integer, check_real

@@ -21,9 +21,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import convla
-from convla.experiments.outcome import run_setting
-from convla.experiments.runner import Request, reproduce
-from convla.experiments.settings import Readings, table_settings
+from convla.experiments.csm.settings import Readings, table_settings
+from convla.experiments.descents.outcome import run_setting
+from convla.experiments.reproduction import Request, reproduce
 
 rng = np.random.default_rng(0)
 
@@ -122,7 +122,7 @@ plt.show()
 with tempfile.TemporaryDirectory() as folder:
     run = reproduce(Request(targets=("table1", "table2"), output=folder))
 
-for verdict in run.report.tables[2]:
+for verdict in run.reports[0].cells[2]:
     if verdict.cell.quantity == "B_reduction_frequency_pct":
         cell, ours = verdict.cell, verdict.ours
         print(
@@ -154,7 +154,7 @@ row = table_settings(["table2"])[0]
 print(f"{row.name}: printed mean of D 14120 %")
 for repetitions in (1_000, 10_000, 100_000):
     for seed in (0, 1):
-        start, end = run_setting(row, Readings(), repetitions=repetitions, seed=seed).similarity.T
+        start, end = run_setting(row.descent(Readings()), repetitions=repetitions, seed=seed).similarity.T
         ratio = np.sort(end[end > start] / start[end > start])
         tail = ratio[-len(ratio) // 20 :]
         print(

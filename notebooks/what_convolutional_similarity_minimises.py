@@ -23,7 +23,7 @@ import numpy as np
 from scipy.optimize import minimize
 
 import convla
-from convla.experiments.runner import Request, reproduce
+from convla.experiments.reproduction import Request, reproduce
 
 rng = np.random.default_rng(0)
 
@@ -126,5 +126,5 @@ for setting, outcome in sorted(run.outcomes.items(), key=lambda item: (item[0].n
 # orthogonal.
 
 # %%
-for conclusion in run.report.conclusions:
+for conclusion in run.conclusions:
     print(f"{conclusion.verdict}: {conclusion.statement}\n    {conclusion.evidence}\n")

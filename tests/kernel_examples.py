@@ -13,7 +13,7 @@ import numpy as np
 
 from convla import _windows, autocorrelation, gradients
 from convla._dispatch import Accelerated
-from convla.experiments import pairs
+from convla.experiments.descents import pairs
 from tests.geometries import integers, product
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]

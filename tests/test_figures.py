@@ -11,18 +11,18 @@ import pytest
 
 from convla import ConvOperator, kernel_from_hwio
 from convla.cli import run
-from convla.experiments import rck_settings
-from convla.experiments.rck_settings import FigureSetting, figure_settings, run_figure
-from convla.experiments.results import ResultsError
-from convla.experiments.runner import Request, reproduce
+from convla.experiments.folder import ResultsError
+from convla.experiments.rck import settings as rck_settings
+from convla.experiments.rck.settings import FigureSetting, figure_settings, run_figure
+from convla.experiments.reproduction import Request, reproduce
 
 FAST = ((3, 1), (1, 3), (1, 2), (2, 1))  # the two large kernels cost most of the time
 
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("rck_settings", "rck_conclusions", "rck_plots"):
-        monkeypatch.setattr(f"convla.experiments.{module}.SHAPES", FAST)
+    for module in ("settings", "conclusions", "plots"):
+        monkeypatch.setattr(f"convla.experiments.rck.{module}.SHAPES", FAST)
 
 
 def test_the_settings_are_those_of_the_two_examples_each_once() -> None:

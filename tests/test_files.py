@@ -17,8 +17,8 @@ import pytest
 
 from convla._files import atomic_write, check_replaceable
 from convla.cli import run
-from convla.experiments.processes import WorkerError, in_processes
-from convla.experiments.results import ResultsError, ResultsFolder
+from convla.experiments.folder import ResultsError, ResultsFolder
+from convla.experiments.pool import Pool, WorkerError
 from convla.models.weights import read_weights, write_weights
 
 
@@ -171,15 +171,15 @@ class TestProcesses:
     def test_a_killed_worker_is_one_line(self) -> None:
         pytest.importorskip("loky", reason="loky is not installed")
         with pytest.raises(WorkerError, match=r"a worker process was killed.*the same command with --resume goes on"):
-            list(in_processes(end_itself, [0, 1, 2, 3], workers=2, environment={}, asked="this"))
+            list(Pool("loky", workers=2).map(end_itself, [0, 1, 2, 3]))
 
     @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
     def test_workers_end_with_their_parent(self, how: int, tmp_path: Path) -> None:
         pytest.importorskip("loky", reason="loky is not installed")
         script = (
-            "from convla.experiments.processes import in_processes\n"
+            "from convla.experiments.pool import Pool\n"
             "from tests.test_files import sleep_long\n"
-            "list(in_processes(sleep_long, [60.0, 61.0], workers=2, environment={}, asked='this'))"
+            "list(Pool('loky', workers=2).map(sleep_long, [60.0, 61.0]))"
         )
         environment = {**os.environ, "CONVLA_TEST_PIDS": str(tmp_path), "PYTHONPATH": os.getcwd()}
         parent = subprocess.Popen([sys.executable, "-c", script], env=environment, stderr=subprocess.DEVNULL)

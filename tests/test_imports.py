@@ -29,7 +29,7 @@ def test_the_package_imports_no_framework_and_no_compiler() -> None:
 
 
 def test_the_experiments_import_no_user_interface() -> None:
-    assert _loaded_after("import convla.experiments.runner").isdisjoint(
+    assert _loaded_after("import convla.experiments.reproduction").isdisjoint(
         {"matplotlib", "rich", "typer", "numba", "torch"}
     )
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from convla.experiments.training.paired import mean_with_error, paired_difference
+from convla.experiments.statistics import mean_with_error, paired_difference
 
 
 def test_the_interval_is_the_t_interval_of_the_differences() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 import convla
 from convla.errors import EngineError, ShapeError
-from convla.experiments.pairs import LOSSES, OPTIMIZERS, SIMILARITIES, descend_pairs
+from convla.experiments.descents.pairs import LOSSES, OPTIMIZERS, SIMILARITIES, descend_pairs
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 

@@ -19,12 +19,12 @@ import pytest
 
 from convla.cli import run
 from convla.errors import EngineError
-from convla.experiments import executors
-from convla.experiments.outcome import CHUNK, Outcome, run_setting
-from convla.experiments.report import TABLE_HEADER
-from convla.experiments.results import ResultsError, ResultsFolder
-from convla.experiments.runner import Request, reproduce, saved_settings
-from convla.experiments.settings import Readings, Setting, control_settings, table_settings
+from convla.experiments.csm import study
+from convla.experiments.csm.report import TABLE_HEADER
+from convla.experiments.csm.settings import Readings, Setting, control_settings, table_settings
+from convla.experiments.descents.outcome import CHUNK, Outcome, run_setting
+from convla.experiments.folder import ResultsError, ResultsFolder
+from convla.experiments.reproduction import Request, reproduce
 
 SMALL = ["--repetitions", "60"]
 
@@ -72,12 +72,12 @@ def test_an_interrupted_run_resumes_to_the_same_numbers(
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert run(["reproduce", "tables", *SMALL, "--output", str(whole)]) == 0
 
-    def interrupted(setting: Setting, *args: Any, **kwargs: Any) -> Outcome:
-        if setting.name == "tables34-N9-Adam":
+    def interrupted(setting: Any, **kwargs: Any) -> Outcome:
+        if setting.draws == "tables34-N9-Adam":
             raise KeyboardInterrupt
-        return run_setting(setting, *args, **kwargs)
+        return run_setting(setting, **kwargs)
 
-    monkeypatch.setattr(executors, "run_setting", interrupted)
+    monkeypatch.setattr(study, "run_setting", interrupted)
     capsys.readouterr()
     assert run(["reproduce", "tables", *SMALL, "--output", str(broken)]) == 130
     message = capsys.readouterr().err
@@ -86,7 +86,7 @@ def test_an_interrupted_run_resumes_to_the_same_numbers(
     assert message.count("\n") == 1
     assert not json.loads((broken / "manifest.json").read_text())["complete"]
     ran = []
-    monkeypatch.setattr(executors, "run_setting", lambda s, *a, **k: ran.append(s.name) or run_setting(s, *a, **k))
+    monkeypatch.setattr(study, "run_setting", lambda s, **k: ran.append(s.draws) or run_setting(s, **k))
     assert run(["reproduce", "tables", *SMALL, "--output", str(broken), "--resume"]) == 0
     assert len(ran) == 10
     assert _numbers(broken) == _numbers(whole)
@@ -104,9 +104,9 @@ def test_a_killed_run_keeps_whole_files(tmp_path: Path) -> None:
     process.wait()
     request = Request(targets=("tables",), repetitions=200_000, output=tmp_path)
     folder = ResultsFolder(tmp_path, request.identity)
-    loaded = [folder.load(setting, Outcome, 200_000) for setting in request.settings()]
+    settings = table_settings()
+    loaded = [folder.load(setting.name, setting.describe(), Outcome, 200_000) for setting in settings]
     assert sum(outcome is not None for outcome in loaded) >= 2
-    assert saved_settings(request) == sum(outcome is not None for outcome in loaded)
 
 
 def test_neither_workers_nor_engine_nor_executor_change_a_number(tmp_path: Path) -> None:
@@ -127,7 +127,9 @@ def test_neither_workers_nor_engine_nor_executor_change_a_number(tmp_path: Path)
 
 @pytest.mark.parametrize("setting", [*table_settings(), *control_settings()], ids=lambda setting: setting.name)
 def test_the_engines_of_the_cpu_save_the_same_bits(setting: Setting) -> None:
-    outcomes = [run_setting(setting, Readings(), repetitions=70, seed=3, engine=e) for e in ("reference", "numba")]
+    outcomes = [
+        run_setting(setting.descent(Readings()), repetitions=70, seed=3, engine=e) for e in ("reference", "numba")
+    ]
     for field in fields(Outcome):
         first, second = (getattr(outcome, field.name) for outcome in outcomes)
         np.testing.assert_array_equal(first, second, err_msg=field.name)
@@ -135,25 +137,25 @@ def test_the_engines_of_the_cpu_save_the_same_bits(setting: Setting) -> None:
 
 def test_more_repetitions_keep_the_first_ones() -> None:
     setting = table_settings()[3]
-    few, many = (run_setting(setting, Readings(), repetitions=r, seed=1) for r in (CHUNK + 5, CHUNK + 40))
+    few, many = (run_setting(setting.descent(Readings()), repetitions=r, seed=1) for r in (CHUNK + 5, CHUNK + 40))
     assert np.array_equal(few.similarity, many.similarity[: CHUNK + 5])
 
 
 def test_seeds_and_settings_draw_apart() -> None:
     setting, other = table_settings()[0], table_settings()[1]
     runs = [
-        run_setting(setting, Readings(), repetitions=20, seed=0),
-        run_setting(setting, Readings(), repetitions=20, seed=1),
-        run_setting(other, Readings(), repetitions=20, seed=0),
+        run_setting(setting.descent(Readings()), repetitions=20, seed=0),
+        run_setting(setting.descent(Readings()), repetitions=20, seed=1),
+        run_setting(other.descent(Readings()), repetitions=20, seed=0),
     ]
     assert len({run.similarity[0, 0] for run in runs}) == 3
-    assert _same(runs[0], run_setting(setting, Readings(), repetitions=20, seed=0))
+    assert _same(runs[0], run_setting(setting.descent(Readings()), repetitions=20, seed=0))
 
 
 def test_controls_get_the_draws_of_their_row() -> None:
     trio = [s for s in control_settings() if (s.tables, s.n, s.optimizer) == ((3, 4), 9, "SGD")]
     assert [s.control for s in trio] == ["loss", "shrinkage", "scale-invariant"]
-    starts = [run_setting(s, Readings(), repetitions=10, seed=0).similarity[:, 0] for s in trio]
+    starts = [run_setting(s.descent(Readings()), repetitions=10, seed=0).similarity[:, 0] for s in trio]
     assert all(np.array_equal(starts[0], other) for other in starts[1:])
 
 
@@ -163,7 +165,7 @@ def reproduced_cells(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Read
 
     def count(readings: Readings) -> tuple[int, int]:
         output = tmp_path_factory.mktemp("readings")
-        return reproduce(Request(targets=("tables",), readings=readings, output=output)).report.within(3.0)
+        return reproduce(Request(targets=("tables",), readings=readings, output=output)).reports[0].within(3.0)
 
     return count
 
@@ -194,14 +196,14 @@ def test_the_other_readings_fail(readings: Readings, reproduced_cells: Callable[
 
 def test_a_cosine_loss_fails_tables_1_and_2(tmp_path: Path) -> None:
     request = Request(targets=("table1", "table2"), readings=Readings(kernel_loss="cosine"), output=tmp_path)
-    within, cells = reproduce(request).report.within(3.0)
+    within, cells = reproduce(request).reports[0].within(3.0)
     assert within <= 2 * cells // 3
 
 
 def test_divergence_is_counted_and_dropped() -> None:
     """SGD with Table 10 at N = 9 diverges about once in 1000 repetitions."""
     setting = next(s for s in table_settings() if s.name == "tables34-N9-SGD")
-    outcome = run_setting(setting, Readings(), repetitions=6000, seed=0)
+    outcome = run_setting(setting.descent(Readings()), repetitions=6000, seed=0)
     # Poisson with mean about 5.4: a count of 0, or above 20, has a probability below 1 %.
     assert 0 < outcome.diverged <= 20
     assert np.isfinite(outcome.loss[outcome.converged]).all()
@@ -287,13 +289,15 @@ def test_a_read_only_folder_is_refused(tmp_path: Path) -> None:
 def test_a_gpu_is_asked_for_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("convla._dispatch.cuda_is_available", lambda: False)
     with pytest.raises(EngineError, match="needs CuPy"):
-        run_setting(table_settings()[0], Readings(), repetitions=2, seed=0, engine="cuda")
+        run_setting(table_settings()[0].descent(Readings()), repetitions=2, seed=0, engine="cuda")
 
 
 @pytest.mark.gpu
 def test_the_gpu_gives_the_same_numbers_to_rounding() -> None:
     setting = table_settings(["table3"])[0]
-    host, device = (run_setting(setting, Readings(), repetitions=50, seed=0, engine=e) for e in ("numba", "cuda"))
+    host, device = (
+        run_setting(setting.descent(Readings()), repetitions=50, seed=0, engine=e) for e in ("numba", "cuda")
+    )
     np.testing.assert_allclose(device.similarity[:, 0], host.similarity[:, 0], rtol=1e-12)
     np.testing.assert_allclose(device.correlation, host.correlation, atol=1e-6)
 

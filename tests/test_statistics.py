@@ -8,10 +8,11 @@ import math
 import numpy as np
 import pytest
 
-from convla.experiments.outcome import Outcome, run_setting
-from convla.experiments.published import QUANTITIES, TABLES, PublishedCell, published_cells, published_tables
-from convla.experiments.settings import Readings, table_settings
-from convla.experiments.statistics import Estimate, compare, estimate
+from convla.experiments.csm.columns import compare, estimate
+from convla.experiments.csm.published import QUANTITIES, TABLES, PublishedCell, published_cells, published_tables
+from convla.experiments.csm.settings import Readings, table_settings
+from convla.experiments.descents.outcome import Outcome, run_setting
+from convla.experiments.statistics import Estimate
 
 ROOT2 = math.sqrt(2.0)
 BOTH = 0.3 / math.sqrt(1000.0)  # the error of a mean of 1000 with the standard deviation 0.3
@@ -178,7 +179,7 @@ def test_runs_of_one_experiment_seldom_contradict_each_other() -> None:
     """Blocks of 1000 repetitions, each taken as printed against the others, by column: the rates that `LIMIT` names."""
     outside: dict[str, list[bool]] = {}
     for setting in table_settings():
-        whole = run_setting(setting, Readings(), repetitions=12_000, seed=5)
+        whole = run_setting(setting.descent(Readings()), repetitions=12_000, seed=5)
         blocks = [
             Outcome(**{name: values[1000 * b : 1000 * (b + 1)] for name, values in vars(whole).items()})
             for b in range(12)

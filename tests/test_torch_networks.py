@@ -12,7 +12,7 @@ import pytest
 from convla.errors import ShapeError
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
-from convla.frameworks import torch as adapter  # noqa: E402
+from convla.experiments.training import networks as adapter  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
@@ -86,6 +86,8 @@ def test_the_printed_shapes_of_the_basic_cnn() -> None:
 @pytest.mark.parametrize("name", adapter.NETWORKS)
 @pytest.mark.parametrize(("channels", "size", "classes"), [(1, 8, 10), (3, (5, 9), 4)])
 def test_every_network_learns_from_other_images(name: str, channels: int, size: Any, classes: int) -> None:
+    if name == "vgg16":  # halved five times
+        size = (32, 40) if isinstance(size, tuple) else 32
     network = adapter.NETWORKS[name](in_channels=channels, image_size=size, classes=classes)
     height, width = size if isinstance(size, tuple) else (size, size)
     out = network(torch.randn(2, channels, height, width))
@@ -204,4 +206,4 @@ def test_the_script_of_the_documentation_trains() -> None:
 
 def _names_and_numbers(row: str) -> tuple[list[str], list[str]]:
     _, names, _, numbers, _ = row.split("|")
-    return re.findall("`([^`]+)`", names), re.findall(r"\d[\d,]{4,}", numbers)
+    return re.findall("`([^`]+)`", names), re.findall(r"\d[\d,]{3,}", numbers)

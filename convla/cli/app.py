@@ -12,13 +12,10 @@ import typer
 from typer.core import TyperGroup
 
 from convla import __version__
-from convla.cli.output import complain
+from convla.cli.output import INTERRUPTED, complain
 from convla.errors import ConvlaError
 
 __all__ = ["INTERRUPTED", "app", "run"]
-
-INTERRUPTED = 130
-"""The exit code after Ctrl-C; after SIGTERM, which is answered alike, it is 143."""
 
 
 class _Commands(TyperGroup):

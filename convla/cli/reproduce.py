@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -11,15 +12,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from convla.cli.app import INTERRUPTED, app
-from convla.cli.output import RunBars, check_writable, complain, console, write_json
-from convla.experiments.executors import AnySetting
-from convla.experiments.outcome import Outcome
-from convla.experiments.published import QUANTITIES, published_flags
-from convla.experiments.rck_settings import FigureSetting, Traces
-from convla.experiments.report import Report
-from convla.experiments.runner import DEFAULT_TARGETS, Request, Run, reproduce, saved_settings
-from convla.experiments.settings import TARGETS, Readings, Setting
+from convla.cli.app import app
+from convla.cli.output import RunBars, check_writable, console, write_json
+from convla.experiments.csm.settings import Readings
+from convla.experiments.reproduction import DEFAULT_TARGETS, TARGETS, Request, Run, reproduce
+from convla.experiments.study import Sheet
 
 __all__: list[str] = []
 
@@ -31,6 +28,8 @@ VERDICT_STYLE = {
     "holds": "green",
     "does not hold": "red",
 }
+# The longer ones first: "not reproduced" has another one in it.
+VERDICT = re.compile("|".join(sorted(VERDICT_STYLE, key=len, reverse=True)))
 
 
 def _folder(text: str | Path) -> Path:
@@ -82,99 +81,46 @@ def _reproduce(
         resume=resume,
     )
     check_writable("--json", json_file)
+    bars = RunBars("settings")
     try:
-        with _ProgressBars("settings", len(request.settings())) as bars:
-            result = reproduce(request, bars, _plot)
+        with bars:
+            result = reproduce(request, bars, draw=True)
     except KeyboardInterrupt:
-        complain(
-            f"interrupted: {saved_settings(request)} of {len(request.settings())} settings are saved in {output}; "
-            "the same command with --resume goes on from there"
-        )
-        return INTERRUPTED
+        return bars.interrupted(output)
     if json_file is not None:
-        write_json(json_file, result.report.as_data())
+        write_json(json_file, result.as_data())
     _show(result)  # last: who reads it may have gone
     return 0
 
 
-def _plot(outcomes: dict[Setting, Outcome], figures: dict[FigureSetting, Traces], folder: Path) -> list[str]:
-    from convla.experiments.plots import plot_run  # matplotlib takes half a second to import
-    from convla.experiments.rck_plots import plot_figures
-
-    return plot_run(outcomes, folder) + plot_figures(figures, folder)
-
-
-class _ProgressBars(RunBars):
-    def start(self, setting: AnySetting, repetitions: int) -> None:
-        """Show a bar for a setting that begins."""
-        self.begin(setting, setting.name, repetitions)
-
-
 def _show(result: Run) -> None:
     screen = console()
-    for table in result.report.tables:
-        _show_table(screen, result.report, table)
-    if result.report.controls:
-        _show_controls(screen, result.report)
-    for conclusion in result.report.conclusions:
-        style = VERDICT_STYLE[conclusion.verdict]
-        screen.print(f"[{style}]{conclusion.verdict}[/]: [bold]{conclusion.subject}.[/] {escape(conclusion.statement)}")
+    for report in result.reports:
+        for sheet in report.sheets():
+            _show_sheet(screen, sheet)
+    for conclusion in result.conclusions:
+        statement = f"[bold]{conclusion.subject}.[/] {escape(conclusion.statement)}"
+        screen.print(f"{_styled(conclusion.verdict)}: {statement}")
         screen.print(f"    {escape(conclusion.evidence)}", style="dim")
-    _show_summary(screen, result)
-
-
-def _show_table(screen: Console, report: Report, number: int) -> None:
-    table = Table(title=f"CSM Table {number}", title_justify="left", title_style="bold", box=None, pad_edge=False)
-    for heading in ("N", "optimizer", "column", "ours", "std. error", "printed", "z", "verdict"):
-        table.add_column(heading, justify="left" if heading in ("optimizer", "column", "verdict") else "right")
-    for verdict in report.tables[number]:
-        cell, ours = verdict.cell, verdict.ours
-        table.add_row(
-            str(cell.n),
-            cell.optimizer,
-            QUANTITIES[cell.quantity],
-            f"{ours.value:.5g}",
-            "" if ours.stderr != ours.stderr else f"{ours.stderr:.2g}",
-            f"{cell.value:g}" + ("*" if cell.flag else ""),
-            "" if verdict.z != verdict.z else f"{verdict.z:+.1f}",
-            f"[{VERDICT_STYLE[verdict.verdict]}]{verdict.verdict}[/]",
-        )
-    screen.print(table)
-    if any(verdict.cell.flag for verdict in report.tables[number]):
-        screen.print("  * doubtful in print; the report of --json says why", style="dim")
-    for flag in published_flags(number):
-        if flag["N"] is None:
-            screen.print(f"  {flag['cells'][0]}: {escape(flag['note'])}", style="dim")
     screen.print()
-
-
-def _show_controls(screen: Console, report: Report) -> None:
-    table = Table(
-        title="Controls: the same draws, other things minimised",
-        title_justify="left",
-        title_style="bold",
-        box=None,
-        pad_edge=False,
-    )
-    headings = ("tables", "N", "optimizer", "minimised", "A", "B %", "C %", "increases", "diverged")
-    for heading in (*headings, "norm before", "shorter keeps", "longer keeps", "|cos| before", "after", "std. error"):
-        table.add_column(heading, justify="left" if heading in ("tables", "optimizer", "minimised") else "right")
-    for row in report.controls:
-        table.add_row(*(f"{value:.3g}" if isinstance(value, float) else str(value) for value in row))
-    screen.print(table)
-    screen.print()
-
-
-def _show_summary(screen: Console, result: Run) -> None:
-    screen.print()
-    for columns, name in (("ABC", "columns A-C"), ("D", "column D")):
-        counts = {verdict: count for verdict, count in result.report.counts(columns).items() if count}
-        if counts:
-            parts = [f"[{VERDICT_STYLE[verdict]}]{count} {verdict}[/]" for verdict, count in counts.items()]
-            screen.print(f"{name}: {', '.join(parts)}")
-    (two, cells), (three, _) = result.report.within(2.0), result.report.within(3.0)
-    if cells:
-        screen.print(f"columns A-C: {two} of {cells} cells within 2 standard errors, {three} within 3")
-    for name, count in result.report.diverged.items():
-        screen.print(f"{name}: {count} diverged, dropped")
+    for report in result.reports:
+        for line in report.summary():
+            screen.print(_styled(line))
     screen.print(f"{result.seconds:.1f} s; in {result.folder}: {', '.join(result.files)}, manifest.json")
+
+
+def _show_sheet(screen: Console, sheet: Sheet) -> None:
+    table = Table(title=sheet.title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for heading in sheet.headings:
+        table.add_column(heading, justify="left" if heading in sheet.words else "right")
+    for row in sheet.rows:
+        table.add_row(*map(_styled, row))
+    screen.print(table)
+    for note in sheet.notes:
+        screen.print(f"  {escape(note)}", style="dim")
+    screen.print()
+
+
+def _styled(text: str) -> str:
+    """Return a text, its verdicts in their colours."""
+    return VERDICT.sub(lambda found: f"[{VERDICT_STYLE[found[0]]}]{found[0]}[/]", escape(text))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
 from pathlib import Path
 from typing import Annotated
 
@@ -12,13 +11,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from convla.cli.app import INTERRUPTED, app
-from convla.cli.output import RunBars, check_writable, complain, console, write_json
+from convla.cli.app import app
+from convla.cli.output import RunBars, check_writable, console, write_json
 from convla.experiments.training.datasets import DATASETS
-from convla.experiments.training.report import Report, Row
-from convla.experiments.training.runner import Request, Session, train_experiments
+from convla.experiments.training.report import Row
 from convla.experiments.training.schema import read_experiment, shipped_experiments
-from convla.experiments.training.settings import MEASURES, Run
+from convla.experiments.training.settings import MEASURES
+from convla.experiments.training.study import Request, Trained, train_experiments
 
 __all__: list[str] = []
 
@@ -68,44 +67,16 @@ def _train(
         output=output,
         resume=resume,
     )
-    bars = _ProgressBars("runs")
+    bars = RunBars("runs")
     try:
         with bars:
-            session = train_experiments(request, bars, _plot)
+            trained = train_experiments(request, bars, draw=True)
     except KeyboardInterrupt:
-        complain(
-            f"interrupted: {bars.saved} of {bars.runs} runs are saved in {output}; the same command with --resume "
-            "goes on from there"
-        )
-        return INTERRUPTED
+        return bars.interrupted(output)
     if json_file is not None:
-        write_json(json_file, session.report.as_data())
-    _show(session)  # last: who reads it may have gone
+        write_json(json_file, trained.report.as_data())
+    _show(trained)  # last: who reads it may have gone
     return 0
-
-
-def _plot(report: Report, folder: Path) -> list[str]:
-    from convla.experiments.training.plots import plot_report  # matplotlib takes half a second to import
-
-    return plot_report(report, folder)
-
-
-class _ProgressBars(RunBars):
-    runs = saved = 0
-
-    def plan(self, runs: int, saved: int) -> None:
-        """Take up the number of runs."""
-        self.runs, self.saved = runs, saved
-        super().plan(runs, saved)
-
-    def start(self, run: Run) -> None:
-        """Show a bar for a run that begins."""
-        self.begin(run, f"{run.training.network}, seed {run.seed}", run.training.epochs)
-
-    def finish(self, run: Hashable) -> None:
-        """Take a run's bar away, and move that of the whole."""
-        self.saved += 1
-        super().finish(run)
 
 
 def _show_experiments() -> None:
@@ -122,9 +93,9 @@ def _show_experiments() -> None:
     console().print(table)
 
 
-def _show(session: Session) -> None:
+def _show(trained: Trained) -> None:
     screen = console()
-    report = session.report
+    report = trained.report
     for experiment, measure in dict.fromkeys((row.experiment, row.measure) for row in report.rows):
         rows = [row for row in report.rows if (row.experiment, row.measure) == (experiment, measure)]
         _show_rows(screen, f"{experiment}: {MEASURES[measure]}", rows)
@@ -136,7 +107,7 @@ def _show(session: Session) -> None:
         )
     screen.print("differences: mean over the seeds with its 95 % t interval, in pairs; the verdict is by the interval")
     screen.print("that holds for all comparisons of a table at once")
-    screen.print(f"{session.seconds:.1f} s; in {session.folder}: {', '.join(session.files)}, manifest.json")
+    screen.print(f"{trained.seconds:.1f} s; in {trained.folder}: {', '.join(trained.files)}, manifest.json")
 
 
 def _show_rows(screen: Console, title: str, rows: list[Row]) -> None:

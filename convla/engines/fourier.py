@@ -16,7 +16,7 @@ import functools
 from typing import Any
 
 import array_api_extra as xpx
-import scipy.fft
+import scipy
 
 from convla._array import device_of, is_numpy, namespace
 from convla._boundary import extend, fold

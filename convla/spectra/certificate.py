@@ -11,7 +11,7 @@ import math
 from typing import Any
 
 import numpy as np
-import scipy.linalg
+import scipy
 
 from convla._array import device_of, is_numpy, namespace, on_device_of, to_numpy
 from convla.spectra.leading import leading_pairs

@@ -13,8 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg import LinAlgError, cho_solve_banded, cholesky_banded
-from scipy.sparse.csgraph import reverse_cuthill_mckee
+import scipy
 
 from convla._array import namespace, on_device_of, to_numpy
 from convla.operators import ConvOperator
@@ -91,7 +90,9 @@ class BandedGram:
         self.wide = matrix.shape[0] < matrix.shape[1]
         self.tall = matrix.T.tocsr() if self.wide else matrix
         if geometry.boundary == "circular":
-            self._places = reverse_cuthill_mckee((self.tall.T @ self.tall).tocsr(), symmetric_mode=True)
+            self._places = scipy.sparse.csgraph.reverse_cuthill_mckee(
+                (self.tall.T @ self.tall).tocsr(), symmetric_mode=True
+            )
         else:
             shape = operator.range_shape if self.wide else operator.domain_shape
             self._places = _longest_axis_last(shape, 1 + geometry.longest_axis, operator.order)
@@ -115,13 +116,15 @@ class BandedGram:
         bands = -self._bands
         bands[0, :] += bound**2
         try:
-            factor = cholesky_banded(bands, overwrite_ab=True, lower=True, check_finite=False)
-        except LinAlgError:
+            factor = scipy.linalg.cholesky_banded(bands, overwrite_ab=True, lower=True, check_finite=False)
+        except scipy.linalg.LinAlgError:
             return None
 
         def solve(vector: FloatArray) -> FloatArray:
             solution = np.empty_like(vector)
-            solution[self._places] = cho_solve_banded((factor, True), vector[self._places], check_finite=False)
+            solution[self._places] = scipy.linalg.cho_solve_banded(
+                (factor, True), vector[self._places], check_finite=False
+            )
             return solution
 
         return solve
@@ -131,8 +134,8 @@ class BandedGram:
         bands = self._bands.copy()
         bands[0, :] -= bound**2
         try:
-            cholesky_banded(bands, overwrite_ab=True, lower=True, check_finite=False)
-        except LinAlgError:
+            scipy.linalg.cholesky_banded(bands, overwrite_ab=True, lower=True, check_finite=False)
+        except scipy.linalg.LinAlgError:
             return False
         return True
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy.sparse.csgraph import structural_rank
+import scipy
 
 from convla._array import device_of, is_cupy, is_numpy, namespace, on_device_of, sparse_library
 from convla.operators import ConvOperator
@@ -112,7 +112,7 @@ def smallest_by_inverse(
     tall = (matrix.T if wide else matrix).tocsc()
     rows, columns = tall.shape
     # SuperLU does not notice every structural singularity, and then calls the BLAS with sizes out of range.
-    if is_numpy(operator.kernel) and structural_rank(matrix) < columns:
+    if is_numpy(operator.kernel) and scipy.sparse.csgraph.structural_rank(matrix) < columns:
         return None
     moduli = abs(tall)
     norm = math.sqrt(float(moduli.sum(axis=0).max()) * float(moduli.sum(axis=1).max()))

@@ -32,7 +32,7 @@ def parameter_counts(_: int) -> str:
     return f"{counts}, ratios {ratios}"
 
 
-@evidence(Kind.PROOF, "the modules that `convla.frameworks.torch.csm_cnn` builds, 64, 128 and 512 maps")
+@evidence(Kind.PROOF, "the modules that `convla.experiments.training.networks.csm_cnn` builds, 64, 128 and 512 maps")
 def built_networks_have_the_printed_parameters(_: int) -> str:
     build = _builder()
     counts = [sum(parameter.numel() for parameter in build(maps=maps).parameters()) for maps in (64, 128, 512)]
@@ -67,7 +67,7 @@ def built_layers_are_padded_by_two(_: int) -> str:
 
 def _builder() -> Callable[..., Any]:
     try:
-        from convla.frameworks.torch import csm_cnn
+        from convla.experiments.training.networks import csm_cnn
     except ImportError:
         raise UnavailableError("the networks need PyTorch: pip install 'convla[torch]'") from None
     return csm_cnn
@@ -107,7 +107,7 @@ STATEMENTS = (
         "regularisation takes 98 steps an epoch, 9,800 in all.",
         verdict=Verdict.HOLDS,
         evidence=(parameter_counts, built_networks_have_the_printed_parameters, regularisation_steps),
-        functions=("convla.frameworks.torch.csm_cnn",),
+        functions=("convla.experiments.training.networks.csm_cnn",),
     ),
     Statement(
         id="CSM-conv2d",
@@ -117,7 +117,7 @@ STATEMENTS = (
         "each leave 3x3 maps of a 32x32 image, the inputs of Linear(576, 10).",
         verdict=Verdict.HOLDS,
         evidence=(printed_layers_are_padded_by_two, built_layers_are_padded_by_two),
-        functions=("convla.frameworks.torch.csm_cnn",),
+        functions=("convla.experiments.training.networks.csm_cnn",),
         note="PyTorch would read it as a stride, and the image would run out before the last block. As a padding it is "
         "P = N - 1 = 2: the convolutions of CNN1 and CNN2 are full cross-correlations, to which the theory applies exactly, "
         "before their biases are added; for these see CSM-bias.",

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 import convla
 from convla import identities
 from convla.descent import Adam
-from convla.experiments.pairs import descend_pairs
-from convla.experiments.published import published_tables
+from convla.experiments.csm.published import published_tables
+from convla.experiments.descents.pairs import descend_pairs
 from convla.similarity import initialize_network
 from convla.similarity.pairs import feature_map_gram
 from convla.testing import gamma
@@ -323,7 +323,7 @@ STATEMENTS = (
         "one pair and one channel.",
         verdict=Verdict.HOLDS,
         evidence=(losses_of_a_pair, descents_follow_these_losses, descents_record_the_feature_maps),
-        functions=("convla.kernel_similarity", "convla.experiments.pairs.descend_pairs"),
+        functions=("convla.kernel_similarity", "convla.experiments.descents.pairs.descend_pairs"),
         note="The captions of Tables 9 and 11 speak of kernel cosine similarity; Eq. (5) has no cosine.",
     ),
     Statement(
@@ -335,7 +335,7 @@ STATEMENTS = (
         correction="Not with the printed settings in one case: with N = 16 and SGD of Table 11 the loss is still 0.005 or more in "
         "a quarter of the runs and more. In the eleven other settings it is zero to two decimals but for a few runs in a thousand.",
         evidence=(final_losses,),
-        functions=("convla.experiments.pairs.descend_pairs",),
+        functions=("convla.experiments.descents.pairs.descend_pairs",),
     ),
     Statement(
         id="CSM-tables",

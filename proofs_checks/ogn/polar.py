@@ -273,7 +273,7 @@ def built_network_is_as_printed(_: int) -> str:
     try:
         import torch
 
-        from convla.frameworks.torch import basic_cnn
+        from convla.experiments.training.networks import basic_cnn
     except ImportError:
         raise UnavailableError("the network needs PyTorch: pip install 'convla[torch]'") from None
     network, value, shapes, counts = basic_cnn().eval(), torch.zeros(1, 3, 32, 32), [], []

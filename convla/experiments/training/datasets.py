@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from convla._validate import check_choice
 from convla.experiments.training.formats import (
     DatasetError,
     read_cifar_binary,
@@ -19,6 +18,7 @@ from convla.experiments.training.formats import (
     read_idx_images,
     read_idx_labels,
 )
+from convla.extending import check_choice
 
 __all__ = ["DATASETS", "Dataset", "load_dataset", "split_stratified"]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from convla._validate import check_choice, check_integer, check_real
+from convla.extending import check_choice, check_integer, check_real
 from convla.gradients import laplacian_smoothing, normalized_gradient, reweighted_gradient, sobolev_gradient
 from convla.orthonormal import orthonormalize
 

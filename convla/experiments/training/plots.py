@@ -11,7 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from convla.experiments.plots import DECREASE, INCREASE, INK, save_figure
+from convla.experiments.drawing import DECREASE, INCREASE, INK, save_figure, tidy
 from convla.experiments.training.report import Report, Result, Row
 from convla.experiments.training.settings import MEASURES
 
@@ -64,11 +64,6 @@ def plot_report(report: Report, folder: Path) -> list[str]:
     return files
 
 
-def _tidy(axis: Axes) -> None:
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.tick_params(colors=INK, labelsize=8)
-
-
 def _draw_curves(results: Sequence[Result]) -> Figure:
     """Draw the mean over the seeds with its standard error: a row for each curve, a column for each block."""
     experiment = results[0].cell.experiment
@@ -79,7 +74,7 @@ def _draw_curves(results: Sequence[Result]) -> Figure:
     for column, block in enumerate(blocks):
         for row, (field, label, factor) in enumerate(curves):
             axis = axes[row, column]
-            _tidy(axis)
+            tidy(axis, size=8)
             for number, result in enumerate(r for r in results if r.cell.block_name == block):
                 _draw_mean(axis, result, field, factor, number)
             if field == "similarity":
@@ -118,7 +113,7 @@ def _draw_differences(rows: Sequence[Row]) -> Figure:
     figure = Figure(figsize=(2.4 + 3.8 * len(measures), 0.24 * count + 1.9), layout="constrained")
     axes = figure.subplots(1, len(measures), squeeze=False, sharey=True)[0]
     for axis, measure in zip(axes, measures, strict=True):
-        _tidy(axis)
+        tidy(axis, size=8)
         axis.axvline(0.0, color=INK, linewidth=0.8, linestyle="dotted")
         for height, row in enumerate(shown[measure]):
             _draw_interval(axis, height, row)

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from convla.experiments.results import ResultsFolder
+from convla.experiments.folder import Table, as_records
+from convla.experiments.statistics import PairedDifference, mean_with_error, paired_difference
 from convla.experiments.training.curves import Curves
-from convla.experiments.training.paired import PairedDifference, mean_with_error, paired_difference
 from convla.experiments.training.settings import MEASURES, Arm, Experiment, Plan, Training, block_name
 
 __all__ = [
@@ -157,33 +157,24 @@ class Report:
     rows: list[Row] = field(default_factory=list)
     choices: list[Choice] = field(default_factory=list)
 
-    def write(self, folder: ResultsFolder) -> list[str]:
-        """Write the CSV files and return their names."""
-        tables = {
-            "summary.csv": (SUMMARY_HEADER, [row.as_tuple() for row in self.rows]),
+    def tables(self) -> dict[str, Table]:
+        """Return the tables by the names of their CSV files."""
+        tables: dict[str, Table] = {
+            "summary.csv": self._summary(),
             "runs.csv": (RUNS_HEADER, [row for result in self.results for row in _run_rows(result)]),
             "curves.csv": (CURVES_HEADER, [row for result in self.results for row in _curve_rows(result)]),
         }
-        if self.choices:
-            tables["selection.csv"] = (SELECTION_HEADER, [row for choice in self.choices for row in _rates(choice)])
-        for name, (header, rows) in tables.items():
-            folder.write_csv(name, header, rows)
-        return list(tables)
+        return tables | ({"selection.csv": self._selection()} if self.choices else {})
 
     def as_data(self) -> dict[str, Any]:
         """Return the rows as plain data, for JSON; NaN as None."""
+        return {"summary": as_records(self._summary()), "selection": as_records(self._selection())}
 
-        def plain(row: Sequence[Any]) -> list[Any]:
-            return [None if isinstance(value, float) and not math.isfinite(value) else value for value in row]
+    def _summary(self) -> Table:
+        return SUMMARY_HEADER, [row.as_tuple() for row in self.rows]
 
-        return {
-            "summary": [dict(zip(SUMMARY_HEADER, plain(row.as_tuple()), strict=True)) for row in self.rows],
-            "selection": [
-                dict(zip(SELECTION_HEADER, plain(row), strict=True))
-                for choice in self.choices
-                for row in _rates(choice)
-            ],
-        }
+    def _selection(self) -> Table:
+        return SELECTION_HEADER, [row for choice in self.choices for row in _rates(choice)]
 
 
 def build_report(results: Sequence[Result], choices: Sequence[Choice] = ()) -> Report:

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
-from convla._validate import check_choice, check_integer, check_real
 from convla.experiments.training.method_settings import Initialization, Penalty, Transform, check_share
+from convla.extending import check_choice, check_integer, check_real
 
 __all__ = [
     "MEASURES",
@@ -135,6 +135,11 @@ class Run:
         text = json.dumps(_told(self.training), sort_keys=True)
         key = hashlib.sha256(text.encode()).hexdigest()[:12]
         return f"{self.training.dataset}-{self.training.network}-{key}-seed{self.seed}"
+
+    @property
+    def title(self) -> str:
+        """What a screen calls it."""
+        return f"{self.training.network}, seed {self.seed}"
 
     def describe(self) -> dict[str, Any]:
         """Return the run as plain data, without what has its default value."""

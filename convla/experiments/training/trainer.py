@@ -19,15 +19,14 @@ import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
-from convla._files import atomic_write
-from convla._threads import at_most, blas_on_one_thread
-from convla.experiments.results import ResultsError
+from convla.experiments.folder import ResultsError
 from convla.experiments.training.curves import Curves
 from convla.experiments.training.datasets import Dataset, split_stratified
 from convla.experiments.training.images import Images
 from convla.experiments.training.methods import Regularizer, initialize, total_similarity, transform_gradients
 from convla.experiments.training.networks import build_network
 from convla.experiments.training.settings import Run, Training
+from convla.extending import at_most, atomic_write, blas_on_one_thread
 
 __all__ = ["check_training", "train"]
 

@@ -1,4 +1,4 @@
-"""convla in a PyTorch training script: losses with closed-form backward, transformed gradients, initialisers, networks.
+"""convla in a PyTorch training script: losses with closed-form backward, transformed gradients, initialisers.
 
 Needs the extra ``torch``. Losses run on the tensors themselves, on any device. What has compiled kernels for NumPy
 arrays gets CPU tensors as NumPy arrays over the same memory; nothing is moved between devices.
@@ -12,7 +12,6 @@ except ImportError as error:
 from convla.frameworks.torch.initializers import delta_orthogonal_, orthogonal_
 from convla.frameworks.torch.layers import convolutions, image_shapes
 from convla.frameworks.torch.losses import convolutional_similarity_loss, kernel_orthogonality_loss, ocnn_loss
-from convla.frameworks.torch.networks import NETWORKS, basic_cnn, cdg_cnn, cifar_resnet, csm_cnn, resnet18
 from convla.frameworks.torch.normalization import spectral_norm
 from convla.frameworks.torch.optimizers import TRANSFORMS, GradientTransform
 from convla.frameworks.torch.projection import SpectralProjection
@@ -27,19 +26,14 @@ from convla.frameworks.torch.spectrum import (
 )
 
 __all__ = [
-    "NETWORKS",
     "TRANSFORMS",
     "GradientTransform",
     "NetworkSpectralPenalty",
     "SpectralPenalty",
     "SpectralProjection",
-    "basic_cnn",
-    "cdg_cnn",
-    "cifar_resnet",
     "condition_number",
     "convolutional_similarity_loss",
     "convolutions",
-    "csm_cnn",
     "delta_orthogonal_",
     "image_shapes",
     "kernel_orthogonality_loss",
@@ -49,7 +43,6 @@ __all__ = [
     "ocnn_loss",
     "orthogonal_",
     "penalty",
-    "resnet18",
     "similarity_losses",
     "singular_values",
     "smallest_singular_value",

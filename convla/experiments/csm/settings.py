@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from convla._validate import check_choice
-from convla.experiments.pairs import SIMILARITIES
-from convla.experiments.published import published_tables
+from convla.experiments.csm.published import published_tables
+from convla.experiments.descents.pairs import SIMILARITIES
+from convla.experiments.descents.settings import Setting as Descent
+from convla.extending import check_choice
 
 __all__ = ["CONTROLS", "INPUT_LENGTH", "TARGETS", "Readings", "Setting", "control_settings", "table_settings"]
 
@@ -25,7 +26,7 @@ _TABLE_PAIRS = {
 CONTROLS = ("loss", "shrinkage", "scale-invariant")
 """What a control run minimises: the table's own loss; |K1|^2 + |K2|^2; CS / (|K1|^2 |K2|^2)."""
 
-TARGETS = ("tables", "table1", "table2", "table3", "table4", "table5", "table6", "controls", "figures")
+TARGETS = ("tables", "table1", "table2", "table3", "table4", "table5", "table6", "controls")
 
 
 @dataclass(frozen=True)
@@ -90,19 +91,22 @@ class Setting:
         """The name that fixes the random draws: a control gets the inputs and kernels of its table row."""
         return f"tables{self.tables[0]}{self.tables[1]}-N{self.n}-{self.optimizer}"
 
-    def descent(self, readings: Readings) -> dict[str, Any]:
-        """Return the keyword arguments of `convla.experiments.pairs.descend_pairs`."""
+    def descent(self, readings: Readings) -> Descent:
+        """Return the descent that is run."""
         cosine = self.loss == "kernel" and readings.kernel_loss == "cosine"
-        return {
-            "loss": "shrinkage" if self.control == "shrinkage" else self.loss,
-            "normalized": self.control == "scale-invariant" or (cosine and self.control == "loss"),
-            "toeplitz": self.padding == "full",
-            "similarity": readings.similarity,
-            "optimizer": self.optimizer,
-            "learning_rate": self.learning_rate,
-            "iterations": self.iterations,
-            "both": readings.train == "both",
-        }
+        return Descent(
+            draws=self.draws,
+            n=self.n,
+            m=INPUT_LENGTH,
+            padding=self.padding,
+            loss="shrinkage" if self.control == "shrinkage" else self.loss,
+            normalized=self.control == "scale-invariant" or (cosine and self.control == "loss"),
+            similarity=readings.similarity,
+            optimizer=self.optimizer,
+            learning_rate=self.learning_rate,
+            iterations=self.iterations,
+            both=readings.train == "both",
+        )
 
     def describe(self) -> dict[str, Any]:
         """Return the setting as plain data, for the manifest."""

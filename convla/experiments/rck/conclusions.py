@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from convla.experiments.conclusions import Conclusion
-from convla.experiments.rck_settings import ALPHAS, SHAPES, FigureSetting, Traces
+from convla.experiments.rck.settings import ALPHAS, SHAPES, FigureSetting, Traces
+from convla.experiments.study import Conclusion
 
 __all__ = ["draw_figure_conclusions"]
 

@@ -8,17 +8,16 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from convla._files import atomic_write
-from convla.experiments.outcome import Outcome
-from convla.experiments.published import published_cells
-from convla.experiments.settings import Setting
+from convla.experiments.csm.published import published_cells
+from convla.experiments.csm.settings import Setting
+from convla.experiments.descents.outcome import Outcome
+from convla.experiments.drawing import DECREASE, INCREASE, INK, save_figure, tidy
 
-__all__ = ["DECREASE", "INCREASE", "INK", "plot_run", "save_figure"]
+__all__ = ["plot_run"]
 
-DECREASE, INCREASE, INK, PRINTED = "#2a78b5", "#c8442e", "#333333", "#111111"
+PRINTED = "#111111"
 MINIMIZED = {
     "kernel": ("orthogonal kernels", "#8a8a8a", "s"),
     "loss": ("convolutional similarity", "#2a78b5", "o"),
@@ -57,20 +56,11 @@ def plot_run(outcomes: Mapping[Setting, Outcome], folder: Path) -> list[str]:
     return files
 
 
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as a PNG."""
-    FigureCanvasAgg(figure)
-    with atomic_write(path) as file:
-        # No date and no version in the file: the same numbers give the same bytes.
-        figure.savefig(file, format="png", dpi=150, metadata={"Software": None})
-
-
 def _figure(width: float, height: float, columns: int, **options: Any) -> tuple[Figure, list[Axes]]:
     figure = Figure(figsize=(width, height), layout="constrained")
     axes = list(np.atleast_1d(figure.subplots(1, columns, **options)))
     for axis in axes:
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.tick_params(colors=INK, labelsize=9)
+        tidy(axis)
     return figure, axes
 
 

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from convla.experiments.conclusions import Conclusion, draw_conclusions
-from convla.experiments.outcome import Outcome
-from convla.experiments.published import QUANTITIES, TABLES, published_cells, published_flags
-from convla.experiments.rck_conclusions import draw_figure_conclusions
-from convla.experiments.rck_settings import FigureSetting, Traces
-from convla.experiments.results import ResultsFolder
-from convla.experiments.settings import CONTROLS, Setting
-from convla.experiments.statistics import VERDICTS, Estimate, Verdict, compare, estimate
+from convla.experiments import study
+from convla.experiments.csm.columns import VERDICTS, Verdict, compare, estimate
+from convla.experiments.csm.conclusions import draw_conclusions
+from convla.experiments.csm.published import QUANTITIES, TABLES, published_cells, published_flags
+from convla.experiments.csm.settings import CONTROLS, Setting
+from convla.experiments.descents.outcome import Outcome
+from convla.experiments.folder import Table, as_records
+from convla.experiments.statistics import Estimate
+from convla.experiments.study import Conclusion, Sheet
 
-__all__ = ["CONTROL_HEADER", "TABLE_HEADER", "TRACE_HEADER", "Report", "build_report"]
+__all__ = ["CONTROL_HEADER", "TABLE_HEADER", "Report", "build_report"]
 
 TABLE_HEADER = ("table", "N", "optimizer", "quantity", "published", "ours", "stderr", "z", "verdict")
 CONTROL_HEADER = (
@@ -39,46 +40,36 @@ CONTROL_HEADER = (
     "cosine_after_stderr",
 )
 
-TRACE_HEADER = (
-    "kernel_size",
-    "alpha",
-    "variant",
-    "kernel",
-    "iteration",
-    "reported",
-    "true",
-    "sigma_max",
-    "sigma_min",
-    "condition",
+TABLE_HEADINGS = ("N", "optimizer", "column", "ours", "std. error", "printed", "z", "verdict")
+CONTROL_HEADINGS = (
+    *("tables", "N", "optimizer", "minimised", "A", "B %", "C %", "increases", "diverged"),
+    *("norm before", "shorter keeps", "longer keeps", "|cos| before", "after", "std. error"),
 )
 
 
 @dataclass(frozen=True)
-class Report:
+class Report(study.Report):
     """What a run says.
 
     Attributes
     ----------
-    tables : dict of int to list of Verdict
+    cells : dict of int to list of Verdict
         The cells of each table that was asked for.
     controls : list of tuple
         Rows under `CONTROL_HEADER`; empty unless the controls were asked for.
     conclusions : list of Conclusion
-    traces : list of tuple
-        Rows under `TRACE_HEADER`, one for each iterate; empty unless the figures were asked for.
     diverged : dict of str to int
         How many repetitions of each setting were dropped, where there were any.
     """
 
-    tables: dict[int, list[Verdict]]
+    cells: dict[int, list[Verdict]]
     controls: list[tuple[Any, ...]]
     conclusions: list[Conclusion]
     diverged: dict[str, int]
-    traces: list[tuple[Any, ...]]
 
     def counts(self, columns: str = "ABCD") -> dict[str, int]:
         """Return how many cells of these columns got each verdict."""
-        cells = [verdict for verdicts in self.tables.values() for verdict in verdicts]
+        cells = [verdict for verdicts in self.cells.values() for verdict in verdicts]
         found = Counter(verdict.verdict for verdict in cells if QUANTITIES[verdict.cell.quantity][0] in columns)
         return {verdict: found[verdict] for verdict in VERDICTS}
 
@@ -86,60 +77,70 @@ class Report:
         """Return how many cells of columns A-C have |z| <= limit, and how many there are."""
         scores = [
             abs(verdict.z)
-            for verdicts in self.tables.values()
+            for verdicts in self.cells.values()
             for verdict in verdicts
             if not verdict.cell.quantity.startswith("D")
         ]
         return sum(score <= limit for score in scores), len(scores)
 
-    def write(self, folder: ResultsFolder) -> list[str]:
-        """Write the CSV files and return their names."""
-        files = []
-        for table, verdicts in self.tables.items():
-            files.append(f"table{table}.csv")
-            folder.write_csv(files[-1], TABLE_HEADER, [_row(verdict) for verdict in verdicts])
-        if self.controls:
-            files.append("controls.csv")
-            folder.write_csv(files[-1], CONTROL_HEADER, self.controls)
-        if self.traces:
-            files.append("traces.csv")
-            folder.write_csv(files[-1], TRACE_HEADER, self.traces)
-        if self.conclusions:
-            files.append("conclusions.csv")
-            rows = [(c.subject, c.statement, c.verdict, c.evidence) for c in self.conclusions]
-            folder.write_csv(files[-1], ("subject", "statement", "verdict", "evidence"), rows)
-        return files
+    def tables(self) -> dict[str, Table]:
+        """Return the tables by the names of their CSV files."""
+        tables: dict[str, Table] = {
+            f"table{table}.csv": (TABLE_HEADER, [_row(verdict) for verdict in verdicts])
+            for table, verdicts in self.cells.items()
+        }
+        return tables | ({"controls.csv": (CONTROL_HEADER, self.controls)} if self.controls else {})
 
     def as_data(self) -> dict[str, Any]:
-        """Return the report as plain data, for JSON; NaN as None."""
-
-        def plain(row: Sequence[Any]) -> list[Any]:
-            return [None if value != value else value for value in row]
-
+        """Return the report, its conclusions aside, as plain data."""
         return {
             "tables": {
                 f"table{table}": {
-                    "cells": [dict(zip(TABLE_HEADER, plain(_row(v)), strict=True)) | _flag(v) for v in verdicts],
+                    "cells": [
+                        row | ({"flag": v.cell.flag} if v.cell.flag else {})
+                        for row, v in zip(as_records((TABLE_HEADER, [_row(v) for v in vs])), vs, strict=True)
+                    ],
                     "flags": published_flags(table),
                 }
-                for table, verdicts in self.tables.items()
+                for table, vs in self.cells.items()
             },
-            "controls": [dict(zip(CONTROL_HEADER, plain(row), strict=True)) for row in self.controls],
-            "traces": [dict(zip(TRACE_HEADER, plain(row), strict=True)) for row in self.traces],
-            "conclusions": [vars(conclusion) for conclusion in self.conclusions],
+            "controls": as_records((CONTROL_HEADER, self.controls)),
             "diverged": self.diverged,
             "verdicts": self.counts(),
         }
 
+    def totals(self) -> dict[str, Any]:
+        """Return what the manifest keeps."""
+        return {"diverged_repetitions": self.diverged, "verdicts": self.counts()}
 
-def build_report(
-    outcomes: Mapping[Setting, Outcome], targets: Sequence[str], figures: Mapping[FigureSetting, Traces]
-) -> Report:
+    def sheets(self) -> list[Sheet]:
+        """Return the tables, and the controls, as a screen shows them."""
+        sheets = [_table_sheet(table, verdicts) for table, verdicts in self.cells.items()]
+        if self.controls:
+            rows = [[f"{v:.3g}" if isinstance(v, float) else str(v) for v in row] for row in self.controls]
+            title = "Controls: the same draws, other things minimised"
+            sheets.append(Sheet(title, CONTROL_HEADINGS, rows, ("tables", "optimizer", "minimised"), []))
+        return sheets
+
+    def summary(self) -> list[str]:
+        """Return how many cells got each verdict, and how many repetitions diverged."""
+        lines = []
+        for columns, name in (("ABC", "columns A-C"), ("D", "column D")):
+            counts = {verdict: count for verdict, count in self.counts(columns).items() if count}
+            if counts:
+                lines.append(f"{name}: " + ", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
+        (two, cells), (three, _) = self.within(2.0), self.within(3.0)
+        if cells:
+            lines.append(f"columns A-C: {two} of {cells} cells within 2 standard errors, {three} within 3")
+        return lines + [f"{name}: {count} diverged, dropped" for name, count in self.diverged.items()]
+
+
+def build_report(outcomes: Mapping[Setting, Outcome], targets: Sequence[str]) -> Report:
     """Return the report on the targets, from the outcomes of the settings they need."""
     wanted = [table for table in TABLES if "tables" in targets or f"table{table}" in targets]
     estimates = {setting: estimate(outcome) for setting, outcome in outcomes.items()}
     return Report(
-        tables={
+        cells={
             table: [
                 compare(cell, estimates[setting][cell.quantity])
                 for cell in published_cells(table)
@@ -155,19 +156,9 @@ def build_report(
         ]
         if "controls" in targets
         else [],
-        conclusions=draw_conclusions(outcomes, estimates) + draw_figure_conclusions(figures),
+        conclusions=draw_conclusions(outcomes, estimates),
         diverged={setting.name: outcome.diverged for setting, outcome in outcomes.items() if outcome.diverged},
-        traces=[row for setting, traces in figures.items() for row in _trace_rows(setting, traces)],
     )
-
-
-def _trace_rows(setting: FigureSetting, traces: Traces) -> Iterator[tuple[Any, ...]]:
-    columns = (traces.reported, traces.true, traces.sigma_max, traces.sigma_min, traces.condition)
-    for kernel, iteration in np.ndindex(traces.true.shape):
-        # A descent that ended early has no more iterates.
-        if iteration <= traces.steps[kernel]:
-            values = (float(column[kernel, iteration]) for column in columns)
-            yield (setting.kernel, setting.alpha, setting.variant, kernel, iteration, *values)
 
 
 def _row(verdict: Verdict) -> tuple[Any, ...]:
@@ -185,8 +176,22 @@ def _row(verdict: Verdict) -> tuple[Any, ...]:
     )
 
 
-def _flag(verdict: Verdict) -> dict[str, str]:
-    return {"flag": verdict.cell.flag} if verdict.cell.flag else {}
+def _table_sheet(table: int, verdicts: Sequence[Verdict]) -> Sheet:
+    rows = [
+        (
+            *(str(cell.n), cell.optimizer, QUANTITIES[cell.quantity], f"{ours.value:.5g}"),
+            "" if ours.stderr != ours.stderr else f"{ours.stderr:.2g}",
+            f"{cell.value:g}" + ("*" if cell.flag else ""),
+            "" if verdict.z != verdict.z else f"{verdict.z:+.1f}",
+            verdict.verdict,
+        )
+        for verdict in verdicts
+        for cell, ours in [(verdict.cell, verdict.ours)]
+    ]
+    doubtful = any(verdict.cell.flag for verdict in verdicts)
+    notes = ["* doubtful in print; the report of --json says why"] if doubtful else []
+    notes += [f"{flag['cells'][0]}: {flag['note']}" for flag in published_flags(table) if flag["N"] is None]
+    return Sheet(f"CSM Table {table}", TABLE_HEADINGS, rows, ("optimizer", "column", "verdict"), notes)
 
 
 def _control_order(setting: Setting) -> tuple[Any, ...]:

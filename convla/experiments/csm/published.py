@@ -72,7 +72,7 @@ class PublishedCell:
 @functools.cache
 def published_tables() -> dict[str, Any]:
     """Return the data file as it is: the tables' rows, the hyperparameters and the flags."""
-    text = resources.files("convla.experiments").joinpath("data", "csm_tables.json").read_text(encoding="utf-8")
+    text = resources.files("convla.experiments.csm").joinpath("tables.json").read_text(encoding="utf-8")
     tables: dict[str, Any] = json.loads(text)
     return tables
 

@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from convla.experiments.plots import DECREASE, INCREASE, INK, save_figure
-from convla.experiments.rck_settings import ALPHAS, ITERATIONS, SHAPES, FigureSetting, Traces
+from convla.experiments.drawing import DECREASE, INCREASE, INK, save_figure, tidy
+from convla.experiments.rck.settings import ALPHAS, ITERATIONS, SHAPES, FigureSetting, Traces
 
 __all__ = ["plot_figures"]
 
@@ -134,9 +134,8 @@ def _twin(axis: Axes) -> Axes:
 
 
 def _style(axis: Axes) -> None:
-    axis.spines["top"].set_visible(False)
+    tidy(axis, right=True)
     axis.set_xlim(0, ITERATIONS)
-    axis.tick_params(colors=INK, labelsize=9)
 
 
 def _finish(figure: Figure, title: str, panels: Panels) -> None:

@@ -1,4 +1,4 @@
-"""The results folder: what is saved of each setting, what makes two runs the same, and how a run is resumed."""
+"""The results folder: what is saved of each unit, what makes two runs the same, and how a run is resumed."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import csv
 import io
 import json
+import math
 import os
 import platform
 import tempfile
@@ -13,30 +14,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from importlib import metadata
 from pathlib import Path
-from typing import IO, Any, Protocol, TypeVar
+from typing import IO, Any, TypeAlias, TypeVar
 
 import numpy as np
 
-from convla._files import atomic_write
 from convla.errors import ConvlaError
+from convla.extending import atomic_write
 from convla.models.weights import read_weights
 
-__all__ = ["Named", "ResultsError", "ResultsFolder", "surroundings"]
+__all__ = ["ResultsError", "ResultsFolder", "Table", "as_records", "surroundings"]
 
 MANIFEST = "manifest.json"
 
 T = TypeVar("T")
 
-
-class Named(Protocol):
-    """What the folder asks of a setting."""
-
-    @property
-    def name(self) -> str:
-        """The name of its file."""
-
-    def describe(self) -> dict[str, Any]:
-        """Return what its numbers depend on, as plain data."""
+Table: TypeAlias = tuple[Sequence[str], Sequence[Sequence[Any]]]
+"""A header, and rows under it."""
 
 
 class ResultsError(ConvlaError, ValueError):
@@ -44,11 +37,11 @@ class ResultsError(ConvlaError, ValueError):
 
 
 class ResultsFolder:
-    """A folder that holds one run: its manifest, and one file for each setting that has ended.
+    """A folder that holds one run: its manifest, and one file for each unit that has ended.
 
-    Every file is written beside its place and moved there (`convla._files.atomic_write`), so that a kill at any moment,
-    or a power cut, leaves whole files only, and what was said to be saved is there. Links in the folder that somebody
-    else has planted are replaced, not followed.
+    Every file is written beside its place and moved there (`convla.extending.atomic_write`), so that a kill at any
+    moment, or a power cut, leaves whole files only, and what was said to be saved is there. Links in the folder that
+    somebody else has planted are replaced, not followed.
 
     Parameters
     ----------
@@ -122,29 +115,36 @@ class ResultsFolder:
         with self.writing(MANIFEST) as file:
             file.write(text.encode())
 
-    def save(self, setting: Named, outcome: Any) -> None:
-        """Save what a setting left."""
+    def save(self, name: str, described: Mapping[str, Any], outcome: Any) -> None:
+        """Save what a unit left, a dataclass of arrays, with what its numbers depend on."""
         arrays = {field.name: getattr(outcome, field.name) for field in fields(outcome)}
-        with self.writing(self._run_file(setting)) as file:
-            np.savez(file, setting=np.array(self._stamp(setting)), **arrays)
+        with self.writing(self._run_file(name)) as file:
+            np.savez(file, setting=np.array(self._stamp(described)), **arrays)
 
-    def load(self, setting: Named, kind: type[T], length: int) -> T | None:
-        """Return what a setting left when it was run in this folder with this identity, or None.
+    def load(self, name: str, described: Mapping[str, Any], kind: type[T], length: int) -> T | None:
+        """Return what a unit left when it was run in this folder with this identity, or None.
 
         It is a dataclass of arrays, each with as many rows as `length` says.
         """
+        path = self.path / self._run_file(name)
         try:
-            data = read_weights(self.path / self._run_file(setting))
-            if str(data["setting"]) != self._stamp(setting):
+            data = read_weights(path)
+            if str(data["setting"]) != self._stamp(described):
                 return None
             outcome = kind(**{field.name: data[field.name] for field in fields(kind)})  # type: ignore[arg-type]
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ResultsError(f"{self.path / self._run_file(setting)} is damaged: delete it") from error
+            raise ResultsError(f"{path} is damaged: delete it") from error
         if any(len(value) != length for value in vars(outcome).values()):
-            raise ResultsError(f"{self.path / self._run_file(setting)} lacks repetitions: delete it")
+            raise ResultsError(f"{path} lacks repetitions: delete it")
         return outcome
+
+    def write_tables(self, tables: Mapping[str, Table]) -> list[str]:
+        """Write tables, as CSV files under their names, and return these."""
+        for name, (header, rows) in tables.items():
+            self.write_csv(name, header, rows)
+        return list(tables)
 
     def write_csv(self, name: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """Write a table; floats in full precision, NaN as an empty field."""
@@ -155,12 +155,12 @@ class ResultsFolder:
         with self.writing(name) as file:
             file.write(text.getvalue().encode())
 
-    def _stamp(self, setting: Named) -> str:
-        return json.dumps({"setting": setting.describe(), "identity": self.identity}, sort_keys=True)
+    def _stamp(self, described: Mapping[str, Any]) -> str:
+        return json.dumps({"setting": described, "identity": self.identity}, sort_keys=True)
 
     @staticmethod
-    def _run_file(setting: Named) -> str:
-        return f"runs/{setting.name}.npz"
+    def _run_file(name: str) -> str:
+        return f"runs/{name}.npz"
 
     @contextlib.contextmanager
     def writing(self, name: str) -> Iterator[IO[bytes]]:
@@ -171,6 +171,15 @@ class ResultsFolder:
                 yield file
         except OSError as error:
             raise ResultsError(f"{target} cannot be written: {error.strerror}") from error
+
+
+def as_records(table: Table) -> list[dict[str, Any]]:
+    """Return the rows of a table as plain data, for JSON; what is not finite as None."""
+    header, rows = table
+    return [
+        dict(zip(header, (None if isinstance(v, float) and not math.isfinite(v) else v for v in row), strict=True))
+        for row in rows
+    ]
 
 
 def surroundings(packages: Sequence[str]) -> dict[str, Any]:

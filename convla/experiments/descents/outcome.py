@@ -9,12 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from convla._array import namespace, to_numpy
-from convla._dispatch import check_cuda
-from convla._validate import check_integer
-from convla.experiments.pairs import choose_engine, descend_pairs, dot, quadratic_form
-from convla.experiments.settings import INPUT_LENGTH, Readings, Setting
-from convla.similarity import feature_map_gram
+from convla import feature_map_gram
+from convla.experiments.descents.pairs import choose_engine, descend_pairs, dot, quadratic_form
+from convla.experiments.descents.settings import Setting
+from convla.extending import check_cuda, check_integer, namespace, to_numpy
 from convla.typing import Array
 
 __all__ = ["CHUNK", "GROWTH", "Outcome", "check_engine", "run_setting"]
@@ -85,7 +83,6 @@ class Outcome:
 
 def run_setting(
     setting: Setting,
-    readings: Readings,
     *,
     repetitions: int,
     seed: int,
@@ -97,7 +94,6 @@ def run_setting(
     Parameters
     ----------
     setting : Setting
-    readings : Readings
     repetitions : int
         At least 1.
     seed : int
@@ -118,8 +114,8 @@ def run_setting(
 
     Examples
     --------
-    >>> from convla.experiments.settings import Readings, table_settings
-    >>> outcome = run_setting(table_settings()[0], Readings(), repetitions=100, seed=0)
+    >>> from convla.experiments.csm.settings import Readings, table_settings
+    >>> outcome = run_setting(table_settings()[0].descent(Readings()), repetitions=100, seed=0)
     >>> bool(outcome.loss[:, 1].max() < 1e-4), outcome.diverged
     (True, 0)
     """
@@ -133,7 +129,7 @@ def run_setting(
             import cupy
 
             x, k1, k2 = cupy.asarray(x), cupy.asarray(k1), cupy.asarray(k2)
-        parts.append(_run_chunk(setting, readings, x, k1, k2, "reference" if engine == "cuda" else engine))
+        parts.append(_run_chunk(setting, x, k1, k2, "reference" if engine == "cuda" else engine))
         advance(size)
     columns = {field.name: np.concatenate([part[field.name] for part in parts]) for field in fields(Outcome)}
     return Outcome(**columns)
@@ -164,14 +160,14 @@ def _draw(setting: Setting, seed: int, chunk: int, size: int) -> tuple[Floats, F
     """Draw X ~ U(0, 1) and K1, K2 ~ U(-1, 1), one row for each repetition."""
     key = (zlib.crc32(setting.draws.encode()), chunk)
     generator = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
-    uniform = generator.random((size, INPUT_LENGTH + 2 * setting.n))
-    x, k1, k2 = np.split(uniform, [INPUT_LENGTH, INPUT_LENGTH + setting.n], axis=1)
+    uniform = generator.random((size, setting.m + 2 * setting.n))
+    x, k1, k2 = np.split(uniform, [setting.m, setting.m + setting.n], axis=1)
     return x, 2.0 * k1 - 1.0, 2.0 * k2 - 1.0
 
 
-def _run_chunk(setting: Setting, readings: Readings, x: Array, k1: Array, k2: Array, engine: str) -> dict[str, Floats]:
+def _run_chunk(setting: Setting, x: Array, k1: Array, k2: Array, engine: str) -> dict[str, Floats]:
     gram = feature_map_gram(x[:, None, :], (setting.n,), padding=setting.padding)  # type: ignore[arg-type]
-    run = descend_pairs(k1, k2, gram, **setting.descent(readings), engine=engine)
+    run = descend_pairs(k1, k2, gram, **setting.descent(), engine=engine)
     norms, cosines = zip(*(_describe_pair(a, b, gram) for a, b in ((k1, k2), (run.k1, run.k2))), strict=True)
     return {
         "correlation": to_numpy(run.correlation),

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from convla.penalties import minimize_penalty
-from convla.toeplitz import kernel_from_hwio
+from convla import kernel_from_hwio, minimize_penalty
 
 __all__ = ["ALPHAS", "ITERATIONS", "SHAPES", "FigureSetting", "Traces", "figure_settings", "run_figure"]
 

@@ -4,41 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
 
-from convla.experiments.outcome import Floats, Outcome
-from convla.experiments.published import PUBLISHED_REPETITIONS
-from convla.experiments.settings import Setting
+from convla.experiments.csm.published import PUBLISHED_REPETITIONS
+from convla.experiments.csm.settings import Setting
+from convla.experiments.descents.outcome import Floats, Outcome
 from convla.experiments.statistics import Estimate
+from convla.experiments.study import Conclusion
 
-__all__ = ["Conclusion", "draw_conclusions"]
+__all__ = ["draw_conclusions"]
 
 Outcomes = Mapping[Setting, Outcome]
 Estimates = Mapping[Setting, Mapping[str, Estimate]]
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Conclusion:
-    """A sentence with its verdict.
-
-    Attributes
-    ----------
-    subject : str
-        Where the sentence stands.
-    statement : str
-    verdict : {"holds", "does not hold", "undecided"}
-    evidence : str
-        The numbers behind the verdict.
-    """
-
-    subject: str
-    statement: str
-    verdict: str
-    evidence: str
 
 
 def draw_conclusions(outcomes: Outcomes, estimates: Estimates) -> list[Conclusion]:

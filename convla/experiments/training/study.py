@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import time
@@ -10,37 +11,82 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
-from convla._validate import check_choice, check_integer
 from convla.errors import EngineError
-from convla.experiments.results import ResultsFolder, surroundings
+from convla.experiments.folder import ResultsFolder, surroundings
+from convla.experiments.pool import Pool
+from convla.experiments.session import Job, Session, Watcher
 from convla.experiments.training.curves import Curves
-from convla.experiments.training.datasets import DATASETS, Dataset
-from convla.experiments.training.execution import Job, Watcher, load_once, run_all
+from convla.experiments.training.datasets import DATASETS, Dataset, load_dataset
 from convla.experiments.training.report import Cell, Choice, Report, Result, build_report
 from convla.experiments.training.settings import MOST_SEEDS, Experiment, Plan, Run, Training
+from convla.extending import check_choice, check_integer
 
-__all__ = ["SELECTION_SEEDS", "Request", "Session", "check_torch", "train_experiments"]
+__all__ = ["SELECTION_SEEDS", "Request", "Trained", "TrainingJob", "check_torch", "load_once", "train_experiments"]
 
 SELECTION_SEEDS = MOST_SEEDS
 """The seeds of the runs that choose a learning rate begin so far above those of the runs that are reported."""
 
 
-class _Silence:
-    def plan(self, runs: int, saved: int) -> None:
-        pass
+@functools.cache
+def load_once(name: str, folder: Path) -> Dataset:
+    """Return a data set, read once in each process."""
+    return load_dataset(name, folder)
 
-    def start(self, run: Run) -> None:
-        pass
 
-    def advance(self, run: Run, epochs: int) -> None:
-        pass
+@dataclass(frozen=True)
+class TrainingJob(Job[Run, Curves]):
+    """How a run is done.
 
-    def finish(self, run: Run) -> None:
-        pass
+    Attributes
+    ----------
+    data : Path
+        The folder of the data sets.
+    digests : mapping of str to str
+        The hash of each data set.
+    checkpoints : Path
+        The folder of the states of runs that have begun.
+    device : str
+    threads : int
+    """
+
+    data: Path
+    digests: Mapping[str, str]
+    checkpoints: Path
+    device: str
+    threads: int
+
+    kind: ClassVar[type[Any]] = Curves
+
+    def describe(self, unit: Run) -> dict[str, Any]:
+        """Return the run and the data it is on, as plain data."""
+        return unit.describe() | {"data": self.digests[unit.training.dataset]}
+
+    def rows(self, unit: Run) -> int:
+        """Return the number of epochs, and one more for the network before training."""
+        return unit.training.epochs + 1
+
+    def steps(self, unit: Run) -> int:
+        """Return the number of epochs."""
+        return unit.training.epochs
+
+    def checkpoint(self, run: Run) -> Path:
+        """Return where the state of a run is saved."""
+        return self.checkpoints / f"{run.name}.pt"
+
+    def forget(self, unit: Run) -> None:
+        """Remove the state of a run."""
+        self.checkpoint(unit).unlink(missing_ok=True)
+
+    def __call__(self, unit: Run, advance: Callable[[int], None] = lambda _: None) -> Curves:
+        """Do the run, from its checkpoint if there is one."""
+        from convla.experiments.training.trainer import train
+
+        dataset, checkpoint = load_once(unit.training.dataset, self.data), self.checkpoint(unit)
+        return train(unit, dataset, device=self.device, threads=self.threads, checkpoint=checkpoint, advance=advance)
 
 
 @dataclass(frozen=True)
@@ -108,7 +154,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Session:
+class Trained:
     """What `train_experiments` returns: the report, and the folder that holds it."""
 
     report: Report
@@ -130,8 +176,9 @@ def check_torch(device: str = "cpu") -> None:
 def train_experiments(
     request: Request,
     watcher: Watcher | None = None,
-    draw: Callable[[Report, Path], list[str]] = lambda *_: [],
-) -> Session:
+    *,
+    draw: bool = False,
+) -> Trained:
     """Run the experiments of a request, save every run as it ends, and report on them.
 
     Parameters
@@ -139,13 +186,12 @@ def train_experiments(
     request : Request
     watcher : Watcher, optional
         Who is told how it goes.
-    draw : callable, optional
-        Draws pictures of a report into a folder and returns their names, as
-        `convla.experiments.training.plots.plot_report` does, which needs matplotlib.
+    draw : bool, default False
+        Draw pictures into the results folder, too, which needs matplotlib.
 
     Returns
     -------
-    Session
+    Trained
 
     Raises
     ------
@@ -171,30 +217,37 @@ def train_experiments(
     folder = ResultsFolder(request.output, _identity(request))
     manifest = _describe(request, cells, data)
     folder.write_manifest(manifest)
-    runs = _Runs(request, folder, data, watcher or _Silence())
+    digests = {name: dataset.digest for name, dataset in data.items()}
+    job = TrainingJob(Path(request.data), digests, folder.inner("checkpoints"), request.device, request.threads)
+    pool = Pool("local" if request.workers == 1 else "loky", request.workers, request.threads)
+    session: Session[Run, Curves] = Session(folder, pool, watcher, resume=request.resume)
     trials = [_trials(cell, request.seed) for cell in cells]
     candidates = [run for of_cell in trials for of_rate in of_cell.values() for run in of_rate]
     # Until the learning rates are chosen only the number of the other runs is known.
-    runs.announce(candidates, [run for cell in cells for run in _seeded(cell, request.seed)])
-    runs.complete(candidates)
-    choices = [_choose(cell, of_cell, runs.curves) for cell, of_cell in zip(cells, trials, strict=True)]
+    session.announce([(job, candidates + [run for cell in cells for run in _seeded(cell, request.seed)])])
+    curves = session.complete(job, candidates)
+    choices = [_choose(cell, of_cell, curves) for cell, of_cell in zip(cells, trials, strict=True)]
     cells = [cell if choice is None else choice.cell for cell, choice in zip(cells, choices, strict=True)]
-    runs.complete([run for cell in cells for run in _seeded(cell, request.seed)])
+    curves = session.complete(job, [run for cell in cells for run in _seeded(cell, request.seed)])
     results = [
         Result(
             cell,
-            [(run.seed, runs.curves[run]) for run in _seeded(cell, request.seed)],
+            [(run.seed, curves[run]) for run in _seeded(cell, request.seed)],
             len(data[cell.training.dataset].train if cell.training.swap else data[cell.training.dataset].test),
         )
         for cell in cells
     ]
     report = build_report(results, [choice for choice in choices if choice is not None])
-    files = report.write(folder) + draw(report, folder.path)
+    files = folder.write_tables(report.tables())
+    if draw:
+        from convla.experiments.training.plots import plot_report  # matplotlib takes half a second to import
+
+        files += plot_report(report, folder.path)
     seconds = time.perf_counter() - began
     # The time is that of this session; what was resumed took its own.
-    done = {"complete": True, "seconds": round(seconds, 3), "resumed_runs": runs.resumed, "files": files}
+    done = {"complete": True, "seconds": round(seconds, 3), "resumed_runs": session.resumed, "files": files}
     folder.write_manifest(manifest | done)
-    return Session(report, folder.path, files, seconds)
+    return Trained(report, folder.path, files, seconds)
 
 
 def _check_networks(trainings: Sequence[Training], data: Mapping[str, Dataset]) -> None:
@@ -203,63 +256,6 @@ def _check_networks(trainings: Sequence[Training], data: Mapping[str, Dataset]) 
 
     for training in dict.fromkeys(trainings):
         check_training(training, data[training.dataset])
-
-
-class _Runs:
-    """The curves of runs: loaded where they are saved, trained and saved where they are not."""
-
-    def __init__(self, request: Request, folder: ResultsFolder, data: Mapping[str, Dataset], watcher: Watcher) -> None:
-        self.curves: dict[Run, Curves] = {}
-        self._loaded: dict[Run, Curves | None] = {}
-        self.resumed = 0
-        self._request, self._folder, self._data, self._watcher = request, folder, data, watcher
-        self._job = Job(Path(request.data), folder.inner("checkpoints"), request.device, request.threads)
-
-    def announce(self, *lists: Sequence[Run]) -> None:
-        runs = {run for some in lists for run in some}
-        self._watcher.plan(len(runs), sum(self._load(run) is not None for run in runs) if self._request.resume else 0)
-
-    def complete(self, runs: Sequence[Run]) -> None:
-        missing = []
-        for run in dict.fromkeys(runs):
-            saved = self._load(run) if self._request.resume else None
-            if run in self.curves:
-                continue
-            if saved is not None:
-                self.curves[run] = saved
-                self.resumed += 1
-            else:
-                missing.append(run)
-                if not self._request.resume:
-                    self._job.checkpoint(run).unlink(missing_ok=True)
-        for run, curves in run_all(self._job, missing, workers=self._request.workers, watcher=self._watcher):
-            self._folder.save(self._entry(run), curves)
-            self._job.checkpoint(run).unlink(missing_ok=True)
-            self.curves[run] = curves
-            self._watcher.finish(run)
-
-    def _load(self, run: Run) -> Curves | None:
-        if run not in self._loaded:  # every file is read once, for the count and for the report
-            self._loaded[run] = self._folder.load(self._entry(run), Curves, run.training.epochs + 1)
-        return self._loaded[run]
-
-    def _entry(self, run: Run) -> _Entry:
-        return _Entry(run, self._data[run.training.dataset].digest)
-
-
-@dataclass(frozen=True)
-class _Entry:
-    """A run and the data it was on, as the results folder wants them."""
-
-    run: Run
-    digest: str
-
-    @property
-    def name(self) -> str:
-        return self.run.name
-
-    def describe(self) -> dict[str, Any]:
-        return self.run.describe() | {"data": self.digest}
 
 
 def _seeded(cell: Cell, seed: int) -> list[Run]:

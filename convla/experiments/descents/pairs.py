@@ -17,11 +17,19 @@ from typing import NamedTuple
 import numpy as np
 from array_api_extra import at
 
-from convla._array import device_of, namespace, on_device_of
-from convla._dispatch import accelerated
-from convla._validate import check_array, check_choice, check_integer, check_real, check_same_shape
 from convla.descent import SGD, Adam, Optimizer
 from convla.errors import ShapeError
+from convla.extending import (
+    accelerated,
+    check_array,
+    check_choice,
+    check_integer,
+    check_real,
+    check_same_shape,
+    device_of,
+    namespace,
+    on_device_of,
+)
 from convla.typing import Array, Namespace
 
 __all__ = [
@@ -159,7 +167,7 @@ def choose_engine(engine: str) -> str:
     return _descend_pairs.choose(np.empty(0), engine=engine)
 
 
-@accelerated("descend_pairs")
+@accelerated("descend_pairs", kernels={"numba": "convla.experiments.descents.pairs_numba:descend_pairs"})
 def _descend_pairs(
     k1: Array,
     k2: Array,

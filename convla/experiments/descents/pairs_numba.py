@@ -7,13 +7,14 @@ without fused multiply-add, so both give the same bits, for any number of thread
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
 import numba
 import numpy as np
 
-from convla.engines._parallel import run_jobs, take_job
+from convla.extending import share
 from convla.typing import Array
 
 __all__ = ["descend_pairs"]
@@ -42,7 +43,7 @@ def descend_pairs(
     iterations: int,
     both: bool,
 ) -> tuple[Array, Array, Array, Array, Array]:
-    """Run the operation on blocks of repetitions; see `convla.experiments.pairs.descend_pairs`."""
+    """Run the operation on blocks of repetitions; see `convla.experiments.descents.pairs.descend_pairs`."""
     repetitions, n = k1.shape
     blocks = -(-repetitions // LANES)
     k1, k2 = _to_lanes(k1, blocks), _to_lanes(k2, blocks)
@@ -53,21 +54,18 @@ def descend_pairs(
     roots = np.array([math.sqrt(1.0 - _BETAS[1] ** int(t)) for t in steps])
     if optimizer == "SGD":
         lengths, roots = np.full(iterations, float(learning_rate)), np.zeros(0)
-    run_jobs(
-        _descend_blocks,
-        k1,
-        k2,
-        _to_lanes(gram.reshape(repetitions, n * n), blocks),
-        lengths,
-        roots,
-        _LOSS[loss],
-        normalized,
-        toeplitz,
-        _SIMILARITY[similarity],
-        both,
-        trace,
-        shared=blocks > 1,
-    )
+    grams = _to_lanes(gram.reshape(repetitions, n * n), blocks)
+    options = (lengths, roots, _LOSS[loss], normalized, toeplitz, _SIMILARITY[similarity], both)
+    jobs = itertools.count()  # which gives each number to one thread only
+
+    def descend() -> None:
+        while (block := next(jobs)) < blocks:
+            _descend_block(k1[block], k2[block], grams[block], *options, trace[block])
+
+    if blocks > 1:
+        share(descend)
+    else:
+        descend()
     correlation, *rest = _from_lanes(trace, repetitions).T
     first_loss, last_loss, first_seen, last_seen = rest
     return (
@@ -240,11 +238,10 @@ def _adam_step(k: Array, g: Array, first: Array, second: Array, length: float, r
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _descend_blocks(
-    counter: Array,
-    k1s: Array,
-    k2s: Array,
-    grams: Array,
+def _descend_block(
+    k1: Array,
+    k2: Array,
+    gram: Array,
     lengths: Array,
     roots: Array,
     loss: int,
@@ -254,39 +251,35 @@ def _descend_blocks(
     both: bool,
     trace: Array,
 ) -> None:
-    blocks, n, _ = k1s.shape
+    n = k1.shape[0]
     iterations = lengths.size
     adam = roots.size > 0
-    block = take_job(counter)
-    while block < blocks:
-        k1, k2, gram = k1s[block], k2s[block], grams[block]
-        r = np.zeros((2 * n - 1, LANES))
-        g1, g2 = np.zeros((n, LANES)), np.zeros((n, LANES))
-        first, second = np.zeros((2, n, LANES)), np.zeros((2, n, LANES))
-        value, seen = np.zeros(LANES), np.zeros(LANES)
-        work, moments = np.zeros((3, LANES)), np.zeros((5, LANES))
-        for iteration in range(iterations + 1):
-            if toeplitz or loss == 1:
-                _cross_correlation(k1, k2, r)
-            _loss_and_gradient(loss, k1, k2, r, value, g1, g2, work)
-            if normalized:
-                _normalize(k1, k2, value, g1, g2, work)
-            _observe(similarity, toeplitz, k1, k2, gram, r, seen, work)
-            _welford(iteration + 1, value, seen, moments)
-            if iteration == 0:
-                trace[block, 1] = value
-                trace[block, 3] = seen
-            if iteration < iterations:
-                if adam:
-                    _adam_step(k1, g1, first[0], second[0], lengths[iteration], roots[iteration])
-                    if both:
-                        _adam_step(k2, g2, first[1], second[1], lengths[iteration], roots[iteration])
-                else:
-                    _sgd_step(k1, g1, lengths[iteration])
-                    if both:
-                        _sgd_step(k2, g2, lengths[iteration])
-        for lane in range(LANES):
-            trace[block, 0, lane] = moments[4, lane] / (math.sqrt(moments[2, lane]) * math.sqrt(moments[3, lane]))
-        trace[block, 2] = value
-        trace[block, 4] = seen
-        block = take_job(counter)
+    r = np.zeros((2 * n - 1, LANES))
+    g1, g2 = np.zeros((n, LANES)), np.zeros((n, LANES))
+    first, second = np.zeros((2, n, LANES)), np.zeros((2, n, LANES))
+    value, seen = np.zeros(LANES), np.zeros(LANES)
+    work, moments = np.zeros((3, LANES)), np.zeros((5, LANES))
+    for iteration in range(iterations + 1):
+        if toeplitz or loss == 1:
+            _cross_correlation(k1, k2, r)
+        _loss_and_gradient(loss, k1, k2, r, value, g1, g2, work)
+        if normalized:
+            _normalize(k1, k2, value, g1, g2, work)
+        _observe(similarity, toeplitz, k1, k2, gram, r, seen, work)
+        _welford(iteration + 1, value, seen, moments)
+        if iteration == 0:
+            trace[1] = value
+            trace[3] = seen
+        if iteration < iterations:
+            if adam:
+                _adam_step(k1, g1, first[0], second[0], lengths[iteration], roots[iteration])
+                if both:
+                    _adam_step(k2, g2, first[1], second[1], lengths[iteration], roots[iteration])
+            else:
+                _sgd_step(k1, g1, lengths[iteration])
+                if both:
+                    _sgd_step(k2, g2, lengths[iteration])
+    for lane in range(LANES):
+        trace[0, lane] = moments[4, lane] / (math.sqrt(moments[2, lane]) * math.sqrt(moments[3, lane]))
+    trace[2] = value
+    trace[4] = seen

@@ -1,0 +1,137 @@
+"""Units of work, each run as a whole and saved as it ends; what a results folder holds already is not run again."""
+
+from __future__ import annotations
+
+import functools
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
+
+from convla.experiments.folder import ResultsFolder
+from convla.experiments.pool import Pool
+
+__all__ = ["Job", "O", "Session", "U", "Unit", "Watcher"]
+
+
+class Unit(Hashable, Protocol):
+    """What is run as a whole, and saved in one file."""
+
+    @property
+    def name(self) -> str:
+        """The name of its file."""
+
+    def describe(self) -> dict[str, Any]:
+        """Return what it is, as plain data."""
+
+
+U = TypeVar("U", bound=Unit)
+O = TypeVar("O")  # noqa: E741  (an outcome, a dataclass of arrays)
+
+
+class Watcher:
+    """Who is told how it goes. This one keeps silent; a progress display overrides what it shows."""
+
+    def plan(self, units: int, saved: int) -> None:
+        """Hear how many units there are, and how many of them are saved already."""
+
+    def start(self, unit: Unit, steps: int) -> None:
+        """Hear that a unit of so many steps begins."""
+
+    def advance(self, unit: Unit, steps: int) -> None:
+        """Hear that so many more steps of a unit are done."""
+
+    def finish(self, unit: Unit) -> None:
+        """Hear that a unit is done, and saved."""
+
+
+class Job(ABC, Generic[U, O]):
+    """How units of one kind are run. It can be pickled, so that other processes can run them."""
+
+    kind: ClassVar[type[Any]]
+    """The dataclass of arrays that a unit leaves."""
+
+    def describe(self, unit: U) -> dict[str, Any]:
+        """Return what the numbers of a unit depend on beside the folder's identity, as plain data."""
+        return unit.describe()
+
+    @abstractmethod
+    def rows(self, unit: U) -> int:
+        """Return how long each array is that a unit leaves."""
+
+    @abstractmethod
+    def __call__(self, unit: U, advance: Callable[[int], None] = lambda _: None) -> O:
+        """Run a unit; `advance` is told how many more steps are done, from time to time."""
+
+    def steps(self, unit: U) -> int:
+        """Return how many steps a unit has, as `advance` counts them."""
+        return self.rows(unit)
+
+    def forget(self, unit: U) -> None:
+        """Remove what an unfinished run of the unit has left behind."""
+
+
+class Session(Generic[U, O]):
+    """Run units, in a folder.
+
+    Parameters
+    ----------
+    folder : ResultsFolder
+    pool : Pool
+    watcher : Watcher, optional
+    resume : bool
+        Take from the folder what has already ended there.
+
+    Attributes
+    ----------
+    resumed : int
+        How many units were taken from the folder.
+    """
+
+    def __init__(self, folder: ResultsFolder, pool: Pool, watcher: Watcher | None = None, *, resume: bool) -> None:
+        self.resumed = 0
+        self._folder, self._pool, self._resume = folder, pool, resume
+        self._watcher = watcher or Watcher()
+        self._loaded: dict[Unit, Any] = {}
+
+    def announce(self, work: Sequence[tuple[Job[Any, Any], Sequence[Any]]]) -> None:
+        """Tell the watcher of all units that jobs will be asked to complete."""
+        units = {unit: job for job, units in work for unit in units}
+        self._watcher.plan(len(units), sum(self._load(job, unit) is not None for unit, job in units.items()))
+
+    def complete(self, job: Job[U, O], units: Sequence[U]) -> dict[U, O]:
+        """Return what units leave, in their order: loaded where it is saved, run and saved where it is not."""
+        done: dict[U, O] = {}
+        missing = []
+        for unit in dict.fromkeys(units):
+            saved = self._load(job, unit)
+            if saved is not None:
+                done[unit] = saved
+                self.resumed += 1
+            else:
+                missing.append(unit)
+                if not self._resume:
+                    job.forget(unit)
+        for unit, outcome in self._run(job, missing):
+            self._folder.save(unit.name, job.describe(unit), outcome)
+            job.forget(unit)
+            done[unit] = outcome
+            self._watcher.finish(unit)
+        return {unit: done[unit] for unit in dict.fromkeys(units)}
+
+    def _run(self, job: Job[U, O], units: Sequence[U]) -> Iterator[tuple[U, O]]:
+        if self._pool.is_local:
+            with self._pool.limits():
+                for unit in units:
+                    self._watcher.start(unit, job.steps(unit))
+                    yield unit, job(unit, functools.partial(self._watcher.advance, unit))
+        else:
+            for unit, outcome in self._pool.map(job, units):
+                self._watcher.start(unit, job.steps(unit))
+                self._watcher.advance(unit, job.steps(unit))
+                yield unit, outcome
+
+    def _load(self, job: Job[U, O], unit: U) -> O | None:
+        if self._resume and unit not in self._loaded:  # every file is read once, for the count and for the report
+            self._loaded[unit] = self._folder.load(unit.name, job.describe(unit), job.kind, job.rows(unit))
+        found: O | None = self._loaded.get(unit)
+        return found

@@ -1,0 +1,30 @@
+"""What code that extends the library stands on: kernels of its own, checks of arguments, threads, whole files.
+
+`convla.experiments` is such code, and imports nothing of the library that does not have a public name.
+"""
+
+from convla._array import device_of, namespace, on_device_of, to_numpy
+from convla._dispatch import accelerated, check_cuda, engine_names
+from convla._files import atomic_write
+from convla._threads import at_most, blas_on_one_thread, share
+from convla._validate import check_array, check_choice, check_integer, check_real, check_same_shape, check_sizes
+
+__all__ = [
+    "accelerated",
+    "at_most",
+    "atomic_write",
+    "blas_on_one_thread",
+    "check_array",
+    "check_choice",
+    "check_cuda",
+    "check_integer",
+    "check_real",
+    "check_same_shape",
+    "check_sizes",
+    "device_of",
+    "engine_names",
+    "namespace",
+    "on_device_of",
+    "share",
+    "to_numpy",
+]
