@@ -211,7 +211,11 @@ def transform_gradients(transform: str, *, layout: Layout = "OIHW", **options: A
     --------
     >>> import jax.numpy as jnp
     >>> from convla.frameworks.jax import transform_gradients
-    >>> transformation = transform_gradients("reweighted", lam=2.0)  # doctest: +SKIP
+    >>> transformation = transform_gradients("reweighted", lam=2.0)
+    >>> gradients = {"kernel": jnp.array([[[1.0]], [[3.0]], [[8.0]]]), "bias": jnp.array([1.0])}
+    >>> updates, _ = transformation.update(gradients, transformation.init(gradients))
+    >>> updates["kernel"][:, 0, 0].tolist(), updates["bias"].tolist()
+    ([2.5, 3.5, 6.0], [1.0])
     """
     try:
         import optax

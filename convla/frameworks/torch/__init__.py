@@ -9,6 +9,7 @@ try:
 except ImportError as error:
     raise ImportError("convla.frameworks.torch needs PyTorch: pip install 'convla[torch]'") from error
 
+from convla.frameworks.torch.descent import OrthonormalSGD
 from convla.frameworks.torch.initializers import delta_orthogonal_, orthogonal_
 from convla.frameworks.torch.layers import convolutions, image_shapes
 from convla.frameworks.torch.losses import convolutional_similarity_loss, kernel_orthogonality_loss, ocnn_loss
@@ -29,6 +30,7 @@ __all__ = [
     "TRANSFORMS",
     "GradientTransform",
     "NetworkSpectralPenalty",
+    "OrthonormalSGD",
     "SpectralPenalty",
     "SpectralProjection",
     "condition_number",
