@@ -160,10 +160,10 @@ def clip_singular_values(
         "boundary": boundary,
     }
     operator = host_operator(kernel, image_shape, settings)
-    before = scaled_below(operator, maximum)
+    before = singular_value_bounds(operator).upper
     smallest = None if minimum == 0.0 else _smallest(operator)
-    if before.factor == 1.0 and (smallest is None or smallest >= minimum):
-        return ClippedKernel(returned(operator, kernel), before.upper, smallest, 0.0, 0.0, Status.EXACT, 0)
+    if before <= maximum and (smallest is None or smallest >= minimum):
+        return ClippedKernel(returned(operator, kernel), before, smallest, 0.0, 0.0, Status.EXACT, 0)
     blocks = blocks_of(operator, method)
     given = np.asarray(operator.kernel, np.float64).reshape(blocks.shape)
     if smallest is None:

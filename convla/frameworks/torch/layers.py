@@ -79,9 +79,11 @@ def convolutions(network: Network) -> dict[str, Layer]:
 
     Examples
     --------
-    >>> from convla.frameworks.torch import basic_cnn, convolutions
-    >>> list(convolutions(basic_cnn()))
-    ['0', '3', '6']
+    >>> import torch
+    >>> from convla.frameworks.torch import convolutions
+    >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3))
+    >>> list(convolutions(network))
+    ['0', '2']
     """
     found: dict[str, Layer] = {}
     seen: set[int] = set()
@@ -122,9 +124,10 @@ def image_shapes(network: Network, example: Tensor) -> dict[str, tuple[int, ...]
     Examples
     --------
     >>> import torch
-    >>> from convla.frameworks.torch import basic_cnn, image_shapes
-    >>> image_shapes(basic_cnn(), torch.zeros(1, 3, 32, 32))
-    {'0': (32, 32), '3': (16, 16), '6': (8, 8)}
+    >>> from convla.frameworks.torch import image_shapes
+    >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3))
+    >>> image_shapes(network, torch.zeros(1, 3, 32, 32))
+    {'0': (32, 32), '2': (30, 30)}
     """
     return observed_shapes(network, convolutions(network), example)
 

@@ -66,7 +66,8 @@ def spectral_norm(layer: Layer, image_shape: Sequence[int], *, maximum: float = 
 
     The gradient goes through the norm, by its singular vectors; a second derivative in the weight is an error. Buffers
     remember the factor, the vector and the number of passes; they are saved, copied and moved with the layer. A layer
-    of half precision is worked on in float32 and rounded back, and autocasting leaves this alone.
+    of half precision is worked on in float32 and rounded back, and autocasting leaves this alone. torch.compile breaks
+    its graph at the weight.
 
     References
     ----------
@@ -105,7 +106,7 @@ class SpectralNorm(nn.Module):  # type: ignore[misc]
     ----------
     scale : tensor of shape ()
         Buffer: what the weight was last multiplied by.
-    vector : tensor of shape (c_in, *image)
+    vector : tensor of shape (entries of an image,)
         Buffer: the singular vector that was last found; zeros before.
     updates : tensor of shape ()
         Buffer: how often it was.
@@ -118,12 +119,13 @@ class SpectralNorm(nn.Module):  # type: ignore[misc]
         weight = weight.detach()
         operator = layer_map.operator(weight)
         self.register_buffer("scale", weight.new_ones(()))
-        self.register_buffer("vector", operator.kernel.new_zeros(operator.domain_shape))
+        self.register_buffer("vector", operator.kernel.new_zeros(operator.shape[1]))
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64, device=weight.device))
         # What the factor was proved of; a file's is not believed.
         self.register_buffer("_proved", torch.zeros_like(weight), persistent=False)
         self._proof: tuple[Any, float] | None = None
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, weight: Tensor) -> Tensor:
         """Return the weight, scaled down if need be."""
         with torch.no_grad(), full_precision(weight):
@@ -167,9 +169,9 @@ class SpectralNorm(nn.Module):  # type: ignore[misc]
             return 0.0
         start, count = None, int(self.updates)
         if count:
-            draws = np.random.default_rng(count).standard_normal(tuple(self.vector.shape))
+            draws = np.random.default_rng(count).standard_normal(self.vector.numel())
             noise = operator.kernel.new_tensor(draws / math.sqrt(draws.size))
-            start = (self.vector.to(operator.kernel) + _NOISE * noise)[None]
+            start = (self.vector.to(operator.kernel) + _NOISE * noise).reshape(1, *operator.domain_shape)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # the next pass goes on
             found = largest_singular_value(
@@ -180,7 +182,7 @@ class SpectralNorm(nn.Module):  # type: ignore[misc]
                 max_matvecs=_MATVECS if count else 10_000,
             )
         assert found.right is not None  # with k = 1 there are vectors
-        self.vector.copy_(found.right[0])
+        self.vector.copy_(found.right.reshape(-1))
         self.updates.add_(1)
         return found.value
 
@@ -189,7 +191,7 @@ class SpectralNorm(nn.Module):  # type: ignore[misc]
 
     def _norm_and_gradient(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         operator = self.layer_map.operator(weight)
-        vector = self.vector.to(operator.kernel)
+        vector = self.vector.to(operator.kernel).reshape(operator.domain_shape)
         image = operator.apply(vector)
         gradient = operator.kernel_adjoint(image / torch.linalg.vector_norm(image), vector)
         return self._norm(weight), gradient.reshape(weight.shape).to(weight.dtype)
