@@ -31,12 +31,23 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name not in ("typer", "rich"):
             raise
-        print("convla: the command line needs the extra cli: pip install 'convla[cli]'", file=sys.stderr)
-        code = 2
+        code = _without_parser(sys.argv[1:])
     except KeyboardInterrupt:
         print("convla: interrupted", file=sys.stderr)
         code = 130
     sys.exit(_flushed(143 if terminated and code == 130 else code))
+
+
+def _without_parser(arguments: list[str]) -> int:
+    """Tell the version, which needs none, or what is missing."""
+    from convla import __version__
+    from convla.errors import install_line
+
+    if arguments in (["--version"], ["-V"]):
+        print(f"convla {__version__}")
+        return 0
+    print(f"convla: the command line needs the extra cli: {install_line('cli')}", file=sys.stderr)
+    return 2
 
 
 def _flushed(code: int) -> int:

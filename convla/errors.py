@@ -1,6 +1,8 @@
-"""The exceptions and warnings that convla raises itself."""
+"""The exceptions and warnings that convla raises itself, and the line that installs what is missing."""
 
-__all__ = ["ConvergenceWarning", "ConvlaError", "EngineError", "ShapeError", "WeightsError"]
+from pathlib import Path
+
+__all__ = ["ConvergenceWarning", "ConvlaError", "EngineError", "ShapeError", "WeightsError", "install_line"]
 
 
 class ConvlaError(Exception):
@@ -21,3 +23,21 @@ class WeightsError(ConvlaError, ValueError):
 
 class ConvergenceWarning(UserWarning):
     """An iterative method stopped before it reached the accuracy it was asked for."""
+
+
+def install_line(extra: str) -> str:
+    """Return the command that installs an extra, from here where convla runs from a checkout.
+
+    Parameters
+    ----------
+    extra : str
+        Of those in pyproject.toml.
+
+    Examples
+    --------
+    >>> from convla.errors import install_line
+    >>> install_line("verify") in ("pip install 'convla[verify]'", "pip install -e '.[verify]'")
+    True
+    """
+    checkout = (Path(__file__).parent.parent / "pyproject.toml").exists()
+    return f"pip install -e '.[{extra}]'" if checkout else f"pip install 'convla[{extra}]'"

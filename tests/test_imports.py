@@ -13,6 +13,7 @@ from types import FunctionType
 import pytest
 
 import convla
+from convla.errors import install_line
 
 NEED_TORCH = {f"convla.experiments.training.{part}" for part in ("images", "methods", "networks", "trainer")}
 HEAVY = ("numba", "cupy", "torch", "jax", "sympy", "flint", "matplotlib", "rich", "typer", "loky")
@@ -41,7 +42,7 @@ def test_the_command_line_imports_no_gpu_library_and_no_torch() -> None:
 def test_the_adapter_names_the_extra_it_lacks() -> None:
     code = "import sys; sys.modules['torch'] = None; import convla.frameworks.torch"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert "ImportError: convla.frameworks.torch needs PyTorch: pip install 'convla[torch]'" in run.stderr
+    assert "ImportError: convla.frameworks.torch needs PyTorch: " + install_line("torch") in run.stderr
 
 
 def test_every_public_name_is_there_and_sorted() -> None:

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from convla.errors import install_line
 from convla.experiments.folder import ResultsError
 from convla.experiments.training.datasets import Dataset
 from convla.experiments.training.method_settings import Initialization, Penalty, Transform
@@ -535,7 +536,7 @@ def test_without_pytorch_it_says_what_to_install(tmp_path: Path) -> None:
     )
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert run.returncode == 2
-    assert run.stderr == "convla: training needs PyTorch: pip install 'convla[train]'\n"
+    assert run.stderr == "convla: training needs PyTorch: " + install_line("train") + "\n"
 
 
 def test_the_page_is_what_its_numbers_say() -> None:

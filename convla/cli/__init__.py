@@ -1,9 +1,5 @@
 """The command line: parse, call the library, show what it returns; one module a command."""
 
-from convla.cli import initialize, inspect, reproduce, train, verify
 from convla.cli.app import app, run
 
 __all__ = ["app", "run"]
-
-COMMANDS = (reproduce, verify, inspect, initialize, train)
-"""Importing a command's module adds it to the application."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import os
 import sys
@@ -9,17 +10,47 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from convla import __version__
 from convla.cli.output import INTERRUPTED, complain
 from convla.errors import ConvlaError
 
-__all__ = ["INTERRUPTED", "app", "run"]
+__all__ = ["COMMANDS", "INTERRUPTED", "app", "run"]
+
+
+COMMANDS = {
+    "reproduce": "Re-run the published experiments beside the printed numbers.",
+    "verify": "Check every statement of the ledger.",
+    "inspect": "Measure every convolution kernel of a model.",
+    "initialize": "Minimise the convolutional similarity of a model's kernels before training.",
+    "train": "Train networks with and without the sources' methods, and compare them in pairs.",
+}
+"""What each command does, in the order of the help; the module of the same name adds it to the application."""
 
 
 class _Commands(TyperGroup):
-    """Commands that Ctrl-C aborts: the parser's own answer to it differs between versions, and some say nothing."""
+    """Commands whose modules are imported when they are called, so that help costs no more than the parser.
+
+    Ctrl-C aborts them: the parser's own answer to it differs between versions, and some say nothing.
+    """
+
+    listing = False
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - the parser's own signature
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
+        if cmd_name not in COMMANDS:
+            return None
+        if self.listing:
+            return TyperCommand(cmd_name, help=COMMANDS[cmd_name])
+        importlib.import_module(f"convla.cli.{cmd_name}")
+        return typer.main.get_group(app).commands[cmd_name]
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        self.listing = True
+        super().format_help(ctx, formatter)
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -32,7 +63,6 @@ app = typer.Typer(
     cls=_Commands,
     help="The numerical linear algebra of convolutional layers, checked against the published theory.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
 )
@@ -75,7 +105,8 @@ def _print_version(asked: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+        bool,
+        typer.Option("--version", "-V", callback=_print_version, is_eager=True, help="Print the version."),
     ] = False,
 ) -> None:
     pass

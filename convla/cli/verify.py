@@ -14,7 +14,7 @@ from rich.table import Table
 from convla._validate import check_integer
 from convla.cli.app import app
 from convla.cli.output import check_writable, console, progress_bars, write_json
-from convla.errors import ConvlaError
+from convla.errors import ConvlaError, install_line
 
 if TYPE_CHECKING:
     from proofs_checks.runner import Outcome, Report
@@ -55,7 +55,7 @@ def _verify(
     try:
         import hypothesis  # noqa: F401
     except ImportError:
-        raise ConvlaError("verify draws its examples with Hypothesis: pip install 'convla[verify]'") from None
+        raise ConvlaError(f"verify draws its examples with Hypothesis: {install_line('verify')}") from None
     # Here, not at the top: the other commands need neither Hypothesis nor the ledger.
     from proofs_checks.claims import load_claims
     from proofs_checks.graph import dot

@@ -11,7 +11,7 @@ from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from convla.errors import ConvlaError, EngineError
+from convla.errors import ConvlaError, EngineError, install_line
 from convla.extending import at_most, blas_on_one_thread, check_choice
 
 __all__ = ["EXECUTORS", "Pool", "WorkerError"]
@@ -118,7 +118,7 @@ class Pool:
         try:
             from loky import get_reusable_executor
         except ImportError as error:
-            raise EngineError(f"executor {self.executor!r} needs loky: pip install 'convla[parallel]'") from error
+            raise EngineError(f"executor {self.executor!r} needs loky: {install_line('parallel')}") from error
         names = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
         executor: Executor = get_reusable_executor(
             max_workers=min(self.workers, os.cpu_count() or 1),

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from convla.errors import install_line
 from convla.experiments.training.formats import (
     DatasetError,
     read_cifar_binary,
@@ -132,7 +133,7 @@ def _load_digits(_: Path) -> Dataset:
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise DatasetError("the digits need scikit-learn: pip install 'convla[train]'") from error
+        raise DatasetError(f"the digits need scikit-learn: {install_line('train')}") from error
     digits = load_digits()
     images, labels = digits.images.astype(np.uint8)[:, None], digits.target.astype(np.uint8)
     kept, held = split_stratified(labels, TEST_SHARE, SPLIT_SEED)

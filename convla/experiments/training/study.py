@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from convla.errors import EngineError
+from convla.errors import EngineError, install_line
 from convla.experiments.folder import ResultsFolder, surroundings
 from convla.experiments.pool import Pool
 from convla.experiments.session import Job, Session, Watcher
@@ -166,7 +166,7 @@ class Trained:
 def check_torch(device: str = "cpu") -> None:
     """Raise `EngineError` unless PyTorch is installed, and has the device."""
     if importlib.util.find_spec("torch") is None:
-        raise EngineError("training needs PyTorch: pip install 'convla[train]'")
+        raise EngineError(f"training needs PyTorch: {install_line('train')}")
     import torch
 
     if device == "cuda" and not torch.cuda.is_available():

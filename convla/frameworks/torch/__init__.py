@@ -4,10 +4,12 @@ Needs the extra ``torch``. Losses run on the tensors themselves, on any device. 
 arrays gets CPU tensors as NumPy arrays over the same memory; nothing is moved between devices.
 """
 
+from convla.errors import install_line
+
 try:
     import torch as _torch  # noqa: F401
 except ImportError as error:
-    raise ImportError("convla.frameworks.torch needs PyTorch: pip install 'convla[torch]'") from error
+    raise ImportError(f"convla.frameworks.torch needs PyTorch: {install_line('torch')}") from error
 
 from convla.frameworks.torch.descent import OrthonormalSGD
 from convla.frameworks.torch.initializers import delta_orthogonal_, orthogonal_
