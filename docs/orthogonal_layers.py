@@ -1,6 +1,6 @@
 """Write orthogonal-layers.csv: how close to 1 all singular values of a layer come, by its sizes and its boundary.
 
-Run as ``python docs/orthogonal_layers.py``; it takes two minutes.
+Run as ``python docs/orthogonal_layers.py``; it takes a quarter of an hour.
 """
 
 from __future__ import annotations
