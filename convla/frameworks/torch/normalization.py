@@ -19,15 +19,16 @@ from convla.frameworks.torch._closed_form import closed_form, full_precision
 from convla.frameworks.torch.operators import LayerMap, layer_map
 from convla.operators import ConvOperator
 from convla.projections.scaling import scaled_below
-from convla.spectra.values import largest_singular_value
+from convla.spectra.values import singular_values
 
 __all__ = ["SpectralNorm", "spectral_norm"]
 
 Tensor = Any
 Layer = Any
 
-_RTOL = 1e-3  # of the norm that a pass in training mode finds
-_MATVECS = 40  # of such a pass
+_RTOL = 0.02  # of the residual; the norm's error is of its square
+_FIRST_MATVECS, _MATVECS = 200, 8  # of a pass; a later one goes on from where the last one stopped
+_SMALL = 64  # rows or columns of a matrix that is decomposed each time
 _NOISE = 0.05  # of the vector that it starts from: what another vector that overtakes it is found by
 
 
@@ -174,12 +175,13 @@ class SpectralNorm(nn.Module):  # type: ignore[misc]
             start = (self.vector.to(operator.kernel) + _NOISE * noise).reshape(1, *operator.domain_shape)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # the next pass goes on
-            found = largest_singular_value(
+            found = singular_values(
                 operator,
+                1,
                 rtol=_RTOL,
-                method="lanczos" if count else "auto",
+                method="auto" if min(operator.shape) <= _SMALL else "lanczos",
                 start=start,
-                max_matvecs=_MATVECS if count else 10_000,
+                max_matvecs=_MATVECS if count else _FIRST_MATVECS,
             )
         assert found.right is not None  # with k = 1 there are vectors
         self.vector.copy_(found.right.reshape(-1))
