@@ -1,11 +1,12 @@
 """convla: the numerical linear algebra of convolutional layers."""
 
+from convla.algebra import block_diagonal, diagonal, hstack, identity, vstack, zero
 from convla.conv import convolve, cross_correlate, image_adjoint, kernel_adjoint
 from convla.geometry import ConvGeometry
 from convla.gradients import laplacian_smoothing, normalized_gradient, reweighted_gradient, sobolev_gradient
 from convla.initializers import delta_orthogonal_kernel, orthogonal_kernel
 from convla.linear_map import LinearMap
-from convla.operators import ConvOperator
+from convla.operators import ConvOperator, TransposedConvOperator
 from convla.orthonormal import orthonormalize, orthonormalize_operator
 from convla.penalties import PenaltyDescent, Trace, minimize_penalty, penalty, penalty_gradient
 from convla.projections import ClippedKernel, OrthogonalKernel, clip_singular_values, nearest_orthogonal
@@ -67,8 +68,10 @@ __all__ = [
     "SpectralGradient",
     "Status",
     "Trace",
+    "TransposedConvOperator",
     "__version__",
     "asymptotic_largest_singular_value",
+    "block_diagonal",
     "circulant_matrix",
     "clip_singular_values",
     "condition_number",
@@ -81,11 +84,14 @@ __all__ = [
     "convolve",
     "cross_correlate",
     "delta_orthogonal_kernel",
+    "diagonal",
     "doubly_block_circulant",
     "doubly_block_toeplitz",
     "feature_map_gram",
     "feature_map_similarity",
     "feature_map_similarity_gradient",
+    "hstack",
+    "identity",
     "image_adjoint",
     "initialize_network",
     "kernel_adjoint",
@@ -114,4 +120,6 @@ __all__ = [
     "toeplitz_matrix",
     "unvec",
     "vec",
+    "vstack",
+    "zero",
 ]

@@ -18,8 +18,8 @@ def extend(image: Array, geometry: ConvGeometry, xp: Namespace) -> Array:
             continue
         along = axis - geometry.ndim
         if geometry.boundary == "zero":
-            edges = [_zeros_along(image, along, amount, xp) for amount in (low, high)]
-            image = xp.concat((edges[0], image, edges[1]), axis=along)
+            core = _core(geometry, axis)
+            image = _between_zeros(image, along, core, core.start + low, geometry.padded_shape[axis], xp)
         else:
             image = xp.take(image, on_device_of(geometry.sources(axis), image, xp), axis=along)
     return image
@@ -32,8 +32,9 @@ def fold(extended: Array, geometry: ConvGeometry, xp: Namespace) -> Array:
             continue
         along = axis - geometry.ndim
         if geometry.boundary == "zero":
-            core = slice(low, low + geometry.image_shape[axis])
-            extended = extended[(..., core, *(slice(None),) * (-along - 1))]
+            core = _core(geometry, axis)
+            there = slice(core.start + low, core.stop + low)
+            extended = _between_zeros(extended, along, there, core.start, geometry.image_shape[axis], xp)
         else:
             # The transpose of a gather, as a sum of gathers: row r of the table names the r-th position that reads
             # each image entry, or the appended zero.
@@ -44,6 +45,24 @@ def fold(extended: Array, geometry: ConvGeometry, xp: Namespace) -> Array:
                 total = total + xp.take(extended, row, axis=along)
             extended = total
     return extended
+
+
+def _core(geometry: ConvGeometry, axis: int) -> slice:
+    """Return the positions of the image that its extension holds: all of them, unless some are cropped."""
+    size, (low, high) = geometry.image_shape[axis], geometry.padding[axis]
+    first = min(max(0, -low), size)
+    return slice(first, max(first, min(size, size + high)))
+
+
+def _between_zeros(array: Array, axis: int, core: slice, before: int, size: int, xp: Namespace) -> Array:
+    """Return a piece of an array along an axis, with zeros around it: `before` of them, and up to `size` in all."""
+    if core.stop == core.start:
+        return _zeros_along(array, axis, size, xp)
+    piece = array[(..., core, *(slice(None),) * (-axis - 1))]
+    after = size - before - (core.stop - core.start)
+    if not before and not after:
+        return piece
+    return xp.concat((_zeros_along(array, axis, before, xp), piece, _zeros_along(array, axis, after, xp)), axis=axis)
 
 
 def _readers(geometry: ConvGeometry, axis: int) -> IndexArray:

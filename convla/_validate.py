@@ -167,13 +167,13 @@ def check_integer(name: str, value: object, *, minimum: int | None = None, maxim
     return number
 
 
-def check_per_axis(name: str, value: int | Sequence[int], ndim: int) -> tuple[int, ...]:
-    """Return `value`, a positive integer for all image axes or one for each, as a tuple of `ndim` integers."""
+def check_per_axis(name: str, value: int | Sequence[int], ndim: int, *, minimum: int = 1) -> tuple[int, ...]:
+    """Return `value`, an integer for all image axes or one for each, as a tuple of `ndim` integers."""
     if not isinstance(value, Sequence):
-        return (check_integer(name, value, minimum=1),) * ndim
+        return (check_integer(name, value, minimum=minimum),) * ndim
     if len(value) != ndim:
         raise ShapeError(f"{name} must be an integer or {ndim} integers, one for each image axis, got {value!r}")
-    return tuple(check_integer(f"{name}[{axis}]", step, minimum=1) for axis, step in enumerate(value))
+    return tuple(check_integer(f"{name}[{axis}]", step, minimum=minimum) for axis, step in enumerate(value))
 
 
 def check_sizes(name: str, value: Sequence[int]) -> tuple[int, ...]:

@@ -20,10 +20,10 @@ from convla._validate import check_choice, check_integer, check_per_axis, check_
 from convla.errors import ShapeError
 from convla.typing import Boundary, Padding
 
-__all__ = ["BOUNDARIES", "ORDERS", "PADDINGS", "ConvGeometry"]
+__all__ = ["BOUNDARIES", "ORDERS", "PADDINGS", "ConvGeometry", "transposed_geometry"]
 
 PADDINGS = ("full", "same", "valid")
-BOUNDARIES = ("zero", "circular", "reflect", "replicate")
+BOUNDARIES = ("zero", "circular", "reflect", "replicate", "symmetric")
 ORDERS = ("C", "F")
 
 IndexArray = np.ndarray[Any, np.dtype[np.signedinteger[Any]]]
@@ -42,14 +42,14 @@ class ConvGeometry:
     padding : {"full", "same", "valid"}, int, or sequence of (int, int)
         How far the image is extended before and after each axis. With ``k`` the extent of the dilated kernel, "full"
         means ``k - 1`` on both sides, "same" ``(k - 1) // 2`` before and ``k // 2`` after, "valid" none. An integer
-        stands for both sides of every axis; pairs (low, high) give each axis its own.
+        stands for both sides of every axis; pairs (low, high) give each axis its own, and crop where they are negative.
     stride, dilation : int or sequence of int
         Steps between the positions of the kernel, and between its taps; one for all axes or one for each.
     groups : int
         The channels fall into this many groups; each output channel reads the input channels of its group only.
-    boundary : {"zero", "circular", "reflect", "replicate"}
+    boundary : {"zero", "circular", "reflect", "replicate", "symmetric"}
         What stands outside the image: zeros, its periodic extension, its mirror image about the edge sample (which is
-        not repeated), or its edge sample.
+        not repeated), its edge sample, or its mirror image about the edge itself (which repeats the edge sample).
 
     Attributes
     ----------
@@ -140,6 +140,33 @@ class ConvGeometry:
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
+
+    def replace(self, **changes: Any) -> ConvGeometry:
+        """Return the geometry with some of its parameters changed, the others as they are.
+
+        Parameters
+        ----------
+        **changes
+            Of the constructor's parameters. Padding that is not among them stays as many positions as it is, whatever
+            the kernel.
+
+        Raises
+        ------
+        TypeError, ValueError, ShapeError
+            As the constructor.
+
+        Examples
+        --------
+        >>> from convla import ConvGeometry
+        >>> geometry = ConvGeometry((8, 3, 3, 3), (32, 32), padding="same")
+        >>> geometry.replace(image_shape=(16, 8), stride=2).range_shape
+        (8, 8, 4)
+        """
+        parameters = self.__getstate__()
+        unknown = sorted(changes.keys() - parameters.keys())
+        if unknown:
+            raise TypeError(f"a geometry has the parameters {', '.join(parameters)}, got {', '.join(unknown)}")
+        return ConvGeometry(**(parameters | changes))
 
     @functools.cached_property
     def _hash(self) -> int:
@@ -283,6 +310,8 @@ class ConvGeometry:
             return position % size
         if self.boundary == "replicate":
             return np.clip(position, 0, size - 1)
+        if self.boundary == "symmetric":
+            return np.minimum(position % (2 * size), 2 * size - 1 - position % (2 * size))
         period = max(2 * (size - 1), 1)  # mirrored about both edge samples; one lone sample is its own mirror image
         position = position % period
         return np.minimum(position, period - position) if size > 1 else position
@@ -441,6 +470,62 @@ class ConvGeometry:
             )
 
 
+def transposed_geometry(
+    kernel_shape: Sequence[int],
+    image_shape: Sequence[int],
+    *,
+    stride: int | Sequence[int],
+    padding: int | Sequence[int],
+    output_padding: int | Sequence[int],
+    dilation: int | Sequence[int],
+    groups: int,
+) -> ConvGeometry:
+    """Return the geometry whose transpose is a transposed convolution, in PyTorch's parameters.
+
+    Parameters
+    ----------
+    kernel_shape : sequence of int
+        ``(c_in, c_out // groups, *kernel)``.
+    image_shape : sequence of int
+        The sizes of the argument n; the image of the geometry has the sizes that come out.
+    stride, padding, output_padding, dilation, groups
+        See `ConvOperator.transposed`.
+
+    Raises
+    ------
+    TypeError, ValueError, ShapeError
+        As `ConvGeometry`.
+
+    Examples
+    --------
+    >>> from convla.geometry import transposed_geometry
+    >>> options = dict(stride=2, padding=1, output_padding=1, dilation=1, groups=1)
+    >>> transposed_geometry((8, 4, 3, 3), (16, 16), **options).image_shape
+    (32, 32)
+    """
+    kernel, image = check_sizes("kernel_shape", kernel_shape), check_sizes("image_shape", image_shape)
+    ndim = len(kernel) - 2
+    if len(image) != ndim:
+        raise ShapeError(f"image_shape must have {ndim} axes for a kernel of shape {kernel}, got {image}")
+    strides, dilations = check_per_axis("stride", stride, ndim), check_per_axis("dilation", dilation, ndim)
+    cut = check_per_axis("padding", padding, ndim, minimum=0)
+    added = check_per_axis("output_padding", output_padding, ndim, minimum=0)
+    sizes, pads = [], []
+    for axis, (n, k, s, d, p, more) in enumerate(zip(image, kernel[2:], strides, dilations, cut, added, strict=True)):
+        if more >= max(s, d):
+            raise ValueError(
+                f"output_padding must be less than the stride or the dilation, got {more} along axis {axis} with "
+                f"stride {s} and dilation {d}"
+            )
+        size = (n - 1) * s - 2 * p + (k - 1) * d + more + 1
+        if size < 1:
+            raise ShapeError(f"nothing is left along axis {axis} of the output: size {size} with padding {p}")
+        sizes.append(size)
+        # The convolution of an image of this size has n outputs, if need be with the far end cropped.
+        pads.append((p, p if more < s else p - more))
+    return ConvGeometry(kernel, sizes, padding=tuple(pads), stride=strides, dilation=dilations, groups=groups)
+
+
 def _resolve_padding(padding: Padding, extents: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
     if isinstance(padding, str):
         check_choice("padding", padding, PADDINGS)
@@ -460,8 +545,5 @@ def _resolve_padding(padding: Padding, extents: tuple[int, ...]) -> tuple[tuple[
         return ((amount, amount),) * len(extents)
     if len(padding) != len(extents) or any(not isinstance(pair, Sequence) or len(pair) != 2 for pair in padding):
         raise ShapeError(f"padding must have one (low, high) pair for each of {len(extents)} axes, got {padding!r}")
-    pairs = [
-        tuple(check_integer(f"padding[{axis}]", amount, minimum=0) for amount in pair)
-        for axis, pair in enumerate(padding)
-    ]
+    pairs = [tuple(check_integer(f"padding[{axis}]", amount) for amount in pair) for axis, pair in enumerate(padding)]
     return cast(tuple[tuple[int, int], ...], tuple(pairs))

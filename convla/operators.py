@@ -14,12 +14,12 @@ from convla._dispatch import prepared
 from convla._validate import check_array, check_choice
 from convla._windows import correlate, correlate_image_adjoint, correlate_kernel_adjoint
 from convla.errors import ShapeError
-from convla.geometry import ORDERS, ConvGeometry
+from convla.geometry import ORDERS, ConvGeometry, transposed_geometry
 from convla.linear_map import LinearMap, Transpose
-from convla.toeplitz import Order, convolution_matrix
+from convla.toeplitz import SPARSE_FORMATS, Order, convolution_matrix
 from convla.typing import Array, ArrayLike, Boundary, Engine, Namespace, Padding
 
-__all__ = ["ConvOperator"]
+__all__ = ["ConvOperator", "TransposedConvOperator"]
 
 
 @final
@@ -30,10 +30,10 @@ class ConvOperator(LinearMap):
     ----------
     kernel : array of shape (c_out, c_in // groups, *kernel)
         float32, float64, integers, or a NumPy object array of exact numbers; one to three kernel axes.
-    image_shape : sequence of int
-        The sizes of the image without its channels.
+    image_shape : sequence of int, or ConvGeometry
+        The sizes of the image without its channels; or all of the setting, with the kernel's shape.
     padding, stride, dilation, groups, boundary
-        See `ConvGeometry`.
+        See `ConvGeometry`; not to be given beside one.
     order : {"C", "F"}
         The vec() that products with vectors, `to_dense` and `to_sparse` use: row-major, or column-major as in the
         paper of Guo and Ye. Channels vary slowest in both.
@@ -80,7 +80,7 @@ class ConvOperator(LinearMap):
     def __init__(
         self,
         kernel: ArrayLike,
-        image_shape: Sequence[int],
+        image_shape: Sequence[int] | ConvGeometry,
         *,
         padding: Padding = "same",
         stride: int | Sequence[int] = 1,
@@ -93,15 +93,24 @@ class ConvOperator(LinearMap):
         # A copy: what was checked stays as it was, whatever becomes of the caller's array.
         self.kernel = _settled(check_kernel(kernel, namespace(kernel)), namespace(kernel))
         match_dtypes("kernel", self.kernel, "kernel", self.kernel, namespace(self.kernel))
-        self.geometry = ConvGeometry(
-            tuple(self.kernel.shape),
-            image_shape,
-            padding=padding,
-            stride=stride,
-            dilation=dilation,
-            groups=groups,
-            boundary=boundary,
-        )
+        shape = tuple(self.kernel.shape)
+        if isinstance(image_shape, ConvGeometry):
+            if (padding, stride, dilation, groups, boundary) != ("same", 1, 1, 1, "zero"):
+                raise TypeError("padding, stride, dilation, groups and boundary are the geometry's: geometry.replace()")
+            if shape != image_shape.kernel_shape:
+                wanted = image_shape.kernel_shape
+                raise ShapeError(f"kernel must have the geometry's kernel_shape {wanted}, got {shape}")
+            self.geometry = image_shape
+        else:
+            self.geometry = ConvGeometry(
+                shape,
+                image_shape,
+                padding=padding,
+                stride=stride,
+                dilation=dilation,
+                groups=groups,
+                boundary=boundary,
+            )
         check_choice("order", order, ORDERS)
         self.order = order
         plain = type(self.kernel) is np.ndarray and self.kernel.dtype.kind == "f"
@@ -112,6 +121,66 @@ class ConvOperator(LinearMap):
         self._image_adjoint: Callable[..., Array] = correlate_image_adjoint.resolve(*found, engine=engine)
         self._kernel_adjoint: Callable[..., Array] = correlate_kernel_adjoint.resolve(*found, engine=engine)
         self._prepare()
+
+    @staticmethod
+    def transposed(
+        kernel: ArrayLike,
+        image_shape: Sequence[int],
+        *,
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] = 0,
+        output_padding: int | Sequence[int] = 0,
+        dilation: int | Sequence[int] = 1,
+        groups: int = 1,
+        order: Order = "C",
+        engine: Engine = "auto",
+    ) -> TransposedConvOperator:
+        """Return a transposed convolution as PyTorch's ConvTranspose1d to 3d say it: an upsampling layer.
+
+        Parameters
+        ----------
+        kernel : array of shape (c_in, c_out // groups, *kernel)
+            Of the channels that go in and come out of the transposed convolution.
+        image_shape : sequence of int
+            The sizes of its argument, without channels.
+        stride, dilation : int or sequence of int
+            As for `ConvGeometry`.
+        padding : int or sequence of int
+            How many positions are taken off both ends of each axis of the output.
+        output_padding : int or sequence of int
+            How many are added at the far end of each axis; less than the stride or the dilation.
+        groups, order, engine
+            See `ConvOperator`.
+
+        Returns
+        -------
+        TransposedConvOperator
+            The transpose of the `ConvOperator` with this kernel, which takes images of the size that comes out here.
+
+        Raises
+        ------
+        TypeError, ValueError, ShapeError, EngineError
+            As the constructor; `ShapeError` also where nothing is left of the output.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from convla import ConvOperator
+        >>> upsampling = ConvOperator.transposed(np.array([[[1.0, 2.0, 1.0]]]), (3,), stride=2, padding=1)
+        >>> upsampling.apply(np.array([[1.0, 0.0, 1.0]]))
+        array([[2., 1., 0., 1., 2.]])
+        """
+        array = check_kernel(kernel, namespace(kernel))
+        geometry = transposed_geometry(
+            tuple(array.shape),
+            image_shape,
+            stride=stride,
+            padding=padding,
+            output_padding=output_padding,
+            dilation=dilation,
+            groups=groups,
+        )
+        return ConvOperator(array, geometry, order=order, engine=engine).T
 
     def __repr__(self) -> str:
         rows, columns = self.shape
@@ -194,9 +263,9 @@ class ConvOperator(LinearMap):
         return self.geometry.range_shape
 
     @property
-    def T(self) -> LinearMap:
+    def T(self) -> TransposedConvOperator:
         """The transpose of M, whose `apply` is this operator's `adjoint`."""
-        return _Transpose(self)
+        return TransposedConvOperator(self)
 
     def apply(self, image: ArrayLike) -> Array:
         """Cross-correlate one image or a batch with the kernel.
@@ -294,6 +363,21 @@ class ConvOperator(LinearMap):
         check_integer_range(features, image, math.prod(batch) * math.prod(geometry.output_shape))
         return self._kernel_adjoint(features, image, geometry)
 
+    @property
+    def kernels(self) -> tuple[Array, ...]:
+        """The kernel, as the only one."""
+        return (self.kernel,)
+
+    def kernel_gradients(self, u: ArrayLike, v: ArrayLike) -> tuple[Array, ...]:
+        """Return the gradient of ``<u, A v>`` with respect to the kernel: `kernel_adjoint`."""
+        return (self.kernel_adjoint(u, v),)
+
+    def with_kernels(self, kernels: Sequence[ArrayLike]) -> ConvOperator:
+        """Return the operator of another kernel, the only one of `kernels`: `with_kernel`."""
+        if len(kernels) != 1:
+            raise ValueError(f"kernels must hold 1 array, got {len(kernels)}")
+        return self.with_kernel(kernels[0])
+
     # Unchecked doors, for arrays that the library has made itself, of this library, dtype, shape and finite.
 
     def _apply(self, image: Array) -> Array:
@@ -302,13 +386,16 @@ class ConvOperator(LinearMap):
     def _adjoint(self, features: Array) -> Array:
         return self._image_adjoint(features, self._for_features, self.geometry)
 
+    def _kernel_gradients(self, u: Array, v: Array) -> tuple[Array, ...]:
+        return (self._kernel_adjoint(u, v, self.geometry),)
+
     def to_dense(self) -> Array:
         """Return M as an array of the kernel's library; see `convolution_matrix`."""
         return convolution_matrix(self.kernel, self.geometry, order=self.order, format="dense")
 
     def to_sparse(self, format: str = "csr") -> Any:  # noqa: A002
         """Return M as a SciPy (CuPy) sparse array in format "csr", "csc" or "coo"; see `convolution_matrix`."""
-        check_choice("format", format, ("csr", "csc", "coo"))
+        check_choice("format", format, SPARSE_FORMATS)
         return convolution_matrix(self.kernel, self.geometry, order=self.order, format=format)  # type: ignore[arg-type]
 
     def _checked(self, name: str, value: ArrayLike, shape: tuple[int, ...]) -> Array:
@@ -326,12 +413,29 @@ class ConvOperator(LinearMap):
 
 
 @final
-class _Transpose(Transpose):
-    """The transpose of a `ConvOperator`, which knows its geometry, its kernel and its sparse matrix."""
+class TransposedConvOperator(Transpose):
+    """The transpose of a `ConvOperator`: a transposed convolution, as in `ConvOperator.transposed`.
+
+    Attributes
+    ----------
+    kernel : array of shape (c_in, c_out // groups, *kernel)
+        Of the channels of its arguments and values; the same array as that of its transpose `T`.
+    geometry : ConvGeometry
+        Of its transpose.
+    """
 
     def __init__(self, operator: ConvOperator) -> None:
         super().__init__(operator)
         self._operator = operator
+
+    def __repr__(self) -> str:
+        rows, columns = self.shape
+        return f"<{rows}x{columns} TransposedConvOperator of {self.dtype}, transpose of {self.geometry}>"
+
+    @property
+    def T(self) -> ConvOperator:
+        """The convolution that this is the transpose of."""
+        return self._operator
 
     @property
     def kernel(self) -> Array:
@@ -343,8 +447,9 @@ class _Transpose(Transpose):
         """The geometry of the map that this is the transpose of."""
         return self._operator.geometry
 
-    def to_sparse(self, format: str = "csr") -> Any:  # noqa: A002
-        return self._operator.to_sparse("csr").T.asformat(check_choice("format", format, ("csr", "csc", "coo")))
+    def with_kernel(self, kernel: ArrayLike) -> TransposedConvOperator:
+        """Return the transposed convolution with another kernel in the same setting; see `ConvOperator.with_kernel`."""
+        return self._operator.with_kernel(kernel).T
 
 
 def _settled(kernel: Array, xp: Namespace) -> Array:
@@ -355,16 +460,7 @@ def _settled(kernel: Array, xp: Namespace) -> Array:
     return kernel
 
 
-def _rebuild(kernel: ArrayLike, geometry: ConvGeometry, order: Order, engine: Engine) -> ConvOperator:
+def _rebuild(kernel: Array, geometry: ConvGeometry, order: Order, engine: Engine) -> ConvOperator:
     """Return the operator of a kernel in the setting of `geometry`, whose kernel may have another size."""
-    return ConvOperator(
-        kernel,
-        geometry.image_shape,
-        padding=geometry.padding,
-        stride=geometry.stride,
-        dilation=geometry.dilation,
-        groups=geometry.groups,
-        boundary=geometry.boundary,
-        order=order,
-        engine=engine,
-    )
+    geometry = geometry.replace(kernel_shape=tuple(kernel.shape))
+    return ConvOperator(kernel, geometry, order=order, engine=engine)

@@ -31,6 +31,7 @@ from convla.typing import Array, ArrayLike, Namespace, Padding
 
 __all__ = [
     "MATRIX_FORMATS",
+    "SPARSE_FORMATS",
     "check_room",
     "circulant_matrix",
     "convolution_matrix",
@@ -42,7 +43,8 @@ __all__ = [
     "vec",
 ]
 
-MATRIX_FORMATS = ("dense", "csr", "csc", "coo")
+SPARSE_FORMATS = ("csr", "csc", "coo")
+MATRIX_FORMATS = ("dense", *SPARSE_FORMATS)
 
 Order = Literal["C", "F"]
 MatrixFormat = Literal["dense", "csr", "csc", "coo"]

@@ -18,9 +18,9 @@ Engine: TypeAlias = Literal["auto", "direct", "reference", "numba", "cuda", "fft
 """Which kernel runs an operation; see `convla._dispatch`."""
 
 Padding: TypeAlias = Literal["full", "same", "valid"] | int | Sequence[tuple[int, int]]
-"""A padding mode, one amount for both sides of every axis, or (low, high) for each axis."""
+"""A padding mode, one amount for both sides of every axis, or (low, high) for each axis, negative where it crops."""
 
-Boundary: TypeAlias = Literal["zero", "circular", "reflect", "replicate"]
+Boundary: TypeAlias = Literal["zero", "circular", "reflect", "replicate", "symmetric"]
 """What stands outside the image."""
 
 Seed: TypeAlias = Any

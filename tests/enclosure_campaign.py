@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from convla import ConvOperator
+from convla.geometry import BOUNDARIES
 
 __all__ = ["drawn_layer", "long_double_norm"]
 
@@ -44,7 +45,7 @@ def drawn_layer(rng: np.random.Generator, *, entries: int = 40) -> tuple[ConvOpe
             "stride": [int(s) for s in rng.choice([1, 1, 2, 3], ndim)],
             "dilation": dilation,
             "groups": groups,
-            "boundary": str(rng.choice(["zero", "zero", "circular", "reflect", "replicate"])),
+            "boundary": str(rng.choice(["zero", *BOUNDARIES])),
         }
         low = 0 if isinstance(padding, str) else min(sum(pair) for pair in padding)
         if padding in ("valid",) or not isinstance(padding, str):

@@ -94,7 +94,7 @@ def any_setting(
     dilation = tuple(choose.one_of(dilations) for _ in range(ndim))
     padding = choose.one_of(paddings)
     if padding == "pairs":
-        padding = tuple((choose.integer(0, 3), choose.integer(0, 3)) for _ in range(ndim))
+        padding = tuple((choose.integer(-2, 3), choose.integer(-2, 3)) for _ in range(ndim))
     if not isinstance(padding, str) or padding == "valid":
         pads = padding if isinstance(padding, tuple) else ((0 if padding == "valid" else padding,) * 2,) * ndim
         image = [
@@ -123,7 +123,7 @@ def conv_geometries(draw: st.DrawFn) -> ConvGeometry:
 
 def options(padding: Any, stride: int, dilation: int, groups: int, boundary: str, ndim: int) -> dict[str, Any]:
     """The keyword arguments of one geometry; a stride above 1 differs between the axes."""
-    pairs = tuple((axis, 2 - axis % 2) for axis in range(ndim))
+    pairs = tuple((axis - (ndim > 1), 2 - axis % 2) for axis in range(ndim))  # with more than one, cropped
     return {
         "padding": pairs if padding == "pairs" else padding,
         "stride": tuple(stride + axis % 2 for axis in range(ndim)) if stride > 1 else 1,

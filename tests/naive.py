@@ -19,6 +19,8 @@ def read(position: int, size: int, boundary: str) -> int | None:
             position += size if position < 0 else -size
         elif boundary == "replicate":
             position += 1 if position < 0 else -1
+        elif boundary == "symmetric":
+            position = -1 - position if position < 0 else 2 * size - 1 - position
         elif size == 1:
             position = 0
         else:

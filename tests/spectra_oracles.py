@@ -52,8 +52,11 @@ def dense_values(operator: Any) -> np.ndarray:
 
 
 def rounding(operator: Any, dtype: Any = np.float64) -> float:
-    """A bound of what rounding does to singular values: sqrt(m n) eps times the largest, by Weyl and Higham 3.5."""
-    moduli = np.linalg.norm(np.abs(np.asarray(operator.to_dense(), np.float64)))
+    """A bound of what rounding does to singular values: sqrt(m n) eps times the largest, by Weyl and Higham 3.5.
+
+    Of the kernel's moduli: beyond the edges of an image taps meet in one entry, where they may cancel to less.
+    """
+    moduli = np.linalg.norm(np.asarray(abs(operator).to_dense(), np.float64))
     return 8 * EPS[dtype] * math.sqrt(min(operator.shape)) * moduli
 
 

@@ -12,6 +12,7 @@ from convla._threads import at_most
 from convla.engines import numba_conv
 from convla.engines._parallel import run_jobs
 from convla.errors import ShapeError
+from convla.geometry import BOUNDARIES
 from tests.geometries import integers
 
 GUARD = 4096
@@ -34,7 +35,7 @@ def random_geometry(rng: np.random.Generator) -> ConvGeometry:
                 stride=tuple(int(rng.choice([1, 1, 2, 3])) for _ in range(ndim)),
                 dilation=dilation,
                 groups=groups,
-                boundary=str(rng.choice(["zero", "circular", "reflect", "replicate"])),
+                boundary=str(rng.choice(BOUNDARIES)),
             )
         except ShapeError:
             continue

@@ -131,7 +131,8 @@ def test_same_for_even_kernels_stands_one_place_before_that_of_numpy_and_scipy(s
 
 
 @pytest.mark.parametrize(
-    ("boundary", "mode"), [("circular", "grid-wrap"), ("reflect", "mirror"), ("replicate", "nearest")]
+    ("boundary", "mode"),
+    [("circular", "grid-wrap"), ("reflect", "mirror"), ("replicate", "nearest"), ("symmetric", "reflect")],
 )
 @pytest.mark.parametrize("size", [3, 5])
 def test_boundaries_agree_with_scipy_ndimage_exactly(boundary, mode, size):

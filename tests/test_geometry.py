@@ -15,7 +15,9 @@ def test_sources_follow_the_definition_of_the_boundary(geometry):
         assert geometry.sources(axis).tolist() == [-1 if p is None else p for p in expected]
 
 
-@pytest.mark.parametrize("mode", [("reflect", "reflect"), ("replicate", "edge"), ("circular", "wrap")])
+@pytest.mark.parametrize(
+    "mode", [("reflect", "reflect"), ("replicate", "edge"), ("circular", "wrap"), ("symmetric", "symmetric")]
+)
 def test_boundaries_agree_with_numpy_pad(mode):
     boundary, numpy_mode = mode
     for size, low, high in [(5, 2, 3), (3, 7, 8), (1, 2, 2), (2, 5, 0)]:
@@ -86,7 +88,8 @@ GOOD = {"kernel_shape": (4, 2, 3, 3), "image_shape": (6, 6), "padding": "same"}
         ({"padding": None}, TypeError, ["padding", "None"]),
         ({"padding": (1, 1)}, ShapeError, ["padding", "(1, 1)", "pair"]),
         ({"padding": ((1, 1),)}, ShapeError, ["padding", "2 axes"]),
-        ({"padding": ((1, 1), (1, -1))}, ValueError, ["padding[1]", "-1"]),
+        ({"padding": ((1, 1), (1, -0.5))}, TypeError, ["padding[1]", "-0.5"]),
+        ({"padding": ((-2, -2), (0, 0))}, ShapeError, ["with padding ((-2, -2), (0, 0))", "image (6,"]),
         ({"stride": 0}, ValueError, ["stride", "0"]),
         ({"stride": 1.0}, TypeError, ["stride", "1.0"]),
         ({"stride": True}, TypeError, ["stride", "True"]),

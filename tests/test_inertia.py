@@ -11,6 +11,7 @@ import pytest
 
 from convla import ConvOperator, largest_singular_value
 from convla.errors import ConvergenceWarning
+from convla.geometry import BOUNDARIES
 from convla.spectra.dense import group_operators
 from convla.spectra.inertia import (
     BandedGram,
@@ -42,7 +43,7 @@ def make(name: str, dtype: type = np.float64, boundary: Any = "zero") -> ConvOpe
     return ConvOperator(kernel, image, boundary=boundary, **options)
 
 
-@pytest.mark.parametrize("boundary", ["zero", "circular", "reflect", "replicate"])
+@pytest.mark.parametrize("boundary", BOUNDARIES)
 @pytest.mark.parametrize("name", CASES)
 def test_the_factorisation_completes_above_the_norm_alone(name: str, boundary: Any) -> None:
     operator = make(name, boundary=boundary)
@@ -63,7 +64,7 @@ def test_the_factorisation_completes_above_the_norm_alone(name: str, boundary: A
         assert not gram.all_above(math.sqrt(exact[-1] ** 2 + blur))
 
 
-@pytest.mark.parametrize("boundary", ["zero", "circular", "reflect", "replicate"])
+@pytest.mark.parametrize("boundary", BOUNDARIES)
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("name", CASES)
 def test_a_lesser_singular_value_is_replaced_by_the_largest(name: str, dtype: type, boundary: Any) -> None:

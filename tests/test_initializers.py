@@ -13,6 +13,7 @@ import scipy.stats
 
 import convla
 from convla.errors import ShapeError
+from convla.geometry import BOUNDARIES
 
 SHAPES = [
     (4, 3, 3, 3),
@@ -104,7 +105,7 @@ def test_orthonormal_filters_do_not_preserve_the_norm() -> None:
 
 @pytest.mark.parametrize("kernel", [(3,), (2,), (3, 3), (2, 5), (1, 1), (3, 2, 3)])
 @pytest.mark.parametrize("channels", [(3, 3), (5, 2), (2, 4)])
-@pytest.mark.parametrize("boundary", ["zero", "circular", "reflect", "replicate"])
+@pytest.mark.parametrize("boundary", BOUNDARIES)
 def test_delta_orthogonal_layers_are_isometries(
     kernel: tuple[int, ...], channels: tuple[int, int], boundary: Any
 ) -> None:

@@ -13,7 +13,7 @@ import scipy.sparse
 import scipy.sparse.linalg
 from hypothesis import given
 
-from convla import ConvOperator
+from convla import ConvGeometry, ConvOperator
 from convla.errors import EngineError, ShapeError
 from convla.testing import assert_adjoint, assert_within_rounding, gamma, rounding_bound
 from tests.geometries import conv_geometries, integers, keywords_of, name_of, product
@@ -138,7 +138,7 @@ def test_arguments_are_in_the_kernel_dtype():
     assert operator.apply([[1, 2, 3, 4]]).dtype == np.float32
     assert operator.dtype == np.float32
     assert "4x4 ConvOperator of float32" in repr(operator)
-    assert "transpose of <4x4" in repr(operator.T)
+    assert "4x4 TransposedConvOperator of float32" in repr(operator.T)
 
 
 K = np.ones((4, 2, 3, 3))
@@ -277,11 +277,22 @@ def test_the_kernel_of_an_operator_is_its_own():
     np.testing.assert_array_equal(operator @ np.ones(4), [2, 3, 3, 2])
 
 
-def test_the_operator_of_the_guide_works():
-    guide = (Path(__file__).parent.parent / "docs" / "adding-an-operator.md").read_text()
-    (example,) = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+def run_page(name):
+    """Run the examples of a page one after the other, and return what they define."""
+    page = (Path(__file__).parent.parent / "docs" / f"{name}.md").read_text()
     names = {}
-    exec(example, names)
+    exec("\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL)), names)
+    return names
+
+
+def test_the_page_on_composition_works(capsys):
+    names = run_page("operators-that-compose")
+    assert capsys.readouterr().out == "sum of bounds of the terms\n"
+    assert len(names["longer"].kernels) == 2
+
+
+def test_the_operator_of_the_guide_works():
+    names = run_page("adding-an-operator")
     operator = names["operator"]
     x = np.arange(operator.shape[1], dtype=float)
     dense = operator.to_dense()
@@ -307,9 +318,59 @@ def test_another_kernel_of_the_same_shape_leaves_nothing_of_the_first():
     assert operator.with_kernel(first[:, :, :2]).geometry.kernel_size == (2, 3)
 
 
-def test_the_product_of_two_operators_is_refused_in_words():
-    operator = ConvOperator(np.ones((1, 1, 3)), (5,))
-    with pytest.raises(TypeError, match=r"right operand of @ must be a dense vector or matrix, got convla"):
-        operator @ operator
-    with pytest.raises(TypeError, match=r"of shape \(5, 5\): apply one map to what the other gives"):
-        operator.T @ operator
+@pytest.mark.torch
+@pytest.mark.parametrize("seed", range(60))
+def test_transposed_convolutions_are_those_of_pytorch(seed):
+    torch = pytest.importorskip("torch")
+    rng = np.random.default_rng(seed)
+    ndim, groups = int(rng.integers(1, 4)), int(rng.integers(1, 3))
+    channels = groups * int(rng.integers(1, 3)), int(rng.integers(1, 3))
+    taps, image, stride, dilation = (tuple(map(int, rng.integers(1, high, ndim))) for high in (4, 5, 4, 3))
+    padding = tuple(int(rng.integers(0, (k - 1) * d + 1)) for k, d in zip(taps, dilation, strict=True))
+    more = tuple(int(rng.integers(0, max(s, d))) for s, d in zip(stride, dilation, strict=True))
+    options = {"stride": stride, "padding": padding, "output_padding": more, "dilation": dilation, "groups": groups}
+    kernel, x = integers(rng, (*channels, *taps), float), integers(rng, (2, channels[0], *image), float)
+    function = getattr(torch.nn.functional, f"conv_transpose{ndim}d")
+    try:
+        wanted = function(torch.tensor(x), torch.tensor(kernel), **options).numpy()
+    except RuntimeError:  # nothing is left
+        with pytest.raises(ShapeError, match="nothing is left"):
+            ConvOperator.transposed(kernel, image, **options)
+        return
+    operator = ConvOperator.transposed(kernel, image, **options)
+    np.testing.assert_array_equal(operator.apply(x), wanted)
+    np.testing.assert_array_equal(operator.kernel, kernel)
+    assert (operator.domain_shape, operator.range_shape) == (x.shape[1:], wanted.shape[1:])
+    assert_adjoint(operator, batch=(2,))
+    moved = operator.with_kernel(2 * kernel)
+    assert type(moved) is type(operator)
+    np.testing.assert_array_equal(moved.apply(x), 2 * wanted)
+
+
+def test_transposed_convolutions_refuse_what_pytorch_does():
+    kernel = np.ones((2, 1, 3))
+    for options, error, message in [
+        ({"output_padding": 2, "stride": 2}, ValueError, "output_padding must be less than the stride or the dilation"),
+        ({"padding": 5}, ShapeError, "nothing is left along axis 0 of the output"),
+        ({"padding": -1}, ValueError, "padding must be at least 0"),
+        ({"groups": 3}, ShapeError, "groups"),
+        ({"stride": (1, 2)}, ShapeError, "stride must be an integer or 1 integers"),
+    ]:
+        with pytest.raises(error, match=message):
+            ConvOperator.transposed(kernel, (4,), **options)
+
+
+def test_an_operator_of_a_kernel_and_a_geometry():
+    geometry = ConvGeometry((2, 1, 3), (7,), padding=1, stride=2, dilation=2, groups=2, boundary="reflect")
+    kernel = np.arange(6.0).reshape(2, 1, 3)
+    operator = ConvOperator(kernel, geometry, order="F")
+    assert (operator.geometry, operator.order) == (geometry, "F")
+    np.testing.assert_array_equal(operator.to_dense(), operator_of(geometry, kernel, order="F").to_dense())
+    with pytest.raises(TypeError, match="are the geometry's"):
+        ConvOperator(kernel, geometry, stride=3)
+    with pytest.raises(ShapeError, match=r"kernel_shape \(2, 1, 3\), got \(2, 1, 2\)"):
+        ConvOperator(kernel[..., 1:], geometry)
+    moved = geometry.replace(image_shape=(9,), boundary="zero", padding="same")
+    assert moved == ConvGeometry((2, 1, 3), (9,), padding="same", stride=2, dilation=2, groups=2)
+    with pytest.raises(TypeError, match=r"a geometry has the parameters kernel_shape, .*, got padded_shape"):
+        geometry.replace(padded_shape=(9,))

@@ -10,6 +10,7 @@ from hypothesis import given
 from scipy.sparse.csgraph import connected_components
 
 from convla import ConvOperator, largest_singular_value, singular_values, smallest_singular_value
+from convla.geometry import BOUNDARIES
 from convla.spectra.merge import values_in
 from convla.spectra.parts import direct_sum
 from convla.spectra.result import placed
@@ -81,7 +82,7 @@ def test_what_splits_is_exact_and_quick() -> None:
 def test_one_live_tap_is_one_matrix() -> None:
     kernel = np.zeros((5, 4, 3, 3))
     kernel[:, :, 0, 2] = np.random.default_rng(1).standard_normal((5, 4))
-    for boundary in ("zero", "circular", "reflect", "replicate"):
+    for boundary in BOUNDARIES:
         operator = ConvOperator(kernel, (9, 8), boundary=boundary)
         result = largest_singular_value(operator, rtol=1e-10)
         assert result.value == pytest.approx(dense_values(operator)[0], rel=1e-10)

@@ -17,6 +17,7 @@ from convla import (
     singular_values,
     smallest_singular_value,
 )
+from convla.geometry import BOUNDARIES
 from convla.spectra.torus import circular_lattice
 from tests.spectra_oracles import EPS, dense_values, operators, rounding, triplet_defects
 
@@ -137,7 +138,7 @@ def test_large_operators_are_factorised() -> None:
     assert result.value == pytest.approx(dense_values(operator)[-1], rel=1e-8)
 
 
-@pytest.mark.parametrize("boundary", ["circular", "reflect", "replicate"])
+@pytest.mark.parametrize("boundary", BOUNDARIES[1:])
 @pytest.mark.parametrize(
     "kernel", [[1e16, 1.0, -1e16], [0.1, 0.2, -0.3], [0.1, 0.7, 0.2, -0.8, -0.2], [1e200, 3.0, -1e200]]
 )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 
 import numpy as np
 
 from convla._array import namespace, to_numpy
 from convla.linear_map import LinearMap
-from convla.spectra.border import convolution_of, prepared
+from convla.spectra.border import prepared
 from convla.spectra.maximiser import symbol_peaks
 from convla.spectra.symbol import FloatArray, Symbol
 from convla.typing import Seed
@@ -64,13 +65,13 @@ def asymptotic_largest_singular_value(operator: LinearMap, *, rng: Seed = 0) -> 
     >>> bool(abs(asymptotic_largest_singular_value(smoothing) - 4 * np.cos(np.pi / 202) ** 2) < 1e-5)
     True
     """
-    convolution, _ = convolution_of(operator)
-    geometry = convolution.geometry
+    problem = prepared(operator)
+    scaled = problem.convolution
+    if scaled is None:
+        raise TypeError(f"operator must be a convolution, or fold into one, got {type(operator).__name__}")
+    geometry = scaled.geometry
     if geometry.boundary != "zero":
         raise ValueError(f"operator must have boundary 'zero', got {geometry.boundary!r}")
-    problem = prepared(operator)
-    scaled, exponent = problem.convolution, problem.exponent
-    assert scaled is not None
     xp = namespace(scaled.kernel)
     symbol = Symbol(xp.astype(scaled.kernel, xp.float64), geometry)
     sizes = np.array([n / s for n, s in zip(geometry.image_shape, geometry.stride, strict=True)])
@@ -79,7 +80,7 @@ def asymptotic_largest_singular_value(operator: LinearMap, *, rng: Seed = 0) -> 
         centre, curvatures = _expansion(symbol, peak.frequency, peak.group)
         square = centre + float(np.sum(np.pi**2 / (2 * (sizes + 1) ** 2) * np.minimum(curvatures, 0.0)))
         estimates.append(math.sqrt(max(square, 0.0)))
-    return math.ldexp(max(estimates), exponent)
+    return float(Fraction(max(estimates)) * abs(problem.factor))
 
 
 def _expansion(symbol: Symbol, frequency: FloatArray, group: int) -> tuple[float, FloatArray]:

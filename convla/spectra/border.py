@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any
 
 import array_api_compat
 import numpy as np
 
-from convla._array import device_of, is_exact, namespace, on_device_of, to_numpy
+from convla._array import device_of, is_exact, is_numpy, namespace, on_device_of, to_numpy
 from convla._checks import check_not_followed
 from convla._validate import check_real
+from convla.algebra import Diagonal, Scaled
+from convla.algebra.leaves import Free, Leaf
 from convla.errors import ShapeError
-from convla.linear_map import LinearMap, Scaled
+from convla.linear_map import LinearMap
 from convla.operators import ConvOperator
+from convla.spectra.certificate import U64
+from convla.spectra.folding import folded
 from convla.spectra.result import SingularValues, read_off
-from convla.spectra.scaling import scaled_to_unit
+from convla.spectra.roundoff import product_error
+from convla.spectra.scaling import exponent_of, scaled_by_images, scaled_to_unit, unit_scaled
 from convla.spectra.status import Status
 from convla.typing import Array
 
-__all__ = ["Problem", "convolution_of", "prepared", "tolerance_of"]
+__all__ = ["Problem", "check_map", "convolution_of", "finished", "prepared", "tolerance_of", "without_factor"]
 
 
 @dataclass(frozen=True)
@@ -34,69 +40,45 @@ class Problem:
         that was given, where that is no convolution.
     transposed : bool
         Whether what was given is the transpose of a convolution.
-    exponent : int
-        What was given is ``2^exponent`` times this map.
+    factor : Fraction
+        What was given is this many times the map, or its transpose.
     given : LinearMap
+    slack : float
+        What the map may differ from that by, in norm, folded into one convolution or with its products rounded: terms
+        of a sum may cancel.
     """
 
     operator: LinearMap
     transposed: bool
-    exponent: int
+    factor: Fraction
     given: LinearMap
+    slack: float = 0.0
 
     @property
     def convolution(self) -> ConvOperator | None:
         """The map, where it is a convolution."""
         return self.operator if isinstance(self.operator, ConvOperator) else None
 
-    def finished(self, result: SingularValues) -> SingularValues:
+    def finished(self, result: SingularValues, rtol: float) -> SingularValues:
         """Return a result for what was given: scaled back, in its library, transposed if it was, with its nullity.
+
+        Where `slack` leaves more open than the tolerance, a value is not said to be confirmed.
 
         Raises
         ------
         OverflowError
             If a value is beyond float64.
         """
-        like, xp = self.given.like, namespace(self.given.like)
         if self.transposed and result.left is not None:
             result = self._turned(result)
-        half = self.exponent // 2
-
-        def rescale(quantity: Any) -> Any:
-            return quantity * 2.0**half * 2.0 ** (self.exponent - half)
-
-        with np.errstate(over="ignore", under="ignore"):
-            values = rescale(result.values)
-            residuals = None if result.residuals is None else rescale(result.residuals)
-            errors, upper = rescale(result.errors), rescale(result.upper)
-            # What becomes subnormal on the way back is rounded: outward.
-            unseen = np.nextafter(0.0, 1.0) * (
-                (np.asarray(to_numpy(values)) < np.finfo(float).tiny) & (np.asarray(to_numpy(result.values)) > 0)
-            )
-            errors, upper = errors + unseen, upper + float(unseen.max(initial=0.0))
-        if not math.isfinite(float(values[0])):
-            raise OverflowError(
-                f"the largest singular value, {result.value:.3g} * 2**{self.exponent}, is beyond float64: "
-                "scale the kernel"
-            )
-
-        def returned(vectors: Array | None, dtype: Any) -> Array | None:
-            if vectors is None or namespace(vectors) is xp:
-                return vectors
-            return on_device_of(to_numpy(vectors), like, xp, dtype=dtype)
-
-        floating = xp.float64 if is_exact(like) else like.dtype
-        rows, columns = self.given.shape
-        return replace(
-            result,
-            values=returned(values, xp.float64),
-            left=returned(result.left, floating),
-            right=returned(result.right, floating),
-            residuals=residuals,
-            errors=errors,
-            upper=upper,
-            nullity=max(0, columns - rows) + (result.status == Status.RANK_DEFICIENT),
-        )
+        if self.slack:
+            errors, status = result.errors + self.slack, result.status
+            if status == Status.CONFIRMED and float(errors[0]) > rtol * result.value:
+                status = Status.ESTIMATED
+            if result.upper == math.inf and result.value <= self.slack and result.values.shape[0] == 1:
+                status = Status.RANK_DEFICIENT  # a smallest value
+            result = replace(result, errors=errors, upper=result.upper + self.slack, status=status)
+        return finished(result, self.factor, self.given)
 
     def _turned(self, result: SingularValues) -> SingularValues:
         """Return what a result says of the transpose, the relation of its right vectors made exact.
@@ -117,6 +99,60 @@ class Problem:
         )
 
 
+def finished(result: SingularValues, factor: Fraction, given: LinearMap) -> SingularValues:
+    """Return a result for a map from that for a part of its: times a factor, in its library, with its nullity.
+
+    Raises
+    ------
+    OverflowError
+        If a value is beyond float64.
+    """
+    like, xp = given.like, namespace(given.like)
+    exponent = exponent_of(factor)
+    half = exponent // 2
+    mantissa = float(abs(factor) / Fraction(2) ** exponent)
+
+    def rescale(quantity: Any) -> Any:
+        return quantity * mantissa * 2.0**half * 2.0 ** (exponent - half)
+
+    with np.errstate(over="ignore", under="ignore"):
+        values = rescale(result.values)
+        residuals = None if result.residuals is None else rescale(result.residuals)
+        errors, upper = rescale(result.errors), rescale(result.upper)
+        size = np.asarray(to_numpy(values))
+        if mantissa != 1:  # else nothing has been rounded
+            errors, upper = (errors + 4 * U64 * size) * (1 + 4 * U64), upper * (1 + 4 * U64)
+        # What becomes subnormal on the way back is rounded: outward.
+        unseen = np.nextafter(0.0, 1.0) * ((size < np.finfo(float).tiny) & (np.asarray(to_numpy(result.values)) > 0))
+        errors, upper = errors + unseen, upper + float(unseen.max(initial=0.0))
+    if not math.isfinite(float(values[0])):
+        raise OverflowError(
+            f"the largest singular value, {result.value:.3g} * {mantissa:.3g} * 2**{exponent}, is beyond float64: "
+            "scale the kernel"
+        )
+    floating = xp.float64 if is_exact(like) else like.dtype
+
+    def returned(vectors: Array | None, dtype: Any) -> Array | None:
+        if vectors is None:
+            return None
+        if namespace(vectors) is xp:
+            return xp.astype(vectors, dtype, copy=False)
+        return on_device_of(to_numpy(vectors), like, xp, dtype=dtype)
+
+    rows, columns = given.shape
+    left = result.left if factor > 0 or result.left is None else -result.left
+    return replace(
+        result,
+        values=returned(values, xp.float64),
+        left=returned(left, floating),
+        right=returned(result.right, floating),
+        residuals=residuals,
+        errors=errors,
+        upper=upper,
+        nullity=max(0, columns - rows) + (result.status == Status.RANK_DEFICIENT),
+    )
+
+
 def prepared(operator: LinearMap) -> Problem:
     """Return the map whose spectrum is that of an operator, ready to be worked on.
 
@@ -125,34 +161,73 @@ def prepared(operator: LinearMap) -> Problem:
     TypeError
         If `operator` is no `LinearMap`, holds exact objects, or is a tensor that autograd follows.
     """
+    check_map(operator)
+    unscaled, factor = without_factor(operator)
+    try:
+        convolution, transposed = convolution_of(unscaled)
+    except TypeError:
+        return _prepared_map(unscaled, factor, operator)
+    scaled, exponent = scaled_to_unit(_in_host_memory(convolution))
+    return Problem(scaled, transposed, factor * Fraction(2) ** exponent, operator)
+
+
+def check_map(operator: Any) -> None:
+    """Raise unless an argument is a map of floats or integers whose values nobody differentiates."""
     if not isinstance(operator, LinearMap):
         raise TypeError(f"operator must be a LinearMap, such as a ConvOperator, got {type(operator).__name__}")
-    try:
-        convolution, transposed = convolution_of(operator)
-    except TypeError:
-        return _prepared_map(operator)
-    check_not_followed("kernel", convolution.kernel, "a singular value")
-    scaled, exponent = scaled_to_unit(_in_host_memory(convolution))
-    return Problem(scaled, transposed, exponent, operator)
-
-
-def _prepared_map(operator: LinearMap) -> Problem:
-    """Return a map that is no convolution, scaled by what it makes of random arrays."""
-    xp = namespace(operator.like)
-    if operator.dtype not in (xp.float32, xp.float64):
-        raise TypeError(f"operator must work in float32 or float64, got dtype {operator.dtype}")
+    if operator.dtype == object:
+        raise TypeError("operator must have a kernel of float32, float64 or integers, got dtype object")
+    for leaf in operator._leaves():
+        check_not_followed(
+            "kernel" if isinstance(leaf, ConvOperator) else "operator.like", leaf.like, "a singular value"
+        )
     for name in ("domain_shape", "range_shape"):
         shape = getattr(operator, name)
         if not 2 <= len(shape) <= 4:
             raise ShapeError(f"operator.{name} must be (c, *positions) with 1 to 3 axes of positions, got {shape}")
-    check_not_followed("operator.like", operator.like, "a singular value")
-    draws = [np.random.default_rng(0).standard_normal(s) for s in (operator.domain_shape, operator.range_shape)]
-    arrays = [on_device_of(draw, operator.like, xp, dtype=operator.dtype) for draw in draws]
-    sizes = [float(xp.max(xp.abs(image))) for image in (operator.apply(arrays[0]), operator.adjoint(arrays[1]))]
-    if not all(map(math.isfinite, sizes)):
-        raise ValueError("operator must map finite arrays to finite ones, got infinity or NaN for random ones")
-    exponent = math.frexp(max(sizes))[1]
-    return Problem(Scaled(operator, -exponent), False, exponent, operator)
+
+
+def without_factor(operator: LinearMap) -> tuple[LinearMap, Fraction]:
+    """Return a map without the number that it is multiplied by, and that number."""
+    if isinstance(operator, Scaled):
+        return operator.unscaled, Fraction(operator.factor)
+    return operator, Fraction(1)
+
+
+def _prepared_map(operator: LinearMap, factor: Fraction, given: LinearMap) -> Problem:
+    """Return a map that is no convolution: one that it can be folded into, or with parts of order 1 as a whole."""
+    xp = namespace(operator.like)
+    if not is_exact(operator.like) and operator.dtype not in (xp.float32, xp.float64):
+        raise TypeError(f"operator must work in float32 or float64, got dtype {operator.dtype}")
+    known = all(isinstance(leaf, (ConvOperator, Leaf)) for leaf in operator._leaves())
+    if known:  # sums in which much cancels keep more digits so
+        operator = operator._changed(_leaf_in_host_memory)
+        operator = operator.astype(namespace(operator.like).float64)
+    elif is_exact(operator.like):
+        operator = operator.astype(xp.float64)
+    scaled, exponent = unit_scaled(operator)
+    factor = factor * Fraction(2) ** (exponent or 0)
+    for transposed in (False, True):
+        fold = folded(scaled.T if transposed else scaled) if known and is_numpy(scaled.like) else None
+        if fold is not None:
+            convolution, shift = scaled_to_unit(fold.operator)
+            slack = fold.error * 2.0**-shift if shift > -1000 else math.inf
+            return Problem(convolution, transposed, factor * Fraction(2) ** shift, given, slack)
+    scaled, shift = scaled_by_images(scaled)
+    slack = product_error(scaled) if known else 0.0
+    return Problem(scaled, False, factor * Fraction(2) ** shift, given, slack)
+
+
+def _leaf_in_host_memory(leaf: LinearMap) -> LinearMap:
+    """Return a map that is made of no others, and is of this library, on NumPy arrays, where that moves nothing."""
+    if not _is_in_host_memory(leaf.like):
+        return leaf
+    if isinstance(leaf, ConvOperator):
+        return _in_host_memory(leaf)
+    if isinstance(leaf, Diagonal):
+        return Diagonal(to_numpy(leaf.values), leaf.domain_shape, leaf.order)
+    assert isinstance(leaf, Free)
+    return leaf.settled(to_numpy(leaf.like), leaf.order)
 
 
 def convolution_of(operator: LinearMap) -> tuple[ConvOperator, bool]:
@@ -185,22 +260,15 @@ def tolerance_of(operator: LinearMap, rtol: float | None, default: tuple[float, 
 def _in_host_memory(convolution: ConvOperator) -> ConvOperator:
     """Return a convolution on NumPy arrays, where its kernel is in the memory that NumPy sees; nothing is moved."""
     kernel = convolution.kernel
-    if array_api_compat.is_torch_array(kernel):
-        if device_of(kernel).type != "cpu":
-            return convolution
-    elif array_api_compat.is_jax_array(kernel):
-        if getattr(device_of(kernel), "platform", "") != "cpu":
-            return convolution
-    else:
+    if is_numpy(kernel) or not _is_in_host_memory(kernel):
         return convolution
-    geometry = convolution.geometry
-    return ConvOperator(
-        to_numpy(kernel),
-        geometry.image_shape,
-        padding=geometry.padding,
-        stride=geometry.stride,
-        dilation=geometry.dilation,
-        groups=geometry.groups,
-        boundary=geometry.boundary,
-        order=convolution.order,
-    )
+    return ConvOperator(to_numpy(kernel), convolution.geometry, order=convolution.order)
+
+
+def _is_in_host_memory(array: Array) -> bool:
+    """Tell whether NumPy sees the memory of an array of its own, PyTorch's or JAX's."""
+    if array_api_compat.is_torch_array(array):
+        return bool(device_of(array).type == "cpu")
+    if array_api_compat.is_jax_array(array):
+        return getattr(device_of(array), "platform", "") == "cpu"
+    return is_numpy(array)

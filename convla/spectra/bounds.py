@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -11,17 +12,20 @@ import numpy as np
 from convla._array import namespace, on_device_of, to_numpy
 from convla._threads import blas_on_one_thread
 from convla._validate import check_array, check_choice, check_integer
+from convla.algebra import BlockDiagonal, Diagonal, Identity, Zero
+from convla.algebra.stacks import split
 from convla.errors import ShapeError
 from convla.linear_map import LinearMap
 from convla.operators import ConvOperator
-from convla.spectra.border import convolution_of, prepared
+from convla.spectra.border import Problem, check_map, prepared, without_factor
 from convla.spectra.certificate import U64, gamma
-from convla.spectra.dense import dense_triplets
+from convla.spectra.dense import decomposition_is_cheap, dense_triplets
 from convla.spectra.enclosure import dense_upper_bound, symbol_maxima, symbol_upper_bound
 from convla.spectra.maximiser import SymbolPeak, start_vectors
+from convla.spectra.norms import norm_bound, written_out_bound
 from convla.spectra.result import SingularValues
 from convla.spectra.roundoff import in_double, product_error
-from convla.spectra.scaling import scale_down, scale_up
+from convla.spectra.scaling import rounded_down, rounded_up
 from convla.spectra.search import lanczos_triplets
 from convla.spectra.starts import structured_start
 from convla.spectra.symbol import Symbol
@@ -35,6 +39,7 @@ _CHEAP = 10**7  # products in an application
 _NOISE = 0.05  # of the start, for the parts of the operator that the waves do not reach
 _WAVES = 4  # of the symbol's maxima, whose plane waves the short iteration starts from
 _INDEPENDENT = 1e-3  # of their overlaps' eigenvalues: waves closer to each other count once
+_BELOW = "norm of the image of a Ritz vector, in float64"
 _TOLERANCE = 1e-4  # of the short iteration: below what the torus adds to the other side
 
 
@@ -68,9 +73,11 @@ def singular_value_bounds(
 
     Parameters
     ----------
-    operator : ConvOperator or its transpose
+    operator : LinearMap
+        A `ConvOperator`, its transpose, or any other map.
     method : {"auto", "dense", "symbol"}
-        How to bound from above: from the matrix itself, from the symbol (any size), or the cheapest that is tight.
+        How to bound from above: from the matrix itself, from the symbol (any size), or the cheapest that is tight. A
+        map made of several convolutions is bounded from theirs, and by "auto" from its matrix too where that is small.
     start : SingularValues or array of shape (..., *domain_shape), optional
         A previous result for this operator, or an image, whose first vector serves for the lower bound as it is. By
         default a short iteration finds one.
@@ -86,7 +93,7 @@ def singular_value_bounds(
     Raises
     ------
     TypeError
-        If `operator` is not a `ConvOperator` or its transpose, or its kernel holds exact objects.
+        If `operator` is no `LinearMap`, or holds exact objects.
     ValueError
         If an option is out of range.
 
@@ -100,12 +107,16 @@ def singular_value_bounds(
       ``sigma_max <= max norm(f)`` over the torus's frequencies. The functions on the torus may as well change sign
       when they go around; of the two kinds the one whose frequencies miss the maximum of f is taken.
     - circular boundary: the same with the image's own torus; equality where the outputs visit it evenly.
-    - reflect, replicate: M = T E with T the zero-padded ("valid") convolution of the extended image and E the
-      extension, whose norm is the square root of the most positions that read one entry. The bound exceeds the
+    - other boundaries: M = T E with T the zero-padded ("valid") convolution of the extended image and E the extension,
+      whose norm is the square root of the most positions that read one entry. The bound exceeds the
       symbol's by up to that factor, which a shift under "replicate" attains. ``norm(M)^2 <= norm(M)_1 norm(M)_inf`` is
       taken where it is smaller.
     - along an axis longer than 32 times the degree m of ``f* f`` the supremum over all frequencies is bounded instead,
       from N frequencies: it is at most ``cos(pi m / N)^(-1/2)`` times their maximum.
+
+    Maps made of maps: `convla.spectra.norms`. Of a map of one's own, made of no others, nothing is known but its
+    products: it is taken for the matrix that it writes out, with sums of products. One that is too large to be written
+    out, and defines no modulus ``__abs__``, is bounded by infinity.
 
     Each maximum is proved by Cholesky factorisations with a rounding error bound, see `convla.spectra.certificate`.
 
@@ -123,33 +134,93 @@ def singular_value_bounds(
     >>> bool(lower <= 2 * np.cos(np.pi / 601) <= upper)
     True
     """
-    convolution_of(operator)  # of other maps there is no enclosure
+    check_map(operator)
     check_choice("method", method, ("auto", "dense", "symbol"))
     if max_matvecs is not None:
         check_integer("max_matvecs", max_matvecs, minimum=2)
+    given = None if start is None else _given_vector(operator, start)
+    return _enclosed(operator, method, given, max_matvecs, np.random.default_rng(rng))
+
+
+def _enclosed(
+    operator: LinearMap, method: str, given: Array | None, max_matvecs: int | None, rng: np.random.Generator
+) -> SingularValueBounds:
+    unscaled, factor = without_factor(operator)
+    if isinstance(unscaled, (Diagonal, Identity, Zero)):
+        known = norm_bound(operator, rng)
+        assert known is not None
+        return SingularValueBounds(rounded_down(known.value), rounded_up(known.value), *(known.certificate,) * 2)
+    if isinstance(unscaled, BlockDiagonal):
+        pieces = (
+            [None] * len(unscaled.parts) if given is None else split(given, [p.domain_shape for p in unscaled.parts])
+        )
+        parts = [
+            _enclosed(part * factor, method, piece if piece is not None and _usable(piece) else None, max_matvecs, rng)
+            for part, piece in zip(unscaled.parts, pieces, strict=True)
+        ]
+        below, above = max(parts, key=lambda found: found.lower), max(parts, key=lambda found: found.upper)
+        return SingularValueBounds(below.lower, above.upper, below.lower_certificate, above.upper_certificate)
     problem = prepared(operator)
-    scaled, exponent = problem.convolution, problem.exponent
-    assert scaled is not None
-    given = None if start is None else _given_vector(operator, scaled, start)
+    size = abs(problem.factor)
+    if problem.convolution is not None:
+        found = _of_convolution(problem, problem.convolution, method, given, max_matvecs, rng)
+    else:
+        found = _of_map(problem.operator, method, given, max_matvecs, rng)
+    lower, upper = max(0.0, found.lower - 2 * problem.slack), found.upper
+    exact = size * (Fraction(upper) + Fraction(problem.slack)) if math.isfinite(upper + problem.slack) else None
+    return found._replace(
+        lower=rounded_down(Fraction(lower) * size), upper=math.inf if exact is None else rounded_up(exact)
+    )
+
+
+def _of_convolution(
+    problem: Problem,
+    scaled: ConvOperator,
+    method: str,
+    given: Array | None,
+    max_matvecs: int | None,
+    rng: np.random.Generator,
+) -> SingularValueBounds:
+    """Enclose the norm of a scaled convolution."""
     if not bool(namespace(scaled.kernel).any(scaled.kernel != 0)):
         zero = "no entry of the kernel that meets the image differs from zero"
         return SingularValueBounds(0.0, 0.0, zero, zero)
-    generator = np.random.default_rng(rng)
     dense = method == "dense" or (method == "auto" and min(scaled.shape) <= _DENSE_SIDE)
-    peaks = () if dense else symbol_maxima(scaled, generator)
+    peaks = () if dense else symbol_maxima(scaled, rng)
     if given is not None:
         lower = _rayleigh_lower(scaled, given, transposed=problem.transposed)
     elif dense:
         lower = _rayleigh_lower(scaled, dense_triplets(in_double(scaled), 1).right)
     else:
-        lower = _rayleigh_lower(scaled, _ritz_vector(scaled, peaks, max_matvecs, generator))
+        lower = _rayleigh_lower(scaled, _ritz_vector(scaled, peaks, max_matvecs, rng))
     if dense:
         upper, above = dense_upper_bound(scaled, guess=lower)
     else:
-        upper, above = symbol_upper_bound(scaled, guess=lower, rng=generator, peaks=peaks)
-    return SingularValueBounds(
-        scale_down(lower, exponent), scale_up(upper, exponent), "norm of the image of a Ritz vector, in float64", above
-    )
+        upper, above = symbol_upper_bound(scaled, guess=lower, rng=rng, peaks=peaks)
+    return SingularValueBounds(lower, upper, _BELOW, above)
+
+
+def _of_map(
+    scaled: LinearMap, method: str, given: Array | None, max_matvecs: int | None, rng: np.random.Generator
+) -> SingularValueBounds:
+    """Enclose the norm of a map that is no convolution, with parts of order 1."""
+    small = method != "symbol" and decomposition_is_cheap(scaled)
+    if given is not None:
+        lower = _rayleigh_lower(scaled, given)
+    elif small or method == "dense":
+        lower = _rayleigh_lower(scaled, dense_triplets(scaled, 1).right)
+    else:
+        found = lanczos_triplets(
+            scaled, 1, rtol=_TOLERANCE, criterion="value", max_matvecs=max_matvecs or _CHEAP_MATVECS, rng=rng
+        )
+        lower = _rayleigh_lower(scaled, found.right)
+    bounds = [written_out_bound(scaled)] if small or method == "dense" else []
+    if method != "dense":
+        bounds += [bound for bound in [norm_bound(scaled, rng)] if bound is not None]
+    if not bounds:
+        return SingularValueBounds(lower, math.inf, _BELOW, "nothing: the map is not written out, and has no modulus")
+    best = min(bounds, key=lambda bound: bound.value)
+    return SingularValueBounds(lower, rounded_up(best.value), _BELOW, best.certificate)
 
 
 def _ritz_vector(
@@ -192,7 +263,7 @@ def _best_of_waves(operator: ConvOperator, peaks: Sequence[SymbolPeak]) -> Array
     return xp.reshape(xp.matmul(weights, xp.reshape(waves, (len(peaks), -1))), operator.domain_shape)
 
 
-def _given_vector(operator: LinearMap, scaled: ConvOperator, start: SingularValues | ArrayLike) -> Array:
+def _given_vector(operator: LinearMap, start: SingularValues | ArrayLike) -> Array:
     """Return the first right singular vector of a result, or an image, in float64 and of moderate size."""
     if isinstance(start, SingularValues) and start.right is None:
         raise ValueError("start must hold singular vectors, got a result without them")
@@ -204,21 +275,28 @@ def _given_vector(operator: LinearMap, scaled: ConvOperator, start: SingularValu
     if tuple(array.shape[-len(shape) :]) != shape:
         raise ShapeError(f"start must have shape {axes}, got {tuple(array.shape)}")
     vector = xp.astype(xp.reshape(array, (-1, *shape))[0, ...], xp.float64)
-    if namespace(scaled.kernel) is not xp:
-        vector, xp = to_numpy(vector), namespace(scaled.kernel)
     largest = float(xp.max(xp.abs(vector)))
     if not 0 < largest < math.inf:
         raise ValueError(f"start must be finite and not zero, got a largest modulus of {largest}")
     return vector / largest
 
 
-def _rayleigh_lower(operator: ConvOperator, vector: Array, *, transposed: bool = False) -> float:
+def _usable(piece: Array) -> bool:
+    """Tell whether a block's piece of a vector is one to start from."""
+    return bool(namespace(piece).any(piece != 0))
+
+
+def _rayleigh_lower(operator: LinearMap, vector: Array, *, transposed: bool = False) -> float:
     """Return ``norm(M v) / norm(v)``, or of the transpose, less its rounding error: float64 from the exact kernel."""
-    xp, geometry = namespace(operator.kernel), operator.geometry
+    xp = namespace(operator.like)
     precise = in_double(operator)
+    if namespace(vector) is not xp:
+        vector = to_numpy(vector)
     vector = xp.astype(vector, xp.float64)
     vector = xp.reshape(vector, operator.range_shape if transposed else operator.domain_shape)
     image = precise.adjoint(vector) if transposed else precise.apply(vector)
-    ratio = math.sqrt(float(xp.sum(image * image)) / float(xp.sum(vector * vector)))
-    summation = gamma(max(math.prod(geometry.domain_shape), math.prod(geometry.range_shape)) + 4, U64)
-    return max(0.0, ratio * (1 - 2 * summation) - product_error(operator))
+    square, length = float(xp.sum(image * image)), float(xp.sum(vector * vector))
+    if square == 0.0 or length == 0.0:
+        return 0.0
+    summation = gamma(max(operator.shape) + 4, U64)
+    return max(0.0, math.sqrt(square / length) * (1 - 2 * summation) - product_error(operator))

@@ -8,10 +8,10 @@ import numpy as np
 
 from convla._array import namespace, on_device_of, to_numpy
 from convla._threads import blas_for
-from convla.linear_map import LinearMap, OfMap
+from convla.linear_map import LinearMap
 from convla.operators import ConvOperator
 from convla.spectra.result import End, SingularValues, placed, smallest_triplet, triplets
-from convla.spectra.roundoff import rounding_of_entries
+from convla.spectra.roundoff import in_double, rounding_of_entries
 from convla.spectra.status import Status
 from convla.toeplitz import check_room, unvec, vec
 from convla.typing import Array
@@ -52,19 +52,9 @@ def group_operators(operator: ConvOperator) -> list[ConvOperator]:
     if geometry.groups == 1:
         return [operator]
     size = geometry.out_channels // geometry.groups
-    return [
-        ConvOperator(
-            operator.kernel[group * size : (group + 1) * size, ...],
-            geometry.image_shape,
-            padding=geometry.padding,
-            stride=geometry.stride,
-            dilation=geometry.dilation,
-            boundary=geometry.boundary,
-            order=operator.order,
-            engine=operator.engine,
-        )
-        for group in range(geometry.groups)
-    ]
+    kernels = (operator.kernel[group * size : (group + 1) * size, ...] for group in range(geometry.groups))
+    single = geometry.replace(kernel_shape=(size, *geometry.kernel_shape[1:]), groups=1)
+    return [ConvOperator(kernel, single, order=operator.order, engine=operator.engine) for kernel in kernels]
 
 
 def dense_values(operator: LinearMap) -> SingularValues:
@@ -120,7 +110,8 @@ def dense_triplets(operator: LinearMap, k: int, end: End = "largest") -> Singula
     chosen = chosen[::-1][:k] if end == "largest" else chosen[:k]
     largest = float(spectrum.max())
     least = float(spectrum.ravel()[chosen].min()) / max(largest, float(np.finfo(float).tiny))
-    if not isinstance(operator, ConvOperator):  # which multiplies in its own dtype
+    whole = operator
+    if not isinstance(operator, ConvOperator):  # which multiplies in its own dtype, or in many steps
         operator = _Matrix(matrices[0, ...], operator)
     side = operator.T if wide else operator
     if least >= _GRAM_LIMIT:
@@ -154,7 +145,7 @@ def dense_triplets(operator: LinearMap, k: int, end: End = "largest") -> Singula
         left, right = (xp.take(vectors, places, axis=0) for vectors in (left, right))
     # A group is decomposed by itself: its rounding errors are those of its own largest value.
     own = largest if end == "largest" else float(spectrum[where[0]].max())
-    error = rounding(operator, own)
+    error = rounding(whole, own)
     floor = max(max(operator.shape) * float(np.finfo(float).eps) * own, error)
     singular = end == "smallest" and min(float(spectrum[where, ranks].min()), float(values.min())) <= floor
     return SingularValues(
@@ -180,18 +171,27 @@ def rounding(operator: LinearMap, largest: float) -> float:
     """Return what a backward stable decomposition in float64 leaves open of every value.
 
     Where taps meet in one entry of the matrix, beyond the edges of an image, they are summed with a rounding error
-    relative to their moduli, which may be far above the largest singular value: they may cancel.
+    relative to their moduli, which may be far above the largest singular value: they may cancel. So may the terms of a
+    sum of maps.
     """
     decomposition = float(np.finfo(np.float64).eps) * math.sqrt(min(operator.shape)) * largest
-    return decomposition + (rounding_of_entries(operator) if isinstance(operator, ConvOperator) else 0.0)
+    return decomposition + rounding_of_entries(operator)
 
 
-class _Matrix(OfMap):
+class _Matrix(LinearMap):
     """A map by its matrix in float64."""
 
     def __init__(self, matrix: Array, linear_map: LinearMap) -> None:
-        super().__init__(linear_map)
-        self._matrix = matrix
+        self._matrix, self._map = matrix, linear_map
+        self.order = linear_map.order
+
+    @property
+    def domain_shape(self) -> tuple[int, ...]:
+        return self._map.domain_shape
+
+    @property
+    def range_shape(self) -> tuple[int, ...]:
+        return self._map.range_shape
 
     @property
     def like(self) -> Array:
@@ -215,7 +215,7 @@ def _groups(operator: LinearMap) -> int:
 def _matrices(operator: LinearMap) -> Array:
     """Return the matrices of the groups in float64: shape (groups, m, n)."""
     xp = namespace(operator.like)
-    precise = operator.astype(xp.float64)
+    precise = operator.astype(xp.float64) if isinstance(operator, ConvOperator) else in_double(operator)
     if not isinstance(precise, ConvOperator) or precise.geometry.groups == 1:
         return precise.to_dense()[None, ...]
     groups = precise.geometry.groups

@@ -14,6 +14,7 @@ import numpy as np
 
 from convla._array import namespace, on_device_of
 from convla.geometry import ConvGeometry
+from convla.linear_map import LinearMap
 from convla.operators import ConvOperator
 from convla.spectra.certificate import U64, certified_norm_bound, gamma, provable, proved_below
 from convla.spectra.gram import GramMatrices
@@ -313,13 +314,13 @@ def _corner_norms(symbol: Symbol, peaks: Sequence[SymbolPeak], grid: TorusGrid) 
     return float(climbed_norms(symbol, peaks, near, steps=_GUESS_STEPS).max(initial=0.0))
 
 
-def dense_upper_bound(operator: ConvOperator, *, guess: float) -> UpperBound:
+def dense_upper_bound(operator: LinearMap, *, guess: float) -> UpperBound:
     """Bound the largest singular value of a scaled operator by its matrix, written out.
 
     Parameters
     ----------
-    operator : ConvOperator
-        Scaled by `convla.spectra.scaling.scaled_to_unit`.
+    operator : LinearMap
+        Scaled by `convla.spectra.scaling.scaled_to_unit` or `unit_scaled`.
     guess : float
         A Ritz value from a dense decomposition, rounded down.
 
@@ -332,7 +333,7 @@ def dense_upper_bound(operator: ConvOperator, *, guess: float) -> UpperBound:
     MemoryError
         If the matrix would not fit in memory.
     """
-    xp = namespace(operator.kernel)
+    xp = namespace(operator.like)
     matrix = in_double(operator).to_dense()
     if matrix.shape[0] < matrix.shape[1]:
         matrix = xp.matrix_transpose(matrix)

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from convla._array import namespace, on_device_of, to_numpy
-from convla.operators import ConvOperator
+from convla.linear_map import LinearMap
 from convla.spectra.parts import Part
 from convla.spectra.result import SingularValues, placed, weakest
 from convla.spectra.status import Status
@@ -17,17 +17,17 @@ from convla.typing import Array
 
 __all__ = ["all_of_parts", "largest_of_parts", "smallest_of_parts", "values_in"]
 
-_EVERY = slice(None)
+Parts = Sequence[Part[LinearMap]]
 
 
-def values_in(parts: Sequence[Part]) -> int:
+def values_in(parts: Parts) -> int:
     """Return how many singular values the parts of a matrix have together; what is missing in the matrix is zero."""
     return sum(part.copies * min(part.operator.shape) for part in parts)
 
 
-def all_of_parts(operator: ConvOperator, parts: Sequence[Part], found: Sequence[SingularValues]) -> SingularValues:
-    """Return all singular values of a convolution, given all of each part."""
-    xp = namespace(operator.kernel)
+def all_of_parts(operator: LinearMap, parts: Parts, found: Sequence[SingularValues]) -> SingularValues:
+    """Return all singular values of a map, given all of each part."""
+    xp = namespace(operator.like)
     pieces = [np.tile(to_numpy(result.values), part.copies) for part, result in zip(parts, found, strict=True)]
     errors = [np.tile(result.errors, part.copies) for part, result in zip(parts, found, strict=True)]
     zeros = np.zeros(min(operator.shape) - sum(map(len, pieces)))
@@ -35,17 +35,15 @@ def all_of_parts(operator: ConvOperator, parts: Sequence[Part], found: Sequence[
     order = np.argsort(-values, kind="stable")
     return replace(
         found[0],
-        values=on_device_of(values[order], operator.kernel, xp, dtype=xp.float64),
+        values=on_device_of(values[order], operator.like, xp, dtype=xp.float64),
         errors=doubts[order],
         upper=max(result.upper for result in found),
         status=weakest([result.status for result in found]),
     )
 
 
-def largest_of_parts(
-    operator: ConvOperator, parts: Sequence[Part], found: Sequence[SingularValues], k: int
-) -> SingularValues:
-    """Return the k largest singular triplets of a convolution, given as many of each part, or all that it has."""
+def largest_of_parts(operator: LinearMap, parts: Parts, found: Sequence[SingularValues], k: int) -> SingularValues:
+    """Return the k largest singular triplets of a map, given as many of each part, or all that it has."""
     places = [
         (float(value), number, index, copy)
         for number, (part, result) in enumerate(zip(parts, found, strict=True))
@@ -56,8 +54,8 @@ def largest_of_parts(
     return _collected(operator, parts, found, places[:k], upper=max(result.upper for result in found))
 
 
-def smallest_of_parts(operator: ConvOperator, parts: Sequence[Part], found: Sequence[SingularValues]) -> SingularValues:
-    """Return the smallest singular triplet of a convolution, given that of each part, none of which lacks vectors."""
+def smallest_of_parts(operator: LinearMap, parts: Parts, found: Sequence[SingularValues]) -> SingularValues:
+    """Return the smallest singular triplet of a map, given that of each part, none of which lacks vectors."""
     # A part that cannot be told from a singular one comes first, whatever smaller value another has.
     least = min(
         range(len(parts)), key=lambda number: (found[number].status != Status.RANK_DEFICIENT, found[number].value)
@@ -66,14 +64,14 @@ def smallest_of_parts(operator: ConvOperator, parts: Sequence[Part], found: Sequ
 
 
 def _collected(
-    operator: ConvOperator,
-    parts: Sequence[Part],
+    operator: LinearMap,
+    parts: Parts,
     found: Sequence[SingularValues],
     places: list[tuple[float, int, int, int]],
     *,
     upper: float,
 ) -> SingularValues:
-    xp = namespace(operator.kernel)
+    xp = namespace(operator.like)
     first = found[places[0][1]]
     statuses = [result.status for result in found]
     if Status.RANK_DEFICIENT in statuses and first.status == Status.RANK_DEFICIENT:
@@ -85,9 +83,11 @@ def _collected(
         rows = []
         for _, number, index, copy in places:
             part, vectors = parts[number], getattr(found[number], name)
-            positions = part.output(copy) if name == "left" else part.image(copy)
-            shape = operator.range_shape if name == "left" else operator.domain_shape
-            rows.append(placed(vectors[index : index + 1, ...], _EVERY, positions, shape))
+            there = vectors[index : index + 1, ...]
+            if name == "left":
+                rows.append(placed(there, part.outputs, part.output(copy), operator.range_shape))
+            else:
+                rows.append(placed(there, part.inputs, part.image(copy), operator.domain_shape))
         return xp.concat(rows)
 
     def numbers(name: str) -> np.ndarray:
@@ -95,7 +95,7 @@ def _collected(
 
     whole = first.left is not None and first.right is not None
     return SingularValues(
-        values=on_device_of([place[0] for place in places], operator.kernel, xp, dtype=xp.float64),
+        values=on_device_of([place[0] for place in places], operator.like, xp, dtype=xp.float64),
         left=gathered("left") if whole else None,
         right=gathered("right") if whole else None,
         residuals=numbers("residuals") if whole else None,

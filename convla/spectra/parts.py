@@ -11,32 +11,41 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
+from typing import Generic, TypeVar
 
 import numpy as np
 
 from convla._array import namespace, to_numpy
+from convla.algebra import BlockDiagonal
 from convla.geometry import ConvGeometry
+from convla.linear_map import LinearMap
 from convla.operators import ConvOperator
 
-__all__ = ["Part", "direct_sum"]
+__all__ = ["Part", "blocks_of", "direct_sum"]
+
+P = TypeVar("P", bound=LinearMap, covariant=True)
 
 
 @dataclass(frozen=True)
-class Part:
-    """One of the blocks that a convolution's matrix falls into, and where its copies are.
+class Part(Generic[P]):
+    """One of the blocks that a map's matrix falls into, and where its copies are.
 
     Attributes
     ----------
-    operator : ConvOperator
-        The block, with the groups of the whole.
+    operator : LinearMap
+        The block; of a convolution, a convolution with the groups of the whole.
     places : tuple of tuple of (slice, slice)
-        Along each axis, the positions of every copy in the image and in the output.
+        Along each axis, the positions of every copy in the image and in the output; none where it has all positions.
+    inputs, outputs : slice
+        Its channels in the image and in the output.
     """
 
-    operator: ConvOperator
-    places: tuple[tuple[tuple[slice, slice], ...], ...]
+    operator: P
+    places: tuple[tuple[tuple[slice, slice], ...], ...] = ()
+    inputs: slice = field(default_factory=lambda: slice(None))
+    outputs: slice = field(default_factory=lambda: slice(None))
 
     @property
     def copies(self) -> int:
@@ -69,7 +78,26 @@ class _AxisPart:
 _Kinds = dict[_AxisPart, list[tuple[slice, slice]]]
 
 
-def direct_sum(operator: ConvOperator) -> list[Part]:
+def blocks_of(whole: BlockDiagonal) -> list[Part[LinearMap]]:
+    """Return the parts of a block diagonal map, each on channels of its own.
+
+    Examples
+    --------
+    >>> from convla import block_diagonal, identity
+    >>> from convla.spectra.parts import blocks_of
+    >>> [part.inputs for part in blocks_of(block_diagonal([identity((1, 2)), identity((3, 2))]))]
+    [slice(0, 1, None), slice(1, 4, None)]
+    """
+    places = []
+    for shapes in ([part.domain_shape for part in whole.parts], [part.range_shape for part in whole.parts]):
+        ends = list(itertools.accumulate(shape[0] for shape in shapes))
+        places.append([slice(end - shape[0], end) for shape, end in zip(shapes, ends, strict=True)])
+    return [
+        Part(part, inputs=inputs, outputs=outputs) for part, inputs, outputs in zip(whole.parts, *places, strict=True)
+    ]
+
+
+def direct_sum(operator: ConvOperator) -> list[Part[ConvOperator]]:
     """Return the distinct blocks of a convolution's matrix; none if the kernel is zero.
 
     Parameters

@@ -181,10 +181,13 @@ def smallest_triplet(
 
 
 def placed(vectors: Array, channels: slice, positions: Sequence[slice], shape: Sequence[int]) -> Array:
-    """Place vectors (k, channels, *positions) of a part of an image among zeros: (k, *shape)."""
+    """Place vectors (k, channels, *positions) of a part of an image among zeros: (k, *shape).
+
+    Of axes for which `positions` says nothing, the part has all.
+    """
     xp = namespace(vectors)
     whole = xp.zeros((vectors.shape[0], *shape), dtype=vectors.dtype, device=device_of(vectors))
-    return xpx.at(whole)[(slice(None), channels, *positions)].set(vectors)
+    return xpx.at(whole)[(slice(None), channels, *positions, ...)].set(vectors)
 
 
 def of_zero(operator: LinearMap, k: int) -> SingularValues:

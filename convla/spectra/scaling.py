@@ -1,20 +1,25 @@
-"""Operators scaled by a power of two, so that no square of a norm can overflow or underflow, and the way back."""
+"""Maps scaled by a power of two, so that no square of a norm can overflow or underflow, and the way back."""
 
 from __future__ import annotations
 
 import functools
 import math
+import operator
 import sys
+from fractions import Fraction
 
 import numpy as np
 
 from convla._array import is_exact, namespace, on_device_of, to_numpy
+from convla.algebra import BlockDiagonal, Converted, Diagonal, Identity, Product, Scaled, Stack, Sum, Zero
+from convla.algebra.composite import steps_of
+from convla.linear_map import LinearMap, Transpose
 from convla.operators import ConvOperator
 
-__all__ = ["scale_down", "scale_up", "scaled_to_unit"]
+__all__ = ["exponent_of", "rounded_down", "rounded_up", "scaled_by_images", "scaled_to_unit", "unit_scaled"]
 
 
-def scaled_to_unit(operator: ConvOperator) -> tuple[ConvOperator, int]:
+def scaled_to_unit(convolution: ConvOperator) -> tuple[ConvOperator, int]:
     """Return an operator whose largest kernel entry lies in [0.5, 1), and the exponent e with M = 2^e scaled.
 
     Taps that never meet the image are set to 0, as M does not hold them; a kernel without a live entry becomes zero.
@@ -40,13 +45,13 @@ def scaled_to_unit(operator: ConvOperator) -> tuple[ConvOperator, int]:
     >>> scaled.kernel, exponent
     (array([[[0.  , 0.75, 0.  ]]]), 2)
     """
-    kernel = operator.kernel
+    kernel = convolution.kernel
     xp = namespace(kernel)
     if kernel.dtype == object:
         raise TypeError("operator must have a kernel of float32, float64 or integers, got dtype object")
     if is_exact(kernel):
         kernel = xp.astype(kernel, xp.float64)
-    live = operator.geometry.live_taps
+    live = convolution.geometry.live_taps
     if not all(map(all, live)):
         mask = functools.reduce(np.multiply.outer, map(np.array, live))
         kernel = xp.where(on_device_of(mask, kernel, xp), kernel, xp.zeros_like(kernel))
@@ -60,36 +65,123 @@ def scaled_to_unit(operator: ConvOperator) -> tuple[ConvOperator, int]:
         exponent = math.frexp(largest)[1]
         half = exponent // 2  # in two factors: 2^e itself may be beyond the dtype's range
         kernel = kernel * 2.0**-half * 2.0 ** -(exponent - half)
-    return operator.with_kernel(kernel), exponent
+    return convolution.with_kernel(kernel), exponent
 
 
-def scale_up(value: float, exponent: int) -> float:
-    """Return the least float64 that is at least ``value 2^exponent``, value being at least 0.
+def unit_scaled(linear_map: LinearMap) -> tuple[LinearMap, int | None]:
+    """Return a map whose parts are of order 1 beside each other, and the exponent e with M = 2^e scaled.
+
+    Convolutions are scaled as by `scaled_to_unit`, a map of one's own by what it makes of random arrays. Between the
+    parts of a sum the relation of their sizes stays; what vanishes beside the largest is below ``2^-1000`` of it.
+
+    Returns
+    -------
+    scaled : LinearMap
+    exponent : int or None
+        None where the map is known to be zero.
+
+    Raises
+    ------
+    ValueError
+        If a map of one's own gives infinity or NaN for finite arrays.
 
     Examples
     --------
-    >>> from convla.spectra.scaling import scale_up
-    >>> scale_up(1.5, -1074), scale_up(1.0, 1024)
+    >>> import numpy as np
+    >>> from convla import ConvOperator
+    >>> from convla.spectra.scaling import unit_scaled
+    >>> small, large = (ConvOperator(np.array([[[size]]]), (1,)) for size in (1e-200, 1e200))
+    >>> scaled, exponent = unit_scaled(small @ large @ large)
+    >>> round(float(scaled.to_dense()[0, 0]), 6), exponent  # 0.326605 * 2^666 = 1e200
+    (0.326605, 666)
+    """
+    if isinstance(linear_map, ConvOperator):
+        scaled, exponent = scaled_to_unit(linear_map)
+        zero = not bool(namespace(scaled.kernel).any(scaled.kernel != 0))
+        return scaled, None if zero else exponent
+    if isinstance(linear_map, (Identity, Zero)):
+        return linear_map, 0 if isinstance(linear_map, Identity) else None
+    if isinstance(linear_map, Scaled):
+        inner, found = unit_scaled(linear_map.unscaled)
+        shift = exponent_of(linear_map.factor)
+        return inner * (linear_map.factor / Fraction(2) ** shift), None if found is None else found + shift
+    if isinstance(linear_map, (Transpose, Converted)):
+        inner, found = unit_scaled(linear_map._parts[0])
+        return linear_map._rebuilt((inner,)), found
+    if isinstance(linear_map, (Sum, Product, Stack, BlockDiagonal)):
+        pairs = [unit_scaled(part) for part in linear_map._parts]
+        exponents = [found for _, found in pairs if found is not None]
+        if isinstance(linear_map, Product):
+            whole = sum(exponents) if len(exponents) == len(pairs) else None
+            return linear_map._rebuilt(tuple(part for part, _ in pairs)), whole
+        top = max(exponents, default=0)
+        parts = (part if found in (None, top) else part * Fraction(2) ** (found - top) for part, found in pairs)
+        return linear_map._rebuilt(tuple(parts)), top if exponents else None
+    if isinstance(linear_map, Diagonal):
+        largest = float(namespace(linear_map.values).max(namespace(linear_map.values).abs(linear_map.values)))
+        if largest == 0:
+            return linear_map, None
+        exponent = math.frexp(largest)[1]
+        values = functools.reduce(operator.mul, steps_of(Fraction(2) ** -exponent), linear_map.values)
+        return Diagonal(values, linear_map.domain_shape, linear_map.order), exponent
+    found = _size_of_images(linear_map)
+    return (linear_map * Fraction(2) ** -found if found else linear_map), found
+
+
+def scaled_by_images(linear_map: LinearMap) -> tuple[LinearMap, int]:
+    """Return a map scaled by what it makes of random arrays, and the exponent e with M = 2^e scaled."""
+    found = _size_of_images(linear_map) or 0
+    return (linear_map * Fraction(2) ** -found if found else linear_map), found
+
+
+def _size_of_images(linear_map: LinearMap) -> int | None:
+    """Return the exponent of the largest entry of the images of random arrays under a map and its transpose."""
+    like, xp = linear_map.like, namespace(linear_map.like)
+    shapes = (linear_map.domain_shape, linear_map.range_shape)
+    draws = [np.random.default_rng(0).standard_normal(shape) for shape in shapes]
+    arrays = [on_device_of(draw, like, xp, dtype=linear_map.dtype) for draw in draws]
+    with np.errstate(over="ignore", invalid="ignore"):
+        images = (linear_map.apply(arrays[0]), linear_map.adjoint(arrays[1]))
+        sizes = [float(xp.max(xp.abs(image))) for image in images]
+    if not all(map(math.isfinite, sizes)):
+        raise ValueError("operator must map finite arrays to finite ones, got infinity or NaN for random ones")
+    return math.frexp(max(sizes))[1] if max(sizes) > 0 else None
+
+
+def exponent_of(number: Fraction) -> int:
+    """Return an integer e with ``2^(e-1) < abs(number) < 2^(e+1)``."""
+    return abs(number.numerator).bit_length() - number.denominator.bit_length()
+
+
+def rounded_up(value: Fraction) -> float:
+    """Return the least float64 that is at least a number, which is not negative.
+
+    Examples
+    --------
+    >>> from fractions import Fraction
+    >>> from convla.spectra.scaling import rounded_up
+    >>> rounded_up(Fraction(3, 2) / 2**1074), rounded_up(Fraction(2) ** 1024)
     (1e-323, inf)
     """
     try:
-        scaled = math.ldexp(value, exponent)
+        nearest = float(value)
     except OverflowError:
         return math.inf
-    return scaled if math.ldexp(scaled, -exponent) >= value else math.nextafter(scaled, math.inf)
+    return nearest if nearest == math.inf or Fraction(nearest) >= value else math.nextafter(nearest, math.inf)
 
 
-def scale_down(value: float, exponent: int) -> float:
-    """Return the largest float64 that is at most ``value 2^exponent``, value being at least 0.
+def rounded_down(value: Fraction) -> float:
+    """Return the largest float64 that is at most a number, which is not negative.
 
     Examples
     --------
-    >>> from convla.spectra.scaling import scale_down
-    >>> scale_down(1.5, -1074), scale_down(1.0, 1024)
+    >>> from fractions import Fraction
+    >>> from convla.spectra.scaling import rounded_down
+    >>> rounded_down(Fraction(3, 2) / 2**1074), rounded_down(Fraction(2) ** 1024)
     (5e-324, 1.7976931348623157e+308)
     """
     try:
-        scaled = math.ldexp(value, exponent)
+        nearest = float(value)
     except OverflowError:
         return sys.float_info.max
-    return scaled if math.ldexp(scaled, -exponent) <= value else math.nextafter(scaled, 0.0)
+    return nearest if Fraction(nearest) <= value else math.nextafter(nearest, 0.0)

@@ -29,7 +29,7 @@ from convla.spectra.roundoff import rounding_of_entries
 from convla.spectra.search import lanczos_triplets
 from convla.spectra.status import Status
 
-__all__ = ["SmallestMethod", "smallest_of_problem"]
+__all__ = ["SmallestMethod", "exactly_singular", "smallest_of_problem"]
 
 SmallestMethod = Literal["auto", "dense", "fourier", "inverse", "lanczos"]
 
@@ -49,7 +49,7 @@ def smallest_of_problem(
         return _smallest_by_fourier(precise)
     parts = direct_sum(precise)
     if values_in(parts) < min(precise.shape):
-        return _exactly_singular(precise, method if method != "auto" else "dense")
+        return exactly_singular(precise, method if method != "auto" else "dense")
     found = [_smallest_of_map(part.operator, rtol, method, max_matvecs, rng) for part in parts]
     result = found[0] if parts[0].operator is precise else smallest_of_parts(precise, parts, found)
     in_dtype = {
@@ -96,7 +96,7 @@ def _smallest_by_inverse(
     for number, group in enumerate(group_operators(operator)):
         found = smallest_by_inverse(group, rtol=rtol, max_matvecs=max_matvecs, rng=rng)
         if found is None:
-            return _exactly_singular(operator, "inverse")
+            return exactly_singular(operator, "inverse")
         matvecs += found.matvecs
         # A group that cannot be told from a singular one comes first, whatever smaller value another has.
         if best is None or (found.value > found.floor, found.value) < (best.value > best.floor, best.value):
@@ -135,11 +135,12 @@ def _smallest_by_inverse(
 def _smallest_by_fourier(operator: ConvOperator) -> SingularValues:
     # Repeated outputs, and phases that no tap reads, add singular values 0 to those of the symbol.
     if fourier_is_exact(operator.geometry) and values_of_symbol(operator) < min(operator.shape):
-        return _exactly_singular(operator, "fourier")
+        return exactly_singular(operator, "fourier")
     return fourier_triplets(operator, 1, smallest=True)
 
 
-def _exactly_singular(operator: ConvOperator, method: str) -> SingularValues:
-    xp = namespace(operator.kernel)
-    zero = on_device_of(np.zeros(1), operator.kernel, xp, dtype=xp.float64)
+def exactly_singular(operator: LinearMap, method: str) -> SingularValues:
+    """Return the value 0, without vectors."""
+    xp = namespace(operator.like)
+    zero = on_device_of(np.zeros(1), operator.like, xp, dtype=xp.float64)
     return SingularValues(zero, None, None, None, np.zeros(1), math.inf, 0, Status.RANK_DEFICIENT, method)

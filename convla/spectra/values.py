@@ -8,17 +8,21 @@ from typing import get_args
 
 import numpy as np
 
-from convla._array import namespace, to_numpy
+from convla._array import as_float_array, namespace, to_numpy
 from convla._threads import blas_on_one_thread
 from convla._validate import check_array, check_choice, check_integer
+from convla.algebra import BlockDiagonal, Diagonal, Identity, Zero
 from convla.errors import ConvergenceWarning, ShapeError
 from convla.linear_map import LinearMap
-from convla.spectra.border import Problem, prepared, tolerance_of
+from convla.spectra.border import Problem, check_map, finished, prepared, tolerance_of, without_factor
 from convla.spectra.dense import dense_values
+from convla.spectra.diagonals import diagonal_triplets
 from convla.spectra.fourier import fourier_triplets
 from convla.spectra.largest import Criterion, Method, Search, fourier_is_best, largest_in_parts
+from convla.spectra.merge import all_of_parts, largest_of_parts, smallest_of_parts, values_in
+from convla.spectra.parts import blocks_of
 from convla.spectra.result import SingularValues
-from convla.spectra.smallest import SmallestMethod, smallest_of_problem
+from convla.spectra.smallest import SmallestMethod, exactly_singular, smallest_of_problem
 from convla.spectra.status import Status
 from convla.typing import Array, ArrayLike, Seed
 
@@ -210,16 +214,16 @@ def smallest_singular_value(
     >>> float(smallest_singular_value(ConvOperator(np.array([[[1.0, 0.5, 0.0]]]), (32,)))) < 1e-9
     True
     """
-    problem = prepared(operator)
+    check_map(operator)
     check_choice("method", method, get_args(SmallestMethod))
     check_integer("max_matvecs", max_matvecs, minimum=2)
     tolerance = tolerance_of(operator, rtol, (1e-6, 1e-10))
     with blas_on_one_thread():
-        result = smallest_of_problem(problem, tolerance, method, max_matvecs, np.random.default_rng(rng))
+        result = _smallest(operator, tolerance, method, max_matvecs, np.random.default_rng(rng))
     if result.status == Status.NOT_CONVERGED:
         what = f"the smallest singular value was not found to a relative accuracy of {tolerance:.1e}"
         _warn(what, result, stacklevel=3)
-    return problem.finished(result)
+    return result
 
 
 def condition_number(operator: LinearMap, *, rtol: float | None = None, rng: Seed = 0) -> float:
@@ -256,9 +260,10 @@ def condition_number(operator: LinearMap, *, rtol: float | None = None, rng: See
     >>> round(condition_number(ConvOperator(np.array([[[-1.0, 2.0, -1.0]]]), (9,))), 6)  # cot(pi / 20)^2
     39.863458
     """
-    scaled = prepared(operator).operator  # the ratio is there where the values themselves are out of range
+    problem = prepared(operator)
+    scaled = problem.operator  # the ratio is there where the values themselves are out of range
     smallest = smallest_singular_value(scaled, rtol=rtol, rng=rng)
-    if smallest.status == Status.RANK_DEFICIENT or smallest.value == 0.0:
+    if smallest.status == Status.RANK_DEFICIENT or smallest.value <= problem.slack:
         return math.inf
     return largest_singular_value(scaled, rtol=rtol, rng=rng).value / smallest.value
 
@@ -275,7 +280,7 @@ def _largest(
     rng: Seed,
 ) -> SingularValues:
     """Do the work of `singular_values` and `largest_singular_value`."""
-    problem = prepared(operator)
+    check_map(operator)
     if k is not None:
         k = check_integer("k", k, minimum=1, maximum=min(operator.shape))
     check_choice("method", method, get_args(Method))
@@ -288,21 +293,59 @@ def _largest(
         check_integer("max_matvecs", max_matvecs, minimum=2),
         np.random.default_rng(rng),
     )
-    first = None if start is None else _given_start(problem, start)
-    convolution = problem.convolution
+    first = None if start is None else _given_start(operator, start)
     with blas_on_one_thread():
-        if convolution is None:
-            if method == "fourier":
-                raise ValueError(f"method 'fourier' needs a convolution, got {type(operator).__name__}")
-            result = dense_values(problem.operator) if k is None else search.largest(problem.operator, k, first)
-        elif search.method == "fourier" or (method == "auto" and fourier_is_best(convolution, k)):
-            result = fourier_triplets(convolution, k)
-        else:
-            result = largest_in_parts(convolution, k, search, first)
+        result = _largest_triplets(operator, k, search, first)
     if result.status == Status.NOT_CONVERGED:
         what = f"the {k} largest singular value(s) were not found to a relative accuracy of {search.rtol:.1e}"
         _warn(what, result, stacklevel=4)
-    return problem.finished(result)
+    return result
+
+
+def _largest_triplets(operator: LinearMap, k: int | None, search: Search, start: Array | None) -> SingularValues:
+    """Return the k largest triplets, or all values, of a map: of a direct sum, from those of its blocks."""
+    unscaled, factor = without_factor(operator)
+    if isinstance(unscaled, (Diagonal, Identity, Zero)) and search.method != "fourier":
+        return finished(diagonal_triplets(unscaled, k), factor, operator)
+    blocks = blocks_of(unscaled) if isinstance(unscaled, BlockDiagonal) else []
+    if blocks and (k is None or values_in(blocks) >= k):  # else zeros are wanted, with vectors
+        found = []
+        for block in blocks:
+            most = None if k is None else min(k, *block.operator.shape)
+            piece = None if start is None else start[:, block.inputs, ...]
+            found.append(_largest_triplets(block.operator, most, search, piece))
+        if k is None:
+            return finished(all_of_parts(unscaled, blocks, found), factor, operator)
+        return finished(largest_of_parts(unscaled, blocks, found, k), factor, operator)
+    problem = prepared(operator)
+    convolution = problem.convolution
+    first = None if start is None else _for_problem(problem, start)
+    if convolution is None:
+        if search.method == "fourier":
+            raise ValueError(f"method 'fourier' needs a convolution, got {type(operator).__name__}")
+        result = dense_values(problem.operator) if k is None else search.largest(problem.operator, k, first)
+    elif search.method == "fourier" or (search.method == "auto" and fourier_is_best(convolution, k)):
+        result = fourier_triplets(convolution, k)
+    else:
+        result = largest_in_parts(convolution, k, search, first)
+    return problem.finished(result, search.rtol)
+
+
+def _smallest(
+    operator: LinearMap, rtol: float, method: SmallestMethod, max_matvecs: int, rng: np.random.Generator
+) -> SingularValues:
+    """Return the smallest triplet of a map: of a direct sum, from those of its blocks."""
+    unscaled, factor = without_factor(operator)
+    if isinstance(unscaled, (Diagonal, Identity, Zero)) and method != "fourier":
+        return finished(diagonal_triplets(unscaled, 1, "smallest"), factor, operator)
+    if isinstance(unscaled, BlockDiagonal):
+        blocks = blocks_of(unscaled)
+        if values_in(blocks) < min(operator.shape):
+            return finished(exactly_singular(unscaled, method if method != "auto" else "dense"), factor, operator)
+        found = [_smallest(block.operator, rtol, method, max_matvecs, rng) for block in blocks]
+        return finished(smallest_of_parts(unscaled, blocks, found), factor, operator)
+    problem = prepared(operator)
+    return problem.finished(smallest_of_problem(problem, rtol, method, max_matvecs, rng), rtol)
 
 
 def _warn(what: str, result: SingularValues, *, stacklevel: int) -> None:
@@ -314,19 +357,25 @@ def _warn(what: str, result: SingularValues, *, stacklevel: int) -> None:
     )
 
 
-def _given_start(problem: Problem, start: SingularValues | ArrayLike) -> Array:
-    """Return the sum of the right singular vectors, or images, to start from, as an image of the problem's map."""
-    given, operator = problem.given, problem.operator
-    shape = given.domain_shape
-    xp = namespace(given.like)
+def _given_start(operator: LinearMap, start: SingularValues | ArrayLike) -> Array:
+    """Return the sum of the right singular vectors, or images, to start from: (1, *domain_shape)."""
+    shape, xp = operator.domain_shape, namespace(operator.like)
     vectors = start.right if isinstance(start, SingularValues) else start
     array = check_array("start", vectors, xp, min_ndim=len(shape), axes=f"(..., {', '.join(map(str, shape))})")
     if tuple(array.shape[-len(shape) :]) != shape:
         raise ShapeError(f"start must have shape (..., {', '.join(map(str, shape))}), got {tuple(array.shape)}")
-    if namespace(operator.like) is not xp:
-        array, xp = to_numpy(array), namespace(operator.like)
-    array = xp.sum(xp.reshape(xp.astype(array, operator.dtype), (-1, *shape)), axis=0, keepdims=True)
-    array = operator.adjoint(array) if problem.transposed else array
+    array = xp.sum(xp.reshape(as_float_array(array, xp), (-1, *shape)), axis=0, keepdims=True)
     if not bool(xp.any(array != 0)):
         raise ValueError("start must not be zero, nor sum to zero over its leading axes")
     return array
+
+
+def _for_problem(problem: Problem, start: Array) -> Array | None:
+    """Return an image to start from as one of the problem's map; None where it says nothing of it."""
+    operator = problem.operator
+    xp = namespace(operator.like)
+    if namespace(start) is not xp:
+        start = to_numpy(start)
+    start = xp.astype(start, operator.dtype)
+    start = operator._adjoint(start) if problem.transposed else start
+    return start if bool(xp.any(start != 0)) else None
