@@ -27,6 +27,7 @@ SETTINGS: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
     ),
     "circular": ((2, 3, 3), (5,), {"padding": "same", "boundary": "circular"}),
     "reflect": ((2, 2, 3), (4,), {"padding": 2, "boundary": "reflect"}),
+    "cropped": ((2, 2, 3), (6,), {"padding": ((-1, 2),)}),
 }
 
 
@@ -54,7 +55,7 @@ def _close(got: Any, expected: Any, dtype: str, factor: float = 100) -> bool:
 
 @pytest.mark.parametrize(
     ("name", "dtype"),
-    [("zeros, stride, groups", "float32"), ("circular", "float64"), ("reflect", "float64")],
+    [("zeros, stride, groups", "float32"), ("circular", "float64"), ("reflect", "float64"), ("cropped", "float32")],
     indirect=["dtype"],
 )
 def test_the_layer_and_its_adjoints(name: str, dtype: str) -> None:

@@ -26,6 +26,7 @@ SETTINGS: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
     "circular, wrapped": ((2, 1, 5), (3,), {"boundary": "circular", "padding": 2}),
     "reflect": ((2, 2, 3), (6,), {"boundary": "reflect"}),
     "replicate": ((2, 1, 3, 3), (4, 4), {"boundary": "replicate"}),
+    "symmetric": ((2, 2, 3), (6,), {"boundary": "symmetric"}),
     "three axes": ((2, 1, 2, 2, 2), (3, 3, 3), {}),
 }
 

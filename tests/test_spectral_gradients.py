@@ -26,6 +26,7 @@ SETTINGS: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
     "circular": ((2, 2, 3), (6,), {"boundary": "circular"}),
     "reflect": ((2, 1, 3, 3), (4, 3), {"boundary": "reflect"}),
     "replicate": ((2, 2, 3), (6,), {"boundary": "replicate", "stride": 2}),
+    "symmetric": ((3, 2, 3), (5,), {"boundary": "symmetric"}),
 }
 
 Function = Callable[[Any], float]
