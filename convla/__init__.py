@@ -26,6 +26,7 @@ from convla.similarity import (
     network_similarity,
 )
 from convla.spectra import (
+    ConditionNumber,
     SingularValueBounds,
     SingularValues,
     SpectralGradient,
@@ -56,6 +57,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ClippedKernel",
+    "ConditionNumber",
     "ConvGeometry",
     "ConvOperator",
     "Initialization",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from fractions import Fraction
 from numbers import Rational
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from convla.errors import ShapeError
 from convla.typing import Array, ArrayLike, Engine, Namespace
 
 __all__ = ["laplacian_smoothing", "normalized_gradient", "reweighted_gradient", "sobolev_gradient"]
+
+Discretization = Literal["circulant", "riemann"]
+SmoothingMethod = Literal["auto", "sweeps", "fft"]
 
 
 def reweighted_gradient(
@@ -89,7 +92,7 @@ def sobolev_gradient(
     *,
     axis: int | None = 0,
     blend: float | Rational = 0,
-    discretization: str = "circulant",
+    discretization: Discretization = "circulant",
     engine: Engine = "auto",
 ) -> Array:
     """Return the gradient in the channel-directed Sobolev metric, smooth and periodic along one axis.
@@ -154,7 +157,7 @@ def sobolev_gradient(
     xp = namespace(gradient)
     gradient, blocks = _check_gradient(gradient, axis, xp, exact=True)
     weight = _check_lam(lam, gradient)
-    check_choice("discretization", discretization, ("circulant", "riemann"))
+    check_choice("discretization", discretization, get_args(Discretization))
     share = blend if _keeps(blend, gradient) else check_real("blend", blend)
     if share < 0:
         raise ValueError(f"blend must be at least 0, got {blend}")
@@ -169,7 +172,7 @@ def laplacian_smoothing(
     sigma: float,
     *,
     axis: int | None = None,
-    method: str = "auto",
+    method: SmoothingMethod = "auto",
     engine: Engine = "auto",
 ) -> Array:
     """Return ``(I - sigma L)^-1`` of a gradient, L the periodic second difference along one axis.
@@ -224,7 +227,7 @@ def laplacian_smoothing(
     gradient, blocks = _check_gradient(gradient, axis, xp, exact=False)
     check_array("gradient", gradient, xp)  # at sigma = 0 no entry shows in another
     sigma = check_real("sigma", sigma, minimum=0.0)
-    check_choice("method", method, ("auto", "sweeps", "fft"))
+    check_choice("method", method, get_args(SmoothingMethod))
     if method == "auto":
         compiled = _smooth.resolve(blocks, sigma, engine=engine) is not _smooth.reference
         method = "sweeps" if compiled or engine == "reference" else "fft"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -32,14 +32,17 @@ FLOAT32_PRODUCT = 9.0
 # And above this singular value, whose inverse is well within the range of float32.
 FLOAT32_LEAST = 1e-30
 
+OrthonormalMethod = Literal["exact", "svd", "newton-schulz", "polar-express"]
+RankDeficient = Literal["partial", "complete"]
+
 
 def orthonormalize(
     gradient: ArrayLike,
     *,
-    method: str = "exact",
+    method: OrthonormalMethod = "exact",
     batch_axes: int = 0,
     groups: int = 1,
-    rank_deficient: str = "partial",
+    rank_deficient: RankDeficient = "partial",
     rtol: float | None = None,
     lower_bound: float = 1e-5,
 ) -> Array:
@@ -111,8 +114,8 @@ def orthonormalize(
     xp = namespace(gradient)
     batch = check_integer("batch_axes", batch_axes, minimum=0)
     gradient = check_floating("gradient", gradient, xp, min_ndim=batch + 2, axes="(..., c_out, c_in, *kernel)")
-    check_choice("method", method, tuple(METHODS))
-    check_choice("rank_deficient", rank_deficient, ("partial", "complete"))
+    check_choice("method", method, get_args(OrthonormalMethod))
+    check_choice("rank_deficient", rank_deficient, get_args(RankDeficient))
     lower_bound = check_real("lower_bound", lower_bound, minimum=1e-12, maximum=1.0)
     complete = rank_deficient == "complete"
     if complete and method not in ("exact", "svd"):

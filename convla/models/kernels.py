@@ -229,7 +229,7 @@ def initialize_file(
         iterations=iterations,
         learning_rate=learning_rate,
         keep_norms=keep_norms,
-        state=start,
+        start=start,
         progress=after_step,
     )
     rewrite_weights(source, target, result.kernels)

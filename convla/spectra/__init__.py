@@ -12,6 +12,7 @@ from convla.spectra.gradients import (
 from convla.spectra.result import SingularValues
 from convla.spectra.status import Status
 from convla.spectra.values import (
+    ConditionNumber,
     condition_number,
     largest_singular_value,
     singular_values,
@@ -19,6 +20,7 @@ from convla.spectra.values import (
 )
 
 __all__ = [
+    "ConditionNumber",
     "SingularValueBounds",
     "SingularValues",
     "SpectralGradient",

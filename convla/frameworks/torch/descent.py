@@ -123,7 +123,7 @@ class OrthonormalSGD(torch.optim.Optimizer):  # type: ignore[misc]
         groups: list[dict[str, Any]] = [{"params": list(chosen), "orthonormal": True, **orthonormal}]
         if rest:
             groups.append({"params": rest, "orthonormal": False, **other})
-        self._method = method
+        self._method: Any = method
         self._groups = {weight: getattr(layer, "groups", 1) for weight, layer in chosen.items()}
         self._factors = {weight: _factor(layer, norm) for weight, layer in chosen.items()}
         super().__init__(groups, {})

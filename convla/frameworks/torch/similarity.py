@@ -103,7 +103,7 @@ def minimize_similarity_(
     learning_rate: float = 0.001,
     betas: tuple[float, float] = (0.5, 0.999),
     keep_norms: bool = False,
-    state: Initialization | None = None,
+    start: Initialization | None = None,
     progress: Callable[[Initialization], None] | None = None,
 ) -> Initialization:
     """Minimise a network's convolutional similarity before training, in place (CSM Algorithm 1).
@@ -114,13 +114,13 @@ def minimize_similarity_(
         The weights of its layers, those of `convolutions`, are changed, except where they are frozen
         (``requires_grad=False``). Nothing else is.
     iterations : int, default 200
-        Steps of Adam in all, those of `state` among them. CSM takes 500 for CNN1 and CNN2, 200 for ResNet18.
+        Steps of Adam in all, those of `start` among them. CSM takes 500 for CNN1 and CNN2, 200 for ResNet18.
     learning_rate, betas
         Of Adam: the defaults are CSM's for ResNet18.
     keep_norms : bool, default False
         Minimise the normalised similarity instead, and bring every filter back to its norm at the start after each
         step. Without it the loss is the published one, which is least at weights that are 0, and the norms fall.
-    state : Initialization, optional
+    start : Initialization, optional
         What an earlier call returned: go on from there, with the same settings, whatever the weights are now.
     progress : callable, optional
         Called with the state after each step. If it raises, the weights stay as they were.
@@ -169,7 +169,7 @@ def minimize_similarity_(
         learning_rate=learning_rate,
         betas=betas,
         keep_norms=keep_norms,
-        state=state,
+        start=start,
         progress=progress,
     )
     kernels = {name: torch.as_tensor(kernel) for name, kernel in result.kernels.items()}

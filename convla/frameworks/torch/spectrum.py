@@ -6,7 +6,7 @@ Each takes the operator of a tensor, whose graph it joins: ``largest_singular_va
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -165,7 +165,9 @@ def singular_values(operator: LinearMap, k: int, **options: Any) -> Tensor:
     )
 
 
-def penalty(operator: LinearMap, alpha: float, *, gram: str = "input", cluster_rtol: float | None = None) -> Tensor:
+def penalty(
+    operator: LinearMap, alpha: float, *, gram: Literal["input", "smaller"] = "input", cluster_rtol: float | None = None
+) -> Tensor:
     """Return `convla.penalty`, sigma_max(M^T M - alpha I), differentiable once in its kernel by `penalty_gradient`.
 
     It finds the singular values anew in each call; `SpectralPenalty` follows them.
@@ -200,10 +202,10 @@ def penalty(operator: LinearMap, alpha: float, *, gram: str = "input", cluster_r
     """
 
     def value(found: LinearMap) -> Tensor:
-        return penalties.penalty(found, alpha, gram=gram)  # type: ignore[arg-type]
+        return penalties.penalty(found, alpha, gram=gram)
 
     def both(found: LinearMap) -> tuple[Tensor, Tensor]:
-        slope = penalties.penalty_gradient(found, alpha, gram=gram, cluster_rtol=cluster_rtol)  # type: ignore[arg-type]
+        slope = penalties.penalty_gradient(found, alpha, gram=gram, cluster_rtol=cluster_rtol)
         return value(found), slope
 
     return _joined(operator, value, both)
