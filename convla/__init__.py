@@ -9,6 +9,7 @@ from convla.linear_map import LinearMap
 from convla.operators import ConvOperator, TransposedConvOperator
 from convla.orthonormal import orthonormalize, orthonormalize_operator
 from convla.penalties import PenaltyDescent, Trace, minimize_penalty, penalty, penalty_gradient
+from convla.projections import ClippedKernel, OrthogonalKernel, clip_singular_values, nearest_orthogonal
 from convla.similarity import (
     Initialization,
     NetworkSimilarity,
@@ -28,13 +29,18 @@ from convla.spectra import (
     ConditionNumber,
     SingularValueBounds,
     SingularValues,
+    SpectralGradient,
     Status,
     asymptotic_largest_singular_value,
     condition_number,
+    condition_number_and_gradient,
     largest_singular_value,
+    largest_singular_value_and_gradient,
     singular_value_bounds,
     singular_values,
+    singular_values_and_gradients,
     smallest_singular_value,
+    smallest_singular_value_and_gradient,
 )
 from convla.toeplitz import (
     circulant_matrix,
@@ -50,15 +56,18 @@ from convla.toeplitz import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "ClippedKernel",
     "ConditionNumber",
     "ConvGeometry",
     "ConvOperator",
     "Initialization",
     "LinearMap",
     "NetworkSimilarity",
+    "OrthogonalKernel",
     "PenaltyDescent",
     "SingularValueBounds",
     "SingularValues",
+    "SpectralGradient",
     "Status",
     "Trace",
     "TransposedConvOperator",
@@ -66,7 +75,9 @@ __all__ = [
     "asymptotic_largest_singular_value",
     "block_diagonal",
     "circulant_matrix",
+    "clip_singular_values",
     "condition_number",
+    "condition_number_and_gradient",
     "convolution_matrix",
     "convolutional_similarity",
     "convolutional_similarity_and_gradient",
@@ -91,7 +102,9 @@ __all__ = [
     "kernel_similarity_gradient",
     "laplacian_smoothing",
     "largest_singular_value",
+    "largest_singular_value_and_gradient",
     "minimize_penalty",
+    "nearest_orthogonal",
     "network_similarity",
     "normalized_gradient",
     "orthogonal_kernel",
@@ -102,7 +115,9 @@ __all__ = [
     "reweighted_gradient",
     "singular_value_bounds",
     "singular_values",
+    "singular_values_and_gradients",
     "smallest_singular_value",
+    "smallest_singular_value_and_gradient",
     "sobolev_gradient",
     "toeplitz_matrix",
     "unvec",

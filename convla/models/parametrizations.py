@@ -114,6 +114,12 @@ def _new_norm(name: str, arrays: Mapping[str, Any]) -> Assembled:
 
 
 def _new_spectral(name: str, arrays: Mapping[str, Any]) -> Assembled:
+    factor = neighbour(name, "0.scale")
+    if factor in arrays and arrays[factor].ndim == 0:
+        note = f"times the factor {float(arrays[factor]):.6g} of convla's spectral_norm"
+        kept = (neighbour(name, f"0.{part}") for part in ("vector", "updates"))
+        parts = (name, factor, *(part for part in kept if part in arrays))
+        return Assembled((arrays[name] * arrays[factor]).astype(arrays[name].dtype), note, parts)
     return _normalized(name, (neighbour(name, "0._u"), neighbour(name, "0._v")), arrays)
 
 

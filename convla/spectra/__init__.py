@@ -2,6 +2,13 @@
 
 from convla.spectra.asymptotics import asymptotic_largest_singular_value
 from convla.spectra.bounds import SingularValueBounds, singular_value_bounds
+from convla.spectra.gradients import (
+    SpectralGradient,
+    condition_number_and_gradient,
+    largest_singular_value_and_gradient,
+    singular_values_and_gradients,
+    smallest_singular_value_and_gradient,
+)
 from convla.spectra.result import SingularValues
 from convla.spectra.status import Status
 from convla.spectra.values import (
@@ -16,11 +23,16 @@ __all__ = [
     "ConditionNumber",
     "SingularValueBounds",
     "SingularValues",
+    "SpectralGradient",
     "Status",
     "asymptotic_largest_singular_value",
     "condition_number",
+    "condition_number_and_gradient",
     "largest_singular_value",
+    "largest_singular_value_and_gradient",
     "singular_value_bounds",
     "singular_values",
+    "singular_values_and_gradients",
     "smallest_singular_value",
+    "smallest_singular_value_and_gradient",
 ]
