@@ -168,7 +168,13 @@ def choose_engine(engine: str) -> str:
     return _descend_pairs.choose(np.empty(0), engine=engine)
 
 
-@accelerated("descend_pairs", kernels={"numba": "convla.experiments.descents.pairs_numba:descend_pairs"})
+@accelerated(
+    "descend_pairs",
+    kernels={
+        "numba": "convla.experiments.descents.pairs_numba:descend_pairs",
+        "cuda": "convla.experiments.descents.pairs_cuda:descend_pairs",
+    },
+)
 def _descend_pairs(
     k1: Array,
     k2: Array,

@@ -1,0 +1,131 @@
+"""Kernels written in CUDA C++, compiled where they are first launched, and how they are launched.
+
+A source is named as "package:name", for the file name.cu of a package. It stands alone: what differs between its builds
+is a macro, such as `REAL`, the type of the entries. Grids have one axis. A kernel runs on the device of its arrays, on
+CuPy's current stream, and waits for nothing. CuPy is imported with the first launch.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable, Iterable, Iterator
+from importlib import resources
+from typing import Any, ParamSpec, TypeVar
+
+import numpy as np
+
+from convla.typing import Array
+
+__all__ = [
+    "C_TYPES",
+    "WORKSPACE",
+    "blocks_for",
+    "c_type",
+    "chunks",
+    "forget",
+    "kernel_options",
+    "launch_kernel",
+    "on_its_device",
+    "on_the_device",
+    "source_text",
+]
+
+C_TYPES = {
+    "float32": "float",
+    "float64": "double",
+    "int8": "signed char",
+    "int16": "short",
+    "int32": "int",
+    "int64": "long long",
+    "uint8": "unsigned char",
+    "uint16": "unsigned short",
+    "uint32": "unsigned int",
+    "uint64": "unsigned long long",
+}
+"""The entries that a kernel may be built for."""
+
+WORKSPACE = 2**28
+"""The bytes that an operation may take beyond its arguments and its result, where one piece of work fits in them."""
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def source_text(source: str) -> str:
+    """Return the text of a source."""
+    package, _, name = source.partition(":")
+    return resources.files(package).joinpath(f"{name}.cu").read_text(encoding="utf-8")
+
+
+def kernel_options(**macros: object) -> tuple[str, ...]:
+    """Return the compiler's options for a build with these macros.
+
+    Products are not fused into the sums that they are added to: a kernel has the rounding that its source says.
+    """
+    return ("-std=c++17", "--fmad=false", *(f"-D{name}={value}" for name, value in sorted(macros.items())))
+
+
+def forget() -> None:
+    """Forget what was compiled and what was copied to a device."""
+    _kernel.cache_clear()
+    _copy.cache_clear()
+
+
+@functools.cache
+def _kernel(source: str, name: str, options: tuple[str, ...]) -> Any:
+    return importlib.import_module("cupy").RawKernel(source_text(source), name, options=options)
+
+
+def launch_kernel(
+    source: str, name: str, blocks: int, threads: tuple[int, ...], arguments: Iterable[Any], **macros: object
+) -> None:
+    """Launch a kernel on the current device; Python's integers become 64-bit ones, its floats float64."""
+    kernel = _kernel(source, name, kernel_options(**macros))
+    kernel((blocks,), threads, tuple(_settled(value) for value in arguments))
+
+
+def _settled(value: Any) -> Any:
+    if isinstance(value, int):
+        return np.int64(value)
+    return np.float64(value) if isinstance(value, float) else value
+
+
+def blocks_for(count: int, size: int) -> int:
+    """Return how many blocks of `size` cover `count`."""
+    return -(-count // size)
+
+
+def chunks(count: int, each: int, room: int) -> Iterator[slice]:
+    """Yield slices that cover `count` things of `each` bytes, as many at a time as fit in `room`, or one."""
+    step = max(1, room // max(each, 1))
+    for start in range(0, count, step):
+        yield slice(start, min(start + step, count))
+
+
+def on_its_device(operation: Callable[P, R]) -> Callable[P, R]:
+    """Make the device of the first array the current one while an operation runs, as CuPy needs it."""
+
+    @functools.wraps(operation)
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        first: Any = args[0]
+        with importlib.import_module("cupy").cuda.Device(first.device.id):
+            return operation(*args, **kwargs)
+
+    return run
+
+
+@functools.lru_cache(maxsize=256)
+def _copy(make: Callable[..., Any], arguments: tuple[Any, ...], device: int) -> Array:  # noqa: ARG001 - a part of the key
+    return importlib.import_module("cupy").asarray(make(*arguments))
+
+
+def on_the_device(make: Callable[..., Any], *arguments: Any) -> Array:
+    """Return a table that `make` builds of hashable arguments, on the current device, kept for later calls."""
+    device = importlib.import_module("cupy").cuda.Device().id
+    return _copy(make, arguments, device)
+
+
+def c_type(array: Array) -> str:
+    """Return what C calls the entries of an array."""
+    return C_TYPES[np.dtype(array.dtype).name]
