@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.util
+import os
 from collections.abc import Callable, Iterable, Iterator
 from importlib import resources
 from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
+from convla.errors import EngineError
 from convla.typing import Array
 
 __all__ = [
@@ -23,6 +26,7 @@ __all__ = [
     "blocks_for",
     "c_type",
     "chunks",
+    "cuda_trouble",
     "forget",
     "kernel_options",
     "launch_kernel",
@@ -52,6 +56,23 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+def cuda_trouble() -> str:
+    """Return why CuPy can use no device here, and what helps; an empty string where it can."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
+        return "CUDA_VISIBLE_DEVICES is empty, which hides every device: unset it"
+    if importlib.util.find_spec("cupy") is None:
+        return "CuPy is not installed: pip install 'convla[cuda12]', or 'convla[cuda13]' for a driver of CUDA 13"
+    try:
+        runtime = importlib.import_module("cupy").cuda.runtime
+    except ImportError as error:
+        return f"CuPy is installed, but cannot be imported ({error}): install the wheel of the driver's CUDA version"
+    try:
+        count = runtime.getDeviceCount()
+    except RuntimeError as error:
+        return f"CuPy finds no usable driver ({error}): install or update NVIDIA's, and see what nvidia-smi says"
+    return "" if count else "the driver shows no device: see what nvidia-smi and CUDA_VISIBLE_DEVICES say"
+
+
 def source_text(source: str) -> str:
     """Return the text of a source."""
     package, _, name = source.partition(":")
@@ -73,15 +94,30 @@ def forget() -> None:
 
 
 @functools.cache
-def _kernel(source: str, name: str, options: tuple[str, ...]) -> Any:
-    return importlib.import_module("cupy").RawKernel(source_text(source), name, options=options)
+def _kernel(source: str, name: str, options: tuple[str, ...], device: int) -> Any:  # noqa: ARG001 - a part of the key
+    kernel = importlib.import_module("cupy").RawKernel(source_text(source), name, options=options)
+    try:
+        kernel.compile()
+    except Exception as error:
+        raise EngineError(
+            f"the CUDA kernel {name} cannot be compiled ({type(error).__name__}: {error}); where CuPy lacks its CUDA "
+            "libraries, install them: pip install 'cupy-cuda12x[ctk]', or 'cupy-cuda13x[ctk]' for CUDA 13"
+        ) from error
+    return kernel
 
 
 def launch_kernel(
     source: str, name: str, blocks: int, threads: tuple[int, ...], arguments: Iterable[Any], **macros: object
 ) -> None:
-    """Launch a kernel on the current device; Python's integers become 64-bit ones, its floats float64."""
-    kernel = _kernel(source, name, kernel_options(**macros))
+    """Launch a kernel on the current device; Python's integers become 64-bit ones, its floats float64.
+
+    Raises
+    ------
+    EngineError
+        If it cannot be compiled.
+    """
+    device = importlib.import_module("cupy").cuda.Device().id
+    kernel = _kernel(source, name, kernel_options(**macros), device)
     kernel((blocks,), threads, tuple(_settled(value) for value in arguments))
 
 
@@ -104,13 +140,33 @@ def chunks(count: int, each: int, room: int) -> Iterator[slice]:
 
 
 def on_its_device(operation: Callable[P, R]) -> Callable[P, R]:
-    """Make the device of the first array the current one while an operation runs, as CuPy needs it."""
+    """Make the device of the arrays the current one while an operation runs, as CuPy needs it.
+
+    Raises
+    ------
+    EngineError
+        If the arrays are on several devices.
+    MemoryError
+        If the device has too little memory.
+    """
 
     @functools.wraps(operation)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        first: Any = args[0]
-        with importlib.import_module("cupy").cuda.Device(first.device.id):
-            return operation(*args, **kwargs)
+        cupy = importlib.import_module("cupy")
+        devices = sorted({value.device.id for value in args if isinstance(value, cupy.ndarray)})
+        if len(devices) > 1:
+            raise EngineError(
+                f"all arrays of a call must be on one device, got devices {', '.join(map(str, devices))}: copy them to "
+                "one, with cupy.asarray inside of cupy.cuda.Device(number)"
+            )
+        with cupy.cuda.Device(*devices):
+            try:
+                return operation(*args, **kwargs)
+            except MemoryError as error:
+                raise MemoryError(
+                    f"the device has too little memory ({error}): pass fewer images or filters at a time, or give back "
+                    "what CuPy keeps, with cupy.get_default_memory_pool().free_all_blocks()"
+                ) from error
 
     return run
 

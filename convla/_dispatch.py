@@ -17,6 +17,7 @@ from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar
 import array_api_compat
 
 from convla._array import cuda_is_available, describe, is_cupy, is_numpy
+from convla._cuda import cuda_trouble
 from convla.errors import EngineError
 
 __all__ = [
@@ -55,9 +56,9 @@ class EngineEntry(NamedTuple):
 
 
 def check_cuda() -> None:
-    """Raise `EngineError` unless there is CuPy and a device for it."""
+    """Raise `EngineError`, which names what is amiss and its remedy, unless there is CuPy and a device for it."""
     if not cuda_is_available():
-        raise EngineError("engine 'cuda' needs CuPy (extras cuda12, cuda13) and a CUDA device; none is available")
+        raise EngineError(f"engine 'cuda' needs CuPy and a CUDA device: {cuda_trouble() or 'none is available'}")
 
 
 def _is_float(array: Any) -> bool:

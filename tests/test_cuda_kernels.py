@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import re
+import sys
 from types import ModuleType
 from typing import Any
 
@@ -23,9 +25,10 @@ from convla import (
     sobolev_gradient,
 )
 from convla._array import is_cupy, to_numpy
-from convla._cuda import WORKSPACE
+from convla._cuda import WORKSPACE, cuda_trouble
 from convla._dispatch import KERNELS
 from convla.engines import cupy_convolution, cupy_filters, cupy_gradients
+from convla.errors import EngineError
 from convla.experiments.csm.settings import Readings, table_settings
 from convla.experiments.descents.outcome import run_setting
 from convla.experiments.descents.pairs import LOSSES, OPTIMIZERS, SIMILARITIES
@@ -35,6 +38,10 @@ from tests.geometries import integers, name_of, product
 from tests.kernel_examples import EXAMPLES
 
 OPERATIONS = sorted(operation for operation, engine in KERNELS if engine == "cuda")
+
+
+def _no_driver() -> int:
+    raise RuntimeError("cudaErrorInsufficientDriver")
 
 
 def on_device(cupy: ModuleType, value: Any) -> Any:
@@ -246,3 +253,72 @@ def test_the_library_on_the_device(cupy: ModuleType) -> None:
     ):
         np.testing.assert_allclose(transform(given).get(), transform(kernel), rtol=1e-9, atol=1e-12)
     assert {"correlate", "summed_autocorrelations", "correlate_lags", "sobolev_gradient"} <= set(COUNTS)
+
+
+def test_arrays_on_two_devices_are_refused(cupy: ModuleType) -> None:
+    kernel = cupy.asarray(np.ones((2, 1, 3)))
+    with cupy.cuda.Device(1):
+        image = cupy.asarray(np.ones((1, 5)))
+    geometry = ConvGeometry((2, 1, 3), (5,), padding="same")
+    with pytest.raises(EngineError, match="must be on one device, got devices 0, 1: copy them to one"):
+        _windows.correlate(image, kernel, geometry)
+
+
+def test_too_little_memory_names_the_remedy(cupy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise MemoryError("Out of memory allocating 512 bytes")
+
+    monkeypatch.setattr(cupy_gradients, "launch_kernel", refuse)
+    with pytest.raises(MemoryError, match=r"too little memory \(Out of memory allocating 512 bytes\): pass fewer"):
+        reweighted_gradient(cupy.asarray(np.ones((3, 3))), 2.0)
+
+
+def test_a_compiler_that_is_not_there_names_the_remedy(cupy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise ImportError("libnvrtc.so.12: cannot open shared object file")
+
+    monkeypatch.setattr(cupy.RawKernel, "compile", refuse)
+    with pytest.raises(
+        EngineError, match=r"cannot be compiled \(ImportError: libnvrtc.*pip install 'cupy-cuda12x\[ctk\]'"
+    ):
+        reweighted_gradient(cupy.asarray(np.ones((3, 3))), 2.0)
+    reweighted_gradient(np.ones((3, 3)), 2.0)  # the CPU does not mind
+
+
+@pytest.mark.parametrize(
+    ("driver", "message"),
+    [
+        (lambda: 2, ""),
+        (lambda: 0, "the driver shows no device"),
+        (_no_driver, r"no usable driver \(cudaErrorInsufficientDriver\): install or update"),
+    ],
+)
+def test_what_is_amiss_is_said(driver: Any, message: str, cupy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: True)
+    monkeypatch.setattr(cupy.cuda.runtime, "getDeviceCount", driver)
+    assert re.search(message, cuda_trouble()) if message else cuda_trouble() == ""
+
+
+def test_what_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert "unset it" in cuda_trouble()
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    assert "pip install 'convla[cuda12]'" in cuda_trouble()
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: True)
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    assert "cannot be imported" in cuda_trouble()
+
+
+def test_a_few_long_lines_are_for_the_library(cupy: ModuleType) -> None:
+    f = np.random.default_rng(2).standard_normal((5000, 2))
+    given = cupy.asarray(f)
+    for transform in (
+        lambda g: reweighted_gradient(g, 3.0),
+        lambda g: sobolev_gradient(g, 0.5),
+        lambda g: laplacian_smoothing(g, 4.0),
+    ):
+        np.testing.assert_allclose(transform(given).get(), transform(f), rtol=1e-9, atol=1e-9)
+    assert COUNTS["launches"] == 0
+    np.testing.assert_allclose(laplacian_smoothing(given, 4.0, method="sweeps").get(), laplacian_smoothing(f, 4.0))
+    assert COUNTS["laplacian_smoothing"] == 1

@@ -16,6 +16,8 @@ from tests.cuda import nvrtc
 
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
 FLOATS = ("float32", "float64")
+ADDED = ("-ftz=true", "--device-as-default-execution-space")
+"""What CuPy adds to the options of every kernel."""
 
 BUILDS = {
     "convla.engines:convolution": [cupy_convolution.macros(np.empty(1, dtype)) for dtype in C_TYPES],
@@ -46,7 +48,7 @@ def test_sources_compile_without_a_complaint(source: str, macros: dict[str, obje
     if nvrtc.library() is None:
         required = os.environ.get("CONVLA_REQUIRE_NVRTC") == "1"
         (pytest.fail if required else pytest.skip)("no NVRTC: pip install 'convla[test-cuda]'")
-    assert nvrtc.compile_source(source_text(source), kernel_options(**macros), architecture) == ""
+    assert nvrtc.compile_source(source_text(source), (*kernel_options(**macros), *ADDED), architecture) == ""
 
 
 def test_the_compiler_is_one_that_complains() -> None:

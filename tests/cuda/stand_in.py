@@ -8,6 +8,7 @@ program would wait for, a number read on the host, is counted in `COUNTS`, and s
 from __future__ import annotations
 
 import contextlib
+import functools
 import operator
 import sys
 import time
@@ -220,7 +221,15 @@ class RawKernel:
 
     def __init__(self, code: str, name: str, options: tuple[str, ...] = (), **_: Any) -> None:
         self.name = name
-        self._launcher = Launcher(code, name, options)
+        self._given = code, name, options
+
+    @functools.cached_property
+    def _launcher(self) -> Launcher:
+        return Launcher(*self._given)
+
+    def compile(self, log_stream: Any = None) -> None:  # noqa: ARG002 - the library's signature
+        """Build the source now, and not at the first launch."""
+        self._launcher  # noqa: B018
 
     def __call__(self, grid: tuple[int, ...], block: tuple[int, ...], args: tuple[Any, ...], **_: Any) -> None:
         assert len(grid) == 1, "grids have one axis"
