@@ -4,7 +4,7 @@
 """
 
 from convla._array import device_of, namespace, on_device_of, to_numpy
-from convla._cuda import blocks_for, launch_kernel, on_its_device
+from convla._cuda import blocks_for, cuda_trouble, launch_kernel, on_its_device
 from convla._dispatch import accelerated, check_cuda, engine_names
 from convla._files import atomic_write
 from convla._threads import at_most, blas_on_one_thread, share
@@ -23,6 +23,7 @@ __all__ = [
     "check_real",
     "check_same_shape",
     "check_sizes",
+    "cuda_trouble",
     "device_of",
     "engine_names",
     "launch_kernel",
