@@ -17,7 +17,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
-from convla.errors import EngineError
+from convla.errors import EngineError, install_line
 from convla.typing import Array
 
 __all__ = [
@@ -61,7 +61,7 @@ def cuda_trouble() -> str:
     if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
         return "CUDA_VISIBLE_DEVICES is empty, which hides every device: unset it"
     if importlib.util.find_spec("cupy") is None:
-        return "CuPy is not installed: pip install 'convla[cuda12]', or 'convla[cuda13]' for a driver of CUDA 13"
+        return f"CuPy is not installed: {install_line('cuda12')}, or cuda13 for a driver of CUDA 13"
     try:
         runtime = importlib.import_module("cupy").cuda.runtime
     except ImportError as error:

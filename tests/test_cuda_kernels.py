@@ -28,7 +28,7 @@ from convla._array import is_cupy, to_numpy
 from convla._cuda import WORKSPACE, cuda_trouble
 from convla._dispatch import KERNELS
 from convla.engines import cupy_convolution, cupy_filters, cupy_gradients
-from convla.errors import EngineError
+from convla.errors import EngineError, install_line
 from convla.experiments.csm.settings import Readings, table_settings
 from convla.experiments.descents.outcome import run_setting
 from convla.experiments.descents.pairs import LOSSES, OPTIMIZERS, SIMILARITIES
@@ -304,7 +304,7 @@ def test_what_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "unset it" in cuda_trouble()
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    assert "pip install 'convla[cuda12]'" in cuda_trouble()
+    assert install_line("cuda12") in cuda_trouble()
     monkeypatch.setattr("importlib.util.find_spec", lambda _: True)
     monkeypatch.setitem(sys.modules, "cupy", None)
     assert "cannot be imported" in cuda_trouble()

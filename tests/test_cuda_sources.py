@@ -11,7 +11,10 @@ import pytest
 
 import convla
 from convla._cuda import C_TYPES, kernel_options, source_text
+from convla._dispatch import KERNELS
 from convla.engines import cupy_convolution, cupy_filters, cupy_gradients
+from convla.errors import install_line
+from convla.experiments.descents import pairs  # noqa: F401 - adds its operation
 from tests.cuda import nvrtc
 
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
@@ -25,16 +28,19 @@ BUILDS = {
     "convla.engines:lines": [cupy_gradients.macros(np.empty(1, dtype)) for dtype in FLOATS],
     "convla.experiments.descents:pairs": [{"TAPS": taps} for taps in (3, 9)],
 }
-"""Each source with the macros of its builds: one set compiled each time, the others by the slow tests."""
+"""Each source with the macros of its builds."""
 
 
 def cases() -> list[object]:
-    return [
-        pytest.param(source, macros, architecture, marks=[] if place == at % len(ARCHITECTURES) else [pytest.mark.slow])
-        for source, builds in BUILDS.items()
-        for at, macros in enumerate(builds[: 4 if "convolution" in source else None])
-        for place, architecture in enumerate(ARCHITECTURES)
-    ]
+    found = []
+    for source, builds in BUILDS.items():
+        for at, macros in enumerate(builds[: 4 if "convolution" in source else None]):
+            for place, architecture in enumerate(ARCHITECTURES):
+                # Each source for each of the devices; all of its builds for all of them in the slow tests.
+                quick = place == at % len(ARCHITECTURES) or (at == 0 and place >= len(builds))
+                marks = [] if quick else [pytest.mark.slow]
+                found.append(pytest.param(source, macros, architecture, marks=marks))
+    return found
 
 
 def test_every_source_is_here() -> None:
@@ -47,13 +53,13 @@ def test_every_source_is_here() -> None:
 def test_sources_compile_without_a_complaint(source: str, macros: dict[str, object], architecture: str) -> None:
     if nvrtc.library() is None:
         required = os.environ.get("CONVLA_REQUIRE_NVRTC") == "1"
-        (pytest.fail if required else pytest.skip)("no NVRTC: pip install 'convla[test-cuda]'")
+        (pytest.fail if required else pytest.skip)(f"no NVRTC: {install_line('test-cuda')}")
     assert nvrtc.compile_source(source_text(source), (*kernel_options(**macros), *ADDED), architecture) == ""
 
 
 def test_the_compiler_is_one_that_complains() -> None:
     if nvrtc.library() is None:
-        pytest.skip("no NVRTC: pip install 'convla[test-cuda]'")
+        pytest.skip(f"no NVRTC: {install_line('test-cuda')}")
     complaint = nvrtc.compile_source('extern "C" __global__ void f(int *a) { a[0] = b; }', kernel_options(), "sm_90")
     assert 'identifier "b" is undefined' in complaint
 
@@ -66,3 +72,14 @@ def test_shared_memory_fits_every_device(source: str) -> None:
         for macros in BUILDS[source]:
             count = sum(np.prod([int(str(macros[name])) for name in re.findall(r"\w+", dims)]) for dims in sizes)
             assert 8 * count <= 48 * 1024
+
+
+def test_the_table_of_the_page_is_that_of_the_registry() -> None:
+    operations = sorted({operation for operation, _ in KERNELS})
+    rows = [
+        f"| `{operation}` | `{places[0]}` | `{places[1]}` |"
+        for operation in operations
+        for places in [[KERNELS[operation, engine].partition(":")[0] for engine in ("numba", "cuda")]]
+    ]
+    page = (Path(__file__).parents[1] / "docs" / "performance-gpu.md").read_text(encoding="utf-8")
+    assert "\n".join(['| operation | "numba" | "cuda" |', "|---|---|---|", *rows, ""]) in page

@@ -189,8 +189,8 @@ def markdown(data: dict[str, Any]) -> str:
     if data["shrink"] != 1:
         lines += [f"All sizes are divided by {data['shrink']}: these figures try the command and measure nothing.", ""]
     lines += [
-        f"Median of {REPEATS} calls by the device's events, after {WARM_UP} to warm up, float32 without TF32. The floor "
-        "is the least time that moving the data, or the operations, take at "
+        f"Median of {REPEATS} calls by the device's events, after {WARM_UP} to warm up, float32 without TF32. The "
+        "floor is the least time that moving the data, or the operations, take at "
         f"{data['floors']['bytes_per_second']:.4g} bytes and {data['floors']['operations_per_second']:.4g} operations "
         "a second, both measured on this card in this run.",
         "",
