@@ -34,7 +34,7 @@ BUILDS = {
 def cases() -> list[object]:
     found = []
     for source, builds in BUILDS.items():
-        for at, macros in enumerate(builds[: 4 if "convolution" in source else None]):
+        for at, macros in enumerate(builds[: 3 if "convolution" in source else None]):
             for place, architecture in enumerate(ARCHITECTURES):
                 # Each source for each of the devices; all of its builds for all of them in the slow tests.
                 quick = place == at % len(ARCHITECTURES) or (at == 0 and place >= len(builds))

@@ -34,16 +34,16 @@ def card(cupy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def test_the_benchmark_writes_a_row_for_every_case(
     card: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["--output", str(tmp_path), "--no-tests", "--shrink", "64"]) == 0
+    assert main(["--output", str(tmp_path), "--no-tests", "--shrink", "256"]) == 0
     data = json.loads((tmp_path / "gpu-check.json").read_text())
     assert [row.get("error") for row in data["rows"]] == [None] * len(data["rows"])
-    assert [row["name"] for row in data["rows"]] == [case.name for case in cases(shrink=64)]
+    assert [row["name"] for row in data["rows"]] == [case.name for case in cases(shrink=256)]
     for row in data["rows"]:
         assert row["fraction_of_floor"] == pytest.approx(row["floor_ms"] / row["median_ms"])
     page = (tmp_path / "gpu-check.md").read_text()
     assert page.strip() == capsys.readouterr().out.strip()
     assert "a stand-in, compute capability 9.0" in page
-    assert "All sizes are divided by 64" in page
+    assert "All sizes are divided by 256" in page
     assert page.count("\n|") == len(data["rows"]) + 2
     assert card.__version__ in page
 

@@ -46,12 +46,14 @@ def laplacian_smoothing(blocks: Array, sigma: float) -> Array:
     decay, complement = (root - 1) / (root + 1), 2 / (root + 1)
     # 1 - decay^n, accurate where decay is all but 1.
     period = -math.expm1(n * math.log1p(-complement)) if decay else 1.0
+    part = blocks_for(n, _PARTS)
+    powers = (decay, complement**2, decay**part, decay ** (n % part), period)
     given = xp.ascontiguousarray(blocks)
     out = xp.empty_like(given)
     for some in chunks(outer * inner, 8 * n, WORKSPACE):
         lines = some.stop - some.start
         forward = xp.empty((n, lines), dtype=xp.float64)
-        arguments = (given, out, forward, some.start, lines, n, inner, decay, complement**2, period)
+        arguments = (given, out, forward, some.start, lines, n, inner, *powers)
         grid = blocks_for(lines, _LINES)
         launch_kernel(
             "convla.engines:lines", "laplacian_smoothing", grid, (_LINES, _PARTS), arguments, **macros(blocks)

@@ -92,9 +92,10 @@ extern "C" __global__ void sobolev_gradient(
 }
 
 // Return the state before a part of the recursion state <- entry + decay state, which ends as it begins: `last` is the
-// state that this part would end with after zeros, `place` the part's number in the order of the recursion.
+// state that this part would end with after zeros, `place` the part's number in the order of the recursion. Over a whole
+// part a state decays to `whole` of it, over the one part that may be shorter to `rest`.
 __device__ double state_before(
-    double last, double (*shared)[LINES], int place, Index n, double decay, double period, bool backward
+    double last, double (*shared)[LINES], int place, Index n, double whole, double rest, double period, bool backward
 ) {
     const Index each = (n + PARTS - 1) / PARTS;
     __syncthreads();
@@ -105,33 +106,34 @@ __device__ double state_before(
         for (int s = 0; s < PARTS; s++) {
             if (round == 1 && s == place) return state;
             const int part = backward ? PARTS - 1 - s : s;
-            Index length = n - part * each;
-            length = length < 0 ? 0 : length < each ? length : each;
-            state = shared[part][threadIdx.x] + pow(decay, (double)length) * state;
+            const Index length = n - part * each;
+            if (length <= 0) continue;
+            state = shared[part][threadIdx.x] + (length < each ? rest : whole) * state;
         }
         state /= period;
     }
     return state;
 }
 
-// (I - sigma L) g = f by a forward and a backward recursion, both periodic: decay = a, scale = (1 - a)^2 and
-// period = 1 - a^n. Lines from `first` on; `forward` (n, lines) is room for what is between the two.
+// (I - sigma L) g = f by a forward and a backward recursion, both periodic: decay = a, scale = (1 - a)^2, period = 1 - a^n,
+// whole and rest are the powers of a that `state_before` takes. Lines from `first` on; `forward` (n, lines) is room for
+// what is between the two.
 extern "C" __global__ void laplacian_smoothing(
     const REAL *f, REAL *g, double *forward, Index first, Index lines, Index n, Index inner, double decay, double scale,
-    double period
+    double whole, double rest, double period
 ) {
     __shared__ double shared[PARTS][LINES];
     const Part part = part_of(first, lines, n, inner, threadIdx.y);
     double state = 0.0;
     for (Index j = part.from; j < part.to; j++) state = (double)f[part.start + j * part.step] + decay * state;
-    state = state_before(state, shared, threadIdx.y, n, decay, period, false);
+    state = state_before(state, shared, threadIdx.y, n, whole, rest, period, false);
     for (Index j = part.from; j < part.to; j++) {
         state = (double)f[part.start + j * part.step] + decay * state;
         forward[j * lines + part.line] = state;
     }
     state = 0.0;
     for (Index j = part.to; j-- > part.from;) state = forward[j * lines + part.line] + decay * state;
-    state = state_before(state, shared, PARTS - 1 - (int)threadIdx.y, n, decay, period, true);
+    state = state_before(state, shared, PARTS - 1 - (int)threadIdx.y, n, whole, rest, period, true);
     for (Index j = part.to; j-- > part.from;) {
         state = forward[j * lines + part.line] + decay * state;
         g[part.start + j * part.step] = (REAL)(state * scale);
