@@ -42,12 +42,23 @@ def test_threads_that_miss_a_barrier(cupy: ModuleType) -> None:
         run(cupy, REVERSE, cupy.zeros(16), cupy.zeros(16), np.int64(16), BARRIER="if (threadIdx.x) __syncthreads();")
 
 
-def test_entries_outside_of_an_array(cupy: ModuleType) -> None:
-    with pytest.raises(AssertionError, match="reverse wrote outside of an array"):
-        run(cupy, REVERSE, cupy.zeros(16), cupy.zeros(12), np.int64(16), BARRIER="__syncthreads();")
+@pytest.mark.parametrize("sizes", [(16, 12), (12, 16)])
+def test_entries_beyond_an_array(sizes: tuple[int, int], cupy: ModuleType) -> None:
+    barrier = {"BARRIER": "__syncthreads();"}
+    with pytest.raises(AssertionError, match="reverse: an entry beyond the end of an array was read or written"):
+        run(cupy, REVERSE, *map(cupy.zeros, sizes), np.int64(16), **barrier)
     b = cupy.zeros(16)
-    run(cupy, REVERSE, cupy.zeros(12), b, np.int64(16), BARRIER="__syncthreads();")
-    assert np.isnan(b.get()).sum() == 4
+    run(cupy, REVERSE, cupy.asarray(np.arange(16.0)), b, np.int64(16), **barrier)  # nothing is left of the failure
+    assert b.get()[:3].tolist() == [7, 6, 5]
+
+
+def test_entries_before_an_array(cupy: ModuleType) -> None:
+    source = 'extern "C" __global__ void before(double *a, const double *b, double *c) { WHAT }'
+    a, b, c = cupy.zeros(4), cupy.zeros(4), cupy.zeros(1)
+    with pytest.raises(AssertionError, match="before wrote before the beginning of an array"):
+        run(cupy, source, a, b, c, blocks=1, threads=1, WHAT="a[-1] = b[0]; c[0] = 0;")
+    run(cupy, source, a, b, c, blocks=1, threads=1, WHAT="c[0] = a[0] + b[-1];")
+    assert np.isnan(float(c[0]))
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,9 @@ from convla import (
     convolutional_similarity_and_gradient,
     laplacian_smoothing,
     largest_singular_value,
+    orthonormal,
     orthonormalize,
+    orthonormalize_layers,
     reweighted_gradient,
     singular_value_bounds,
     smallest_singular_value,
@@ -184,6 +186,22 @@ def test_filters_that_do_not_fit_a_block(cupy: ModuleType, monkeypatch: pytest.M
     assert COUNTS["launches"] == 0
 
 
+@pytest.mark.parametrize("shape", [(3, 11, 3, 3), (2, 9, 2, 2, 3), (2, 70, 1)])
+def test_filters_in_several_tiles(shape: tuple[int, ...], cupy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cupy_filters, "TILE", 30)
+    monkeypatch.setattr(cupy_filters, "_THREADS", 32)
+    rng = np.random.default_rng(7)
+    kernels = integers(rng, shape, np.float32)
+    lags = integers(rng, (shape[0], int(np.prod([2 * k - 1 for k in shape[2:]]))), np.float64)
+    for operation, given in (
+        ("summed_autocorrelations", (kernels,)),
+        ("correlate_lags", (kernels, lags + lags[:, ::-1])),
+    ):
+        got = EXAMPLES[operation].operation(*map(cupy.asarray, given))
+        assert_agrees(got, EXAMPLES[operation].operation.reference(*given), 0)
+    assert COUNTS["launches"] == 2
+
+
 @pytest.mark.parametrize("taps", [1, 2, 9])
 @pytest.mark.parametrize("toeplitz", [True, False])
 def test_descents_give_the_bits_of_the_reference(taps: int, toeplitz: bool, cupy: ModuleType) -> None:
@@ -322,3 +340,23 @@ def test_a_few_long_lines_are_for_the_library(cupy: ModuleType) -> None:
     assert COUNTS["launches"] == 0
     np.testing.assert_allclose(laplacian_smoothing(given, 4.0, method="sweeps").get(), laplacian_smoothing(f, 4.0))
     assert COUNTS["laplacian_smoothing"] == 1
+
+
+@pytest.mark.parametrize("method", ["exact", "svd", "newton-schulz", "polar-express"])
+def test_a_networks_polar_factors_in_few_stacks(method: str, cupy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(8)
+    shapes = {"a": (4, 3, 3, 3), "b": (4, 2, 1, 1), "c": (4, 7, 1, 1), "d": (2, 9), "e": (9, 2), "f": (4, 5)}
+    gradients = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    gradients["c"][1] = gradients["c"][0]  # of less than full rank: left out, or an arbitrary direction
+    seen: list[tuple[int, ...]] = []
+    run = orthonormal.METHODS[method]
+    monkeypatch.setitem(orthonormal.METHODS, method, lambda m, *rest: seen.append(tuple(m.shape)) or run(m, *rest))
+    found = orthonormalize_layers({name: cupy.asarray(f) for name, f in gradients.items()}, method=method)
+    assert sorted(seen) == [(3, 2, 9), (3, 4, 27)]
+    assert list(found) == list(gradients)
+    for name, f in gradients.items():
+        assert is_cupy(found[name])
+        np.testing.assert_allclose(found[name].get(), orthonormalize(f, method=method), atol=2e-6)
+        np.testing.assert_allclose(
+            orthonormalize_layers({name: f}, method=method)[name], orthonormalize(f, method=method)
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import math
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ from convla import (
     laplacian_smoothing,
     largest_singular_value,
     network_similarity,
-    orthonormalize,
+    orthonormalize_layers,
     reweighted_gradient,
     singular_value_bounds,
     sobolev_gradient,
@@ -171,28 +172,25 @@ def _spectra(shrink: int) -> Iterator[Case]:
 
 
 def _gradients(torch: Any, shrink: int) -> Iterator[Case]:
-    kernels = list(_network(shrink).values())
-    stacks = [
-        _random((sum(array.shape == shape for array in kernels), *shape))
-        for shape in dict.fromkeys(array.shape for array in kernels)
-    ]
-    matrices = [stack.reshape(*stack.shape[:2], -1) for stack in stacks]
-    sides = [(stack.shape[0], *sorted(stack.shape[1:])) for stack in matrices]
-    tensors = [torch.from_dlpack(stack) for stack in matrices] if torch else []
+    network = _network(shrink)
+    matrices = [array.reshape(array.shape[0], -1) for array in network.values()]
+    sides = [sorted(matrix.shape) for matrix in matrices]
+    tensors = [torch.from_dlpack(matrix) for matrix in matrices] if torch else []
 
     def by_svd() -> None:
         for tensor in tensors:
             u, _, vh = torch.linalg.svd(tensor, full_matrices=False)
             u @ vh
 
-    yield Case(
-        "20 polar factors of ResNet-18, exact",
-        lambda: [orthonormalize(stack, batch_axes=1) for stack in stacks],
-        2 * 4.0 * sum(stack.size for stack in stacks),
-        sum(4.0 * count * short * short * long for count, short, long in sides),  # the Gram matrix and one product
-        by_svd if torch else None,
-        8.0,
-    )
+    for method in ("exact", "newton-schulz"):
+        yield Case(
+            f"20 polar factors of ResNet-18, {method}",
+            functools.partial(orthonormalize_layers, network, method=method),
+            2 * 4.0 * sum(matrix.size for matrix in matrices),
+            sum(4.0 * short * short * long for short, long in sides),  # the Gram matrix and one product
+            by_svd if torch else None,
+            8.0,
+        )
     f = _random(_smaller((512, 512, 3, 3), shrink))
     for name, transform in (
         ("re-weighted gradient", lambda: reweighted_gradient(f, 5.0)),

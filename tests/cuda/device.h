@@ -8,6 +8,7 @@
 
 #include <cmath>
 #include <csetjmp>
+#include <csignal>
 #include <cstring>
 #include <ucontext.h>
 
@@ -38,6 +39,7 @@ struct Fiber {
 static Fiber fibers[THREADS_MOST];
 static char *stacks;
 static jmp_buf scheduler;
+static sigjmp_buf outside;
 static unsigned current;
 static void (*body)(void **);
 static void **arguments;
@@ -87,18 +89,31 @@ static bool run_block(unsigned threads) {
     }
 }
 
-// 0, or 1 where threads of a block did not all come to a barrier.
+// A page that nobody may touch stands behind every array.
+static void touched(int) { siglongjmp(outside, 1); }
+
+static int run_grid(unsigned blocks, unsigned threads) {
+    if (sigsetjmp(outside, 1)) return 2;
+    for (unsigned block = blocks; block-- > 0;) {
+        blockIdx = {block, 0, 0};
+        if (!run_block(threads)) return 1;
+    }
+    return 0;
+}
+
+// 0, or 1 where threads of a block did not all come to a barrier, or 2 where one went beyond an array.
 static int launch(void (*kernel)(void **), unsigned blocks, unsigned width, unsigned height, void **given) {
     if (!stacks) stacks = new char[THREADS_MOST * STACK];
     body = kernel, arguments = given;
     blockDim = {width, height, 1}, gridDim = {blocks, 1, 1};
-    for (unsigned block = blocks; block-- > 0;) {
-        blockIdx = {block, 0, 0};
-        if (run_block(width * height)) continue;
-        for (Fiber &fiber : fibers) fiber.started = false;  // what waits at the barrier is given up
-        return 1;
-    }
-    return 0;
+    struct sigaction ours = {}, before[2];
+    ours.sa_handler = touched;
+    sigaction(SIGSEGV, &ours, &before[0]), sigaction(SIGBUS, &ours, &before[1]);
+    const int failed = run_grid(blocks, width * height);
+    sigaction(SIGSEGV, &before[0], nullptr), sigaction(SIGBUS, &before[1], nullptr);
+    if (failed)
+        for (Fiber &fiber : fibers) fiber.started = false;  // what was going on is given up
+    return failed;
 }
 
 }  // namespace emulator

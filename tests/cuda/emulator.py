@@ -1,14 +1,15 @@
 """Run the source of a CUDA kernel on the CPU: built as C++ by g++, with `device.h` for what a device provides.
 
-What a device would not notice is an error here: an argument whose type is not the one that the source declares, an
-entry written outside of an array, a barrier that not all threads of a block come to. What is read outside of an array
-is NaN, or -1, and so is shared memory that was not written.
+What a device may not notice is an error here: an argument whose type is not the one that the source declares, an entry
+read or written beyond the end of an array, or written before its beginning, a barrier that not all threads of a block
+come to. What is read before the beginning of an array is NaN, or -1, and so is shared memory that was not written.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
+import mmap
 import re
 import shutil
 import subprocess
@@ -23,8 +24,11 @@ __all__ = ["COMPILER", "Launcher", "parameters"]
 
 COMPILER = shutil.which("g++")
 
-MARGIN = 64
-"""Bytes before and after every array; a multiple of any alignment."""
+_C = ctypes.CDLL(None)
+_PROBLEMS = {
+    1: "some threads of a block wait at a barrier, and others have ended",
+    2: "an entry beyond the end of an array was read or written",
+}
 
 _HERE = Path(__file__).parent
 _TYPES = {
@@ -117,13 +121,13 @@ class Launcher:
         pointers = (ctypes.c_void_p * len(held))(*(place.ctypes.data for place, _ in held))
         width, height = (*threads, 1)[:2]
         failed = getattr(self._library, f"launch_{self.name}")(blocks, width, height, pointers)
-        assert not failed, f"{self.name}: some threads of a block wait at a barrier, and others have ended"
-        for value, (_, buffer) in zip(arguments, held, strict=True):
-            if buffer is not None:
-                self._take_back(value, buffer)
+        assert not failed, f"{self.name}: {_PROBLEMS[failed]}"
+        for value, (_, pages) in zip(arguments, held, strict=True):
+            if pages is not None:
+                self._take_back(value, pages)
 
     def _hold(self, place: int, value: Any) -> tuple[Any, Any]:
-        """Return where the argument stands, and, of an array, its copy between two margins."""
+        """Return where the argument stands, and, of an array, the pages that its copy ends."""
         dtype, pointer = self._parameters[place]
         assert value.dtype == dtype, f"{self.name}: argument {place} is {value.dtype}, and declared {dtype}"
         assert isinstance(value, np.ndarray) == pointer, (
@@ -132,15 +136,25 @@ class Launcher:
         if not pointer:
             return np.array([value]), None
         assert value.flags.c_contiguous, f"{self.name}: argument {place} is not contiguous"
-        buffer = np.full(value.nbytes + 2 * MARGIN, 0xFF, np.uint8)
-        buffer[MARGIN : MARGIN + value.nbytes] = value.reshape(-1).view(np.uint8)
-        return np.array([buffer.ctypes.data + MARGIN], np.uintp), buffer
+        pages = _pages_before_a_guard(value.nbytes)
+        pages[pages.size - value.nbytes :] = value.reshape(-1).view(np.uint8)
+        return np.array([pages.ctypes.data + pages.size - value.nbytes], np.uintp), pages
 
-    def _take_back(self, value: Any, buffer: Any) -> None:
-        inside = slice(MARGIN, MARGIN + value.nbytes)
-        outside = np.delete(buffer, inside)
-        assert np.all(outside == 0xFF), f"{self.name} wrote outside of an array"
+    def _take_back(self, value: Any, pages: Any) -> None:
+        before, inside = np.split(pages, [pages.size - value.nbytes])
+        assert np.all(before == 0xFF), f"{self.name} wrote before the beginning of an array"
         if value.flags.writeable:
-            value.reshape(-1).view(np.uint8)[:] = buffer[inside]
+            value.reshape(-1).view(np.uint8)[:] = inside
         else:
-            assert np.array_equal(value.reshape(-1).view(np.uint8), buffer[inside]), f"{self.name} wrote to its input"
+            assert np.array_equal(value.reshape(-1).view(np.uint8), inside), f"{self.name} wrote to its input"
+
+
+def _pages_before_a_guard(count: int) -> Any:
+    """Return whole pages of 0xff for `count` bytes at their end, behind which stands a page that nobody may touch."""
+    size = (count // mmap.PAGESIZE + 1) * mmap.PAGESIZE
+    region = mmap.mmap(-1, size + mmap.PAGESIZE)
+    pages = np.frombuffer(region, np.uint8, size)
+    failed = _C.mprotect(ctypes.c_void_p(pages.ctypes.data + size), ctypes.c_size_t(mmap.PAGESIZE), 0)
+    assert not failed
+    pages[:] = 0xFF
+    return pages

@@ -88,6 +88,9 @@ class ndarray:  # noqa: N801 - the name that CuPy gives it
     def __float__(self) -> float:
         return float(self.item())
 
+    def __complex__(self) -> complex:
+        return complex(self.item())
+
     def __index__(self) -> int:
         return operator.index(self.item())
 
