@@ -79,12 +79,16 @@ def source_text(source: str) -> str:
     return resources.files(package).joinpath(f"{name}.cu").read_text(encoding="utf-8")
 
 
-def kernel_options(**macros: object) -> tuple[str, ...]:
+def kernel_options(*, fused: bool = True, **macros: object) -> tuple[str, ...]:
     """Return the compiler's options for a build with these macros.
 
-    Products are not fused into the sums that they are added to: a kernel has the rounding that its source says.
+    Where not `fused`, a product is rounded before it is added: a kernel has the very bits that its source says.
     """
-    return ("-std=c++17", "--fmad=false", *(f"-D{name}={value}" for name, value in sorted(macros.items())))
+    return (
+        "-std=c++17",
+        f"--fmad={str(fused).lower()}",
+        *(f"-D{name}={value}" for name, value in sorted(macros.items())),
+    )
 
 
 def forget() -> None:
@@ -107,9 +111,18 @@ def _kernel(source: str, name: str, options: tuple[str, ...], device: int) -> An
 
 
 def launch_kernel(
-    source: str, name: str, blocks: int, threads: tuple[int, ...], arguments: Iterable[Any], **macros: object
+    source: str,
+    name: str,
+    blocks: int,
+    threads: tuple[int, ...],
+    arguments: Iterable[Any],
+    *,
+    fused: bool = True,
+    **macros: object,
 ) -> None:
     """Launch a kernel on the current device; Python's integers become 64-bit ones, its floats float64.
+
+    `fused` and the macros are those of `kernel_options`.
 
     Raises
     ------
@@ -117,7 +130,7 @@ def launch_kernel(
         If it cannot be compiled.
     """
     device = importlib.import_module("cupy").cuda.Device().id
-    kernel = _kernel(source, name, kernel_options(**macros), device)
+    kernel = _kernel(source, name, kernel_options(fused=fused, **macros), device)
     kernel((blocks,), threads, tuple(_settled(value) for value in arguments))
 
 
@@ -171,9 +184,12 @@ def on_its_device(operation: Callable[P, R]) -> Callable[P, R]:
     return run
 
 
-@functools.lru_cache(maxsize=256)
+@functools.lru_cache(maxsize=64)
 def _copy(make: Callable[..., Any], arguments: tuple[Any, ...], device: int) -> Array:  # noqa: ARG001 - a part of the key
-    return importlib.import_module("cupy").asarray(make(*arguments))
+    cupy = importlib.import_module("cupy")
+    table = cupy.asarray(make(*arguments))
+    cupy.cuda.get_current_stream().synchronize()  # once: later calls may be on other streams
+    return table
 
 
 def on_the_device(make: Callable[..., Any], *arguments: Any) -> Array:

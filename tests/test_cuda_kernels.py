@@ -30,7 +30,7 @@ from convla._array import is_cupy, to_numpy
 from convla._cuda import WORKSPACE, cuda_trouble
 from convla._dispatch import KERNELS
 from convla.engines import cupy_convolution, cupy_filters, cupy_gradients
-from convla.errors import EngineError, install_line
+from convla.errors import EngineError, ShapeError, install_line
 from convla.experiments.csm.settings import Readings, table_settings
 from convla.experiments.descents.outcome import run_setting
 from convla.experiments.descents.pairs import LOSSES, OPTIMIZERS, SIMILARITIES
@@ -117,6 +117,29 @@ def test_direct_sums_with_the_threads_of_a_device(dtype: Any, cupy: ModuleType) 
         assert_agrees(got, operation.reference(*given, geometry), 0)
         assert COUNTS[operation.operation] == 1
     assert COUNTS["waits"] == 3  # for what this test reads
+
+
+def test_images_beyond_one_grid(cupy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cupy_convolution, "_THREADS", 32)
+    monkeypatch.setattr(cupy_convolution, "LARGEST_GRID", 70)
+    geometry = ConvGeometry((10, 1, 3), (100,), padding="same", groups=1)
+    arrays = of_map(geometry, np.float64, images=(5, 2))
+    operation, names = MAPS[0]
+    given = [arrays[name] for name in names]
+    got = operation(*(cupy.asarray(array) for array in given), geometry)
+    assert_agrees(got, operation.reference(*given, geometry), 0)
+    assert COUNTS["correlate"] == 2  # 12 blocks an image, 5 images at a time
+
+
+def test_long_tables_are_left_to_products(cupy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cupy_convolution, "_LARGEST_TABLE", 50)
+    geometry = ConvGeometry((2, 1, 3), (20,), padding="same")
+    arrays = of_map(geometry, np.float64)
+    for operation, names in MAPS:
+        given = [arrays[name] for name in names]
+        got = operation(*(cupy.asarray(array) for array in given), geometry)
+        assert_agrees(got, operation.reference(*given, geometry), 0)
+    assert COUNTS["launches"] == 0
 
 
 def test_integers_of_many_channels_are_summed_directly(cupy: ModuleType) -> None:
@@ -356,7 +379,22 @@ def test_a_networks_polar_factors_in_few_stacks(method: str, cupy: ModuleType, m
     assert list(found) == list(gradients)
     for name, f in gradients.items():
         assert is_cupy(found[name])
-        np.testing.assert_allclose(found[name].get(), orthonormalize(f, method=method), atol=2e-6)
-        np.testing.assert_allclose(
-            orthonormalize_layers({name: f}, method=method)[name], orthonormalize(f, method=method)
-        )
+        alone = orthonormalize(f, method=method)
+        np.testing.assert_allclose(found[name].get(), alone, atol=2e-6)
+        np.testing.assert_array_equal(orthonormalize_layers({name: f}, method=method)[name], alone)
+
+
+def test_completed_factors_are_orthonormal_within_their_own_columns(cupy: ModuleType) -> None:
+    rng = np.random.default_rng(9)
+    gradients = {"narrow": np.ones((3, 4)), "wide": rng.standard_normal((3, 9)), "too": np.ones((3, 4))}
+    given = {name: cupy.asarray(f) for name, f in gradients.items()}
+    for factor in orthonormalize_layers(given, rank_deficient="complete").values():
+        np.testing.assert_allclose(factor.get() @ factor.get().T, np.eye(3), atol=1e-12)
+
+
+def test_a_layer_that_is_wrong_is_named() -> None:
+    with pytest.raises(ShapeError, match="layer b: gradient must have at least 2 axes"):
+        orthonormalize_layers({"a": np.ones((2, 2)), "b": np.ones(2)})
+    with pytest.raises(TypeError, match="gradients must be a mapping of layers by name, got list"):
+        orthonormalize_layers([np.ones((2, 2))])  # type: ignore[arg-type]
+    assert orthonormalize_layers({}) == {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,11 +23,14 @@ FLOATS = ("float32", "float64")
 ADDED = ("-ftz=true", "--device-as-default-execution-space")
 """What CuPy adds to the options of every kernel."""
 
-BUILDS = {
+BUILDS: dict[str, list[dict[str, Any]]] = {
     "convla.engines:convolution": [cupy_convolution.macros(np.empty(1, dtype)) for dtype in C_TYPES],
-    "convla.engines:filters": [cupy_filters.macros(np.empty(1, dtype)) for dtype in (*FLOATS, "int64")],
+    "convla.engines:filters": [
+        cupy_filters.macros(np.empty((1, 1, taps), dtype))
+        for taps, dtype in ((3, "float32"), (99, "float64"), (999, "int64"))
+    ],
     "convla.engines:lines": [cupy_gradients.macros(np.empty(1, dtype)) for dtype in FLOATS],
-    "convla.experiments.descents:pairs": [{"TAPS": taps} for taps in (3, 9)],
+    "convla.experiments.descents:pairs": [{"fused": False, "TAPS": taps} for taps in (3, 9)],
 }
 """Each source with the macros of its builds."""
 
@@ -50,7 +54,7 @@ def test_every_source_is_here() -> None:
 
 
 @pytest.mark.parametrize(("source", "macros", "architecture"), cases())
-def test_sources_compile_without_a_complaint(source: str, macros: dict[str, object], architecture: str) -> None:
+def test_sources_compile_without_a_complaint(source: str, macros: dict[str, Any], architecture: str) -> None:
     if nvrtc.library() is None:
         required = os.environ.get("CONVLA_REQUIRE_NVRTC") == "1"
         (pytest.fail if required else pytest.skip)(f"no NVRTC: {install_line('test-cuda')}")

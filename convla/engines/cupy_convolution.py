@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from convla.typing import Array
 
 __all__ = [
     "FEW_CHANNELS",
+    "LARGEST_GRID",
     "correlate",
     "correlate_image_adjoint",
     "correlate_kernel_adjoint",
@@ -36,7 +38,9 @@ FEW_CHANNELS = 16
 
 _THREADS = 128
 _CHANNELS = 4
-_LARGEST = 2**31 - 1
+LARGEST_GRID = 2**31 - 1
+_LARGEST_INDEX = 2**31 - 1
+_LARGEST_TABLE = 2**20
 _BLOCKS = 2048
 _LEAST_TERMS = 4096
 
@@ -44,12 +48,10 @@ _LEAST_TERMS = 4096
 @on_its_device
 def correlate(image: Array, kernel: Array, geometry: ConvGeometry) -> Array:
     """Cross-correlate; see the reference of the same name."""
+    if _sums_directly(kernel, geometry):
+        return _launch_map("correlate", image, kernel, reads, geometry.range_shape, geometry)
     xp = namespace(image, kernel)
     batch = image.shape[: -geometry.ndim - 1]
-    if _sums_directly(kernel, geometry):
-        features = xp.empty((*batch, *geometry.range_shape), dtype=image.dtype)
-        _launch_map("correlate", (image, kernel), reads, features, geometry, geometry.output_shape)
-        return features
     weights = _weights(kernel, geometry)
     images = xp.reshape(image, (-1, *geometry.domain_shape))
     features = xp.empty((images.shape[0], *geometry.range_shape), dtype=image.dtype)
@@ -62,12 +64,10 @@ def correlate(image: Array, kernel: Array, geometry: ConvGeometry) -> Array:
 @on_its_device
 def correlate_image_adjoint(features: Array, kernel: Array, geometry: ConvGeometry) -> Array:
     """Apply the transpose of ``image -> correlate(image, kernel)``; see the reference of the same name."""
+    if _sums_directly(kernel, geometry):
+        return _launch_map("correlate_image_adjoint", features, kernel, readers, geometry.domain_shape, geometry)
     xp = namespace(features, kernel)
     batch = features.shape[: -geometry.ndim - 1]
-    if _sums_directly(kernel, geometry):
-        image = xp.empty((*batch, *geometry.domain_shape), dtype=features.dtype)
-        _launch_map("correlate_image_adjoint", (features, kernel), readers, image, geometry, geometry.image_shape)
-        return image
     weights = xp.matrix_transpose(_weights(kernel, geometry))
     given = xp.reshape(features, (-1, *geometry.range_shape))
     extended = xp.zeros((given.shape[0], geometry.in_channels, *geometry.padded_shape), dtype=features.dtype)
@@ -97,10 +97,12 @@ def correlate_kernel_adjoint(features: Array, image: Array, geometry: ConvGeomet
 
 
 def _sums_directly(array: Array, geometry: ConvGeometry) -> bool:
-    """Tell whether the kernels of our own run: the counts of their tables and positions are 32-bit."""
+    """Tell whether the kernels of our own run: they count positions with 32 bits, and their tables are kept."""
     out, inner = geometry.out_channels // geometry.groups, geometry.kernel_shape[1]
     largest = max(math.prod(geometry.padded_shape), math.prod(geometry.output_shape), _terms(geometry))
-    return (is_exact(array) or max(out, inner) <= FEW_CHANNELS) and largest <= _LARGEST
+    table = sum(n * k for n, k in zip(geometry.output_shape, geometry.kernel_size, strict=True))
+    few = is_exact(array) or max(out, inner) <= FEW_CHANNELS
+    return few and largest <= _LARGEST_INDEX and table <= _LARGEST_TABLE
 
 
 def _terms(geometry: ConvGeometry) -> int:
@@ -111,16 +113,21 @@ def _terms(geometry: ConvGeometry) -> int:
 
 
 def _launch_map(
-    name: str, arrays: tuple[Array, Array], table: object, out: Array, geometry: ConvGeometry, places: tuple[int, ...]
-) -> None:
-    """Launch a map to `out` (..., channels, *places): a thread for each place and some channels of a group."""
-    channels = out.shape[-geometry.ndim - 1] // geometry.groups
-    images = math.prod(out.shape[: -geometry.ndim - 1])
-    blocks = blocks_for(math.prod(places), _THREADS) * blocks_for(channels, _CHANNELS) * geometry.groups * images
-    if blocks:
-        first, second = (namespace(array).ascontiguousarray(array) for array in arrays)
-        arguments = (first, second, on_the_device(table, geometry), out)  # type: ignore[arg-type]
+    name: str, given: Array, kernel: Array, table: Callable[..., Any], shape: tuple[int, ...], geometry: ConvGeometry
+) -> Array:
+    """Return what a map makes of (..., channels, *places): a thread for each place of `shape` and some channels."""
+    xp = namespace(given, kernel)
+    batch = given.shape[: -geometry.ndim - 1]
+    out = xp.empty((math.prod(batch), *shape), dtype=given.dtype)
+    arrays = xp.ascontiguousarray(xp.reshape(given, (out.shape[0], *given.shape[-geometry.ndim - 1 :])))
+    weights = xp.ascontiguousarray(kernel)
+    parts = geometry.groups * blocks_for(shape[0] // geometry.groups, _CHANNELS)
+    each = blocks_for(math.prod(shape[1:]), _THREADS) * parts
+    for some in chunks(out.shape[0], each, LARGEST_GRID):
+        arguments = (arrays[some], weights, on_the_device(table, geometry), out[some])
+        blocks = each * (some.stop - some.start)
         launch_kernel("convla.engines:convolution", name, blocks, (_THREADS,), arguments, **macros(out))
+    return xp.reshape(out, (*batch, *shape))
 
 
 def _kernel_adjoint_directly(features: Array, image: Array, geometry: ConvGeometry) -> Array:
@@ -153,7 +160,7 @@ def splits(terms: int, entries: int) -> tuple[int, int]:
     return max(1, blocks_for(terms, max(each, 1))), each
 
 
-def macros(array: Array) -> dict[str, object]:
+def macros(array: Array) -> dict[str, Any]:
     """Return what the build for these arrays defines."""
     return {"REAL": c_type(array), "THREADS": _THREADS, "CHANNELS": _CHANNELS}
 

@@ -26,8 +26,9 @@ _THREADS = 256
 TILE = 1024
 """The most taps of a channel."""
 
-LAGS = 4096
-"""The most lags: 32 KiB of shared memory, of 48 that every device has."""
+LAGS = (256, 4096)
+"""The lags that there is room for: the less room, the more blocks share a processor. Most kernels have below 200 lags,
+and 4096 take 32 of the 48 KiB that every device has."""
 
 
 @on_its_device
@@ -57,7 +58,7 @@ def correlate_lags(kernels: Array, lags: Array) -> Array:
     xp = namespace(kernels, lags)
     size = tuple(kernels.shape[2:])
     taps, middle = math.prod(size), math.prod(2 * k - 1 for k in size) // 2
-    if taps > TILE or 2 * middle + 1 > LAGS:
+    if taps > TILE or 2 * middle + 1 > LAGS[-1]:
         return _correlate_lags.reference(kernels, lags)
     out = xp.empty(tuple(kernels.shape), dtype=kernels.dtype)
     given = xp.ascontiguousarray(xp.astype(lags, accumulation_dtype(kernels, xp), copy=False))
@@ -73,10 +74,12 @@ def correlate_lags(kernels: Array, lags: Array) -> Array:
     return out
 
 
-def macros(kernels: Array) -> dict[str, object]:
+def macros(kernels: Array) -> dict[str, Any]:
     """Return what the build for these kernels defines."""
+    lags = math.prod(2 * k - 1 for k in kernels.shape[2:])
+    room = next((room for room in LAGS if lags <= room), LAGS[-1])
     sums = C_TYPES[np.dtype(accumulation_dtype(kernels, namespace(kernels))).name]
-    return {"REAL": c_type(kernels), "SUM": sums, "THREADS": _THREADS, "TILE": TILE, "LAGS": LAGS}
+    return {"REAL": c_type(kernels), "SUM": sums, "THREADS": _THREADS, "TILE": TILE, "LAGS": room}
 
 
 def _offsets(*size: int) -> Any:

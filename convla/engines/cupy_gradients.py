@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from convla._array import namespace
 from convla._cuda import WORKSPACE, blocks_for, c_type, chunks, launch_kernel, on_its_device
@@ -61,6 +62,6 @@ def laplacian_smoothing(blocks: Array, sigma: float) -> Array:
     return out
 
 
-def macros(blocks: Array) -> dict[str, object]:
+def macros(blocks: Array) -> dict[str, Any]:
     """Return what the build for these arrays defines."""
     return {"REAL": c_type(blocks), "LINES": _LINES, "PARTS": _PARTS}

@@ -52,6 +52,7 @@ def descend_pairs(
         blocks_for(repetitions, _THREADS),
         (_THREADS,),
         arguments,
+        fused=False,
         TAPS=n,
     )
     return (
