@@ -18,6 +18,7 @@ from convla import (
     convolutional_similarity_and_gradient,
     laplacian_smoothing,
     largest_singular_value,
+    network_similarity,
     orthonormal,
     orthonormalize,
     orthonormalize_layers,
@@ -398,3 +399,18 @@ def test_a_layer_that_is_wrong_is_named() -> None:
     with pytest.raises(TypeError, match="gradients must be a mapping of layers by name, got list"):
         orthonormalize_layers([np.ones((2, 2))])  # type: ignore[arg-type]
     assert orthonormalize_layers({}) == {}
+
+
+def test_a_networks_similarity_waits_once_for_a_group_and_once_for_all(cupy: ModuleType) -> None:
+    rng = np.random.default_rng(10)
+    shapes = {"a": (3, 2, 3), "b": (3, 2, 3), "c": (2, 2, 1), "d": (3, 2, 3)}
+    kernels = {name: rng.standard_normal(shape) for name, shape in shapes.items()}
+    given = {name: cupy.asarray(kernel) for name, kernel in kernels.items()}
+    COUNTS.clear()
+    ours = network_similarity(given)
+    assert (COUNTS["waits"], COUNTS["summed_autocorrelations"], COUNTS["correlate_lags"]) == (3, 2, 2)
+    theirs = network_similarity(kernels)
+    assert ours.layers == pytest.approx(theirs.layers, rel=1e-12)
+    assert ours.total == pytest.approx(theirs.total, rel=1e-12)
+    for name, gradient in theirs.gradients.items():
+        np.testing.assert_allclose(ours.gradients[name].get(), gradient, rtol=1e-12, atol=1e-12)

@@ -62,6 +62,7 @@ class Device:
 class ndarray:  # noqa: N801 - the name that CuPy gives it
     """An array on a device."""
 
+    __module__ = "cupy"
     __array_ufunc__ = None  # NumPy's scalars leave their operators to it
 
     def __init__(self, values: Any) -> None:
