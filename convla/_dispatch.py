@@ -67,7 +67,7 @@ def _is_float(array: Any) -> bool:
 
 ENGINES: dict[str, EngineEntry] = {
     "numba": EngineEntry(lambda a: is_numpy(a) and a.dtype.char in "fd", "NumPy arrays of float32 or float64"),
-    "cuda": EngineEntry(is_cupy, "CuPy arrays", check_cuda),
+    "cuda": EngineEntry(is_cupy, "CuPy arrays (cupy.from_dlpack makes one of a tensor without a copy)", check_cuda),
     "fft": EngineEntry(_is_float, "arrays of float32 or float64", direct=False),
 }
 """The engines by name, in the order in which "auto" prefers them where nothing else is measured."""

@@ -32,6 +32,7 @@ COMMANDS = frozenset(
         "reproduce",
         "training",
         "verify",
+        *("cuda_emulator", "cuda_kernels", "cuda_sources", "gpu_check"),  # which build the kernels first
     )
 )
 

@@ -38,10 +38,10 @@ BUILDS: dict[str, list[dict[str, Any]]] = {
 def cases() -> list[object]:
     found = []
     for source, builds in BUILDS.items():
-        for at, macros in enumerate(builds[: 3 if "convolution" in source else None]):
+        for at, macros in enumerate(builds):
             for place, architecture in enumerate(ARCHITECTURES):
                 # Each source for each of the devices; all of its builds for all of them in the slow tests.
-                quick = place == at % len(ARCHITECTURES) or (at == 0 and place >= len(builds))
+                quick = at < 3 and (place == at or (at == 0 and place >= len(builds)))
                 marks = [] if quick else [pytest.mark.slow]
                 found.append(pytest.param(source, macros, architecture, marks=marks))
     return found

@@ -6,4 +6,5 @@ from convla.gpu_check.command import main
 
 __all__: list[str] = []
 
-sys.exit(main(sys.argv[1:]))
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
