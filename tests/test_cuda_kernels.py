@@ -106,6 +106,21 @@ def test_products_of_matrices(geometry: ConvGeometry, cupy: ModuleType, monkeypa
     assert COUNTS["launches"] == 0
 
 
+@pytest.mark.parametrize("more", [0, 500])
+@pytest.mark.parametrize("room", [2**28, 40000, 9000, 1])
+def test_pieces_cover_all_and_fit_in_the_workspace(room: int, more: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cupy_convolution, "WORKSPACE", room)
+    geometry = ConvGeometry((4, 3, 3, 2), (9, 8), padding="full", stride=(2, 1))
+    covered = np.zeros((7, geometry.output_shape[0]), int)
+    for some, rows in cupy_convolution._pieces(np.empty((7, 1), np.float32), geometry, more):
+        covered[some, rows] += 1
+        count, height = some.stop - some.start, rows.stop - rows.start
+        windows = 18 * height * geometry.output_shape[1]  # of 3 channels and 3x2 taps
+        taken = 4 * count * (3 * 13 * 10 + windows + 4 * height * geometry.output_shape[1] + more)
+        assert taken <= room or (count, height) == (1, 1)
+    assert np.all(covered == 1)
+
+
 @pytest.mark.parametrize("dtype", [np.int8, np.float32])
 def test_direct_sums_with_the_threads_of_a_device(dtype: Any, cupy: ModuleType) -> None:
     geometry = ConvGeometry((6, 2, 3, 2), (13, 14), padding="same", groups=2, stride=(1, 2), boundary="reflect")

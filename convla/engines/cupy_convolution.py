@@ -90,7 +90,7 @@ def correlate_kernel_adjoint(features: Array, image: Array, geometry: ConvGeomet
         return _kernel_adjoint_directly(features, image, geometry)
     images, given = xp.reshape(image, (-1, *geometry.domain_shape)), xp.reshape(features, (-1, *geometry.range_shape))
     total = xp.zeros((geometry.groups, geometry.out_channels // geometry.groups, _terms(geometry)), dtype=image.dtype)
-    for some, rows in _pieces(images, geometry):
+    for some, rows in _pieces(images, geometry, math.prod(geometry.kernel_shape)):
         products = _grouped(given[some, :, rows], geometry) @ _columns(images[some], rows, geometry).swapaxes(-1, -2)
         total += xp.sum(products, axis=0)
     return xp.reshape(total, geometry.kernel_shape)
@@ -200,12 +200,18 @@ def readers(geometry: ConvGeometry) -> IndexArray:
 # Products of matrices.
 
 
-def _pieces(images: Array, geometry: ConvGeometry) -> Iterator[tuple[slice, slice]]:
-    """Yield pairs (images, rows of the output's first axis) whose windows fit in the workspace, or one row of one."""
-    row = geometry.groups * _terms(geometry) * math.prod(geometry.output_shape[1:]) * images.dtype.itemsize
+def _pieces(images: Array, geometry: ConvGeometry, more: int = 0) -> Iterator[tuple[slice, slice]]:
+    """Yield pairs (images, rows of the output's first axis) that take no more than the workspace, or one row of one.
+
+    An image takes its extension and `more` entries, a row its windows and their products with the weights.
+    """
+    size = images.dtype.itemsize
+    whole = (geometry.in_channels * math.prod(geometry.padded_shape) + more) * size
+    row = (geometry.groups * _terms(geometry) + geometry.out_channels) * math.prod(geometry.output_shape[1:]) * size
     rows = geometry.output_shape[0]
-    for some in chunks(images.shape[0], rows * row, WORKSPACE):
-        for part in chunks(rows, (some.stop - some.start) * row, WORKSPACE):
+    for some in chunks(images.shape[0], whole + rows * row, WORKSPACE):
+        count = some.stop - some.start
+        for part in chunks(rows, count * row, WORKSPACE - count * whole):
             yield some, part
 
 

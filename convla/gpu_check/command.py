@@ -22,7 +22,7 @@ from convla.extending import atomic_write, cuda_trouble
 from convla.gpu_check.cases import Case, cases
 from convla.gpu_check.timing import REPEATS, WARM_UP, Floors, device_time, measure_floors, torch_time
 
-__all__ = ["device_facts", "main", "markdown", "run_tests"]
+__all__ = ["Report", "device_facts", "main", "markdown", "run_sanitizer", "run_tests"]
 
 CHECKOUT = Path(convla.__file__).parents[1]
 COLUMNS = ("median_ms", "least_ms", "most_ms", "floor_ms", "fraction_of_floor", "torch_ms", "torch_ratio", "target_ms")
