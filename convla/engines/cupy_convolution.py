@@ -99,7 +99,8 @@ def correlate_kernel_adjoint(features: Array, image: Array, geometry: ConvGeomet
 def _sums_directly(array: Array, geometry: ConvGeometry) -> bool:
     """Tell whether the kernels of our own run: they count positions with 32 bits, and their tables are kept."""
     out, inner = geometry.out_channels // geometry.groups, geometry.kernel_shape[1]
-    largest = max(math.prod(geometry.padded_shape), math.prod(geometry.output_shape), _terms(geometry))
+    shapes = (geometry.image_shape, geometry.output_shape, geometry.kernel_shape[1:])
+    largest = max(math.prod(shape) for shape in shapes)
     table = sum(n * k for n, k in zip(geometry.output_shape, geometry.kernel_size, strict=True))
     few = is_exact(array) or max(out, inner) <= FEW_CHANNELS
     return few and largest <= _LARGEST_INDEX and table <= _LARGEST_TABLE
