@@ -33,6 +33,7 @@ from convla._dispatch import KERNELS
 from convla.engines import cupy_convolution, cupy_filters, cupy_gradients
 from convla.errors import EngineError, ShapeError, install_line
 from convla.experiments.csm.settings import Readings, table_settings
+from convla.experiments.descents import pairs_cuda
 from convla.experiments.descents.outcome import run_setting
 from convla.experiments.descents.pairs import LOSSES, OPTIMIZERS, SIMILARITIES
 from convla.geometry import ConvGeometry
@@ -264,6 +265,16 @@ def test_descents_give_the_bits_of_the_reference(taps: int, toeplitz: bool, cupy
             wanted = descend.reference(k1, k2, gram, **keywords)
         for value, right in zip(got, wanted, strict=True):
             np.testing.assert_array_equal(to_numpy(value), right)
+
+
+def test_long_kernels_are_left_to_the_reference(cupy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments, keywords = next(EXAMPLES["descend_pairs"].arguments())
+    monkeypatch.setattr(pairs_cuda, "MOST_TAPS", arguments[0].shape[1] - 1)
+    descend = EXAMPLES["descend_pairs"].operation
+    got = descend(*map(cupy.asarray, arguments), engine="cuda", **keywords)
+    for value, right in zip(got, descend.reference(*arguments, **keywords), strict=True):
+        np.testing.assert_array_equal(to_numpy(value), right)
+    assert COUNTS["launches"] == 0
 
 
 @pytest.mark.usefixtures("cupy")

@@ -211,7 +211,7 @@ def _tables(shrink: int) -> Iterator[Case]:
             run_setting(setting, repetitions=repetitions, seed=0, engine="cuda")
 
     # Two kernels, a product and a sum, and about six passes over the pairs of taps in each iteration.
-    operations = sum(2 * 2 * 6.0 * s.n**2 * s.iterations * repetitions for s in settings)
+    operations = sum(2 * 2 * 6.0 * s.taps**2 * s.iterations * repetitions for s in settings)
     yield Case(
         f"Tables 1-6, {repetitions} repetitions of {len(settings)} settings", tables, 0.0, operations, target=300.0
     )

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from convla.experiments.descents.pairs import LOSSES, SIMILARITIES, step_factors
+from typing import Any
+
+from convla.experiments.descents.pairs import LOSSES, SIMILARITIES, _descend_pairs, step_factors
 from convla.extending import blocks_for, launch_kernel, namespace, on_its_device
 from convla.typing import Array
 
-__all__ = ["descend_pairs"]
+__all__ = ["MOST_TAPS", "descend_pairs"]
 
 _THREADS = 64
+
+MOST_TAPS = 64
+"""A thread keeps eleven numbers for each tap, and a device sets that aside for all the threads that it could run."""
 
 
 @on_its_device
@@ -29,6 +34,15 @@ def descend_pairs(
     """Run the operation; see `convla.experiments.descents.pairs.descend_pairs`."""
     xp = namespace(k1, k2, gram)
     repetitions, n = k1.shape
+    if n > MOST_TAPS:
+        options: dict[str, Any] = {
+            "loss": loss,
+            "normalized": normalized,
+            "toeplitz": toeplitz,
+            "similarity": similarity,
+        }
+        options |= {"optimizer": optimizer, "learning_rate": learning_rate, "iterations": iterations, "both": both}
+        return _descend_pairs.reference(k1, k2, gram, **options)
     k1, k2 = (xp.asarray(xp.permute_dims(k, (1, 0)), copy=True, order="C") for k in (k1, k2))
     grams = xp.ascontiguousarray(xp.permute_dims(xp.reshape(gram, (repetitions, n * n)), (1, 0)))
     factors = step_factors(optimizer, learning_rate, iterations)
