@@ -7,7 +7,7 @@ from convla.gradients import laplacian_smoothing, normalized_gradient, reweighte
 from convla.initializers import delta_orthogonal_kernel, orthogonal_kernel
 from convla.linear_map import LinearMap
 from convla.operators import ConvOperator, TransposedConvOperator
-from convla.orthonormal import orthonormalize, orthonormalize_operator
+from convla.orthonormal import orthonormalize, orthonormalize_layers, orthonormalize_operator
 from convla.penalties import PenaltyDescent, Trace, minimize_penalty, penalty, penalty_gradient
 from convla.projections import ClippedKernel, OrthogonalKernel, clip_singular_values, nearest_orthogonal
 from convla.similarity import (
@@ -109,6 +109,7 @@ __all__ = [
     "normalized_gradient",
     "orthogonal_kernel",
     "orthonormalize",
+    "orthonormalize_layers",
     "orthonormalize_operator",
     "penalty",
     "penalty_gradient",

@@ -26,6 +26,7 @@ COMMANDS = {
     "initialize": "Minimise the convolutional similarity of a model's kernels before training.",
     "study": "Run a study of one's own: descents on kernels under every combination of some settings.",
     "train": "Train networks with and without the sources' methods, and compare them in pairs.",
+    "doctor": "Say what is found here: versions, engines, GPU, threads, caches, extras.",
 }
 """What each command does, in the order of the help; the module of the same name adds it to the application."""
 

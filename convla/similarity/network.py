@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from array_api_compat import is_torch_array
 
-from convla._array import accumulation_dtype, all_finite, describe, is_numpy, namespace
+from convla._array import accumulation_dtype, all_finite, describe, is_cupy, is_numpy, namespace, to_numpy
 from convla._validate import check_array, check_integer, check_same_shape
 from convla.descent import Adam
 from convla.similarity.layer import Pairs, convolutional_similarity_and_gradient, similarities_of_equal_layers
@@ -88,7 +88,7 @@ def network_similarity(
                 results.update(zip(group, stacked, strict=True))
         except (TypeError, ValueError, OverflowError) as error:
             raise type(error)(f"layer {', '.join(group)}: {error}") from error
-    layers = {name: _number(name, results[name][0]) for name in names}
+    layers = _numbers({name: results[name][0] for name in names})
     return NetworkSimilarity(math.fsum(layers.values()), layers, {name: results[name][1] for name in names})
 
 
@@ -291,6 +291,15 @@ def _layer(name: str, kernel: ArrayLike, *, floating: bool = False) -> Array:
     if floating and not _is_floating(array, xp):
         raise TypeError(f"layer {name}: kernels must be float32 or float64, got dtype {array.dtype}")
     return array
+
+
+def _numbers(values: Mapping[str, Array]) -> dict[str, float]:
+    """Return values as numbers; from a GPU all at once, which is waited for once."""
+    if values and all(is_cupy(value) for value in values.values()):
+        xp = namespace(*values.values())
+        stacked = xp.stack([xp.astype(value, xp.float64) for value in values.values()])
+        return dict(zip(values, to_numpy(stacked).tolist(), strict=True))
+    return {name: _number(name, value) for name, value in values.items()}
 
 
 def _number(name: str, value: Array) -> float:

@@ -104,7 +104,7 @@ def run_setting(
     seed : int
         At least 0.
     engine : {"auto", "reference", "numba", "cuda"}
-        "cuda" puts the draws on the GPU and runs the reference there; the others stay on the CPU.
+        "cuda" puts the draws on the GPU and runs them there; the others stay on the CPU.
     advance : callable
         Told, after every chunk, how many repetitions it had.
 
@@ -193,8 +193,7 @@ def _run_chunk(setting: Setting, x: Array, kernels: Array, engine: str) -> dict[
     first = xp.reshape(kernels, (*kernels.shape[:2], -1))
     run: Any
     if setting.compiled:
-        kernel = "reference" if engine == "cuda" else engine
-        run = descend_pairs(first[:, 0, :], first[:, 1, :], gram, **_options(setting), engine=kernel)
+        run = descend_pairs(first[:, 0, :], first[:, 1, :], gram, **_options(setting), engine=engine)
         last = [run.k1, run.k2]
     else:
         run = descend_filters(first, gram, setting)

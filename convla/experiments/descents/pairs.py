@@ -11,6 +11,7 @@ each repetition, agrees with this reference to the last bit.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -42,6 +43,7 @@ __all__ = [
     "descend_pairs",
     "dot",
     "quadratic_form",
+    "step_factors",
 ]
 
 LOSSES = ("kernel", "convolutional", "shrinkage")
@@ -168,7 +170,13 @@ def choose_engine(engine: str) -> str:
     return _descend_pairs.choose(np.empty(0), engine=engine)
 
 
-@accelerated("descend_pairs", kernels={"numba": "convla.experiments.descents.pairs_numba:descend_pairs"})
+@accelerated(
+    "descend_pairs",
+    kernels={
+        "numba": "convla.experiments.descents.pairs_numba:descend_pairs",
+        "cuda": "convla.experiments.descents.pairs_cuda:descend_pairs",
+    },
+)
 def _descend_pairs(
     k1: Array,
     k2: Array,
@@ -219,6 +227,18 @@ def _descend_pairs(
 
 def _make_optimizer(name: str, learning_rate: float) -> Optimizer:
     return SGD(learning_rate) if name == "SGD" else Adam(learning_rate)
+
+
+def step_factors(optimizer: str, learning_rate: float, iterations: int) -> tuple[list[float], list[float]]:
+    """Return for a compiled descent the length of each step, and Adam's root that its second moment is divided by.
+
+    By Python's own powers, as in the reference: a compiled power may differ in the last bit.
+    """
+    if optimizer == "SGD":
+        return [float(learning_rate)] * iterations, []
+    beta1, beta2 = Adam(learning_rate).betas
+    steps = range(1, iterations + 1)
+    return [learning_rate / (1.0 - beta1**t) for t in steps], [math.sqrt(1.0 - beta2**t) for t in steps]
 
 
 def dot(a: Array, b: Array) -> Array:

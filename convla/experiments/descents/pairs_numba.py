@@ -13,6 +13,7 @@ import math
 import numpy as np
 
 from convla.compiling import compiled
+from convla.experiments.descents.pairs import LOSSES, SIMILARITIES, step_factors
 from convla.extending import share
 from convla.typing import Array
 
@@ -22,8 +23,6 @@ __all__ = ["descend_pairs"]
 # block of the largest kernels (N = 16) stays in the second-level cache.
 LANES = 64
 
-_LOSS = {"kernel": 0, "convolutional": 1, "shrinkage": 2}
-_SIMILARITY = {"squared": 0, "absolute": 1, "signed": 2, "cosine": 3}
 _BETAS = (0.9, 0.999)
 _EPSILON = 1e-8
 
@@ -47,14 +46,9 @@ def descend_pairs(
     blocks = -(-repetitions // LANES)
     k1, k2 = _to_lanes(k1, blocks), _to_lanes(k2, blocks)
     trace = np.empty((blocks, 5, LANES))
-    steps = np.arange(1, iterations + 1)
-    # Python's own powers, as in the reference: a compiled power may differ in the last bit.
-    lengths = np.array([learning_rate / (1.0 - _BETAS[0] ** int(t)) for t in steps])
-    roots = np.array([math.sqrt(1.0 - _BETAS[1] ** int(t)) for t in steps])
-    if optimizer == "SGD":
-        lengths, roots = np.full(iterations, float(learning_rate)), np.zeros(0)
+    lengths, roots = (np.array(factors) for factors in step_factors(optimizer, learning_rate, iterations))
     grams = _to_lanes(gram.reshape(repetitions, n * n), blocks)
-    options = (lengths, roots, _LOSS[loss], normalized, toeplitz, _SIMILARITY[similarity], both)
+    options = (lengths, roots, LOSSES.index(loss), normalized, toeplitz, SIMILARITIES.index(similarity), both)
     jobs = itertools.count()  # which gives each number to one thread only
 
     def descend() -> None:
