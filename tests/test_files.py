@@ -19,7 +19,7 @@ from convla._files import atomic_write, check_replaceable
 from convla.cli import run
 from convla.experiments.folder import ResultsError, ResultsFolder
 from convla.experiments.pool import Pool, WorkerError
-from convla.models.weights import read_weights, write_weights
+from convla.networks.weights import read_weights, write_weights
 
 
 def put(path: Path, content: bytes, **options: Any) -> None:

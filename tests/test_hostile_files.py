@@ -17,10 +17,10 @@ import pytest
 
 from convla.cli import run
 from convla.errors import WeightsError
-from convla.models.inspection import LayerSettings, inspect_network
-from convla.models.kernels import initialize_file
-from convla.models.plot import plot_inspection
-from convla.models.weights import printable, read_weights, write_weights
+from convla.networks.inspection import LayerSettings, inspect_network
+from convla.networks.kernels import initialize_file
+from convla.networks.plot import plot_inspection
+from convla.networks.weights import printable, read_weights, write_weights
 from tests.damage import damaged
 
 SUFFIXES = [".npz", ".safetensors", pytest.param(".pt", marks=pytest.mark.torch)]
@@ -109,7 +109,7 @@ class TestTorch:
             for name in old.namelist():
                 new.writestr(name, old.read(name))
         assert bomb.stat().st_size < 50_000
-        monkeypatch.setattr("convla.models.archives.available_memory", lambda _: 10**6)
+        monkeypatch.setattr("convla.networks.archives.available_memory", lambda _: 10**6)
         with pytest.raises(WeightsError, match="more than the 1000000 bytes of free memory"):
             read_weights(bomb)
 

@@ -11,7 +11,7 @@ import pytest
 
 from convla import ConvOperator, convolutional_similarity, network_similarity
 from convla.cli import run
-from convla.models.inspection import (
+from convla.networks.inspection import (
     COLUMNS,
     FACTORIZED,
     SPECTRAL_COLUMNS,
@@ -19,8 +19,8 @@ from convla.models.inspection import (
     inspect_network,
     read_settings,
 )
-from convla.models.kernels import initialize_file, split_kernels
-from convla.models.weights import read_weights, write_weights
+from convla.networks.kernels import initialize_file, split_kernels
+from convla.networks.weights import read_weights, write_weights
 from convla.similarity.orthogonality import kernel_orthogonality, ocnn_residual
 
 

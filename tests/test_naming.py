@@ -20,10 +20,10 @@ import pytest
 from convla import ConvOperator, __version__
 from convla.cli import run
 from convla.errors import WeightsError
-from convla.models.inspection import LayerSettings, inspect_network
-from convla.models.kernels import choose_kernels, initialize_file, split_kernels
-from convla.models.parametrizations import assemble
-from convla.models.weights import Weights, read_model, read_weights, write_weights
+from convla.networks.inspection import LayerSettings, inspect_network
+from convla.networks.kernels import choose_kernels, initialize_file, split_kernels
+from convla.networks.parametrizations import assemble
+from convla.networks.weights import Weights, read_model, read_weights, write_weights
 
 
 def ones(*shape: int) -> Any:
@@ -289,7 +289,7 @@ class TestReport:
     def test_an_interruption_keeps_what_is_done(
         self, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from convla.models import inspection
+        from convla.networks import inspection
 
         real, path = inspection._measure, tmp_path / "a.json"
 

@@ -14,7 +14,7 @@ import typer
 
 from convla.cli.app import INTERRUPTED, app
 from convla.cli.output import check_writable, complain, progress_bars, write_json
-from convla.models.inspection import (
+from convla.networks.inspection import (
     COLUMNS,
     SPECTRAL_COLUMNS,
     Column,
@@ -24,8 +24,8 @@ from convla.models.inspection import (
     inspect_network,
     read_settings,
 )
-from convla.models.kernels import split_kernels
-from convla.models.weights import WEIGHT_FORMATS, printable, read_model
+from convla.networks.kernels import split_kernels
+from convla.networks.weights import WEIGHT_FORMATS, printable, read_model
 from convla.typing import Padding
 
 __all__: list[str] = []
@@ -115,7 +115,7 @@ def _inspect(
             return INTERRUPTED
     report = save(True)
     if plot is not None:
-        from convla.models.plot import plot_inspection  # matplotlib takes half a second to import
+        from convla.networks.plot import plot_inspection  # matplotlib takes half a second to import
 
         plot_inspection(report, plot)
     screen.show_notes(report)

@@ -42,7 +42,7 @@ def neighbour(name: str, last: str) -> str:
 
     Examples
     --------
-    >>> from convla.models.naming import neighbour
+    >>> from convla.networks.naming import neighbour
     >>> neighbour("layer1.conv.weight", "bias")
     'layer1.conv.bias'
     """
@@ -61,7 +61,7 @@ def why_no_kernel(name: str, arrays: Mapping[str, Any]) -> str | None:
     Examples
     --------
     >>> import numpy as np
-    >>> from convla.models.naming import why_no_kernel
+    >>> from convla.networks.naming import why_no_kernel
     >>> arrays = {"norm.weight": np.ones((4, 8, 8)), "norm.bias": np.ones((4, 8, 8))}
     >>> why_no_kernel("norm.weight", arrays)
     'a scale, such as that of a LayerNorm: its bias has the same shape'

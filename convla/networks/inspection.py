@@ -16,10 +16,10 @@ from convla import __version__
 from convla._array import available_memory
 from convla._validate import check_integer
 from convla.errors import ConvergenceWarning, ShapeError
-from convla.models.kernels import split_kernels
-from convla.models.layers import FACTORIZED, Layer, LayerSettings, doubts, make_layer, read_settings, settings_for
-from convla.models.parametrizations import assemble
-from convla.models.weights import Weights
+from convla.networks.kernels import split_kernels
+from convla.networks.layers import FACTORIZED, Layer, LayerSettings, doubts, make_layer, read_settings, settings_for
+from convla.networks.parametrizations import assemble
+from convla.networks.weights import Weights
 from convla.similarity import convolutional_similarity
 from convla.similarity.orthogonality import kernel_orthogonality, mutual_coherence, ocnn_residual, spectral_isometry
 from convla.spectra import SingularValues
@@ -134,7 +134,7 @@ def inspect_network(
     Examples
     --------
     >>> import numpy as np
-    >>> from convla.models.inspection import inspect_network
+    >>> from convla.networks.inspection import inspect_network
     >>> report = inspect_network({"conv": np.ones((2, 1, 1)), "bias": np.ones(2)}, (8,))
     >>> report.layers[0].quantities["similarity"], report.others
     (1.0, {'bias': '1 axes: a convolution kernel has 3 to 5, (c_out, c_in, *kernel)'})

@@ -17,7 +17,7 @@ import numpy as np
 from convla._validate import check_choice, check_per_axis, check_sizes
 from convla.errors import ConvlaError, ShapeError
 from convla.geometry import ConvGeometry
-from convla.models.naming import parts_of
+from convla.networks.naming import parts_of
 from convla.operators import ConvOperator
 from convla.spectra import (
     SingularValueBounds,
@@ -175,7 +175,7 @@ def make_layer(name: str, kernel: np.ndarray[Any, Any], settings: LayerSettings,
     Examples
     --------
     >>> import numpy as np
-    >>> from convla.models.layers import LayerSettings, make_layer
+    >>> from convla.networks.layers import LayerSettings, make_layer
     >>> layer = make_layer("up", np.ones((6, 4, 2, 2)), LayerSettings(stride=2, transposed=True), (8, 8))
     >>> layer.geometry.image_shape, layer.geometry.range_shape
     ((16, 16), (6, 8, 8))
@@ -277,7 +277,7 @@ def read_settings(path: str | os.PathLike[str], default: LayerSettings) -> list[
     Examples
     --------
     >>> import pathlib, tempfile
-    >>> from convla.models.layers import LayerSettings, read_settings
+    >>> from convla.networks.layers import LayerSettings, read_settings
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = pathlib.Path(folder) / "layers.toml"
     ...     _ = path.write_text('["layer2.*"]\nstride = 2\n')

@@ -21,8 +21,8 @@ import numpy as np
 
 from convla._files import atomic_write
 from convla.errors import WeightsError
-from convla.models.archives import check_memory, copy_archive, open_archive
-from convla.models.torch_files import Tensor, open_torch, widened
+from convla.networks.archives import check_memory, copy_archive, open_archive
+from convla.networks.torch_files import Tensor, open_torch, widened
 
 __all__ = [
     "WEIGHT_FORMATS",
@@ -71,7 +71,7 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, np.ndarray[Any, Any]
     --------
     >>> import pathlib, tempfile
     >>> import numpy as np
-    >>> from convla.models.weights import read_weights, write_weights
+    >>> from convla.networks.weights import read_weights, write_weights
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = pathlib.Path(folder) / "model.npz"
     ...     write_weights(path, {"conv.weight": np.ones((2, 1, 3, 3), dtype=np.float32)})
@@ -112,7 +112,7 @@ def read_model(path: str | os.PathLike[str]) -> Weights:
     --------
     >>> import pathlib, tempfile
     >>> import numpy as np
-    >>> from convla.models.weights import read_model, write_weights
+    >>> from convla.networks.weights import read_model, write_weights
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = pathlib.Path(folder) / "model.npz"
     ...     write_weights(path, {"conv.weight": np.ones((2, 1, 3, 3), dtype=np.float16)})
@@ -206,7 +206,7 @@ def rewrite_weights(
     --------
     >>> import pathlib, tempfile
     >>> import numpy as np
-    >>> from convla.models.weights import read_model, rewrite_weights, write_weights
+    >>> from convla.networks.weights import read_model, rewrite_weights, write_weights
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = pathlib.Path(folder) / "model.npz"
     ...     write_weights(path, {"a": np.ones(2, dtype=np.float16), "b": np.arange(3)})
