@@ -6,6 +6,7 @@ from convla.geometry import ConvGeometry
 from convla.gradients import laplacian_smoothing, normalized_gradient, reweighted_gradient, sobolev_gradient
 from convla.initializers import delta_orthogonal_kernel, orthogonal_kernel
 from convla.linear_map import LinearMap
+from convla.networks import inspect
 from convla.operators import ConvOperator, TransposedConvOperator
 from convla.orthonormal import orthonormalize, orthonormalize_operator
 from convla.penalties import PenaltyDescent, Trace, minimize_penalty, penalty, penalty_gradient
@@ -96,6 +97,7 @@ __all__ = [
     "identity",
     "image_adjoint",
     "initialize_network",
+    "inspect",
     "kernel_adjoint",
     "kernel_from_hwio",
     "kernel_similarity",

@@ -1,1 +1,5 @@
-"""Models in files: their arrays read and written, their kernels found, measured and initialised."""
+"""A network as a graph of maps: read from a module or a file, measured layer by layer, bounded as a whole."""
+
+from convla.networks.inspection import inspect
+
+__all__ = ["inspect"]

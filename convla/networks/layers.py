@@ -1,64 +1,29 @@
-"""A layer as its kernel and how it is used: the map that it stands for, on images of a size."""
+"""A layer as its kernel and how it is used: the linear map that it stands for, on images of a size."""
 
 from __future__ import annotations
 
-import fnmatch
 import functools
-import math
-import os
-import tomllib
+import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 
-from convla._validate import check_choice, check_per_axis, check_sizes
-from convla.errors import ConvlaError, ShapeError
 from convla.geometry import ConvGeometry
-from convla.networks.naming import parts_of
+from convla.linear_map import LinearMap
+from convla.networks.gains import outward
 from convla.operators import ConvOperator
-from convla.spectra import (
-    SingularValueBounds,
-    SingularValues,
-    largest_singular_value,
-    singular_value_bounds,
-    smallest_singular_value,
-)
-from convla.typing import Padding
+from convla.typing import Boundary, Padding
 
-__all__ = ["FACTORIZED", "Layer", "LayerSettings", "doubts", "make_layer", "read_settings", "settings_for"]
-
-LAYOUTS = ("oihw", "hwio")
-
-FACTORIZED = 4096
-"""The longest shorter side of a matrix whose smallest singular value is looked for: seconds, and hundreds of MiB. The
-matrix of a layer of groups falls into one for each group."""
+__all__ = ["Layer", "LayerKind", "convolution_layer", "dense_layer", "normalization_layer"]
 
 DEAD = 2.0**-20
 """A filter is called dead if its norm is at most this share of the largest in its layer: eight units of rounding of
 single precision, so that it is lost in the rounding of what the other filters give."""
 
-_LONG = 11
-"""No usual kernel is longer; channels mostly are."""
 
-
-@dataclass(frozen=True)
-class LayerSettings:
-    """How a layer uses its kernel; what a file of weights does not say."""
-
-    padding: Padding = "same"
-    stride: int | Sequence[int] = 1
-    dilation: int | Sequence[int] = 1
-    groups: int | Literal["depthwise"] = 1
-    """A number, or "depthwise": as many as there are input channels."""
-    image: tuple[int, ...] | None = None
-    """The image that this layer is given, where it is another than the command's."""
-    layout: Literal["oihw", "hwio"] = "oihw"
-    """The order of the kernel's axes: PyTorch's, or that of TensorFlow, Keras and Flax, whatever their number."""
-    transposed: bool = False
-    """Whether it is a transposed convolution, whose kernel is (c_in, c_out // groups, *kernel)."""
+LayerKind = Literal["convolution", "linear", "normalization"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,15 +33,46 @@ class Layer:
     Attributes
     ----------
     kernel : numpy.ndarray of shape (c_out, c_in // groups, *kernel)
-        Of the convolution; for a transposed layer, of the one that it is the transpose of.
+        Of the convolution; for a transposed layer, of the one that it is the transpose of. A linear layer has the
+        kernel (c_out, c_in, 1) on one position, a normalisation with fixed statistics (c, 1, 1) with c groups.
     geometry : ConvGeometry
         Likewise.
     transposed : bool
+    kind : {"convolution", "linear", "normalization"}
+    rounding : float
+        A bound of the norm of what the map lacks of the one that is meant, where the kernel was computed.
+    assumed : tuple of str
+        What of the geometry is no knowledge: "image", "stride", "padding" and so on.
     """
 
     kernel: np.ndarray[Any, Any]
     geometry: ConvGeometry
-    transposed: bool
+    transposed: bool = False
+    kind: LayerKind = "convolution"
+    rounding: float = 0.0
+    assumed: tuple[str, ...] = ()
+
+    @property
+    def image(self) -> tuple[int, ...]:
+        """The sizes of what the layer is given, without channels."""
+        return self.geometry.output_shape if self.transposed else self.geometry.image_shape
+
+    @property
+    def output(self) -> tuple[int, ...]:
+        """The sizes of what it gives."""
+        return self.geometry.image_shape if self.transposed else self.geometry.output_shape
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The shape of the layer's matrix on its image: (entries of a value, entries of an argument)."""
+        rows, columns = self.geometry.shape
+        return (columns, rows) if self.transposed else (rows, columns)
+
+    @property
+    def channels(self) -> tuple[int, int]:
+        """The numbers of input and of output channels."""
+        channels = self.geometry.in_channels, self.geometry.out_channels
+        return channels[::-1] if self.transposed else channels
 
     @functools.cached_property
     def filters(self) -> np.ndarray[Any, Any]:
@@ -108,220 +104,142 @@ class Layer:
 
         That of the layer itself; of a pointwise one on one pixel, as its matrix acts on all pixels alike.
         """
+        return _operator(self.kernel, self.geometry, (1,) * self.geometry.ndim if self.pointwise else None)
+
+    @property
+    def map(self) -> LinearMap:
+        """The map itself, on the whole image."""
+        whole = _operator(self.kernel, self.geometry, None)
+        return whole.T if self.transposed else whole
+
+    @property
+    def pointwise(self) -> bool:
+        """Whether one matrix acts on all pixels alike."""
         geometry = self.geometry
-        pointwise = (
-            all(size == 1 for size in (*geometry.kernel_shape[2:], *geometry.stride))
-            and not any(map(any, geometry.padding))
-        )  # fmt: skip
-        return ConvOperator(
-            self.kernel,
-            (1,) * len(geometry.image_shape) if pointwise else geometry.image_shape,
-            padding=geometry.padding,
-            stride=geometry.stride,
-            dilation=geometry.dilation,
-            groups=geometry.groups,
-            boundary=geometry.boundary,
+        return all(size == 1 for size in (*geometry.kernel_size, *geometry.stride)) and not any(
+            map(any, geometry.padding)
         )
 
     @functools.cached_property
-    def largest(self) -> SingularValues:
-        """The largest singular value."""
-        return largest_singular_value(self.operator)
+    def key(self) -> tuple[Any, ...]:
+        """What two layers have in common that have the same singular values and measures."""
+        digest = hashlib.sha256(np.ascontiguousarray(self.kernel)).hexdigest()
+        return digest, str(self.kernel.dtype), self.operator.geometry, self.transposed, self.rounding
 
-    @functools.cached_property
-    def bounds(self) -> SingularValueBounds:
-        """Its enclosure, which holds whatever the iteration behind `largest` did."""
-        return singular_value_bounds(self.operator, start=self.largest)
+    def with_normalization(self, normalization: Layer, *, before: bool = False) -> Layer | None:
+        """Return the layer and a normalisation behind it, or before it, as one; None where the channels do not fit.
 
-    @functools.cached_property
-    def smallest(self) -> SingularValues:
-        """The smallest singular value, where the matrix can be factorised.
-
-        Raises
-        ------
-        ValueError
-            If the matrix is too large.
+        The kernel is computed in float64; `rounding` bounds what this changes.
         """
-        if min(self.operator.shape) > FACTORIZED * self.geometry.groups:
-            raise ValueError(
-                f"a matrix of shape {self.operator.shape} is too large to factorise (more than {FACTORIZED} on its "
-                "shorter side, in each group): inspect the layer with a smaller image"
-            )
-        return smallest_singular_value(self.operator)
+        scale = normalization.kernel.reshape(-1).astype(np.float64)
+        if normalization.kind != "normalization" or scale.size != self.channels[0 if before else 1]:
+            return None
+        groups = self.geometry.groups
+        kernel = self.kernel.astype(np.float64).reshape(groups, -1, *self.kernel.shape[1:])
+        # The first axis of a kernel holds all channels of one side, the second one those of a group of the other side.
+        if before == self.transposed:
+            factor = scale.reshape(groups, -1, 1, *(1,) * self.geometry.ndim)
+        else:
+            factor = scale.reshape(groups, 1, -1, *(1,) * self.geometry.ndim)
+        kernel = (kernel * factor).reshape(self.kernel.shape)
+        # Each entry is rounded once, and the scale's own entries a few times (see `normalization_layer`).
+        moduli = 2.0**-51 * _moduli_bound(self.kernel, groups)
+        rounding = (self.rounding + moduli) * float(np.abs(scale).max())
+        return replace(self, kernel=kernel, rounding=outward(rounding, 8))
 
 
-def make_layer(name: str, kernel: np.ndarray[Any, Any], settings: LayerSettings, image: Sequence[int]) -> Layer:
-    """Return the layer that a kernel in a file is, used as the settings say.
-
-    Parameters
-    ----------
-    name : str
-    kernel : numpy.ndarray
-        In the order of axes of ``settings.layout``.
-    settings : LayerSettings
-    image : sequence of int
-        What it is given, if the settings do not say; for kernels of more axes its last size is repeated, for kernels of
-        fewer axes all its sizes must be equal.
-
-    Returns
-    -------
-    Layer
-
-    Raises
-    ------
-    ShapeError, TypeError, ValueError
-        If settings do not fit the kernel or the image; the message begins with the layer's name.
+def dense_layer(matrix: np.ndarray[Any, Any]) -> Layer:
+    """Return the layer of a matrix (outputs, inputs).
 
     Examples
     --------
     >>> import numpy as np
-    >>> from convla.networks.layers import LayerSettings, make_layer
-    >>> layer = make_layer("up", np.ones((6, 4, 2, 2)), LayerSettings(stride=2, transposed=True), (8, 8))
-    >>> layer.geometry.image_shape, layer.geometry.range_shape
-    ((16, 16), (6, 8, 8))
+    >>> from convla.networks.layers import dense_layer
+    >>> dense_layer(np.ones((3, 2))).operator.shape
+    (3, 2)
     """
-    try:
-        check_choice("layout", settings.layout, LAYOUTS)
-        if not isinstance(settings.transposed, bool):
-            raise TypeError(f"transposed must be true or false, got {settings.transposed!r}")
-        kernel, groups = _oriented(kernel, settings)
-        sizes = settings.image or _sizes(image, kernel.ndim - 2)
-        if settings.transposed:
-            sizes = _transposed_sizes(sizes, kernel.shape[2:], settings)
-        geometry = ConvGeometry(
-            kernel.shape,
-            sizes,
-            padding=settings.padding,
-            stride=settings.stride,
-            dilation=settings.dilation,
-            groups=groups,
-        )
-    except (ConvlaError, TypeError, ValueError) as error:
-        raise type(error)(f"layer {name}: {error}") from error
-    return Layer(kernel, geometry, settings.transposed)
+    kernel = np.asarray(matrix)[:, :, None]
+    return Layer(kernel, ConvGeometry(kernel.shape, (1,), padding="valid"), kind="linear")
 
 
-def _oriented(kernel: np.ndarray[Any, Any], settings: LayerSettings) -> tuple[np.ndarray[Any, Any], int]:
-    """Return the kernel in PyTorch's order of axes, and its number of groups."""
-    depthwise = settings.groups == "depthwise"
-    if settings.layout == "hwio":
-        *taps, inputs, outputs = kernel.shape
-        if depthwise and inputs > 1:  # Keras keeps (*kernel, c_in, filters of each channel)
-            kernel, inputs, outputs = kernel.reshape(*taps, 1, inputs * outputs), 1, inputs * outputs
-        kernel = np.ascontiguousarray(np.moveaxis(kernel, (-1, -2), (0, 1)))
-    if not depthwise:
-        return kernel, settings.groups  # type: ignore[return-value]  # the geometry checks it
-    if kernel.shape[1] != 1:
-        raise ShapeError(f"groups = 'depthwise' needs a kernel of one input channel, got shape {kernel.shape}")
-    return kernel, kernel.shape[0]
+def normalization_layer(variance: np.ndarray[Any, Any], weight: np.ndarray[Any, Any] | None, epsilon: float) -> Layer:
+    """Return the linear part of a normalisation with fixed statistics: each channel times a factor.
 
-
-def _sizes(image: Sequence[int], rank: int) -> tuple[int, ...]:
-    if len(image) > rank and len(set(image)) > 1:
-        raise ShapeError(
-            f"an image of {len(image)} sizes, {'x'.join(map(str, image))}, does not fit a kernel of {rank} axes: give "
-            "the sizes without the channels, or the layer an image of its own"
-        )
-    return (*image, *(image[-1],) * rank)[:rank]
-
-
-def _transposed_sizes(image: Sequence[int], taps: Sequence[int], settings: LayerSettings) -> tuple[int, ...]:
-    """Return the sizes of what a transposed layer gives: the image of the convolution that it is the transpose of."""
-    rank = len(taps)
-    strides = check_per_axis("stride", settings.stride, rank)
-    extents = [
-        step * (size - 1) + 1
-        for size, step in zip(taps, check_per_axis("dilation", settings.dilation, rank), strict=True)
-    ]
-    if len(image) != rank:
-        raise ShapeError(f"image must have {rank} sizes, got {tuple(image)}")
-    if settings.padding == "same":
-        return tuple(size * stride for size, stride in zip(image, strides, strict=True))
-    # What the padding takes away, as the geometry of any large image resolves it.
-    large = ConvGeometry((1, 1, *taps), tuple(extents), padding=settings.padding, dilation=settings.dilation)
-    return tuple(
-        (size - 1) * stride + extent - low - high
-        for size, stride, extent, (low, high) in zip(image, strides, extents, large.padding, strict=True)
-    )
-
-
-def settings_for(name: str, default: LayerSettings, settings: Sequence[tuple[str, LayerSettings]]) -> LayerSettings:
-    """Return the last settings whose pattern matches a layer's name, or the default."""
-    matches = [chosen for pattern, chosen in settings if fnmatch.fnmatchcase(name, pattern)]
-    return matches[-1] if matches else default
-
-
-def read_settings(path: str | os.PathLike[str], default: LayerSettings) -> list[tuple[str, LayerSettings]]:
-    r"""Read how layers use their kernels from a TOML file.
-
-    Each table is for the layers that its name matches, ``*`` standing for anything; a later one goes before an earlier
-    one. Its keys are those of `LayerSettings`; what it leaves out is as in `default`.
-
-    Parameters
-    ----------
-    path : path
-        Such as a file of ``["layer2.*"]`` and ``stride = 2`` on two lines.
-    default : LayerSettings
-
-    Returns
-    -------
-    list of (pattern, LayerSettings)
-
-    Raises
-    ------
-    ValueError
-        If the file is not TOML, or has an unknown key.
-    OSError
-        If it cannot be read.
+    The factors ``weight / sqrt(variance + epsilon)`` are computed in float64, each rounded no more than four times.
 
     Examples
     --------
-    >>> import pathlib, tempfile
-    >>> from convla.networks.layers import LayerSettings, read_settings
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     path = pathlib.Path(folder) / "layers.toml"
-    ...     _ = path.write_text('["layer2.*"]\nstride = 2\n')
-    ...     read_settings(path, LayerSettings())[0][1].stride
-    2
+    >>> import numpy as np
+    >>> from convla.networks.layers import normalization_layer
+    >>> normalization_layer(np.array([3.0, 15.0]), np.array([2.0, 2.0]), 1.0).kernel.reshape(-1)
+    array([1. , 0.5])
     """
-    try:
-        tables = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ValueError(f"{path}: not a TOML file: {error}") from error
-    known = set(asdict(default))
-    settings = []
-    for pattern, table in tables.items():
-        if not isinstance(table, dict) or not set(table) <= known:
-            raise ValueError(f"{path}: [{pattern}] must be a table with the keys {', '.join(sorted(known))}")
-        if "image" in table:
-            table["image"] = check_sizes(f"{path}: [{pattern}] image", table["image"])
-        settings.append((pattern, replace(default, **table)))
-    return settings
+    scale = 1.0 / np.sqrt(variance.astype(np.float64) + epsilon)
+    if weight is not None:
+        scale = weight.astype(np.float64) * scale
+    kernel = scale.reshape(-1, 1, 1)
+    geometry = ConvGeometry(kernel.shape, (1,), padding="valid", groups=scale.size)
+    rounding = 2.0**-51 * float(np.abs(scale).max(initial=0.0))
+    return Layer(kernel, geometry, kind="normalization", rounding=rounding)
 
 
-def doubts(name: str, kernel: np.ndarray[Any, Any], settings: LayerSettings) -> list[str]:
-    """Return what speaks against a kernel being used as the settings say, in sentences."""
-    found = []
-    if settings.layout == "oihw" and _looks_channels_last(name, kernel.shape):
-        found.append(f"the shape {_shown(kernel.shape)} looks like (*kernel, c_in, c_out): layout = 'hwio' reads it so")
-    last = " ".join(parts_of(name)[-2:]).lower()
-    if not settings.transposed and any(word in last for word in ("transpose", "deconv", "upconv", "up_conv")):
-        found.append("its name is that of a transposed convolution: transposed = true reads it so")
-    if settings.groups == 1 and settings.layout == "oihw" and kernel.shape[1] == 1 < kernel.shape[0]:
-        found.append(
-            f"one input channel and {kernel.shape[0]} filters: a depthwise layer has groups = {kernel.shape[0]}, or "
-            "'depthwise'"
-        )
-    return found
+def convolution_layer(
+    kernel: np.ndarray[Any, Any],
+    image: Sequence[int],
+    *,
+    padding: Padding,
+    stride: int | Sequence[int] = 1,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+    boundary: Boundary = "zero",
+    transposed: bool = False,
+) -> Layer:
+    """Return a convolution on images of a size, or the transpose of one that gives features of another size.
+
+    Parameters
+    ----------
+    kernel : numpy.ndarray of shape (c_out, c_in // groups, *kernel)
+        For a transposed layer (c_in, c_out // groups, *kernel).
+    image : sequence of int
+        What the convolution is given; for a transposed layer, what that gives.
+    padding, stride, dilation, groups, boundary
+        As in `ConvGeometry`.
+    transposed : bool
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from convla.networks.layers import convolution_layer
+    >>> up = convolution_layer(np.ones((6, 4, 2, 2)), (16, 16), padding=0, stride=2, transposed=True)
+    >>> up.image, up.output
+    ((8, 8), (16, 16))
+    """
+    geometry = ConvGeometry(
+        kernel.shape, image, padding=padding, stride=stride, dilation=dilation, groups=groups, boundary=boundary
+    )
+    return Layer(kernel, geometry, transposed)
 
 
-def _looks_channels_last(name: str, shape: Sequence[int]) -> bool:
-    *taps, inputs, outputs = shape
-    if parts_of(name)[-1] in ("kernel", "depthwise_kernel", "kernel:0"):  # as Keras and Flax call it
-        return True
-    small = len(set(taps)) == 1 and taps[0] <= _LONG
-    return small and (max(inputs, outputs) > _LONG or (len(taps) > 1 and inputs * outputs > math.prod(taps)))
+def _moduli_bound(kernel: np.ndarray[Any, Any], groups: int) -> float:
+    """Bound the norm of the map of a kernel's moduli by Schur's test, whatever the image and the stride.
+
+    A row of the matrix holds no entry of its filter twice where the boundary is zero; where it repeats the image, a
+    column may hold one as often as there are taps.
+    """
+    moduli = np.abs(kernel.astype(np.float64))
+    taps = int(np.prod(kernel.shape[2:]))
+    rows = float(moduli.sum(axis=tuple(range(1, kernel.ndim))).max())
+    columns = moduli.reshape(groups, -1, *kernel.shape[1:]).sum(axis=(1, *range(3, kernel.ndim + 1))).max()
+    return outward(float(np.sqrt(rows * float(columns) * taps)), kernel.size)
 
 
-def _shown(shape: Sequence[int]) -> str:
-    return "x".join(map(str, shape))
+def _operator(kernel: np.ndarray[Any, Any], geometry: ConvGeometry, image: Sequence[int] | None) -> ConvOperator:
+    return ConvOperator(
+        kernel,
+        geometry.image_shape if image is None else image,
+        padding=geometry.padding,
+        stride=geometry.stride,
+        dilation=geometry.dilation,
+        groups=geometry.groups,
+        boundary=geometry.boundary,
+    )

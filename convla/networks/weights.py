@@ -54,12 +54,15 @@ class Weights:
         Why something else in the file is none of these arrays, by name.
     flat : bool
         Whether arrays by name are all that the file holds: no nesting, no other values.
+    source : dict of str to str
+        What was read, such as the name of the file.
     """
 
     arrays: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict)
     dtypes: dict[str, str] = field(default_factory=dict)
     unread: dict[str, str] = field(default_factory=dict)
     flat: bool = True
+    source: dict[str, str] = field(default_factory=dict)
 
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, np.ndarray[Any, Any]]:

@@ -1,0 +1,54 @@
+"""Files of models: which reader takes one, by its ending; those of weights alone are in `convla.networks.weights`."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+from dataclasses import replace
+from pathlib import Path
+
+from convla.networks.graph import Network
+from convla.networks.weights import WEIGHT_FORMATS, Weights, check_weights_name, read_model
+
+__all__ = ["MODEL_FORMATS", "read_file"]
+
+_READERS: dict[str, tuple[str, str]] = {}
+"""By ending: the module of a reader and its name; each imports what its format needs when it is called."""
+
+MODEL_FORMATS = (*WEIGHT_FORMATS, *_READERS)
+
+
+def read_file(path: Path) -> Network | Weights:
+    """Return the network in a file, or its weights where it holds no graph.
+
+    Raises
+    ------
+    WeightsError
+        If the file is malformed, of an unknown format, or what reads its format is not installed.
+    OSError
+        If there is no such file, or it may not be read.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> import numpy as np
+    >>> from convla.networks.files import read_file
+    >>> from convla.networks.weights import write_weights
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder) / "model.npz"
+    ...     write_weights(path, {"conv.weight": np.ones((2, 1, 3))})
+    ...     list(read_file(path).arrays)
+    ['conv.weight']
+    """
+    if path.suffix in _READERS:
+        module, name = _READERS[path.suffix]
+        found: Network | Weights = getattr(importlib.import_module(module), name)(path)
+    else:
+        check_weights_name(path)
+        found = read_model(path)
+    return replace(found, source={"file": str(path), "sha256": _digest(path), **found.source})
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()

@@ -1,0 +1,205 @@
+"""What an inspection has found: rows as objects, as a table of any library, as CSV, and as JSON with a schema."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from convla.networks.certificate import Certificate
+from convla.networks.measures import Column
+
+__all__ = ["SCHEMA", "Inspection", "LayerReport"]
+
+SCHEMA = "convla-inspection-1"
+"""The name of the layout of the JSON, whose number grows when a reader has to change."""
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """The quantities of one layer, or of several that stand together."""
+
+    name: str
+    kind: str
+    """"convolution", "linear", "normalization", or "run": several linear maps, each behind the other."""
+    shape: tuple[int, ...]
+    """Of the kernel, as the model holds it; of the matrix, for a run."""
+    dtype: str
+    geometry: dict[str, Any]
+    """Sizes of the layer's image and output, padding, stride, dilation, groups, boundary, and whether it is transposed."""
+    assumed: tuple[str, ...]
+    """What of the geometry the model does not say."""
+    quantities: dict[str, float | None]
+    """By column name; None where a quantity is not defined, and `notes` says why."""
+    status: dict[str, str]
+    """What the singular values promise, by column name; None of them where they were not asked for."""
+    errors: dict[str, float]
+    """What the singular values may be off, by column name: bounds where they are proved, else estimates."""
+    deficiency: int | None
+    """How many singular values are zero, as far as float64 can tell; None where this was not found."""
+    dead: int
+    """Filters that are 0, or lost in the rounding of the others."""
+    notes: tuple[str, ...]
+    seconds: float
+
+    @property
+    def summary(self) -> str:
+        """The weakest thing that can be said of the row's singular values; "" where none were asked for."""
+        words = dict.fromkeys(self.status.values())
+        return ", ".join(words)
+
+
+@dataclass(frozen=True, repr=False)
+class Inspection:
+    """The layers of a model, what bounds the whole, and what is no layer in it, with the reason.
+
+    Attributes
+    ----------
+    layers : tuple of LayerReport
+        In the model's order; behind each run of linear maps that stand together a row of the run.
+    columns : tuple of Column
+        What was measured.
+    certificate : Certificate or None
+        What bounds the whole network; None where it was not asked for, or the model has no graph.
+    others : dict of str to str
+        Why something else in the model is no row.
+    source : dict of str to str
+        What was inspected, such as the name of the file and its digest.
+    complete : bool
+        Whether these are all rows, or those that were done before an interruption.
+    """
+
+    layers: tuple[LayerReport, ...]
+    columns: tuple[Column, ...]
+    certificate: Certificate | None = None
+    others: dict[str, str] = field(default_factory=dict)
+    source: dict[str, str] = field(default_factory=dict)
+    complete: bool = True
+
+    def __repr__(self) -> str:
+        bound = "" if self.certificate is None else f", {self.certificate.short}"
+        partly = "" if self.complete else " (interrupted)"
+        return f"<Inspection of {len(self.layers)} rows{partly}{bound}: .to_frame(), .to_csv(), .to_json()>"
+
+    def __iter__(self) -> Iterator[LayerReport]:
+        return iter(self.layers)
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __getitem__(self, name: str) -> LayerReport:
+        for layer in self.layers:
+            if layer.name == name:
+                return layer
+        raise KeyError(f"no layer {name!r} among {', '.join(layer.name for layer in self.layers)}")
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return one flat mapping for each row: what `to_frame` and `to_csv` are made of."""
+        return [
+            {
+                "layer": layer.name,
+                "kind": layer.kind,
+                "shape": _sizes(layer.shape),
+                "image": _sizes(layer.geometry.get("image", ())),
+                "stride": _sizes(layer.geometry.get("stride", ())),
+                "padding": _pads(layer.geometry.get("padding", ())),
+                "groups": layer.geometry.get("groups"),
+                "transposed": layer.geometry.get("transposed"),
+                "dtype": layer.dtype,
+                **{column.name: layer.quantities[column.name] for column in self.columns},
+                "status": layer.summary,
+                "zero_values": layer.deficiency,
+                "assumed": " ".join(layer.assumed),
+                "seconds": layer.seconds,
+                "notes": "; ".join(layer.notes),
+            }
+            for layer in self.layers
+        ]
+
+    def to_frame(self) -> Any:
+        """Return the rows as a `pandas.DataFrame`.
+
+        Raises
+        ------
+        ImportError
+            If pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise ImportError("to_frame needs pandas: pip install pandas; records() gives the same rows") from error
+        return pandas.DataFrame.from_records(self.records())
+
+    def to_csv(self) -> str:
+        """Return the rows as comma-separated values, with a line of names; what is not defined is empty."""
+        records = self.records()
+        text = io.StringIO()
+        names = list(records[0]) if records else ["layer"]
+        writer = csv.DictWriter(text, names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(records)
+        return text.getvalue()
+
+    def as_data(self) -> dict[str, Any]:
+        """Return the whole as mappings, lists, finite numbers and strings, for JSON; infinity as the word "Infinity"."""
+        from convla import __version__  # the package imports this module while it is made
+
+        layers = [
+            {
+                "name": layer.name,
+                "kind": layer.kind,
+                "shape": list(layer.shape),
+                "dtype": layer.dtype,
+                "geometry": _plain(layer.geometry),
+                "assumed": list(layer.assumed),
+                "quantities": {name: _number(value) for name, value in layer.quantities.items()},
+                "status": layer.status,
+                "errors": {name: _number(value) for name, value in layer.errors.items()},
+                "zero_values": layer.deficiency,
+                "dead": layer.dead,
+                "notes": list(layer.notes),
+                "seconds": layer.seconds,
+            }
+            for layer in self.layers
+        ]
+        return {
+            "schema": SCHEMA,
+            **self.source,
+            "versions": {"convla": __version__, "numpy": np.__version__, "python": platform.python_version()},
+            "complete": self.complete,
+            "certificate": None if self.certificate is None else self.certificate.as_data(),
+            "layers": layers,
+            "others": self.others,
+        }
+
+    def to_json(self) -> str:
+        """Return `as_data` as text."""
+        return json.dumps(self.as_data(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _number(value: float | None) -> float | str | None:
+    """Return a number as JSON can hold it."""
+    if value is None or math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else "Infinity"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(one) for name, one in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, (list, tuple)) else value
+
+
+def _sizes(sizes: tuple[int, ...]) -> str:
+    return "x".join(map(str, sizes))
+
+
+def _pads(pads: tuple[tuple[int, int], ...]) -> str:
+    return "x".join(str(low) if low == high else f"{low}:{high}" for low, high in pads)
