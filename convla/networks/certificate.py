@@ -84,14 +84,21 @@ class Certificate:
             return value if math.isfinite(value) else "Infinity"
 
         steps = [
-            {"name": step.name, "what": step.what}
-            | {name: number(getattr(step, name)) for name in ("gain", "bound", "share")}
+            {
+                "name": step.name,
+                "what": step.what,
+                "gain": number(step.gain),
+                "bound": number(step.bound),
+                "share": number(step.share),
+            }
             for step in self.steps
         ]
         return {"upper": number(self.upper), "lower": self.lower, "reasons": list(self.reasons), "steps": steps}
 
 
-def certify(network: Network, norm: Callable[[str], float], *, runs: Mapping[tuple[str, ...], float] | None = None) -> Certificate:
+def certify(
+    network: Network, norm: Callable[[str], float], *, runs: Mapping[tuple[str, ...], float] | None = None
+) -> Certificate:
     """Bound the Lipschitz constant of a network from above, provably.
 
     Parameters
@@ -139,16 +146,13 @@ def certify(network: Network, norm: Callable[[str], float], *, runs: Mapping[tup
             left = _together(network, _bounds(network, {**norms, name: 1.0}, without))
             share = upper / left if left else math.inf
         steps.append(Step(name, node.what, norms.get(name, node.gain), bounds[name], share))
+    unknown = [node for node in network.nodes.values() if node.kind == "unknown" and node.inputs]
     reached = _reached(network)
-    reasons = tuple(
-        f"{node.name}: {node.what}" for node in network.nodes.values() if node.kind == "unknown" and node.inputs and node.name in reached
-    )
+    reasons = tuple(f"{node.name}: {node.what}" for node in unknown if node.name in reached)
     return Certificate(upper, tuple(steps), reasons)
 
 
-def _bounds(
-    network: Network, norms: Mapping[str, float], runs: Mapping[tuple[str, ...], float]
-) -> dict[str, float]:
+def _bounds(network: Network, norms: Mapping[str, float], runs: Mapping[tuple[str, ...], float]) -> dict[str, float]:
     """Return the bound of every node, from the input on."""
     ends = {run[-1]: (network.nodes[run[0]].inputs[0], value) for run, value in runs.items()}
     bounds: dict[str, float] = {}

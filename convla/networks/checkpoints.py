@@ -10,18 +10,18 @@ import numpy as np
 
 from convla._validate import check_integer
 from convla.errors import ShapeError
-from convla.networks.rows import Task
 from convla.networks.kernels import split_kernels
 from convla.networks.layers import Layer, dense_layer, normalization_layer
 from convla.networks.naming import named_as_kernel, neighbour, parts_of, why_no_matrix
 from convla.networks.parametrizations import assemble
+from convla.networks.rows import Task
 from convla.networks.settings import LayerSettings, doubts, make_layer, settings_for
 from convla.networks.weights import Weights
 
 __all__ = ["tasks_of_weights"]
 
 _VARIANCES = {"running_var": ("weight", "running_mean", 1e-5), "moving_variance": ("gamma", "moving_mean", 1e-3)}
-"""What holds the variances of a normalisation: what holds its factors, its means, and the usual epsilon of the library."""
+"""What holds the variances of a normalisation, its factors, its means, and the usual epsilon of the library."""
 
 
 def tasks_of_weights(

@@ -28,7 +28,7 @@ __all__ = [
 
 
 def outward(value: float, operations: int = 1) -> float:
-    """Return a float64 that is not below an exact number of which some rounded operations on positive numbers gave this.
+    """Return a float64 that is not below the exact number of which rounded operations on positive ones gave this.
 
     Examples
     --------
@@ -46,8 +46,28 @@ def _leaky(slope: Any) -> float:
 ACTIVATIONS: Mapping[str, Callable[..., float]] = {
     # Of these the derivative, where there is one, lies between 0 and 1, or -1 and 1.
     **dict.fromkeys(
-        ("abs", "clamp", "clip", "dropout", "hardtanh", "identity", "logsigmoid", "neg", "relu", "relu6", "softplus",
-         "softshrink", "softsign", "tanh", "tanhshrink", "threshold at 0", "sin", "cos", "arctan", "celu"),
+        (
+            "abs",
+            "clamp",
+            "clip",
+            "dropout",
+            "hardtanh",
+            "identity",
+            "logsigmoid",
+            "neg",
+            "relu",
+            "relu6",
+            "softplus",
+            "softshrink",
+            "softsign",
+            "tanh",
+            "tanhshrink",
+            "threshold at 0",
+            "sin",
+            "cos",
+            "arctan",
+            "celu",
+        ),
         lambda **_: 1.0,
     ),
     "leaky relu": lambda slope=0.01: _leaky(slope),

@@ -6,6 +6,7 @@ framework.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -95,14 +96,16 @@ class Network:
     def runs(self) -> list[tuple[str, ...]]:
         """Return the chains of layers, two or more, of which each takes the value of the one before and is alone to.
 
+        A layer that is applied at several places of a tensor, as a matrix to each row, is in none.
+
         Examples
         --------
         >>> import numpy as np
         >>> from convla.networks.graph import Network, Node
         >>> from convla.networks.layers import dense_layer
         >>> layers = [dense_layer(np.ones((3, 3))) for _ in range(2)]
-        >>> nodes = [Node("x", "input"), Node("a", "layer", ("x",), layer=layers[0])]
-        >>> nodes.append(Node("b", "layer", ("a",), layer=layers[1]))
+        >>> nodes = [Node("x", "input"), Node("a", "layer", ("x",), shape=(1, 3), layer=layers[0])]
+        >>> nodes.append(Node("b", "layer", ("a",), shape=(1, 3), layer=layers[1]))
         >>> Network({node.name: node for node in nodes}, ("b",)).runs()
         [('a', 'b')]
         """
@@ -110,12 +113,16 @@ class Network:
         readers.update(self.outputs)
         chains: dict[str, tuple[str, ...]] = {}
         for name, node in self.nodes.items():
-            if node.layer is None:
+            if node.layer is None or not _is_applied_once(node, node.layer):
                 continue
             before = node.inputs[0]
             chain = chains.pop(before, ()) if readers[before] == 1 else ()
             chains[name] = (*chain, name)
         return [chain for chain in chains.values() if len(chain) > 1]
+
+
+def _is_applied_once(node: Node, layer: Layer) -> bool:
+    return layer.kind == "normalization" or math.prod(node.shape[1:]) == layer.shape[0]
 
 
 def _all_inputs(nodes: Iterable[Node]) -> list[str]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from convla._array import describe
 from convla._validate import check_real
+from convla.networks.certificate import Certificate
 from convla.networks.checkpoints import tasks_of_weights
 from convla.networks.files import read_file
 from convla.networks.graph import Network
@@ -23,7 +24,7 @@ from convla.networks.rows import Inspector, check_memory, tasks_of
 from convla.networks.settings import LayerSettings
 from convla.networks.weights import Weights
 
-__all__ = ["inspect", "read"]
+__all__ = ["Plan", "inspect", "read"]
 
 
 def inspect(
@@ -95,40 +96,100 @@ def inspect(
     >>> report["conv.weight"].quantities["similarity"], list(report.others)
     (1.0, ['conv.bias'])
     """
-    if budget is not None:
-        check_real("budget", budget, minimum=0.0)
-    read_in = read(model, example)
-    others: dict[str, str] = {}
-    if isinstance(read_in, Network):
-        tasks, source = tasks_of(read_in, runs=runs), dict(read_in.source)
-        others = {node.name: node.what for node in read_in.nodes.values() if node.kind == "unknown" and node.inputs}
-    else:
-        tasks, others = tasks_of_weights(read_in, image, default=default or LayerSettings(), settings=settings)
-        source = dict(read_in.source)
-    chosen = [task for task in tasks if only is None or fnmatch.fnmatchcase(task.name, only)]
-    if only is not None and not chosen:
-        raise ValueError(f"only: {only!r} matches none of the {len(tasks)} layers")
-    inspector = Inspector(chosen, measures=measures, budget=math.inf if budget is None else float(budget))
-    if inspector.is_spectral:
-        for task in chosen:
-            check_memory(task)
-    done: list[LayerReport] = []
-    complete, certificate = True, None
-    try:
-        for row in inspector.rows():
-            done.append(row)
-            if progress is not None:
-                progress(row)
-        if certify and isinstance(read_in, Network) and only is None and inspector.has_bounds:
-            certificate = inspector.certificate(read_in)
-            if math.isfinite(certificate.upper) and _is_module(model):
-                torch = importlib.import_module("convla.frameworks.torch.jacobians")
-                certificate = certificate.with_lower(torch.largest_jacobian_norm(model, example if data is None else data))
-    except KeyboardInterrupt:
-        if not done:
-            raise
-        complete = False
-    return Inspection(tuple(done), inspector.columns, certificate, others, source, complete)
+    plan = Plan(
+        model,
+        example,
+        image=image,
+        default=default,
+        settings=settings,
+        measures=measures,
+        only=only,
+        runs=runs,
+        certify=certify,
+        data=data,
+        budget=budget,
+    )
+    return plan.run(progress)
+
+
+class Plan:
+    """What an inspection will do: everything is read and checked, and nothing measured yet.
+
+    Parameters
+    ----------
+    model, example, image, default, settings, measures, only, runs, certify, data, budget
+        As for `inspect`.
+
+    Attributes
+    ----------
+    tasks : tuple of Task
+        The rows to be made.
+    columns : tuple of Column
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        example: Any = None,
+        *,
+        image: Sequence[int] | None = None,
+        default: LayerSettings | None = None,
+        settings: Sequence[tuple[str, LayerSettings]] = (),
+        measures: Sequence[str] | None = None,
+        only: str | None = None,
+        runs: bool = True,
+        certify: bool = True,
+        data: Any = None,
+        budget: float | None = None,
+    ) -> None:
+        self._model, self._data = model, example if data is None else data
+        seconds = math.inf if budget is None else check_real("budget", budget, minimum=0.0)
+        found = read(model, example)
+        self._source = dict(found.source)
+        if isinstance(found, Network):
+            tasks = tasks_of(found, runs=runs)
+            self._others = {one.name: one.what for one in found.nodes.values() if one.kind == "unknown" and one.inputs}
+        else:
+            tasks, self._others = tasks_of_weights(found, image, default=default or LayerSettings(), settings=settings)
+        chosen = [task for task in tasks if only is None or fnmatch.fnmatchcase(task.name, only)]
+        if only is not None and not chosen:
+            raise ValueError(f"only: {only!r} matches none of the {len(tasks)} layers")
+        self._inspector = Inspector(chosen, measures=measures, budget=seconds)
+        self.tasks, self.columns = self._inspector.tasks, self._inspector.columns
+        whole = certify and only is None and self._inspector.has_bounds
+        self._network = found if whole and isinstance(found, Network) else None
+        if self._inspector.is_spectral:
+            for task in chosen:
+                check_memory(task)
+
+    def run(self, progress: Callable[[LayerReport], None] | None = None) -> Inspection:
+        """Measure; see `inspect`."""
+        done: list[LayerReport] = []
+        try:
+            for row in self._inspector.rows():
+                done.append(row)
+                if progress is not None:
+                    progress(row)
+            return self.report(done, self._certificate())
+        except KeyboardInterrupt:
+            if not done:
+                raise
+            return self.report(done, complete=False)
+
+    def report(
+        self, rows: Sequence[LayerReport], certificate: Certificate | None = None, *, complete: bool = True
+    ) -> Inspection:
+        """Return rows as a report."""
+        return Inspection(tuple(rows), self.columns, certificate, dict(self._others), dict(self._source), complete)
+
+    def _certificate(self) -> Certificate | None:
+        if self._network is None:
+            return None
+        certificate = self._inspector.certificate(self._network)
+        if not (math.isfinite(certificate.upper) and _is_module(self._model)):
+            return certificate
+        lower = importlib.import_module("convla.frameworks.torch.jacobians").largest_jacobian_norm
+        return certificate.with_lower(lower(self._model, self._data))
 
 
 def read(model: Any, example: Any = None) -> Network | Weights:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -108,8 +109,8 @@ class Layer:
 
     @property
     def map(self) -> LinearMap:
-        """The map itself, on the whole image."""
-        whole = _operator(self.kernel, self.geometry, None)
+        """The map itself, on the whole image, by direct sums."""
+        whole = _operator(self.kernel, self.geometry, None).with_engine("direct")
         return whole.T if self.transposed else whole
 
     @property
@@ -121,9 +122,27 @@ class Layer:
         )
 
     @functools.cached_property
+    def moduli_bound(self) -> float:
+        """A bound of the norm of the map of the kernel's moduli, by Schur's test, whatever the image and the stride.
+
+        Where the boundary repeats the image, a column may hold an entry of the kernel as often as there are taps.
+        """
+        moduli, groups = np.abs(self.kernel.astype(np.float64)), self.geometry.groups
+        rows = float(moduli.sum(axis=tuple(range(1, moduli.ndim))).max())
+        grouped = moduli.reshape(groups, -1, *moduli.shape[1:])
+        columns = float(grouped.sum(axis=(1, *range(3, grouped.ndim))).max())
+        taps = 1 if self.geometry.boundary == "zero" else math.prod(self.geometry.kernel_size)
+        return outward(math.sqrt(rows * columns * taps), moduli.size)
+
+    @property
+    def in_double(self) -> Layer:
+        """The same layer with its kernel in float64, which holds it exactly."""
+        return replace(self, kernel=self.kernel.astype(np.float64))
+
+    @functools.cached_property
     def key(self) -> tuple[Any, ...]:
         """What two layers have in common that have the same singular values and measures."""
-        digest = hashlib.sha256(np.ascontiguousarray(self.kernel)).hexdigest()
+        digest = hashlib.sha256(np.ascontiguousarray(self.kernel).data).hexdigest()
         return digest, str(self.kernel.dtype), self.operator.geometry, self.transposed, self.rounding
 
     def with_normalization(self, normalization: Layer, *, before: bool = False) -> Layer | None:
@@ -143,7 +162,7 @@ class Layer:
             factor = scale.reshape(groups, 1, -1, *(1,) * self.geometry.ndim)
         kernel = (kernel * factor).reshape(self.kernel.shape)
         # Each entry is rounded once, and the scale's own entries a few times (see `normalization_layer`).
-        moduli = 2.0**-51 * _moduli_bound(self.kernel, groups)
+        moduli = 2.0**-51 * self.moduli_bound
         rounding = (self.rounding + moduli) * float(np.abs(scale).max())
         return replace(self, kernel=kernel, rounding=outward(rounding, 8))
 
@@ -218,19 +237,6 @@ def convolution_layer(
         kernel.shape, image, padding=padding, stride=stride, dilation=dilation, groups=groups, boundary=boundary
     )
     return Layer(kernel, geometry, transposed)
-
-
-def _moduli_bound(kernel: np.ndarray[Any, Any], groups: int) -> float:
-    """Bound the norm of the map of a kernel's moduli by Schur's test, whatever the image and the stride.
-
-    A row of the matrix holds no entry of its filter twice where the boundary is zero; where it repeats the image, a
-    column may hold one as often as there are taps.
-    """
-    moduli = np.abs(kernel.astype(np.float64))
-    taps = int(np.prod(kernel.shape[2:]))
-    rows = float(moduli.sum(axis=tuple(range(1, kernel.ndim))).max())
-    columns = moduli.reshape(groups, -1, *kernel.shape[1:]).sum(axis=(1, *range(3, kernel.ndim + 1))).max()
-    return outward(float(np.sqrt(rows * float(columns) * taps)), kernel.size)
 
 
 def _operator(kernel: np.ndarray[Any, Any], geometry: ConvGeometry, image: Sequence[int] | None) -> ConvOperator:

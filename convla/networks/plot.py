@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from convla._files import atomic_write
 from convla.errors import WeightsError
-from convla.networks.inspection import Inspection
+from convla.networks.report import Inspection
 from convla.networks.weights import printable
 
 __all__ = ["plot_inspection"]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import io
 import json
 import math
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +17,7 @@ import numpy as np
 from convla.networks.certificate import Certificate
 from convla.networks.measures import Column
 
-__all__ = ["SCHEMA", "Inspection", "LayerReport"]
+__all__ = ["SCHEMA", "Inspection", "LayerReport", "pads", "sizes"]
 
 SCHEMA = "convla-inspection-1"
 """The name of the layout of the JSON, whose number grows when a reader has to change."""
@@ -33,7 +34,7 @@ class LayerReport:
     """Of the kernel, as the model holds it; of the matrix, for a run."""
     dtype: str
     geometry: dict[str, Any]
-    """Sizes of the layer's image and output, padding, stride, dilation, groups, boundary, and whether it is transposed."""
+    """Image, output, padding, stride, dilation, groups, boundary, and if it is transposed; empty for no convolution."""
     assumed: tuple[str, ...]
     """What of the geometry the model does not say."""
     quantities: dict[str, float | None]
@@ -106,10 +107,10 @@ class Inspection:
             {
                 "layer": layer.name,
                 "kind": layer.kind,
-                "shape": _sizes(layer.shape),
-                "image": _sizes(layer.geometry.get("image", ())),
-                "stride": _sizes(layer.geometry.get("stride", ())),
-                "padding": _pads(layer.geometry.get("padding", ())),
+                "shape": sizes(layer.shape),
+                "image": sizes(layer.geometry.get("image", ())),
+                "stride": sizes(layer.geometry.get("stride", ())),
+                "padding": pads(layer.geometry.get("padding", ())),
                 "groups": layer.geometry.get("groups"),
                 "transposed": layer.geometry.get("transposed"),
                 "dtype": layer.dtype,
@@ -148,8 +149,8 @@ class Inspection:
         return text.getvalue()
 
     def as_data(self) -> dict[str, Any]:
-        """Return the whole as mappings, lists, finite numbers and strings, for JSON; infinity as the word "Infinity"."""
-        from convla import __version__  # the package imports this module while it is made
+        """Return the whole as mappings, lists, finite numbers and strings, for JSON; infinity as "Infinity"."""
+        version = importlib.import_module("convla").__version__  # which imports this module while it is made
 
         layers = [
             {
@@ -172,7 +173,7 @@ class Inspection:
         return {
             "schema": SCHEMA,
             **self.source,
-            "versions": {"convla": __version__, "numpy": np.__version__, "python": platform.python_version()},
+            "versions": {"convla": version, "numpy": np.__version__, "python": platform.python_version()},
             "complete": self.complete,
             "certificate": None if self.certificate is None else self.certificate.as_data(),
             "layers": layers,
@@ -197,9 +198,11 @@ def _plain(value: Any) -> Any:
     return [_plain(one) for one in value] if isinstance(value, (list, tuple)) else value
 
 
-def _sizes(sizes: tuple[int, ...]) -> str:
-    return "x".join(map(str, sizes))
+def sizes(values: Sequence[int]) -> str:
+    """Return sizes as they are written: 3x224x224."""
+    return "x".join(map(str, values))
 
 
-def _pads(pads: tuple[tuple[int, int], ...]) -> str:
-    return "x".join(str(low) if low == high else f"{low}:{high}" for low, high in pads)
+def pads(values: Sequence[tuple[int, int]]) -> str:
+    """Return paddings as they are written: 1x1, or low:high where the sides differ."""
+    return "x".join(str(low) if low == high else f"{low}:{high}" for low, high in values)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import fnmatch
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,8 +17,8 @@ from convla.networks.gains import outward
 from convla.networks.graph import Network
 from convla.networks.layers import Layer
 from convla.networks.measures import OF_MAPS, Column, Subject, columns_of
-from convla.networks.report import Inspection, LayerReport
-from convla.networks.runs import folded, product_of
+from convla.networks.report import LayerReport
+from convla.networks.runs import dense_bound, folded, product_of
 from convla.networks.spectrum import FULL, QUICK, Spectrum
 from convla.spectra.status import Status
 
@@ -62,19 +61,19 @@ def tasks_of(network: Network, *, runs: bool = True) -> list[Task]:
     >>> [task.name for task in tasks_of(Network({node.name: node for node in nodes}, ("a",)))]
     ['a']
     """
-    chains = {chain[-1]: chain for chain in joined_runs(network)} if runs else {}
+    chains = {chain[-1]: chain for chain in network.runs()} if runs else {}
     tasks = []
     for name, layer in network.layers.items():
-        tasks.append(Task(name, (layer,), layer.kernel.shape, str(layer.kernel.dtype), network.nodes[name].notes))
+        axes = {"linear": 2, "normalization": 1}.get(layer.kind)  # without those that only make it a convolution
+        tasks.append(
+            Task(name, (layer,), layer.kernel.shape[:axes], str(layer.kernel.dtype), network.nodes[name].notes)
+        )
         if name in chains:
             members = tuple(network.layers[one] for one in chains[name])
-            tasks.append(Task(" + ".join(chains[name]), members, (members[-1].shape[0], members[0].shape[1]), "float64"))
+            tasks.append(
+                Task(" + ".join(chains[name]), members, (members[-1].shape[0], members[0].shape[1]), "float64")
+            )
     return tasks
-
-
-def joined_runs(network: Network) -> list[tuple[str, ...]]:
-    """Return the runs of a network's layers that are one layer, normalisations folded in."""
-    return [run for run in network.runs() if len(folded([network.layers[name] for name in run])) == 1]
 
 
 def check_memory(task: Task) -> None:
@@ -132,7 +131,7 @@ class Inspector:
             return self._norm(self._spectrum((network.layers[name],)))
 
         runs = {}
-        for chain in joined_runs(network):
+        for chain in network.runs():
             members = tuple(network.layers[one] for one in chain)
             runs[chain] = self._norm(self._spectrum(members))
         return certify(network, norm, runs=runs)
@@ -151,11 +150,16 @@ class Inspector:
             parts = folded(layers)
             effort = QUICK if self._is_late else FULL
             if len(parts) == 1:
-                spectrum = Spectrum(parts[0].operator, rounding=parts[0].rounding, effort=effort)
+                (part,) = parts
+                copies = math.prod(part.image) if part.pointwise else 1
+                spectrum = Spectrum(part.operator, rounding=part.rounding, copies=copies, effort=effort)
             else:
                 upper = math.prod(self._norm(self._spectrum((part,))) for part in parts)
+                upper = min(upper, dense_bound(parts))
                 rounding = 0.0  # the maps are taken as they were computed; `upper` covers the layers'
-                spectrum = Spectrum(product_of(parts), rounding=rounding, upper=outward(upper, len(parts)), effort=effort)
+                spectrum = Spectrum(
+                    product_of(parts), rounding=rounding, upper=outward(upper, len(parts)), effort=effort
+                )
             self._spectra[key] = spectrum
         return self._spectra[key]
 
@@ -179,8 +183,6 @@ class Inspector:
         deficiency = None
         if status.get("sigma_min") == Status.RANK_DEFICIENT:
             deficiency = spectrum.deficiency
-            if layer is not None and deficiency is not None and layer.pointwise:
-                deficiency *= math.prod(layer.image)
             many = "at least one" if deficiency is None else str(deficiency)
             notes.append(f"rank deficient: {many} of {min(task.matrix_shape)} singular values are zero to rounding")
         notes += [f"{', '.join(headings)}: {reason}" for reason, headings in reasons.items()]
@@ -222,9 +224,7 @@ def _measured(subject: Subject, columns: Sequence[Column]) -> tuple[dict[str, fl
     return quantities, reasons
 
 
-def _support(
-    spectrum: Spectrum, quantities: dict[str, float | None]
-) -> tuple[dict[str, str], dict[str, float]]:
+def _support(spectrum: Spectrum, quantities: dict[str, float | None]) -> tuple[dict[str, str], dict[str, float]]:
     """Return what the singular values promise, and what they may be off."""
     status, errors = {}, {}
     for name, kept in {"sigma_max": "largest", "sigma_min": "smallest"}.items():

@@ -1,4 +1,4 @@
-"""How layers use their kernels, where a file of weights does not say: settings by name, and what speaks against them."""
+"""How layers use their kernels, where a file of weights does not say: settings by name, and doubts about them."""
 
 from __future__ import annotations
 

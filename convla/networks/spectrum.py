@@ -19,7 +19,6 @@ from convla.spectra.frobenius import squared_frobenius_norm
 from convla.spectra.inverse import factorisation_work
 from convla.spectra.merge import values_in
 from convla.spectra.parts import direct_sum
-from convla.spectra.status import Status
 
 __all__ = ["FULL", "QUICK", "Effort", "Spectrum"]
 
@@ -57,13 +56,22 @@ class Spectrum:
         A bound of the norm of what the map lacks of the one that is meant.
     upper : float
         What the largest singular value is known not to exceed, for maps of which no enclosure is found otherwise.
+    copies : int
+        How often the map stands side by side in the one that is meant, as a pointwise one does at every pixel.
     effort : Effort
     """
 
     def __init__(
-        self, operator: LinearMap, *, rounding: float = 0.0, upper: float = math.inf, effort: Effort = FULL
+        self,
+        operator: LinearMap,
+        *,
+        rounding: float = 0.0,
+        upper: float = math.inf,
+        copies: int = 1,
+        effort: Effort = FULL,
     ) -> None:
-        self.operator, self.rounding, self.effort, self._upper = operator, rounding, effort, upper
+        self.operator, self.rounding, self.copies, self.effort = operator, rounding, copies, effort
+        self._upper = upper
 
     @functools.cached_property
     def largest(self) -> SingularValues:
@@ -104,12 +112,12 @@ class Spectrum:
         if not decomposition_is_cheap(self.operator, limit=self.effort.direct):
             return None
         values = np.asarray(to_numpy(dense_values(self._in_double).values))
-        return int(np.count_nonzero(values <= max(self.operator.shape) * np.finfo(float).eps * values[0]))
+        return self.copies * int(np.count_nonzero(values <= max(self.operator.shape) * np.finfo(float).eps * values[0]))
 
     @functools.cached_property
     def squared_frobenius_norm(self) -> float:
         """The sum of the squares of all of them."""
-        return squared_frobenius_norm(self.operator)
+        return self.copies * squared_frobenius_norm(self.operator)
 
     @property
     def _in_double(self) -> LinearMap:

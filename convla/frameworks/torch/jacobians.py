@@ -1,4 +1,4 @@
-"""What a module does near data: the largest singular value of its Jacobian there, a lower bound of its Lipschitz constant."""
+"""The largest singular value of a module's Jacobian at data: a lower bound of its Lipschitz constant."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def largest_jacobian_norm(module: Any, data: Any, *, steps: int = _STEPS, seed: 
     _, back = torch.func.vjp(function, *inputs)
     best = 0.0
     for _ in range(steps):
-        vectors, _ = _normalized(vectors)
+        vectors = _normalized(vectors)
         image = torch.func.jvp(function, inputs, vectors)[1]
         stretch = float(torch.linalg.vector_norm(image))
         best = max(best, stretch)
@@ -74,6 +74,6 @@ def largest_jacobian_norm(module: Any, data: Any, *, steps: int = _STEPS, seed: 
     return best
 
 
-def _normalized(vectors: tuple[Any, ...]) -> tuple[tuple[Any, ...], float]:
-    norm = float(torch.sqrt(sum((vector * vector).sum() for vector in vectors)))  # type: ignore[arg-type]
-    return tuple(vector / (norm or 1.0) for vector in vectors), norm
+def _normalized(vectors: tuple[Any, ...]) -> tuple[Any, ...]:
+    norm = float(torch.sqrt(sum((vector * vector).sum() for vector in vectors)))
+    return tuple(vector / (norm or 1.0) for vector in vectors)

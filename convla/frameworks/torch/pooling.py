@@ -22,7 +22,7 @@ def _per_axis(value: Any, rank: int) -> tuple[int, ...]:
     return tuple(int(one) for one in value) * (rank if len(value) == 1 else 1)
 
 
-def _windows(size: int, outputs: int, kernel: int, stride: int, padding: int, dilation: int = 1) -> list[range]:
+def _windows(outputs: int, kernel: int, stride: int, padding: int, dilation: int = 1) -> list[range]:
     """Return the positions that each output reads, along one axis."""
     starts = [output * stride - padding for output in range(outputs)]
     return [range(start, start + (kernel - 1) * dilation + 1, dilation) for start in starts]
@@ -45,7 +45,7 @@ def _max_pooling(rank: int) -> Callable[[Call], Node]:
         steps = taps if stride is None or stride == [] else _per_axis(stride, rank)
         pads, spread = _per_axis(padding or 0, rank), _per_axis(dilation or 1, rank)
         sizes, outputs = _sizes(call, rank)
-        windows = [_windows(*axis) for axis in zip(sizes, outputs, taps, steps, pads, spread, strict=True)]
+        windows = [_windows(*axis) for axis in zip(outputs, taps, steps, pads, spread, strict=True)]
         shown = "x".join(map(str, taps))
         return Node("", "map", what=f"max pooling {shown}", gain=gains.overlap_gain(sizes, windows))
 
@@ -64,7 +64,7 @@ def _average_pooling(rank: int) -> Callable[[Call], Node]:
         pads = _per_axis(padding or 0, rank)
         matrices = []
         for size, outputs, tap, step, pad in zip(*_sizes(call, rank), taps, steps, pads, strict=True):
-            windows = _windows(size, outputs, tap, step, pad)
+            windows = _windows(outputs, tap, step, pad)
             # With the padding counted, a window ends where the padding does.
             low, high = (0, size) if counted is False else (-pad, size + pad)
             divisors = [len([place for place in window if low <= place < high]) for window in windows]
@@ -112,7 +112,9 @@ def _interpolation(call: Call) -> Node:
         unit = torch.eye(size, dtype=torch.float64)[None]
         scale = scales[axis] if isinstance(scales, Sequence) else scales
         # Each axis is resampled by itself, as a signal of that length is.
-        sized = {"size": count} if scale is None or call.argument(5, "recompute_scale_factor") else {"scale_factor": scale}
+        sized = (
+            {"size": count} if scale is None or call.argument(5, "recompute_scale_factor") else {"scale_factor": scale}
+        )
         with torch._C.DisableTorchFunction():
             rows = torch.nn.functional.interpolate(unit, mode=axis_mode, align_corners=align, **sized)
         matrices.append(np.asarray(rows[0].T.numpy()))
@@ -123,7 +125,9 @@ POOLINGS: dict[str, Callable[[Call], Node]] = {
     **{f"max_pool{rank}d{end}": _max_pooling(rank) for rank in (1, 2, 3) for end in ("", "_with_indices")},
     **{f"avg_pool{rank}d": _average_pooling(rank) for rank in (1, 2, 3)},
     **{f"adaptive_avg_pool{rank}d": _adaptive_average(rank) for rank in (1, 2, 3)},
-    **{f"adaptive_max_pool{rank}d{end}": _adaptive_maximum(rank) for rank in (1, 2, 3) for end in ("", "_with_indices")},
+    **{
+        f"adaptive_max_pool{rank}d{end}": _adaptive_maximum(rank) for rank in (1, 2, 3) for end in ("", "_with_indices")
+    },
     "interpolate": _interpolation,
     "upsample": _interpolation,
 }

@@ -89,7 +89,7 @@ def _arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return (tuple(example), {}) if isinstance(example, (tuple, list)) else ((example,), {})
 
 
-class _Recorder(TorchFunctionMode):
+class _Recorder(TorchFunctionMode):  # type: ignore[misc]
     """Turns the calls of PyTorch's functions into nodes, as far as they depend on the inputs.
 
     Attributes
@@ -144,7 +144,11 @@ class _Recorder(TorchFunctionMode):
         return isinstance(value, torch.Tensor) and id(value) in self._of_tensor
 
     def __torch_function__(
-        self, function: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+        self,
+        function: Callable[..., Any],
+        types: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Run a function, and note what it did."""
         named = dict(kwargs or {})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,7 +14,7 @@ from convla.errors import ConvlaError
 from convla.frameworks.torch.pooling import POOLINGS
 from convla.networks import gains
 from convla.networks.graph import Node
-from convla.networks.layers import Layer, convolution_layer, dense_layer, normalization_layer
+from convla.networks.layers import convolution_layer, dense_layer, normalization_layer
 
 __all__ = ["Call", "interpret"]
 
@@ -72,7 +72,7 @@ class Call:
 
     @property
     def name(self) -> str:
-        """The function's name, whether it works in place or as an operator: "add" for add, add_, __add__ and __iadd__."""
+        """The function's name, in place or as an operator too: "add" for add, add_, __add__ and __iadd__."""
         name = str(getattr(self.function, "__name__", self.function)).strip("_")
         return _ALIASES.get(name, name)
 
@@ -167,8 +167,10 @@ def _name(call: Call, weight: Tensor) -> str:
 
 
 def _pairs(value: Any, count: int) -> tuple[int, ...]:
-    return (int(value),) * count if isinstance(value, int) else tuple(int(one) for one in value) * (
-        count if len(value) == 1 < count else 1
+    return (
+        (int(value),) * count
+        if isinstance(value, int)
+        else tuple(int(one) for one in value) * (count if len(value) == 1 < count else 1)
     )
 
 
@@ -184,10 +186,9 @@ def _convolution(call: Call) -> Node:
         amounts = [(extent // 2, extent - extent // 2) for extent in extents]
     else:
         amounts = [(one, one) for one in _pairs(0 if padding in (None, "valid") else padding, rank)]
-    padded, boundary, inputs = call.watcher.paddings.get(id(tensor)), "zero", ()
-    if padded is not None and len(padded.amounts) == rank and (
-        padded.boundary == "zero" or not any(map(any, amounts))
-    ):
+    padded, boundary = call.watcher.paddings.get(id(tensor)), "zero"
+    inputs: tuple[str, ...] = ()
+    if padded is not None and len(padded.amounts) == rank and (padded.boundary == "zero" or not any(map(any, amounts))):
         amounts = [(a + c, b + d) for (a, b), (c, d) in zip(amounts, padded.amounts, strict=True)]
         boundary, tensor = padded.boundary, padded.before
         inputs = call.watcher.inputs_of([tensor])
@@ -316,10 +317,6 @@ def _log_softmax(call: Call) -> Node:
     axis = call.argument(1, "dim", -1)
     count = call.input.shape[axis if axis is not None else -1]
     return _map("log softmax", gains.activation_gain("log softmax", count=count))
-
-
-def _softplus(call: Call) -> Node:
-    return _map("softplus", 1.0)  # (1 / beta) log(1 + exp(beta x)) has the derivative sigmoid(beta x)
 
 
 def _threshold(call: Call) -> Node:
@@ -482,7 +479,8 @@ STEPS: dict[str, Callable[[Call], Node]] = {
     "prelu": _only_first(_prelu),
     "gelu": _gelu,
     "log_softmax": _log_softmax,
-    "softplus": _softplus,
+    # (1 / beta) log(1 + exp(beta x)) has the derivative sigmoid(beta x), whatever beta.
+    "softplus": _activation("softplus"),
     "threshold": _threshold,
     "arctan": _activation("arctan"),
     "atan": _activation("arctan"),
