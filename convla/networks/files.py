@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,14 +13,20 @@ from convla.networks.weights import WEIGHT_FORMATS, Weights, check_weights_name,
 
 __all__ = ["MODEL_FORMATS", "read_file"]
 
-_READERS: dict[str, tuple[str, str]] = {}
+_READERS = {".onnx": ("convla.networks.onnx_files", "read_onnx")}
 """By ending: the module of a reader and its name; each imports what its format needs when it is called."""
 
 MODEL_FORMATS = (*WEIGHT_FORMATS, *_READERS)
 
 
-def read_file(path: Path) -> Network | Weights:
+def read_file(path: Path, image: Sequence[int] | None = None) -> Network | Weights:
     """Return the network in a file, or its weights where it holds no graph.
+
+    Parameters
+    ----------
+    path : path
+    image : sequence of int, optional
+        The sizes of the network's input behind its channels, where a graph leaves them open.
 
     Raises
     ------
@@ -42,7 +49,7 @@ def read_file(path: Path) -> Network | Weights:
     """
     if path.suffix in _READERS:
         module, name = _READERS[path.suffix]
-        found: Network | Weights = getattr(importlib.import_module(module), name)(path)
+        found: Network | Weights = getattr(importlib.import_module(module), name)(path, image)
     else:
         check_weights_name(path)
         found = read_model(path)

@@ -24,6 +24,7 @@ __all__ = [
     "normalization_gain",
     "outward",
     "overlap_gain",
+    "windows",
 ]
 
 
@@ -166,19 +167,33 @@ def overlap_gain(sizes: Sequence[int], windows: Sequence[Sequence[range]]) -> fl
     return 1.0 if most == 1 else outward(math.sqrt(most))
 
 
-def average_matrix(size: int, windows: Sequence[range], divisors: Sequence[int]) -> np.ndarray[Any, Any]:
-    """Return the matrix of means over windows along one axis: row q has 1 / divisors[q] over its window.
+def windows(outputs: int, kernel: int, stride: int, low: int, dilation: int = 1) -> list[range]:
+    """Return the positions that each output of a pooling reads along one axis, with `low` positions of padding before.
+
+    Examples
+    --------
+    >>> from convla.networks.gains import windows
+    >>> windows(2, kernel=3, stride=2, low=1)
+    [range(-1, 2), range(1, 4)]
+    """
+    starts = [output * stride - low for output in range(outputs)]
+    return [range(start, start + (kernel - 1) * dilation + 1, dilation) for start in starts]
+
+
+def average_matrix(size: int, windows: Sequence[range], counted: range) -> np.ndarray[Any, Any]:
+    """Return the matrix of means over windows along one axis, each over the positions of its window that are counted.
 
     Examples
     --------
     >>> from convla.networks.gains import average_matrix
-    >>> average_matrix(4, [range(0, 2), range(2, 4)], [2, 2])
-    array([[0.5, 0.5, 0. , 0. ],
-           [0. , 0. , 0.5, 0.5]])
+    >>> average_matrix(3, [range(-1, 1), range(1, 3)], range(-1, 3))  # with the padding counted
+    array([[0.5, 0. , 0. ],
+           [0. , 0.5, 0.5]])
     """
     matrix = np.zeros((len(windows), size))
-    for row, (window, divisor) in enumerate(zip(windows, divisors, strict=True)):
-        matrix[row, [place for place in window if 0 <= place < size]] = 1.0 / divisor
+    for row, window in enumerate(windows):
+        divisor = sum(place in counted for place in window)
+        matrix[row, [place for place in window if 0 <= place < size]] = 1.0 / divisor if divisor else 0.0
     return matrix
 
 
@@ -211,7 +226,7 @@ def average_gain(matrices: Sequence[np.ndarray[Any, Any]]) -> float:
     --------
     >>> import numpy as np
     >>> from convla.networks.gains import average_gain, average_matrix
-    >>> halves = average_matrix(4, [range(0, 2), range(2, 4)], [2, 2])
+    >>> halves = average_matrix(4, [range(0, 2), range(2, 4)], range(4))
     >>> 0.5 <= average_gain([halves, halves]) < 0.5 + 1e-12  # the Kronecker product of two of norm sqrt(1/2)
     True
     """

@@ -52,7 +52,8 @@ def inspect(
     example : tensor, or tuple or mapping of tensors, optional
         What a module takes; a batch of one will do. Only modules need one.
     image : sequence of int, optional
-        For weights alone: the image that each convolution is given, without its channels.
+        For weights alone: the image that each convolution is given, without its channels. For a graph in a file: the
+        input's, where the file leaves it open.
     default : LayerSettings, optional
         For weights alone: how layers use their kernels that no pattern of `settings` matches. By default padding
         "same", stride 1, one group.
@@ -144,7 +145,7 @@ class Plan:
     ) -> None:
         self._model, self._data = model, example if data is None else data
         seconds = math.inf if budget is None else check_real("budget", budget, minimum=0.0)
-        found = read(model, example)
+        found = read(model, example, image)
         self._source = dict(found.source)
         if isinstance(found, Network):
             tasks = tasks_of(found, runs=runs)
@@ -192,12 +193,12 @@ class Plan:
         return certificate.with_lower(lower(self._model, self._data))
 
 
-def read(model: Any, example: Any = None) -> Network | Weights:
+def read(model: Any, example: Any = None, image: Sequence[int] | None = None) -> Network | Weights:
     """Return a model as a network, or as weights where nothing says how they are used.
 
     Parameters
     ----------
-    model, example
+    model, example, image
         As for `inspect`.
 
     Returns
@@ -219,7 +220,7 @@ def read(model: Any, example: Any = None) -> Network | Weights:
     if isinstance(model, (Network, Weights)):
         return model
     if isinstance(model, (str, os.PathLike)):
-        return read_file(Path(model))
+        return read_file(Path(model), image)
     if _is_module(model):
         if example is None:
             raise TypeError("example must be an input of the module, got None: a module is looked at as it runs")

@@ -43,7 +43,7 @@ def squared_frobenius_norm(operator: LinearMap) -> float:
     >>> from convla import ConvOperator
     >>> from convla.spectra.frobenius import squared_frobenius_norm
     >>> squared_frobenius_norm(ConvOperator(np.array([[[1.0, 2.0, 3.0]]]), (4,)))
-    50.0
+    46.0
     """
     convolution = operator if isinstance(operator, ConvOperator) else operator.T
     if not isinstance(convolution, ConvOperator):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from typing import Any
 
 import torch
@@ -65,7 +66,8 @@ def largest_jacobian_norm(module: Any, data: Any, *, steps: int = _STEPS, seed: 
     best = 0.0
     for _ in range(steps):
         vectors = _normalized(vectors)
-        image = torch.func.jvp(function, inputs, vectors)[1]
+        with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # of PyTorch, about itself
+            image = torch.func.jvp(function, inputs, vectors)[1]
         stretch = float(torch.linalg.vector_norm(image))
         best = max(best, stretch)
         if stretch == 0.0:

@@ -22,12 +22,6 @@ def _per_axis(value: Any, rank: int) -> tuple[int, ...]:
     return tuple(int(one) for one in value) * (rank if len(value) == 1 else 1)
 
 
-def _windows(outputs: int, kernel: int, stride: int, padding: int, dilation: int = 1) -> list[range]:
-    """Return the positions that each output reads, along one axis."""
-    starts = [output * stride - padding for output in range(outputs)]
-    return [range(start, start + (kernel - 1) * dilation + 1, dilation) for start in starts]
-
-
 def _adaptive_windows(size: int, outputs: int) -> list[range]:
     """Return the windows of PyTorch's adaptive poolings: from floor(q n / m) to ceil((q + 1) n / m)."""
     return [range(q * size // outputs, -(-(q + 1) * size // outputs)) for q in range(outputs)]
@@ -45,7 +39,7 @@ def _max_pooling(rank: int) -> Callable[[Call], Node]:
         steps = taps if stride is None or stride == [] else _per_axis(stride, rank)
         pads, spread = _per_axis(padding or 0, rank), _per_axis(dilation or 1, rank)
         sizes, outputs = _sizes(call, rank)
-        windows = [_windows(*axis) for axis in zip(outputs, taps, steps, pads, spread, strict=True)]
+        windows = [gains.windows(*axis) for axis in zip(outputs, taps, steps, pads, spread, strict=True)]
         shown = "x".join(map(str, taps))
         return Node("", "map", what=f"max pooling {shown}", gain=gains.overlap_gain(sizes, windows))
 
@@ -64,11 +58,10 @@ def _average_pooling(rank: int) -> Callable[[Call], Node]:
         pads = _per_axis(padding or 0, rank)
         matrices = []
         for size, outputs, tap, step, pad in zip(*_sizes(call, rank), taps, steps, pads, strict=True):
-            windows = _windows(outputs, tap, step, pad)
+            windows = gains.windows(outputs, tap, step, pad)
             # With the padding counted, a window ends where the padding does.
-            low, high = (0, size) if counted is False else (-pad, size + pad)
-            divisors = [len([place for place in window if low <= place < high]) for window in windows]
-            matrices.append(gains.average_matrix(size, windows, divisors))
+            counted_in = range(size) if counted is False else range(-pad, size + pad)
+            matrices.append(gains.average_matrix(size, windows, counted_in))
         shown = "x".join(map(str, taps))
         return Node("", "map", what=f"average pooling {shown}", gain=gains.average_gain(matrices))
 
@@ -80,7 +73,7 @@ def _adaptive_average(rank: int) -> Callable[[Call], Node]:
         matrices = []
         for size, outputs in zip(*_sizes(call, rank), strict=True):
             windows = _adaptive_windows(size, outputs)
-            matrices.append(gains.average_matrix(size, windows, [len(window) for window in windows]))
+            matrices.append(gains.average_matrix(size, windows, range(size)))
         return Node("", "map", what="adaptive average pooling", gain=gains.average_gain(matrices))
 
     return rule

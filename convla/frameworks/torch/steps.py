@@ -16,7 +16,7 @@ from convla.networks import gains
 from convla.networks.graph import Node
 from convla.networks.layers import convolution_layer, dense_layer, normalization_layer
 
-__all__ = ["Call", "interpret"]
+__all__ = ["Call", "Padded", "Watcher", "interpret"]
 
 Tensor = Any
 
@@ -98,7 +98,8 @@ class Call:
 _ALIASES = {
     "iadd": "add", "radd": "add", "isub": "sub", "subtract": "sub", "rsub": "rsub", "imul": "mul", "rmul": "mul",
     "multiply": "mul", "truediv": "div", "itruediv": "div", "true_divide": "div", "divide": "div", "negative": "neg",
-    "concat": "cat", "concatenate": "cat", "maximum": "maximum", "absolute": "abs", "clip": "clamp",
+    "concat": "cat",
+    "log_sigmoid": "logsigmoid", "concatenate": "cat", "maximum": "maximum", "absolute": "abs", "clip": "clamp",
     "clamp_min": "clamp", "clamp_max": "clamp", "rmatmul": "matmul", "mm": "matmul",
 }  # fmt: skip
 
