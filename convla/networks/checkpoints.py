@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -75,6 +76,10 @@ def tasks_of_weights(
         if name in tasks:
             continue
         chosen = settings_for(name, default, settings)
+        if weights.layout is not None and "layout" not in chosen.said:
+            chosen = replace(chosen, layout=weights.layout)  # type: ignore[arg-type]  # a word of the reader's
+        if "depthwise" in name and chosen.layout == "hwio" and "groups" not in chosen.said:
+            chosen = replace(chosen, groups="depthwise")
         found = None
         if name in kernels:
             found = name, _convolution(name, kernels[name], chosen, sizes), doubts(name, kernels[name], chosen)

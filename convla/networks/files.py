@@ -13,7 +13,10 @@ from convla.networks.weights import WEIGHT_FORMATS, Weights, check_weights_name,
 
 __all__ = ["MODEL_FORMATS", "read_file"]
 
-_READERS = {".onnx": ("convla.networks.onnx_files", "read_onnx")}
+_READERS = {
+    ".onnx": ("convla.networks.onnx_files", "read_onnx"),
+    **dict.fromkeys((".keras", ".h5", ".hdf5"), ("convla.networks.keras_files", "read_keras")),
+}
 """By ending: the module of a reader and its name; each imports what its format needs when it is called."""
 
 MODEL_FORMATS = (*WEIGHT_FORMATS, *_READERS)

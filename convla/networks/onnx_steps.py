@@ -13,7 +13,7 @@ from convla.networks import gains
 from convla.networks.graph import Node
 from convla.networks.layers import convolution_layer, dense_layer, normalization_layer
 
-__all__ = ["STEPS", "WORDS", "Step"]
+__all__ = ["STEPS", "WORDS", "Padded", "Step"]
 
 Array = np.ndarray[Any, Any]
 

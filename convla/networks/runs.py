@@ -54,6 +54,8 @@ def product_of(layers: Sequence[Layer]) -> LinearMap:
     ShapeError
         If what one gives is not of the shape that the next takes.
     """
+    if len({layer.kernel.dtype for layer in layers}) > 1:
+        layers = [layer.in_double for layer in layers]
     return functools.reduce(lambda before, behind: behind @ before, (layer.map for layer in layers))
 
 

@@ -54,6 +54,8 @@ class Weights:
         Why something else in the file is none of these arrays, by name.
     flat : bool
         Whether arrays by name are all that the file holds: no nesting, no other values.
+    layout : {"oihw", "hwio"}, optional
+        The order of kernels' axes, where the format says it.
     source : dict of str to str
         What was read, such as the name of the file.
     """
@@ -62,6 +64,7 @@ class Weights:
     dtypes: dict[str, str] = field(default_factory=dict)
     unread: dict[str, str] = field(default_factory=dict)
     flat: bool = True
+    layout: str | None = None
     source: dict[str, str] = field(default_factory=dict)
 
 
