@@ -21,7 +21,11 @@ from convla.networks.weights import Weights
 
 __all__ = ["tasks_of_weights"]
 
-_VARIANCES = {"running_var": ("weight", "running_mean", 1e-5), "moving_variance": ("gamma", "moving_mean", 1e-3)}
+_VARIANCES = {
+    "running_var": ("weight", "running_mean", 1e-5),
+    "moving_variance": ("gamma", "moving_mean", 1e-3),
+    "var": ("scale", "mean", 1e-5),
+}
 """What holds the variances of a normalisation, its factors, its means, and the usual epsilon of the library."""
 
 
@@ -125,7 +129,9 @@ def _convolution(name: str, kernel: Any, chosen: LayerSettings, sizes: tuple[int
 def _normalization(name: str, arrays: Mapping[str, Any]) -> tuple[str, Layer, list[str]] | None:
     """Return the name of a normalisation, its layer, and what is assumed; None where its parts are not there."""
     factors, means, epsilon = _VARIANCES[parts_of(name)[-1]]
-    variance, weight = arrays[name], arrays.get(neighbour(name, factors))
+    # Flax keeps what is learnt and what is averaged in two trees of the same names.
+    learnt = name.replace("batch_stats", "params", 1)
+    variance, weight = arrays[name], arrays.get(neighbour(learnt, factors))
     parts = [one for one in (variance, weight) if one is not None]
     if neighbour(name, means) not in arrays or any(
         one.ndim != 1 or one.size == 0 or one.dtype.kind != "f" or not np.isfinite(one).all() for one in parts

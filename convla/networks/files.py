@@ -8,13 +8,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from convla.errors import WeightsError
 from convla.networks.graph import Network
-from convla.networks.weights import WEIGHT_FORMATS, Weights, check_weights_name, read_model
+from convla.networks.weights import WEIGHT_FORMATS, Weights, read_model
 
 __all__ = ["MODEL_FORMATS", "read_file"]
 
 _READERS = {
     ".onnx": ("convla.networks.onnx_files", "read_onnx"),
+    ".msgpack": ("convla.networks.flax_files", "read_msgpack"),
+    ".index.json": ("convla.networks.shards", "read_shards"),
     **dict.fromkeys((".keras", ".h5", ".hdf5"), ("convla.networks.keras_files", "read_keras")),
 }
 """By ending: the module of a reader and its name; each imports what its format needs when it is called."""
@@ -50,11 +53,13 @@ def read_file(path: Path, image: Sequence[int] | None = None) -> Network | Weigh
     ...     list(read_file(path).arrays)
     ['conv.weight']
     """
-    if path.suffix in _READERS:
-        module, name = _READERS[path.suffix]
+    ending = next((one for one in _READERS if path.name.endswith(one)), None)
+    if ending is not None:
+        module, name = _READERS[ending]
         found: Network | Weights = getattr(importlib.import_module(module), name)(path, image)
     else:
-        check_weights_name(path)
+        if path.suffix not in WEIGHT_FORMATS:
+            raise WeightsError(f"{path}: the name must end in one of {', '.join(MODEL_FORMATS)}")
         found = read_model(path)
     return replace(found, source={"file": str(path), "sha256": _digest(path), **found.source})
 

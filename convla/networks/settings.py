@@ -211,10 +211,10 @@ def doubts(name: str, kernel: np.ndarray[Any, Any], settings: LayerSettings) -> 
     last = " ".join(parts_of(name)[-2:]).lower()
     if not settings.transposed and any(word in last for word in ("transpose", "deconv", "upconv", "up_conv")):
         found.append("its name is that of a transposed convolution: transposed = true reads it so")
-    if settings.groups == 1 and settings.layout == "oihw" and kernel.shape[1] == 1 < kernel.shape[0]:
+    outputs, inputs = kernel.shape[:2] if settings.layout == "oihw" else (kernel.shape[-1], kernel.shape[-2])
+    if settings.groups == 1 and inputs == 1 < outputs:
         found.append(
-            f"one input channel and {kernel.shape[0]} filters: a depthwise layer has groups = {kernel.shape[0]}, or "
-            "'depthwise'"
+            f"one input channel and {outputs} filters: a depthwise layer has groups = {outputs}, or 'depthwise'"
         )
     return found
 
