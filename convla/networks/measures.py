@@ -49,7 +49,7 @@ def _stable_rank(subject: Subject) -> float:
     largest = subject.spectrum.largest.value
     if largest == 0.0:
         raise ValueError("not defined for a map that is zero")
-    # Divided first: the squares may leave the range of the dtype.
+    # Divided one by one: the square may leave the range of float64.
     return subject.spectrum.squared_frobenius_norm / largest / largest
 
 

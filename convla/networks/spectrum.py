@@ -38,7 +38,7 @@ class Effort:
     """
 
     max_matvecs: int = 10_000
-    direct: float = 3e10
+    direct: float = 2.5e11
     bounding: int = 40
 
 
