@@ -6,7 +6,7 @@ from convla.geometry import ConvGeometry
 from convla.gradients import laplacian_smoothing, normalized_gradient, reweighted_gradient, sobolev_gradient
 from convla.initializers import delta_orthogonal_kernel, orthogonal_kernel
 from convla.linear_map import LinearMap
-from convla.networks import inspect
+from convla.networks import compare, inspect
 from convla.operators import ConvOperator, TransposedConvOperator
 from convla.orthonormal import orthonormalize, orthonormalize_operator
 from convla.penalties import PenaltyDescent, Trace, minimize_penalty, penalty, penalty_gradient
@@ -83,6 +83,7 @@ __all__ = [
     "block_diagonal",
     "circulant_matrix",
     "clip_singular_values",
+    "compare",
     "condition_number",
     "condition_number_and_gradient",
     "convolution_matrix",

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from convla.models.parametrizations import assemble
 
 import convla
 from convla import ConvOperator
 from convla.errors import ShapeError
-from convla.models.parametrizations import assemble
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 from convla.frameworks import torch as adapter  # noqa: E402

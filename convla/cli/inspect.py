@@ -21,7 +21,7 @@ from convla.networks.report import Inspection, LayerReport
 from convla.networks.settings import LayerSettings, read_settings
 from convla.typing import Padding
 
-__all__: list[str] = []
+__all__ = ["image_sizes"]
 
 PLOT_FORMATS = (".png", ".svg", ".pdf")
 
@@ -69,6 +69,9 @@ def _inspect(
         Path | None, typer.Option("--json", help="Also write the whole report there, layer by layer.")
     ] = None,
     csv_file: Annotated[Path | None, typer.Option("--csv", help="Also write the rows there.")] = None,
+    html_file: Annotated[
+        Path | None, typer.Option("--html", help="Also write a page there that opens without a network.")
+    ] = None,
     plot: Annotated[Path | None, typer.Option(help="Also draw the quantities there (.png, .svg, .pdf).")] = None,
 ) -> int:
     """Measure every layer of a model: singular values, similarity, orthogonality; and bound the whole.
@@ -76,7 +79,7 @@ def _inspect(
     Files are only read, never run: no pickled object is loaded. Each layer is shown as it is done, and Ctrl-C keeps
     what is there. A star marks what weights alone do not say.
     """
-    files = {"--json": json_file, "--csv": csv_file, "--plot": plot}
+    files = {"--json": json_file, "--csv": csv_file, "--html": html_file, "--plot": plot}
     for option, path in files.items():
         check_writable(option, path)
     if plot is not None and plot.suffix not in PLOT_FORMATS:
@@ -95,7 +98,7 @@ def _inspect(
     default = LayerSettings(**given, said=frozenset(given))
     plan = Plan(
         file,
-        image=None if image is None else _image_sizes(image),
+        image=None if image is None else image_sizes(image),
         default=default,
         settings=[] if layers is None else read_settings(layers, default),
         measures=None if measures is None else measures.split(","),
@@ -103,7 +106,7 @@ def _inspect(
         budget=budget,
     )
     report = _run(plan, Screen(str(file), plan.tasks, plan.columns, wide=wide), json_file)
-    _write(report, json_file, csv_file)
+    _write(report, json_file, csv_file, html_file)
     if not report.complete:
         kept = f"shown, and in {json_file}" if json_file else "shown"
         complain(f"interrupted: {len(report)} of {len(plan.tasks)} rows are done and {kept}")
@@ -136,12 +139,13 @@ def _run(plan: Plan, screen: Screen, json_file: Path | None) -> Inspection:
     return report
 
 
-def _write(report: Inspection, json_file: Path | None, csv_file: Path | None) -> None:
+def _write(report: Inspection, json_file: Path | None, csv_file: Path | None, html_file: Path | None) -> None:
     if json_file is not None:
         write_json(json_file, report.as_data())
-    if csv_file is not None:
-        with atomic_write(csv_file, follow_links=True) as file:
-            file.write(report.to_csv().encode("utf-8", "backslashreplace"))
+    for path, text in ((csv_file, report.to_csv), (html_file, report.to_html)):
+        if path is not None:
+            with atomic_write(path, follow_links=True) as file:
+                file.write(text().encode("utf-8", "backslashreplace"))
 
 
 def _warned(report: Inspection, thresholds: list[Threshold]) -> int:
@@ -156,7 +160,8 @@ def _number_or_word(text: str) -> Padding:
     return int(text) if text.removeprefix("-").isdecimal() else text  # type: ignore[return-value]  # checked later
 
 
-def _image_sizes(text: str) -> tuple[int, ...]:
+def image_sizes(text: str) -> tuple[int, ...]:
+    """Return the sizes that an option says."""
     sizes = text.lower().split("x")
     if not all(size.isdecimal() and int(size) for size in sizes):
         raise ValueError(f"--image must be sizes such as 32x32, got {text!r}")

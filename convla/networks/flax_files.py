@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from convla.errors import WeightsError
+from convla.errors import WeightsError, install_line
 from convla.networks.archives import check_memory
 from convla.networks.torch_files import widened
 from convla.networks.weights import Weights
@@ -44,7 +44,7 @@ def read_msgpack(path: Path, image: Sequence[int] | None = None) -> Weights:  # 
     try:
         msgpack = importlib.import_module("msgpack")
     except ImportError as error:
-        raise WeightsError(f"{path}: .msgpack files need the extra convla[flax]") from error
+        raise WeightsError(f"{path}: .msgpack files need the extra flax: {install_line('flax')}") from error
     check_memory(path, 2 * path.stat().st_size)  # the file's bytes and the arrays' are there together
     content = path.read_bytes()
     try:

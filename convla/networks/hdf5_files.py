@@ -9,7 +9,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from convla.errors import WeightsError
+from convla.errors import WeightsError, install_line
 from convla.networks.archives import check_memory
 
 __all__ = ["open_hdf5", "read_arrays"]
@@ -45,7 +45,7 @@ def open_hdf5(path: Path, content: Path | IO[bytes]) -> Any:
     try:
         h5py = importlib.import_module("h5py")
     except ImportError as error:
-        raise WeightsError(f"{path}: {path.suffix} files need the extra convla[keras]") from error
+        raise WeightsError(f"{path}: {path.suffix} files need the extra keras: {install_line('keras')}") from error
     return h5py.File(content, "r")
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from convla.errors import ConvlaError, WeightsError
+from convla.errors import ConvlaError, WeightsError, install_line
 from convla.networks.graph import Network, Node
 from convla.networks.onnx_steps import STEPS, WORDS, Step
 
@@ -57,7 +57,7 @@ def read_onnx(path: Path, image: Sequence[int] | None = None) -> Network:
     try:
         onnx = importlib.import_module("onnx")
     except ImportError as error:
-        raise WeightsError(f"{path}: .onnx files need the extra convla[onnx]") from error
+        raise WeightsError(f"{path}: .onnx files need the extra onnx: {install_line('onnx')}") from error
     try:
         model = onnx.load(str(path))
         if not model.graph.output:

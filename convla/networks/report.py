@@ -148,6 +148,11 @@ class Inspection:
         writer.writerows(records)
         return text.getvalue()
 
+    def to_html(self) -> str:
+        """Return one page of HTML that needs nothing else: see `convla.networks.page`."""
+        page: str = importlib.import_module("convla.networks.page").to_page(self)  # which imports this module
+        return page
+
     def as_data(self) -> dict[str, Any]:
         """Return the whole as mappings, lists, finite numbers and strings, for JSON; infinity as "Infinity"."""
         version = importlib.import_module("convla").__version__  # which imports this module while it is made

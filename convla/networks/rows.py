@@ -18,7 +18,7 @@ from convla.networks.graph import Network
 from convla.networks.layers import Layer
 from convla.networks.measures import OF_MAPS, Column, Subject, columns_of
 from convla.networks.report import LayerReport
-from convla.networks.runs import dense_bound, folded, product_of
+from convla.networks.runs import folded, product_of
 from convla.networks.spectrum import FULL, QUICK, Spectrum
 from convla.spectra.status import Status
 
@@ -154,12 +154,12 @@ class Inspector:
                 copies = math.prod(part.image) if part.pointwise else 1
                 spectrum = Spectrum(part.operator, rounding=part.rounding, copies=copies, effort=effort)
             else:
-                upper = math.prod(self._norm(self._spectrum((part,))) for part in parts)
-                upper = min(upper, dense_bound(parts))
-                rounding = 0.0  # the maps are taken as they were computed; `upper` covers the layers'
-                spectrum = Spectrum(
-                    product_of(parts), rounding=rounding, upper=outward(upper, len(parts)), effort=effort
-                )
+                norms = [self._norm(self._spectrum((part,))) for part in parts]
+                upper = outward(math.prod(norms), len(parts))
+                # What the factors lack of those that are meant, which the bound of each has in it.
+                exact = math.prod(norm - part.rounding for norm, part in zip(norms, parts, strict=True))
+                rounding = outward(upper - exact, len(parts))
+                spectrum = Spectrum(product_of(parts), rounding=rounding, upper=upper, effort=effort)
             self._spectra[key] = spectrum
         return self._spectra[key]
 

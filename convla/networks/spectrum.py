@@ -55,7 +55,7 @@ class Spectrum:
     rounding : float
         A bound of the norm of what the map lacks of the one that is meant.
     upper : float
-        What the largest singular value is known not to exceed, for maps of which no enclosure is found otherwise.
+        What the largest singular value of the one that is meant is known not to exceed.
     copies : int
         How often the map stands side by side in the one that is meant, as a pointwise one does at every pixel.
     effort : Effort
@@ -82,13 +82,8 @@ class Spectrum:
     @functools.cached_property
     def bounds(self) -> tuple[float, float]:
         """Its enclosure, which holds whatever the iteration behind `largest` did."""
-        if isinstance(self.operator, ConvOperator):
-            lower, upper, *_ = singular_value_bounds(self.operator, start=self.largest)
-        else:  # the norm of an image, less what its rounding may have added
-            unit = float(np.finfo(np.asarray(to_numpy(self.operator.like)).dtype).eps)
-            lower = self.largest.value * (1.0 - unit * sum(self.operator.shape))
-            upper = self._upper
-        return max(0.0, lower - self.rounding), upper + self.rounding
+        lower, upper, *_ = singular_value_bounds(self.operator, start=self.largest)
+        return max(0.0, lower - self.rounding), min(upper + self.rounding, self._upper)
 
     @functools.cached_property
     def smallest(self) -> SingularValues:

@@ -22,7 +22,7 @@ from convla.spectra.result import SingularValues
 from convla.spectra.ritz import FloatArray
 from convla.spectra.status import Status
 from convla.spectra.values import largest_singular_value, singular_values
-from convla.typing import Seed
+from convla.typing import Array, Seed
 
 __all__ = ["SpectralDensity", "StableRank", "spectral_density", "stable_rank"]
 
@@ -312,11 +312,11 @@ def _probe(
     return np.asarray(polynomials @ vectors[0] ** 2)
 
 
-def _unit_vector(operator: LinearMap, rng: np.random.Generator) -> FloatArray:
+def _unit_vector(operator: LinearMap, rng: np.random.Generator) -> Array:
     """Return a vector drawn evenly from the unit sphere, as an argument of a map."""
     draw = rng.standard_normal(operator.domain_shape)
     xp = namespace(operator.like)
-    return on_device_of(draw / np.linalg.norm(draw), operator.like, xp, dtype=operator.dtype)  # type: ignore[no-any-return]
+    return on_device_of(draw / np.linalg.norm(draw), operator.like, xp, dtype=operator.dtype)
 
 
 def _student(probes: int, bins: int, confidence: float = _SHARE) -> float:

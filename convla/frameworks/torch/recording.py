@@ -55,10 +55,10 @@ def read_module(module: Module, example: Any) -> Network:
     Examples
     --------
     >>> import torch
-    >>> from convla.frameworks.torch import basic_cnn
+    >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3, stride=2, padding=1), torch.nn.BatchNorm2d(8))
     >>> from convla.frameworks.torch.recording import read_module
-    >>> list(read_module(basic_cnn(), torch.zeros(1, 3, 32, 32)).layers)
-    ['0', '1', '3', '4', '6', '7', '10']
+    >>> list(read_module(network, torch.zeros(1, 3, 32, 32)).layers)
+    ['0', '1']
     """
     check_network(module)
     for name, parameter in module.named_parameters():
