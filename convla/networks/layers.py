@@ -148,7 +148,7 @@ class Layer:
     def with_normalization(self, normalization: Layer, *, before: bool = False) -> Layer | None:
         """Return the layer and a normalisation behind it, or before it, as one; None where the channels do not fit.
 
-        The kernel is computed in float64; `rounding` bounds what this changes.
+        The kernel is computed in float64, and rounded to the dtype that it had; `rounding` bounds what this changes.
         """
         scale = normalization.kernel.reshape(-1).astype(np.float64)
         if normalization.kind != "normalization" or scale.size != self.channels[0 if before else 1]:
@@ -160,10 +160,11 @@ class Layer:
             factor = scale.reshape(groups, -1, 1, *(1,) * self.geometry.ndim)
         else:
             factor = scale.reshape(groups, 1, -1, *(1,) * self.geometry.ndim)
-        kernel = (kernel * factor).reshape(self.kernel.shape)
-        # Each entry is rounded once, and the scale's own entries a few times (see `normalization_layer`).
-        moduli = 2.0**-51 * self.moduli_bound
-        rounding = (self.rounding + moduli) * float(np.abs(scale).max())
+        kernel = (kernel * factor).reshape(self.kernel.shape).astype(self.kernel.dtype)
+        # Each entry is rounded twice, and the scale's own entries a few times (see `normalization_layer`).
+        relative = 2.0**-51 + float(np.finfo(kernel.dtype).eps)
+        tiny = float(np.finfo(kernel.dtype).smallest_subnormal) * kernel.size
+        rounding = (self.rounding + relative * self.moduli_bound) * float(np.abs(scale).max()) + tiny
         return replace(self, kernel=kernel, rounding=outward(rounding, 8))
 
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from convla._array import available_memory
+from convla._threads import blas_on_one_thread
 from convla.errors import ConvergenceWarning
 from convla.networks.certificate import Certificate, certify
 from convla.networks.gains import outward
@@ -163,6 +164,8 @@ class Inspector:
             self._spectra[key] = spectrum
         return self._spectra[key]
 
+    # The decompositions of a row are small: to wake the BLAS's threads for them takes longer than they do.
+    @blas_on_one_thread()
     def _row(self, task: Task) -> LayerReport:
         began = time.perf_counter()
         spectrum = self._spectrum(task.layers)

@@ -39,7 +39,7 @@ class Effort:
 
     max_matvecs: int = 10_000
     direct: float = 2.5e11
-    bounding: int = 40
+    bounding: int = 24
 
 
 FULL = Effort()
