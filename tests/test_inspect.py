@@ -133,7 +133,7 @@ class TestInspect:
             (["{file}", "--image", "8xx8"], "--image must be sizes such as 32x32, got '8xx8'"),
             (["{file}", "--image", "0x8"], "--image must be sizes such as 32x32, got '0x8'"),
             (["{file}"], "layer conv1.weight: image must be given, without the channels"),
-            (["{file}.h5", "--image", "8x8"], "the name must end in one of .npz, .safetensors, .pt, .pth"),
+            (["{file}.xyz", "--image", "8x8"], "the name must end in one of .npz, .safetensors, .pt, .pth, .onnx"),
             (["{folder}/none.npz", "--image", "8x8"], "convla: {folder}/none.npz: No such file or directory"),
             (["{folder}/broken.npz", "--image", "8x8"], "not a readable .npz file: File is not a zip file"),
             (["{file}", "--image", "8x8", "--padding", "most"], "layer conv1.weight: padding must be one of"),

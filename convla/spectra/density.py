@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.stats
+import scipy.special
 
 from convla._array import namespace, on_device_of, to_numpy
 from convla._threads import blas_on_one_thread
@@ -321,4 +321,4 @@ def _unit_vector(operator: LinearMap, rng: np.random.Generator) -> Array:
 
 def _student(probes: int, bins: int, confidence: float = _SHARE) -> float:
     """Return how many standard errors wide the bars are that hold for all intervals together."""
-    return float(scipy.stats.t.ppf(1.0 - (1.0 - confidence) / bins / 2.0, probes - 1))
+    return float(scipy.special.stdtrit(probes - 1, 1.0 - (1.0 - confidence) / bins / 2.0))
