@@ -86,3 +86,14 @@ def test_one_input_channel_is_noted_in_both_layouts() -> None:
         settings = LayerSettings(layout=layout, said=frozenset(("layout",)))  # type: ignore[arg-type]
         row = inspect({"w": kernel}, image=(5, 5), default=settings, measures=["similarity"]).layers[0]
         assert any("one input channel and 6 filters" in note for note in row.notes)
+
+
+def test_equal_kernels_on_different_images_are_not_one() -> None:
+    from convla.networks.settings import LayerSettings
+
+    kernel = draw(2, 2, 1, 1)
+    settings = [("b", LayerSettings(image=(4, 4)))]
+    report = inspect({"a": kernel, "b": kernel}, image=(3, 3), settings=settings, measures=["stable_rank"])
+    once = float((kernel.astype(float) ** 2).sum() / np.linalg.norm(kernel[:, :, 0, 0].astype(float), 2) ** 2)
+    found = [row.quantities["stable_rank"] for row in report]
+    assert found == pytest.approx([9 * once, 16 * once], rel=1e-6)

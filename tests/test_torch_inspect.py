@@ -74,7 +74,7 @@ def test_the_operator_of_a_layer_is_its_jacobian(case: str) -> None:
     assert quantities["at_least"] <= values[0] * (1 + 1e-13)
     assert values[0] * (1 - 1e-13) <= quantities["at_most"]
     lower = row.certificate.lower  # type: ignore[union-attr]
-    assert values[0] * 0.7 <= lower <= values[0] * (1 + 1e-12)
+    assert values[0] * 0.6 <= lower <= values[0] * (1 + 1e-12)
 
 
 def test_operator_refuses_other_modules() -> None:
@@ -282,6 +282,19 @@ def test_what_depends_on_the_input_is_refused_in_words() -> None:
             view.mul_(3)
             return y
 
+    class Padded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(1, 1, 3, bias=False)
+
+        def forward(self, x: Any) -> Any:
+            y = nn.functional.pad(x[:, None], (1, 1, 1, 1))
+            y *= 3.0  # what the convolution takes is no longer what the padding made
+            return self.conv(y)
+
+    network = read_module(Padded(), torch.randn(1, 4, 4))
+    assert network.nodes["conv"].inputs == ("mul",)
+    assert network.layers["conv"].geometry.image_shape == (6, 6)
     for module, words in (
         (Attention(), "attention"),
         (Gate(), "depend"),

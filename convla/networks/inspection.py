@@ -190,7 +190,10 @@ class Plan:
         if not (math.isfinite(certificate.upper) and _is_module(self._model)):
             return certificate
         lower = importlib.import_module("convla.frameworks.torch.jacobians").largest_jacobian_norm
-        return certificate.with_lower(lower(self._model, self._data))
+        try:
+            return certificate.with_lower(lower(self._model, self._data))
+        except (NotImplementedError, RuntimeError, TypeError):  # what PyTorch cannot differentiate, or copy
+            return certificate
 
 
 def read(model: Any, example: Any = None, image: Sequence[int] | None = None) -> Network | Weights:

@@ -42,8 +42,13 @@ class Step:
     def weight(self, place: int, *names: str) -> Array:
         """Return a weight, by its place or by one of its names."""
         if isinstance(self.stored, Mapping):
-            return next(self.stored[name] for name in names if name in self.stored)
-        return self.stored[place]
+            name = next((name for name in names if name in self.stored), names[0])
+            found = self.stored[name]
+        else:
+            found = self.stored[place]
+        if found.dtype not in (np.float32, np.float64):
+            raise ValueError(f"a weight of {found.dtype}: quantised weights are not read")
+        return found
 
     @property
     def image(self) -> tuple[int, ...]:

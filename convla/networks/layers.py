@@ -143,7 +143,7 @@ class Layer:
     def key(self) -> tuple[Any, ...]:
         """What two layers have in common that have the same singular values and measures."""
         digest = hashlib.sha256(np.ascontiguousarray(self.kernel).data).hexdigest()
-        return digest, str(self.kernel.dtype), self.operator.geometry, self.transposed, self.rounding
+        return digest, str(self.kernel.dtype), self.geometry, self.transposed, self.rounding
 
     def with_normalization(self, normalization: Layer, *, before: bool = False) -> Layer | None:
         """Return the layer and a normalisation behind it, or before it, as one; None where the channels do not fit.

@@ -169,7 +169,9 @@ class _Reader:
             evaluate=lambda feeds: self._evaluated(proto, feeds),
         )
         node = self._interpreted(step)
-        names = node.inputs or tuple(dict.fromkeys(self.values[name] for name in tracked))
+        # A step with a graph inside may read any value of the graph around it.
+        read = [self.values[name] for name in tracked] or list(self.nodes)
+        names = node.inputs or tuple(dict.fromkeys(read))
         shape = next((self.sizes[name] for name in proto.output if name in self.sizes), ())
         notes = (*node.notes, *(note for name in inputs for note in self.notes.get(name, ()) if node.layer is not None))
         whole = replace(node, name=self._unique(node.name or step.name), inputs=names, shape=shape, notes=notes)

@@ -280,7 +280,7 @@ def _smoothed_intervals(edges: FloatArray, degree: int) -> FloatArray:
     step = math.pi / (degree + 2)
     places = np.arange(degree + 1)
     damping = (degree + 2 - places) * np.cos(step * places) + np.sin(step * places) / math.tan(step)
-    return np.concatenate((first, others), axis=1) * damping / (degree + 2)
+    return np.asarray(np.concatenate((first, others), axis=1) * damping / (degree + 2))
 
 
 def _probe(

@@ -12,7 +12,7 @@ from convla.frameworks.torch.layers import check_network
 
 __all__ = ["largest_jacobian_norm"]
 
-_STEPS = 20
+_STEPS = 10
 
 
 def largest_jacobian_norm(module: Any, data: Any, *, steps: int = _STEPS, seed: int = 0) -> float:

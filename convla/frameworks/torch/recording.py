@@ -169,6 +169,8 @@ class _Recorder(TorchFunctionMode):  # type: ignore[misc]
             # Such as x[...] = y, which returns nothing.
             self._note(Node("", "unknown", what=f"{call.name}: changes a tensor in place"), call, watched, changed)
             return value
+        for tensor in changed:
+            self.paddings.pop(id(tensor), None)  # it is no longer what the padding made
         self._spoil_views(changed)
         self._note(interpret(call), call, watched, results)
         return value

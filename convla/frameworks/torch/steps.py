@@ -486,7 +486,7 @@ STEPS: dict[str, Callable[[Call], Node]] = {
     "arctan": _activation("arctan"),
     "atan": _activation("arctan"),
     **dict.fromkeys(
-        ("dropout", "dropout1d", "dropout2d", "dropout3d", "feature_dropout"), _dropout
+        ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout", "feature_alpha_dropout"), _dropout
     ),
     **dict.fromkeys(_REARRANGEMENTS, _only_first(_rearrangement)),
     **dict.fromkeys(("contiguous", "clone", "detach", "to", "float", "double", "type", "type_as", "cpu"), _as_it_is),
