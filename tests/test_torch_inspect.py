@@ -308,6 +308,21 @@ def test_what_depends_on_the_input_is_refused_in_words() -> None:
         assert any(words in reason for reason in certificate.reasons), certificate.reasons
 
 
+def test_an_exported_program_is_the_module() -> None:
+    import warnings
+
+    module = nn.Sequential(
+        *(nn.Conv2d(2, 3, 3, padding=1, padding_mode="circular"), normalized(3), nn.ReLU6(), nn.MaxPool2d(2)),
+        *(nn.Flatten(), nn.Dropout(), nn.Linear(12, 2)),
+    ).eval()
+    example = torch.zeros(1, 2, 4, 4)
+    with warnings.catch_warnings(action="ignore"):  # of PyTorch, about itself
+        program = torch.export.export(module, (example,)).module()
+        found, wanted = (convla.inspect(one, example, measures=["sigma_max"]) for one in (program, module))
+    assert [row.name for row in found] == [row.name for row in wanted]
+    assert found.certificate.upper == wanted.certificate.upper  # type: ignore[union-attr]
+
+
 def test_the_module_is_left_as_it_was() -> None:
     module = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Dropout(0.5))
     module[1].eval()

@@ -58,6 +58,10 @@ def read_file(path: Path, image: Sequence[int] | None = None) -> Network | Weigh
         module, name = _READERS[ending]
         found: Network | Weights = getattr(importlib.import_module(module), name)(path, image)
     else:
+        if path.suffix == ".pt2":
+            raise WeightsError(
+                f"{path}: an exported program, which is not read from its file: inspect torch.export.load(...).module()"
+            )
         if path.suffix not in WEIGHT_FORMATS:
             raise WeightsError(f"{path}: the name must end in one of {', '.join(MODEL_FORMATS)}")
         found = read_model(path)

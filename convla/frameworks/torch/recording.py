@@ -71,7 +71,8 @@ def read_module(module: Module, example: Any) -> Network:
     modes = [(one, one.training) for one in module.modules()]
     recorder = _Recorder(module, inputs)
     try:
-        module.eval()
+        with contextlib.suppress(NotImplementedError):  # an exported program has no modes
+            module.eval()
         with torch.no_grad(), recorder.naming(module), recorder:
             value = module(*arguments, **named)
     finally:

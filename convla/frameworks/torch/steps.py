@@ -73,7 +73,8 @@ class Call:
     @property
     def name(self) -> str:
         """The function's name, in place or as an operator too: "add" for add, add_, __add__ and __iadd__."""
-        name = str(getattr(self.function, "__name__", self.function)).strip("_")
+        # An operator of an exported program is called "conv2d.default".
+        name = str(getattr(self.function, "__name__", self.function)).partition(".")[0].strip("_")
         return _ALIASES.get(name, name)
 
     def argument(self, position: int, name: str, default: Any = None) -> Any:
@@ -258,9 +259,12 @@ def _sum_and_product(call: Call) -> Node:
 
 
 def _batch_norm(call: Call) -> Node:
-    _, mean, variance, weight, _, training, _, epsilon = call.arguments(
-        "input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps"
-    )
+    names = ("running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
+    if isinstance(call.function, torch._ops.OpOverload):  # whose arguments stand in another order
+        names = ("weight", "bias", "running_mean", "running_var", "training", "momentum", "eps")
+    found = dict(zip(names, list(call.arguments("input", *names))[1:], strict=True))
+    mean, variance, weight = (found[name] for name in ("running_mean", "running_var", "weight"))
+    training, epsilon = found["training"], found["eps"]
     if training or mean is None or variance is None:
         return _unknown(call, "a normalisation by the batch, whose examples then depend on each other")
     kernels = [None if tensor is None else _array(tensor)[0] for tensor in (variance, weight)]
