@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections.abc import Iterator
@@ -11,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from convla.networks.inspection import inspect
-from convla.networks.report import Inspection
+from convla.networks.report import Inspection, csv_of, frame_of
 
 __all__ = ["Change", "Comparison", "compare"]
 
@@ -80,19 +78,11 @@ class Comparison:
         ImportError
             If pandas is not installed.
         """
-        try:
-            import pandas
-        except ImportError as error:
-            raise ImportError("to_frame needs pandas: pip install pandas; records() gives the same rows") from error
-        return pandas.DataFrame.from_records(self.records())
+        return frame_of(self.records())
 
     def to_csv(self) -> str:
         """Return the changes as comma-separated values, with a line of names; what is not defined is empty."""
-        text = io.StringIO()
-        writer = csv.DictWriter(text, ["layer", "quantity", "before", "after", "ratio"], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(self.records())
-        return text.getvalue()
+        return csv_of(self.records(), "layer")
 
     def as_data(self) -> dict[str, Any]:
         """Return the whole for JSON: both reports, and which layers only one of them has."""

@@ -14,7 +14,7 @@ from typing import Literal
 
 from convla.networks.layers import Layer
 
-__all__ = ["Network", "Node"]
+__all__ = ["Network", "Node", "unused_name"]
 
 Kind = Literal["input", "layer", "map", "sum", "concatenation", "unknown"]
 
@@ -127,3 +127,19 @@ def _is_applied_once(node: Node, layer: Layer) -> bool:
 
 def _all_inputs(nodes: Iterable[Node]) -> list[str]:
     return [name for node in nodes for name in node.inputs]
+
+
+def unused_name(nodes: Mapping[str, Node], name: str) -> str:
+    """Return a name, with a number behind it where a node has it already.
+
+    Examples
+    --------
+    >>> from convla.networks.graph import Node, unused_name
+    >>> unused_name({"conv": Node("conv", "input")}, "conv")
+    'conv (2)'
+    """
+    found, number = name, 1
+    while found in nodes:
+        number += 1
+        found = f"{name} ({number})"
+    return found

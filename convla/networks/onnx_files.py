@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from convla.errors import ConvlaError, WeightsError, install_line
-from convla.networks.graph import Network, Node
+from convla.networks.graph import Network, Node, unused_name
 from convla.networks.onnx_steps import STEPS, WORDS, Step
 
 __all__ = ["read_onnx"]
@@ -121,14 +121,15 @@ class _Reader:
         for value in self.graph.input:
             if value.name not in self.constants:
                 self._add(
-                    Node(self._unique(value.name), "input", what="input", shape=self.sizes[value.name]), value.name
+                    Node(unused_name(self.nodes, value.name), "input", what="input", shape=self.sizes[value.name]),
+                    value.name,
                 )
         for proto in self.graph.node:
             self._read(proto)
         outputs = []
         for value in self.graph.output:
             if value.name in self.constants:
-                self._add(Node(self._unique(value.name), "unknown", what="a constant"), value.name)
+                self._add(Node(unused_name(self.nodes, value.name), "unknown", what="a constant"), value.name)
             outputs.append(self.values[value.name])
         return Network(self.nodes, tuple(dict.fromkeys(outputs)), {"format": "ONNX", "opset": str(opset)})
 
@@ -174,7 +175,9 @@ class _Reader:
         names = node.inputs or tuple(dict.fromkeys(read))
         shape = next((self.sizes[name] for name in proto.output if name in self.sizes), ())
         notes = (*node.notes, *(note for name in inputs for note in self.notes.get(name, ()) if node.layer is not None))
-        whole = replace(node, name=self._unique(node.name or step.name), inputs=names, shape=shape, notes=notes)
+        whole = replace(
+            node, name=unused_name(self.nodes, node.name or step.name), inputs=names, shape=shape, notes=notes
+        )
         self._add(whole, *proto.output)
 
     def _interpreted(self, step: Step) -> Node:
@@ -205,10 +208,3 @@ class _Reader:
         self.nodes[node.name] = node
         for tensor in tensors:
             self.values[tensor] = node.name
-
-    def _unique(self, name: str) -> str:
-        found, number = name, 1
-        while found in self.nodes:
-            number += 1
-            found = f"{name} ({number})"
-        return found

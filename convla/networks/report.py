@@ -17,7 +17,7 @@ import numpy as np
 from convla.networks.certificate import Certificate
 from convla.networks.measures import Column
 
-__all__ = ["SCHEMA", "Inspection", "LayerReport", "pads", "sizes"]
+__all__ = ["SCHEMA", "Inspection", "LayerReport", "csv_of", "frame_of", "pads", "sizes"]
 
 SCHEMA = "convla-inspection-1"
 """The name of the layout of the JSON, whose number grows when a reader has to change."""
@@ -132,21 +132,11 @@ class Inspection:
         ImportError
             If pandas is not installed.
         """
-        try:
-            import pandas
-        except ImportError as error:
-            raise ImportError("to_frame needs pandas: pip install pandas; records() gives the same rows") from error
-        return pandas.DataFrame.from_records(self.records())
+        return frame_of(self.records())
 
     def to_csv(self) -> str:
         """Return the rows as comma-separated values, with a line of names; what is not defined is empty."""
-        records = self.records()
-        text = io.StringIO()
-        names = list(records[0]) if records else ["layer"]
-        writer = csv.DictWriter(text, names, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(records)
-        return text.getvalue()
+        return csv_of(self.records(), "layer")
 
     def to_html(self) -> str:
         """Return one page of HTML that needs nothing else: see `convla.networks.page`."""
@@ -211,3 +201,27 @@ def sizes(values: Sequence[int]) -> str:
 def pads(values: Sequence[tuple[int, int]]) -> str:
     """Return paddings as they are written: 1x1, or low:high where the sides differ."""
     return "x".join(str(low) if low == high else f"{low}:{high}" for low, high in values)
+
+
+def frame_of(records: Sequence[dict[str, Any]]) -> Any:
+    """Return flat mappings as a `pandas.DataFrame`.
+
+    Raises
+    ------
+    ImportError
+        If pandas is not installed.
+    """
+    try:
+        import pandas
+    except ImportError as error:
+        raise ImportError("to_frame needs pandas: pip install pandas; records() gives the same rows") from error
+    return pandas.DataFrame.from_records(records)
+
+
+def csv_of(records: Sequence[dict[str, Any]], first: str) -> str:
+    """Return flat mappings as comma-separated values, with a line of names; `first` is that of the first, if any."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(records[0]) if records else [first], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return text.getvalue()

@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 from convla._array import describe
 from convla.frameworks.torch.layers import check_network
 from convla.frameworks.torch.steps import Call, Padded, interpret
-from convla.networks.graph import Network, Node
+from convla.networks.graph import Network, Node, unused_name
 
 __all__ = ["read_module"]
 
@@ -137,7 +137,10 @@ class _Recorder(TorchFunctionMode):  # type: ignore[misc]
     def node_of(self, tensor: Tensor) -> str:
         """Return the node whose value a tensor is; a constant, which no input changes, is a node without inputs."""
         if id(tensor) not in self._of_tensor:
-            self._add(Node(self._unique("constant"), "unknown", what="a constant", shape=tuple(tensor.shape)), tensor)
+            self._add(
+                Node(unused_name(self.nodes, "constant"), "unknown", what="a constant", shape=tuple(tensor.shape)),
+                tensor,
+            )
         return self._of_tensor[id(tensor)]
 
     def is_tracked(self, value: Any) -> bool:
@@ -187,7 +190,7 @@ class _Recorder(TorchFunctionMode):  # type: ignore[misc]
     def _note(self, node: Node, call: Call, watched: Sequence[Tensor], results: Sequence[Tensor]) -> None:
         """Add a node, and say that it is where some tensors come from."""
         inputs = node.inputs or self.inputs_of(watched)
-        name = self._unique(node.name or self._name(call))
+        name = unused_name(self.nodes, node.name or self._name(call))
         shape = tuple(results[0].shape)
         self._add(Node(name, node.kind, inputs, node.what, shape, node.layer, node.gain, node.weights, node.notes))
         for tensor in results:
@@ -203,15 +206,8 @@ class _Recorder(TorchFunctionMode):  # type: ignore[misc]
         """The name of the innermost module that runs; "" for the whole."""
         return self._path[-1] if self._path else ""
 
-    def _unique(self, name: str) -> str:
-        found, number = name, 1
-        while found in self.nodes:
-            number += 1
-            found = f"{name} ({number})"
-        return found
-
     def _escape(self, call: Call, watched: Sequence[Tensor]) -> None:
-        name = self._unique(f"{self._name(call)}, read")
+        name = unused_name(self.nodes, f"{self._name(call)}, read")
         what = "a value is taken out of a tensor, and what is done with it cannot be followed"
         self._add(Node(name, "unknown", self.inputs_of(watched), what))
         self.escaped.append(name)
@@ -228,7 +224,7 @@ class _Recorder(TorchFunctionMode):  # type: ignore[misc]
             place = tensor.untyped_storage().data_ptr()
             for other in self._kept:
                 if other is not tensor and other.untyped_storage().data_ptr() == place:
-                    name = self._unique(f"{self._of_tensor[id(other)]}, changed")
+                    name = unused_name(self.nodes, f"{self._of_tensor[id(other)]}, changed")
                     what = "shares its memory with a tensor that is changed in place"
                     source = self.inputs_of([other, tensor])
                     self.nodes[name] = Node(name, "unknown", source, what, tuple(other.shape))
