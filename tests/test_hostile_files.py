@@ -230,7 +230,7 @@ class TestInitialize:
         write_weights(source, {"conv": np.ones((2, 1, 3))})
         initialize_file(source, tmp_path / "out.npz", iterations=1, state=state)
         write_weights(source, {"conv": np.ones((2, 1, 5))})
-        with pytest.raises(ValueError, match="layer conv of kernels and state must have the same shape"):
+        with pytest.raises(ValueError, match="layer conv of kernels and start must have the same shape"):
             initialize_file(source, tmp_path / "out.npz", iterations=2, state=state)
 
 
