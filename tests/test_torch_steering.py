@@ -10,15 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from convla.models.parametrizations import assemble
 
 import convla
 from convla import ConvOperator
 from convla.errors import ShapeError
+from convla.networks.parametrizations import assemble
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 from convla.frameworks import torch as adapter  # noqa: E402
-from convla.frameworks.torch.operators import layer_map  # noqa: E402
+from convla.frameworks.torch.layer_maps import layer_map  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
