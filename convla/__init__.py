@@ -6,6 +6,7 @@ from convla.geometry import ConvGeometry
 from convla.gradients import laplacian_smoothing, normalized_gradient, reweighted_gradient, sobolev_gradient
 from convla.initializers import delta_orthogonal_kernel, orthogonal_kernel
 from convla.linear_map import LinearMap
+from convla.networks import compare, inspect
 from convla.operators import ConvOperator, TransposedConvOperator
 from convla.orthonormal import orthonormalize, orthonormalize_layers, orthonormalize_operator
 from convla.penalties import PenaltyDescent, Trace, minimize_penalty, penalty, penalty_gradient
@@ -29,7 +30,9 @@ from convla.spectra import (
     ConditionNumber,
     SingularValueBounds,
     SingularValues,
+    SpectralDensity,
     SpectralGradient,
+    StableRank,
     Status,
     asymptotic_largest_singular_value,
     condition_number,
@@ -41,6 +44,8 @@ from convla.spectra import (
     singular_values_and_gradients,
     smallest_singular_value,
     smallest_singular_value_and_gradient,
+    spectral_density,
+    stable_rank,
 )
 from convla.toeplitz import (
     circulant_matrix,
@@ -67,7 +72,9 @@ __all__ = [
     "PenaltyDescent",
     "SingularValueBounds",
     "SingularValues",
+    "SpectralDensity",
     "SpectralGradient",
+    "StableRank",
     "Status",
     "Trace",
     "TransposedConvOperator",
@@ -76,6 +83,7 @@ __all__ = [
     "block_diagonal",
     "circulant_matrix",
     "clip_singular_values",
+    "compare",
     "condition_number",
     "condition_number_and_gradient",
     "convolution_matrix",
@@ -96,6 +104,7 @@ __all__ = [
     "identity",
     "image_adjoint",
     "initialize_network",
+    "inspect",
     "kernel_adjoint",
     "kernel_from_hwio",
     "kernel_similarity",
@@ -120,6 +129,8 @@ __all__ = [
     "smallest_singular_value",
     "smallest_singular_value_and_gradient",
     "sobolev_gradient",
+    "spectral_density",
+    "stable_rank",
     "toeplitz_matrix",
     "unvec",
     "vec",

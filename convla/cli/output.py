@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from convla._files import atomic_write, check_replaceable
-from convla.models.weights import printable
+from convla.networks.weights import printable
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C; after SIGTERM, which is answered alike, it is 143."""
