@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 
 from convla._threads import blas_on_one_thread
-from convla._validate import check_choice, check_integer, check_real
+from convla._validate import check_choice, check_integer, check_real, check_rng
 from convla.errors import ConvergenceWarning
 from convla.operators import ConvOperator
 from convla.projections.block_convolution import block_convolution_kernel
@@ -163,7 +163,7 @@ def nearest_orthogonal(
     given = np.asarray(operator.kernel, np.float64).reshape(blocks.shape)
     found: list[tuple[Candidate, ConvOperator, Status]] = []
     iterations = 0
-    for start, first in _starts(operator, blocks, given, np.random.default_rng(rng)).items():
+    for start, first in _starts(operator, blocks, given, check_rng(rng)).items():
         ended = alternating(blocks, first, 1.0, 1.0, rtol=delta / 2, max_iterations=max_iterations)
         iterations += ended.iterations
         candidate = operator.with_kernel(ended.kernel.reshape(operator.kernel.shape).astype(operator.dtype))

@@ -11,7 +11,7 @@ import numpy as np
 
 from convla._array import namespace, on_device_of, to_numpy
 from convla._threads import blas_on_one_thread
-from convla._validate import check_choice, check_integer
+from convla._validate import check_choice, check_integer, check_rng
 from convla.algebra import BlockDiagonal, Diagonal, Identity, Zero
 from convla.algebra.stacks import split
 from convla.linear_map import LinearMap
@@ -138,7 +138,7 @@ def singular_value_bounds(
     if max_matvecs is not None:
         check_integer("max_matvecs", max_matvecs, minimum=2)
     given = None if start is None else _given_vector(operator, start)
-    return _enclosed(operator, method, given, max_matvecs, np.random.default_rng(rng))
+    return _enclosed(operator, method, given, max_matvecs, check_rng(rng))
 
 
 def _enclosed(

@@ -11,7 +11,7 @@ import numpy as np
 
 from convla._array import namespace, to_numpy
 from convla._threads import blas_on_one_thread
-from convla._validate import check_choice, check_integer
+from convla._validate import check_choice, check_integer, check_rng
 from convla.algebra import BlockDiagonal, Diagonal, Identity, Zero
 from convla.errors import ConvergenceWarning
 from convla.linear_map import LinearMap
@@ -226,7 +226,7 @@ def smallest_singular_value(
     check_integer("max_matvecs", max_matvecs, minimum=2)
     tolerance = tolerance_of(operator, rtol, (1e-6, 1e-10))
     with blas_on_one_thread():
-        result = _smallest(operator, tolerance, method, max_matvecs, np.random.default_rng(rng))
+        result = _smallest(operator, tolerance, method, max_matvecs, check_rng(rng))
     if result.status == Status.NOT_CONVERGED:
         what = f"the smallest singular value was not found to a relative accuracy of {tolerance:.1e}"
         _warn(what, result, stacklevel=3)
@@ -331,7 +331,7 @@ def _largest(
         criterion,
         method,
         check_integer("max_matvecs", max_matvecs, minimum=2),
-        np.random.default_rng(rng),
+        check_rng(rng),
     )
     first = None if start is None else _given_start(operator, start)
     with blas_on_one_thread():
