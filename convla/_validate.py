@@ -21,6 +21,7 @@ __all__ = [
     "check_integer",
     "check_per_axis",
     "check_real",
+    "check_rng",
     "check_same_shape",
     "check_sizes",
 ]
@@ -207,6 +208,23 @@ def check_real(
     if (minimum is not None and number < minimum) or (maximum is not None and number > maximum):
         raise ValueError(f"{name} must be {_range(minimum, maximum)}, got {number}")
     return number
+
+
+def check_rng(rng: Any) -> np.random.Generator:
+    """Return the generator of a seed.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is none.
+    """
+    try:
+        return np.random.default_rng(rng)
+    except (TypeError, ValueError) as error:
+        raise type(error)(
+            "rng must be a numpy.random.Generator, a seed (an integer of at least 0, a SeedSequence) or None, "
+            f"got {rng!r}"
+        ) from error
 
 
 def check_choice(name: str, value: object, choices: Sequence[str] | Collection[str]) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 import scipy
 
 from convla._array import describe, namespace, on_device_of
-from convla._validate import check_choice, check_integer, check_real
+from convla._validate import check_choice, check_integer, check_real, check_rng
 from convla.errors import ShapeError
 from convla.typing import Array, Seed
 
@@ -90,7 +90,7 @@ def orthogonal_kernel(
     rows, columns = size[0], math.prod(size[1:])
     short, long = sorted((rows, columns))
     kind = _check_dtype(dtype)
-    gaussian = np.random.default_rng(rng).standard_normal((short, long))
+    gaussian = check_rng(rng).standard_normal((short, long))
     frame = _haar_rows(gaussian, kind) if method == "haar" else np.linalg.svd(gaussian, full_matrices=False)[2]
     return _as_kernel(gain * (frame if rows <= columns else frame.T), size, kind, like)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import numbers
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
 from typing import Any
 
 from convla._array import describe, device_of, is_exact, namespace, sparse_library
@@ -270,6 +270,8 @@ class LinearMap(ABC):
         array([[25.]])
         """
         mine = self.kernels
+        if not isinstance(kernels, Sized):
+            raise TypeError(f"kernels must be a sequence of arrays, got {describe(kernels)}")
         if len(kernels) != len(mine):
             raise ValueError(f"kernels must hold {len(mine)} arrays, one for each of the map's, got {len(kernels)}")
         new = {id(old): kernel for old, kernel in zip(mine, kernels, strict=True)}

@@ -233,3 +233,31 @@ def test_a_tensor_comes_back_as_one_and_is_not_detached_in_silence() -> None:
     assert clipped.kernel.dtype == torch.float32
     with pytest.raises(TypeError, match="requires a gradient"):
         clip_singular_values(kernel.requires_grad_(), (9,), maximum=1.0)
+
+
+def test_a_torus_with_rows_that_the_layer_lacks_says_no_least_distance() -> None:
+    settings: dict[str, Any] = {"boundary": "circular", "padding": "valid"}
+    kernel = np.random.default_rng(0).standard_normal((2, 2, 4))
+    largest = float(_values(kernel, (5,), settings)[0])
+    found = clip_singular_values(kernel, (5,), maximum=0.99 * largest, method="torus", **settings)
+    assert (found.status, found.least_distance) == ("estimated", 0.0)
+    assert found.distance <= 0.0101 * float(np.linalg.norm(kernel))  # a hundredth off every entry is enough
+
+
+@pytest.mark.parametrize("minimum", [0.0, 0.5])
+@pytest.mark.parametrize("method", ["matrix", "torus"])
+@pytest.mark.parametrize("exponent", [-700, 700])
+def test_kernels_whose_squares_are_out_of_range_are_clipped_alike(exponent: int, method: Any, minimum: float) -> None:
+    kernel, settings = np.random.default_rng(0).standard_normal((2, 2, 3)), {"boundary": "circular", "method": method}
+    limits = np.array([1.5, minimum])
+    one, other = (
+        clip_singular_values(np.ldexp(kernel, e), (6,), maximum=high, minimum=low, **settings)
+        for e in (0, exponent)
+        for high, low in [np.ldexp(limits, e).tolist()]
+    )
+    assert np.allclose(np.ldexp(other.kernel, -exponent), one.kernel, rtol=1e-12)
+    assert other.status == one.status
+    for name in ("distance", "least_distance"):
+        assert math.isclose(np.ldexp(getattr(other, name), -exponent), getattr(one, name), rel_tol=1e-9), name
+    nearest = convla.nearest_orthogonal(np.ldexp(kernel, exponent), (6,), boundary="circular", max_iterations=3)
+    assert math.isclose(nearest.distance, max(2.0**exponent * float(np.linalg.norm(kernel)), math.sqrt(2)), rel_tol=0.2)

@@ -17,6 +17,7 @@ from convla import (
     singular_value_bounds,
     singular_values,
     smallest_singular_value,
+    vstack,
 )
 from convla.errors import ShapeError
 from tests.spectra_oracles import dense_values
@@ -82,6 +83,11 @@ def test_integer_kernels_give_float64() -> None:
         (lambda o: largest_singular_value(o, rtol=1e-17), ValueError, "rtol must be at least"),
         (lambda o: largest_singular_value(o, rtol=math.nan), ValueError, "rtol must be finite"),
         (lambda o: largest_singular_value(o, method="lanczos", start=np.zeros((1, 5))), ValueError, "start must not"),
+        (lambda o: largest_singular_value(o, start=singular_values(o)), ValueError, "start must hold singular vectors"),
+        (lambda o: largest_singular_value(o, rng="a"), TypeError, "rng must be .*, got 'a'"),
+        (lambda o: smallest_singular_value(o, rng=-1), ValueError, "rng must be .*, got -1"),
+        (lambda o: vstack(o), TypeError, "vstack takes a sequence of LinearMaps"),
+        (lambda o: (o @ o.T).with_kernels(None), TypeError, "kernels must be a sequence"),
         (lambda o: largest_singular_value(o, method="lanczos", start=np.ones((1, 4))), ShapeError, "start must have"),
         (lambda o: smallest_singular_value(o, method="svds"), ValueError, "method must be one of"),
         (lambda o: singular_value_bounds(o, method="guess"), ValueError, "method must be one of"),
@@ -134,3 +140,12 @@ def test_torch_tensors() -> None:
     assert isinstance(result.right, torch.Tensor)
     assert result.value == pytest.approx(largest_singular_value(plain).value, rel=2e-6)
     assert singular_value_bounds(operator).upper == pytest.approx(singular_value_bounds(plain).upper, rel=1e-3)
+
+
+@pytest.mark.torch
+def test_a_start_of_another_library_is_refused() -> None:
+    torch = pytest.importorskip("torch")
+    operator = ConvOperator(np.ones((1, 1, 3)), (5,))
+    for function in (largest_singular_value, singular_value_bounds):
+        with pytest.raises(TypeError, match="must come from one library"):
+            function(operator, start=torch.ones(1, 5))

@@ -156,6 +156,26 @@ def test_the_gradient_goes_through_the_norm(name: str, training: bool) -> None:
     assert math.isclose(float((gradient * change).sum()), expected, rel_tol=1e-5)
 
 
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(("dtype", "scale"), [("float32", 2.0**80), ("float32", 2.0**-80), ("float16", 2.0**17)])
+def test_the_gradient_of_a_weight_does_not_depend_on_its_size(dtype: str, scale: float, training: bool) -> None:
+    """Neither where squares are out of the dtype's range, nor where the norm itself is."""
+    found = []
+    for factor in (1.0, scale):
+        layer, image_shape = _layer("plain", 1.0)
+        layer = layer.to(getattr(torch, dtype))
+        with torch.no_grad():
+            layer.weight.mul_(factor)
+        layer = adapter.spectral_norm(layer, image_shape, maximum=0.25 * factor).train(training)
+        original = layer.parametrizations.weight.original
+        torch.manual_seed(1)
+        (layer.weight.double() * torch.randn(original.shape).double()).sum().backward()
+        found.append((layer.weight.detach().double() / factor, original.grad.double()))
+    eps = float(torch.finfo(getattr(torch, dtype)).eps)
+    for one, other in zip(*found, strict=True):
+        assert torch.linalg.vector_norm(one - other) <= 64 * eps * torch.linalg.vector_norm(one)
+
+
 def test_a_checkpoint_saved_amid_training_is_proved() -> None:
     layer, image_shape = _layer("plain")
     where = layer_map(layer, image_shape)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import numbers
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from typing import Any
 
@@ -113,6 +113,8 @@ def _factor_for(linear_map: LinearMap, factor: Any, name: str) -> Any:
 
 def in_one_setting(what: str, maps: Sequence[LinearMap]) -> tuple[LinearMap, ...]:
     """Return maps that go together: identities and zeros take the library, dtype and order of the others."""
+    if not isinstance(maps, Iterable):
+        raise TypeError(f"{what} takes a sequence of LinearMaps, got {describe(maps)}")
     maps = tuple(maps)
     if not maps:
         raise ValueError(f"{what} takes at least one map, got none")

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from convla._validate import check_sizes
+from convla._validate import check_rng, check_sizes
 from convla.errors import ShapeError
 from convla.typing import Seed
 
@@ -60,7 +60,7 @@ def block_convolution_kernel(shape: Sequence[int], *, rng: Seed = None) -> Float
     out, inner, *size = check_sizes("shape", shape)
     if len(size) not in (1, 2, 3):
         raise ShapeError(f"shape must be (c_out, c_in, *kernel) with 1 to 3 kernel axes, got {tuple(shape)}")
-    generator = np.random.default_rng(rng)
+    generator = check_rng(rng)
     channels = max(out, inner)
     pairs = [(axis, _projector(channels, generator)) for axis, count in enumerate(size) for _ in range(count - 1)]
     start = _orthogonal(channels, generator).reshape(channels, channels, *(1,) * len(size))

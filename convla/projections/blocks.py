@@ -18,6 +18,7 @@ from convla.geometry import ConvGeometry
 from convla.operators import ConvOperator
 from convla.spectra.enclosure import envelope
 from convla.spectra.symbol import Symbol, torus_frequencies
+from convla.spectra.torus import circular_lattice
 
 __all__ = ["Blocks", "MatrixBlocks", "TorusBlocks", "blocks_of", "matrix_is_small"]
 
@@ -119,7 +120,8 @@ class MatrixBlocks(Blocks):
 class TorusBlocks(Blocks):
     """The symbol at a torus's frequencies, one of each conjugate pair: blocks (frequencies, groups, rows, columns).
 
-    With a circular boundary it is the image's own torus, with zeros around the image one that the padded image fits
+    With a circular boundary it is the image's own torus, whose norm is the layer's where every position that the stride
+    allows is an output, and else a bound; with zeros around the image one that the padded image fits
     into; then the norm of the stack bounds the layer's from above, but for its frequencies. Long axes have fewer
     frequencies. With other boundaries the norm is that of the layer away from the edges of its image.
 
@@ -146,7 +148,10 @@ class TorusBlocks(Blocks):
         sizes = [min(size, limit) for size, limit in zip(surround.sizes, most, strict=True)]
         frequencies, counts = torus_frequencies(sizes)
         self.exact = (
-            geometry.boundary == "circular" and tuple(sizes) == tuple(surround.sizes) and surround.factor == 1.0
+            geometry.boundary == "circular"
+            and circular_lattice(geometry).exact  # else some of the torus's rows are not the layer's
+            and tuple(sizes) == tuple(surround.sizes)
+            and surround.factor == 1.0
         )
         self.weights = (counts / math.prod(sizes))[:, None]
         self._waves = np.exp(1j * (frequencies @ symbol.lags.T))  # (frequencies, taps)

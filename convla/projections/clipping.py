@@ -24,11 +24,20 @@ from convla.spectra.status import Status
 from convla.spectra.values import smallest_singular_value
 from convla.typing import Array, ArrayLike, Boundary, Padding
 
-__all__ = ["BlockMethod", "ClippedKernel", "clip_singular_values", "host_operator", "returned"]
+__all__ = [
+    "FAR",
+    "BlockMethod",
+    "ClippedKernel",
+    "clip_singular_values",
+    "distance_between",
+    "host_operator",
+    "returned",
+]
 
 BlockMethod = Literal["auto", "matrix", "torus"]
 
 _ROUNDS = 4  # of the torus's limit, moved until the layer's own norm is the one asked for
+FAR = 400  # binary orders of magnitude: twice as many, and some, are in the range of float64
 _CLOSE = 2e-3  # of the limit: a norm that is nearer needs no other round
 
 
@@ -165,20 +174,38 @@ def clip_singular_values(
     if before <= maximum and (smallest is None or smallest >= minimum):
         return ClippedKernel(returned(operator, kernel), before, smallest, 0.0, 0.0, Status.EXACT, 0)
     blocks = blocks_of(operator, method)
-    given = np.asarray(operator.kernel, np.float64).reshape(blocks.shape)
+    unit = _unit(operator, minimum)
+    given = np.ldexp(np.asarray(operator.kernel, np.float64), -unit).reshape(blocks.shape)
+    low, high = (_moderate(limit, unit) for limit in (minimum, maximum))
     if smallest is None:
-        found = _below(operator, blocks, given, maximum, rtol, max_iterations)
+        found = _below(_with(operator, given), blocks, given, high, rtol, max_iterations)
     else:
-        found = alternating(blocks, given, minimum, maximum, rtol=rtol, max_iterations=max_iterations)
-    settled = scaled_below(_with(operator, found.kernel), maximum)
-    distance = float(np.linalg.norm(np.asarray(settled.operator.kernel, np.float64).ravel() - given.ravel()))
+        found = alternating(blocks, given, low, high, rtol=rtol, max_iterations=max_iterations)
+    settled = scaled_below(_with(operator, np.ldexp(found.kernel, unit)), maximum)
+    distance, least = distance_between(settled.operator, operator), 0.0
+    if blocks.exact:
+        with np.errstate(over="ignore"):
+            least = float(np.ldexp(found.least_distance, unit))
     smallest = None if smallest is None else _smallest(settled.operator)
-    status = _status(found, distance, smallest, minimum, rtol, exact=blocks.exact)
+    status = _status(found, distance, least, smallest, minimum, rtol)
     if status == Status.NOT_CONVERGED:
         warnings.warn(_shortfall(found, smallest, minimum), ConvergenceWarning, stacklevel=2)
-    least = found.least_distance if blocks.exact else 0.0
     result = returned(settled.operator, kernel)
     return ClippedKernel(result, settled.upper, smallest, distance, least, status, found.iterations)
+
+
+def _unit(operator: ConvOperator, minimum: float) -> int:
+    """Return the exponent of the power of two in which kernel and limits are measured: their squares are in range."""
+    return math.frexp(max(float(np.max(np.abs(operator.kernel))), minimum))[1]
+
+
+def _moderate(limit: float, unit: int) -> float:
+    """Return a limit in such a unit, and no farther from the kernel than its squares are in range; 0 as 0.
+
+    What is so far away is as good as 0, or as no limit at all: the last scaling obeys the one asked for.
+    """
+    mantissa, exponent = math.frexp(limit)
+    return math.ldexp(mantissa, min(max(exponent - unit, -FAR), FAR))
 
 
 def _below(
@@ -223,14 +250,12 @@ def _smallest(operator: ConvOperator) -> float:
     return found.value if found.status != Status.NOT_CONVERGED else math.nan
 
 
-def _status(
-    found: Found, distance: float, smallest: float | None, minimum: float, rtol: float, *, exact: bool
-) -> Status:
+def _status(found: Found, distance: float, least: float, smallest: float | None, minimum: float, rtol: float) -> Status:
     if smallest is not None:
         return Status.ESTIMATED if smallest >= minimum * (1 - 2 * rtol) else Status.NOT_CONVERGED
     if not found.converged:
         return Status.NOT_CONVERGED
-    closest = exact and distance - found.least_distance <= 2 * rtol * distance
+    closest = least > 0.0 and distance - least <= 2 * rtol * distance
     return Status.CONFIRMED if closest else Status.ESTIMATED
 
 
@@ -257,6 +282,11 @@ def host_operator(kernel: ArrayLike, image_shape: Sequence[int], settings: dict[
         raise TypeError(f"kernel must be in host memory, where the projections work, got one on {place}: move it there")
     host = to_numpy(operator.kernel)
     return ConvOperator(host.astype(np.float64) if is_exact(host) else host, image_shape, **settings)
+
+
+def distance_between(one: ConvOperator, two: ConvOperator) -> float:
+    """Return the Frobenius norm of the difference of two kernels, of whatever size they are."""
+    return math.dist(*(np.asarray(operator.kernel, np.float64).ravel().tolist() for operator in (one, two)))
 
 
 def returned(operator: ConvOperator, like: ArrayLike) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,12 +11,12 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 
 from convla._threads import blas_on_one_thread
-from convla._validate import check_choice, check_integer, check_real
+from convla._validate import check_choice, check_integer, check_real, check_rng
 from convla.errors import ConvergenceWarning
 from convla.operators import ConvOperator
 from convla.projections.block_convolution import block_convolution_kernel
 from convla.projections.blocks import Blocks, FloatArray, blocks_of
-from convla.projections.clipping import BlockMethod, host_operator, returned
+from convla.projections.clipping import FAR, BlockMethod, distance_between, host_operator, returned
 from convla.projections.nearest import alternating
 from convla.spectra.result import weakest
 from convla.spectra.status import Status
@@ -162,13 +163,12 @@ def nearest_orthogonal(
     given = np.asarray(operator.kernel, np.float64).reshape(blocks.shape)
     found: list[tuple[Candidate, ConvOperator, Status]] = []
     iterations = 0
-    for start, first in _starts(operator, blocks, given, np.random.default_rng(rng)).items():
+    for start, first in _starts(operator, blocks, given, check_rng(rng)).items():
         ended = alternating(blocks, first, 1.0, 1.0, rtol=delta / 2, max_iterations=max_iterations)
         iterations += ended.iterations
         candidate = operator.with_kernel(ended.kernel.reshape(operator.kernel.shape).astype(operator.dtype))
         reached, status = _delta(candidate)
-        moved = np.asarray(candidate.kernel, np.float64).ravel() - given.ravel()
-        found.append((Candidate(start, reached, float(np.linalg.norm(moved))), candidate, status))
+        found.append((Candidate(start, reached, distance_between(candidate, operator)), candidate, status))
     good = [entry for entry in found if entry[0].delta <= delta]
     best = min(good, key=lambda e: e[0].distance) if good else min(found, key=lambda e: e[0].delta)
     return OrthogonalKernel(
@@ -192,9 +192,11 @@ def _starts(
     centre = np.ravel_multi_index(tuple((k - 1) // 2 for k in size), size)
     delta = np.zeros(blocks.shape)
     delta[..., centre] = _polar(given[..., centre])
+    exponent = math.frexp(float(np.max(np.abs(given))))[1]
     woven = np.stack([block_convolution_kernel((out, inner, *size), rng=rng) for _ in range(groups)])
     return {
-        "kernel": given,
+        # What is so large or small has the polar factors of a multiple whose squares are in range.
+        "kernel": given if abs(exponent) <= FAR else np.ldexp(given, -exponent),
         "polar": polar,
         "delta": delta,
         "block convolution": woven.reshape(blocks.shape),

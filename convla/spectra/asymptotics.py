@@ -8,6 +8,7 @@ from fractions import Fraction
 import numpy as np
 
 from convla._array import namespace, to_numpy
+from convla._validate import check_rng
 from convla.linear_map import LinearMap
 from convla.spectra.border import prepared
 from convla.spectra.maximiser import symbol_peaks
@@ -76,7 +77,7 @@ def asymptotic_largest_singular_value(operator: LinearMap, *, rng: Seed = 0) -> 
     symbol = Symbol(xp.astype(scaled.kernel, xp.float64), geometry)
     sizes = np.array([n / s for n, s in zip(geometry.image_shape, geometry.stride, strict=True)])
     estimates = []
-    for peak in symbol_peaks(symbol, rng=np.random.default_rng(rng), refinements=12):
+    for peak in symbol_peaks(symbol, rng=check_rng(rng), refinements=12):
         centre, curvatures = _expansion(symbol, peak.frequency, peak.group)
         square = centre + float(np.sum(np.pi**2 / (2 * (sizes + 1) ** 2) * np.minimum(curvatures, 0.0)))
         estimates.append(math.sqrt(max(square, 0.0)))

@@ -10,9 +10,9 @@ from typing import Any
 import array_api_compat
 import numpy as np
 
-from convla._array import device_of, is_exact, is_numpy, namespace, on_device_of, to_numpy
+from convla._array import as_float_array, device_of, is_exact, is_numpy, namespace, on_device_of, to_numpy
 from convla._checks import check_not_followed
-from convla._validate import check_real
+from convla._validate import check_array, check_real
 from convla.algebra import Diagonal, Scaled
 from convla.algebra.leaves import Free, Leaf
 from convla.errors import ShapeError
@@ -24,9 +24,18 @@ from convla.spectra.result import SingularValues, read_off
 from convla.spectra.roundoff import product_error
 from convla.spectra.scaling import exponent_of, scaled_by_images, scaled_to_unit, unit_scaled
 from convla.spectra.status import Status
-from convla.typing import Array
+from convla.typing import Array, ArrayLike
 
-__all__ = ["Problem", "check_map", "convolution_of", "finished", "prepared", "tolerance_of", "without_factor"]
+__all__ = [
+    "Problem",
+    "check_map",
+    "convolution_of",
+    "finished",
+    "given_vectors",
+    "prepared",
+    "tolerance_of",
+    "without_factor",
+]
 
 
 @dataclass(frozen=True)
@@ -185,6 +194,25 @@ def check_map(operator: Any) -> None:
         shape = getattr(operator, name)
         if not 2 <= len(shape) <= 4:
             raise ShapeError(f"operator.{name} must be (c, *positions) with 1 to 3 axes of positions, got {shape}")
+
+
+def given_vectors(operator: LinearMap, start: SingularValues | ArrayLike) -> Array:
+    """Return the right singular vectors of a result, or images, to start from: floats of shape (k, *domain_shape).
+
+    Raises
+    ------
+    TypeError, ShapeError, ValueError
+        If they are none of the map's library, or not of its domain; or the result has no vectors.
+    """
+    vectors = start.right if isinstance(start, SingularValues) else start
+    if vectors is None:
+        raise ValueError("start must hold singular vectors, got a result without them")
+    shape, xp = operator.domain_shape, namespace(vectors, operator.like)
+    axes = f"(..., {', '.join(map(str, shape))})"
+    array = check_array("start", vectors, xp, min_ndim=len(shape), axes=axes)
+    if tuple(array.shape[-len(shape) :]) != shape:
+        raise ShapeError(f"start must have shape {axes}, got {tuple(array.shape)}")
+    return xp.reshape(as_float_array(array, xp), (-1, *shape))
 
 
 def without_factor(operator: LinearMap) -> tuple[LinearMap, Fraction]:

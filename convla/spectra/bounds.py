@@ -11,13 +11,12 @@ import numpy as np
 
 from convla._array import namespace, on_device_of, to_numpy
 from convla._threads import blas_on_one_thread
-from convla._validate import check_array, check_choice, check_integer
+from convla._validate import check_choice, check_integer, check_rng
 from convla.algebra import BlockDiagonal, Diagonal, Identity, Zero
 from convla.algebra.stacks import split
-from convla.errors import ShapeError
 from convla.linear_map import LinearMap
 from convla.operators import ConvOperator
-from convla.spectra.border import Problem, check_map, prepared, without_factor
+from convla.spectra.border import Problem, check_map, given_vectors, prepared, without_factor
 from convla.spectra.certificate import U64, gamma
 from convla.spectra.dense import decomposition_is_cheap, dense_triplets
 from convla.spectra.enclosure import dense_upper_bound, symbol_maxima, symbol_upper_bound
@@ -139,7 +138,7 @@ def singular_value_bounds(
     if max_matvecs is not None:
         check_integer("max_matvecs", max_matvecs, minimum=2)
     given = None if start is None else _given_vector(operator, start)
-    return _enclosed(operator, method, given, max_matvecs, np.random.default_rng(rng))
+    return _enclosed(operator, method, given, max_matvecs, check_rng(rng))
 
 
 def _enclosed(
@@ -265,19 +264,12 @@ def _best_of_waves(operator: ConvOperator, peaks: Sequence[SymbolPeak]) -> Array
 
 def _given_vector(operator: LinearMap, start: SingularValues | ArrayLike) -> Array:
     """Return the first right singular vector of a result, or an image, in float64 and of moderate size."""
-    if isinstance(start, SingularValues) and start.right is None:
-        raise ValueError("start must hold singular vectors, got a result without them")
-    shape = operator.domain_shape
-    axes = f"(..., {', '.join(map(str, shape))})"
-    xp = namespace(operator.like)
-    vectors = start.right if isinstance(start, SingularValues) else start
-    array = check_array("start", vectors, xp, min_ndim=len(shape), axes=axes)
-    if tuple(array.shape[-len(shape) :]) != shape:
-        raise ShapeError(f"start must have shape {axes}, got {tuple(array.shape)}")
-    vector = xp.astype(xp.reshape(array, (-1, *shape))[0, ...], xp.float64)
+    vectors = given_vectors(operator, start)
+    xp = namespace(vectors)
+    vector = xp.astype(vectors[0, ...], xp.float64)
     largest = float(xp.max(xp.abs(vector)))
-    if not 0 < largest < math.inf:
-        raise ValueError(f"start must be finite and not zero, got a largest modulus of {largest}")
+    if largest == 0:
+        raise ValueError("start must not be zero")
     return vector / largest
 
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from convla._array import namespace, on_device_of
+from convla._validate import check_rng
 from convla.geometry import ConvGeometry
 from convla.linear_map import LinearMap
 from convla.operators import ConvOperator
@@ -100,7 +101,7 @@ def upper_bound(operator: ConvOperator, *, guess: float = 0.0, rng: Seed = 0) ->
     >>> bool(0 < upper_bound(smoothing) - np.cos(np.pi / 602) ** 2 < 0.003)
     True
     """
-    return symbol_upper_bound(operator, guess=guess, rng=np.random.default_rng(rng)).value
+    return symbol_upper_bound(operator, guess=guess, rng=check_rng(rng)).value
 
 
 def symbol_upper_bound(

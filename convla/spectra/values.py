@@ -9,13 +9,13 @@ from typing import get_args
 
 import numpy as np
 
-from convla._array import as_float_array, namespace, to_numpy
+from convla._array import namespace, to_numpy
 from convla._threads import blas_on_one_thread
-from convla._validate import check_array, check_choice, check_integer
+from convla._validate import check_choice, check_integer, check_rng
 from convla.algebra import BlockDiagonal, Diagonal, Identity, Zero
-from convla.errors import ConvergenceWarning, ShapeError
+from convla.errors import ConvergenceWarning
 from convla.linear_map import LinearMap
-from convla.spectra.border import Problem, check_map, finished, prepared, tolerance_of, without_factor
+from convla.spectra.border import Problem, check_map, finished, given_vectors, prepared, tolerance_of, without_factor
 from convla.spectra.dense import dense_values
 from convla.spectra.diagonals import diagonal_triplets
 from convla.spectra.fourier import fourier_triplets
@@ -226,7 +226,7 @@ def smallest_singular_value(
     check_integer("max_matvecs", max_matvecs, minimum=2)
     tolerance = tolerance_of(operator, rtol, (1e-6, 1e-10))
     with blas_on_one_thread():
-        result = _smallest(operator, tolerance, method, max_matvecs, np.random.default_rng(rng))
+        result = _smallest(operator, tolerance, method, max_matvecs, check_rng(rng))
     if result.status == Status.NOT_CONVERGED:
         what = f"the smallest singular value was not found to a relative accuracy of {tolerance:.1e}"
         _warn(what, result, stacklevel=3)
@@ -331,7 +331,7 @@ def _largest(
         criterion,
         method,
         check_integer("max_matvecs", max_matvecs, minimum=2),
-        np.random.default_rng(rng),
+        check_rng(rng),
     )
     first = None if start is None else _given_start(operator, start)
     with blas_on_one_thread():
@@ -399,12 +399,9 @@ def _warn(what: str, result: SingularValues, *, stacklevel: int) -> None:
 
 def _given_start(operator: LinearMap, start: SingularValues | ArrayLike) -> Array:
     """Return the sum of the right singular vectors, or images, to start from: (1, *domain_shape)."""
-    shape, xp = operator.domain_shape, namespace(operator.like)
-    vectors = start.right if isinstance(start, SingularValues) else start
-    array = check_array("start", vectors, xp, min_ndim=len(shape), axes=f"(..., {', '.join(map(str, shape))})")
-    if tuple(array.shape[-len(shape) :]) != shape:
-        raise ShapeError(f"start must have shape (..., {', '.join(map(str, shape))}), got {tuple(array.shape)}")
-    array = xp.sum(xp.reshape(as_float_array(array, xp), (-1, *shape)), axis=0, keepdims=True)
+    vectors = given_vectors(operator, start)
+    xp = namespace(vectors)
+    array = xp.sum(vectors, axis=0, keepdims=True)
     if not bool(xp.any(array != 0)):
         raise ValueError("start must not be zero, nor sum to zero over its leading axes")
     return array

@@ -119,6 +119,6 @@ def check(weight: float) -> Callable[[Callable[[Case], None]], Callable[[Case], 
 
 def load_checks() -> dict[str, Check]:
     """Return all checks by name."""
-    for module in ("spectra", "penalties", "maps", "interrupts", "files"):
+    for module in ("spectra", "algebra", "projections", "penalties", "maps", "interrupts", "files"):
         importlib.import_module(f"tests.fuzz.checks.{module}")
     return CHECKS

@@ -190,11 +190,11 @@ def precise_singular_values(layer: Layer) -> tuple[Any, int]:
     prepared = scale(layer)
     kernel = np.ldexp(layer.kernel.astype(np.longdouble), -prepared.exponent)
     live = prepared.kernel != 0
-    parts = [_jacobi(part) for part in matrices(kernel * live, axes_of(layer), layer.groups)]
+    parts = [jacobi(part) for part in matrices(kernel * live, axes_of(layer), layer.groups)]
     return np.sort(np.concatenate(parts))[::-1], prepared.exponent
 
 
-def _jacobi(matrix: Any) -> Any:
+def jacobi(matrix: Any) -> Any:
     """The column norms of a matrix after one-sided Jacobi rotations, half of all columns at a time."""
     a = (matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T).copy()
     count = a.shape[1]

@@ -19,6 +19,7 @@ from convla.frameworks.torch._closed_form import closed_form, full_precision
 from convla.frameworks.torch.layer_maps import LayerMap, layer_map
 from convla.operators import ConvOperator
 from convla.projections.scaling import scaled_below
+from convla.spectra.scaling import scaled_to_unit
 from convla.spectra.values import singular_values
 
 __all__ = ["SpectralNorm", "spectral_norm"]
@@ -133,9 +134,10 @@ class SpectralNorm(nn.Module):  # type: ignore[misc]
             (self.estimate if self.training else self.prove)(weight)
         if float(self.scale) == 1.0:
             return weight
-        sigma = closed_form(weight, self._norm, self._norm_and_gradient)
-        # The quotient is 1, and its derivative that of 1 / sigma.
-        return weight * (self.scale.clone() * (sigma.detach() / sigma))
+        # 1, with the derivative of the logarithm of the norm: the norm itself can be out of the dtype's range.
+        wide = weight if weight.dtype == torch.float64 else weight.float()  # in half precision the sums would overflow
+        one = closed_form(wide, _one, self._one_and_gradient)
+        return (wide * (self.scale.to(wide.dtype, copy=True) / one)).to(weight.dtype)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         """Return the weight to start from, when one is assigned: itself."""
@@ -188,19 +190,23 @@ class SpectralNorm(nn.Module):  # type: ignore[misc]
         self.updates.add_(1)
         return found.value
 
-    def _norm(self, weight: Tensor) -> Tensor:
-        return weight.new_tensor(self.maximum) / self.scale
-
-    def _norm_and_gradient(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        operator = self.layer_map.operator(weight)
+    def _one_and_gradient(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        operator, exponent = scaled_to_unit(self.layer_map.operator(weight))
         vector = self.vector.to(operator.kernel).reshape(operator.domain_shape)
         image = operator.apply(vector)
-        gradient = operator.kernel_adjoint(image / torch.linalg.vector_norm(image), vector)
-        return self._norm(weight), gradient.reshape(weight.shape).to(weight.dtype)
+        norm = torch.linalg.vector_norm(image)
+        gradient = operator.kernel_adjoint(image / norm, vector) / norm
+        half = exponent // 2  # in two factors: 2^-e itself may be beyond the dtype's range
+        gradient = gradient * 2.0**-half * 2.0 ** -(exponent - half)
+        return _one(weight), gradient.reshape(weight.shape)
 
     def extra_repr(self) -> str:
         """Return what ``repr`` shows."""
         return f"maximum={self.maximum}, {self.layer_map}"
+
+
+def _one(weight: Tensor) -> Tensor:
+    return weight.new_ones(())
 
 
 def _prove_before_saving(layer: Layer, prefix: str, keep_vars: bool) -> None:  # noqa: ARG001
