@@ -268,7 +268,7 @@ def overhead_of_the_decomposition(_: int) -> str:
     return f"{share} % over the rest"
 
 
-@evidence(Kind.PROOF, "the modules that `convla.frameworks.torch.basic_cnn` builds, on a 32x32 image")
+@evidence(Kind.PROOF, "the modules that `convla.experiments.training.networks.basic_cnn` builds, on a 32x32 image")
 def built_network_is_as_printed(_: int) -> str:
     try:
         import torch
@@ -359,6 +359,6 @@ STATEMENTS = (
         "seconds adds 15.5 % (Section 4.4).",
         verdict=Verdict.HOLDS,
         evidence=(basic_cnn_parameters, built_network_is_as_printed, basic_cnn_shapes, overhead_of_the_decomposition),
-        functions=("convla.frameworks.torch.basic_cnn",),
+        functions=("convla.experiments.training.networks.basic_cnn",),
     ),
 )
