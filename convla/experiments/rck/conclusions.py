@@ -34,7 +34,11 @@ def draw_figure_conclusions(panels: Panels) -> list[Conclusion]:
     first = {f"{s.kernel}": panels[s] for s in (FigureSetting(*shape, 1.0) for shape in SHAPES)}
     second = {f"alpha = {alpha:g}": panels[FigureSetting(*SHAPES[0], alpha)] for alpha in ALPHAS}
     large = {f"alpha = {alpha:g}": panels[FigureSetting(*SHAPES[0], alpha)] for alpha in (5.0, 10.0)}
-    wide = {f"{s.kernel}, alpha = {s.alpha:g}": t for s, t in panels.items() if _is_wide(s) and s.variant != "remedy"}
+    wide = {
+        f"{s.kernel}, {s.variant}, alpha = {s.alpha:g}": t
+        for s, t in panels.items()
+        if _is_wide(s) and s.variant != "remedy"
+    }
     return [
         _comparable(panels),
         _count(
