@@ -41,7 +41,10 @@ COVERAGE_HEADER = (
         "contradicted",
     ),
 )
-HEADINGS = ("N", "optimizer", "column", "value", "spread", "error / spread", "95 % covers", "p < 0.05")
+HEADINGS = ("N", "optimizer", "column", "value", "spread", "error / spread", "95 % covers", "p < 0.05 %")
+
+LIKELY = "p < 0.05"
+SEED_COLUMNS = (*VERDICTS, LIKELY)
 
 SEEDS = 20
 """So many of the runs are set beside print: what a run says of 90 cells takes seconds."""
@@ -97,9 +100,15 @@ class Coverage:
     rows: list[CoverageRow]
     seeds: list[dict[str, int]]
 
-    def table(self) -> Table:
-        """Return the rows for a CSV file."""
-        return COVERAGE_HEADER, [row.fields() for row in self.rows]
+    def tables(self) -> dict[str, Table]:
+        """Return both by the names of their CSV files; none where there is nothing."""
+        if not self.rows:
+            return {}
+        seeds = [(number, *(counts[name] for name in SEED_COLUMNS)) for number, counts in enumerate(self.seeds)]
+        return {
+            "coverage.csv": (COVERAGE_HEADER, [row.fields() for row in self.rows]),
+            "seeds.csv": (("run", *SEED_COLUMNS), seeds),
+        }
 
     def sheets(self) -> list[Sheet]:
         """Return the rows by tables, for a screen."""
@@ -125,7 +134,7 @@ class Coverage:
             f"{self.rows[0].runs} runs; in {len(wrong)} of {len(self.rows)} cells that is not 95 %"
             + (f": {_places(wrong)}" if wrong else "")
         ]
-        for name in (*VERDICTS, "p < 0.05"):
+        for name in SEED_COLUMNS:
             counts = sorted(seed[name] for seed in self.seeds)
             if any(counts):
                 lines.append(
@@ -215,7 +224,7 @@ def _against_print(parts: Mapping[Setting, list[Outcome]], number: int) -> dict[
         ]
     )
     counts = Counter(verdict.verdict for verdict in verdicts)
-    return {name: counts[name] for name in VERDICTS} | {"p < 0.05": sum(verdict.p < 0.05 for verdict in verdicts)}
+    return {name: counts[name] for name in VERDICTS} | {LIKELY: sum(verdict.p < 0.05 for verdict in verdicts)}
 
 
 def _texts(row: CoverageRow) -> tuple[str, ...]:

@@ -86,7 +86,7 @@ class Report(study.Report):
             for table, verdicts in self.cells.items()
         }
         tables |= {"controls.csv": (CONTROL_HEADER, self.controls)} if self.controls else {}
-        return tables | ({"coverage.csv": self.coverage.table()} if self.coverage.rows else {})
+        return tables | self.coverage.tables()
 
     def as_data(self) -> dict[str, Any]:
         """Return the report, its conclusions aside, as plain data."""
@@ -102,8 +102,7 @@ class Report(study.Report):
                 for table, vs in self.cells.items()
             },
             "controls": as_records((CONTROL_HEADER, self.controls)),
-            "coverage": as_records(self.coverage.table()),
-            "seeds": self.coverage.seeds,
+            **{name.removesuffix(".csv"): as_records(table) for name, table in self.coverage.tables().items()},
             "diverged": self.diverged,
             "verdicts": self.counts(),
         }

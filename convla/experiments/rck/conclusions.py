@@ -299,7 +299,10 @@ def _remedy(panels: Panels) -> Conclusion:
         "Penalising the smaller of M^T M and M M^T, both ends tracked, leaves a larger sigma_min and a smaller kappa "
         "than the printed penalty where there are more input than output channels.",
         mostly_true(better),
-        "medians at the end, as printed and so: " + "; ".join(f"{text} ({name})" for name, text in rows.items()),
+        "medians at the end, as printed and so: "
+        + "; ".join(f"{text} ({name})" for name, text in rows.items())
+        + "; true of "
+        + _list({name: f"{count} of {size}" for name, (count, size) in zip(rows, better, strict=True)}),
     )
 
 
