@@ -1,11 +1,11 @@
 """Write what `convla reproduce` finds into the pages that tell of it, or check that they say it.
 
-python docs/verdicts_page.py TABLES FIGURES   # two results folders: copies their CSV files beside the pages, and writes
-python docs/verdicts_page.py                  # writes anew from the CSV files beside the pages
-python docs/verdicts_page.py --check          # exit code 1 if that would change a page
+python docs/verdicts_page.py TABLES CONTROLS FIGURES   # results folders: copies their CSV files beside the pages, writes
+python docs/verdicts_page.py                           # writes anew from the CSV files beside the pages
+python docs/verdicts_page.py --check                   # exit code 1 if that would change a page
 
-TABLES is the folder of ``convla reproduce tables coverage --repetitions 100000 --seed 1``, FIGURES that of
-``convla reproduce figures --seed 0``.
+TABLES is the folder of ``convla reproduce tables coverage --repetitions 100000 --seed 1``, CONTROLS that of
+``convla reproduce controls --repetitions 10000 --seed 1``, FIGURES that of ``convla reproduce figures --seed 0``.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 HERE = Path(__file__).parent
-FILES = {
-    0: {f"table{n}.csv": HERE / "verdicts" / f"table{n}.csv" for n in range(1, 7)}
-    | {name: HERE / "verdicts" / name for name in ("coverage.csv", "seeds.csv")},
-    1: {"conclusions.csv": HERE / "verdicts" / "figures.csv"},
-}
+FILES = (
+    {name: name for name in (*(f"table{n}.csv" for n in range(1, 7)), "coverage.csv", "seeds.csv")}
+    | {"conclusions.csv": "tables.csv"},
+    {"controls.csv": "controls.csv", "conclusions.csv": "control-sentences.csv"},
+    {"conclusions.csv": "figures.csv"},
+)
 """What is taken of each results folder, and where it is kept."""
 
 Row = dict[str, str]
@@ -32,9 +33,8 @@ def main(arguments: Sequence[str]) -> int:
     """Return the exit code."""
     if len(arguments) == len(FILES):
         for index, folder in enumerate(arguments):
-            for name, target in FILES[index].items():
-                target.parent.mkdir(exist_ok=True)
-                shutil.copyfile(Path(folder) / name, target)
+            for name, kept in FILES[index].items():
+                shutil.copyfile(Path(folder) / name, HERE / "verdicts" / kept)
     stale = []
     for name, regions in PAGES.items():
         page = HERE / name
@@ -57,7 +57,7 @@ def written(text: str, regions: dict[str, Callable[[], list[str]]]) -> str:
         _, _, after = rest.partition(end)
         if not (begin in text and end in rest):
             raise ValueError(f"a page lacks the comments % begin {name} and % end {name}")
-        text = before + begin + "\n".join(lines()) + "\n" + end + after
+        text = before + begin + "\n" + "\n".join(lines()) + "\n\n" + end + after
     return text
 
 
@@ -139,7 +139,7 @@ def _range(values: list[float], digits: int) -> str:
     return f"{min(values):.{digits}f} to {max(values):.{digits}f}" if values else "undecided"
 
 
-def sentences() -> list[str]:
+def figures() -> list[str]:
     """Return RCK's sentences with their verdicts and what they rest on."""
     lines = ["| sentence | verdict | from |", "|---|---|---|"]
     for row in _read("figures.csv"):
@@ -148,9 +148,44 @@ def sentences() -> list[str]:
     return lines
 
 
+def sentences() -> list[str]:
+    """Return CSM's sentences with their verdicts and numbers, and those on the controls."""
+    rows = [row for row in _read("tables.csv") if row["subject"] != "Control"]
+    rows += [row for row in _read("control-sentences.csv") if row["subject"] == "Control"]
+    text = [f"- *{row['verdict']}*: {row['subject']}. {row['statement']} Numbers: {row['evidence']}." for row in rows]
+    return [line.replace("|", r"\|").replace("_", r"\_") for line in text]
+
+
+def cosines() -> list[str]:
+    """Return the mean |cos| of the feature maps before and after each minimisation, of the pairs under full padding."""
+    rows = _read("controls.csv")
+    lines = [
+        "| N, optimizer | at the start | orthogonal kernels | shrinkage | convolutional similarity | scale-invariant |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        if (row["tables"], row["minimized"]) != ("3-4", "convolutional"):
+            continue
+        same = [other for other in rows if (other["N"], other["optimizer"]) == (row["N"], row["optimizer"])]
+        after = {(other["tables"], other["minimized"]): other["cosine_after"] for other in same}
+        ends = [
+            after[key]
+            for key in (("1-2", "kernel"), ("3-4", "shrinkage"), ("3-4", "convolutional"), ("3-4", "scale-invariant"))
+        ]
+        cells = [f"{float(value):.2g}" for value in (row["cosine_before"], *ends)]
+        lines.append(f"| {row['N']}, {row['optimizer']} | " + " | ".join(cells) + " |")
+    return lines
+
+
 PAGES = {
-    "what-the-tables-show.md": {"verdicts": verdicts, "seeds": seeds, "coverage": coverage},
-    "penalty.md": {"sentences": sentences},
+    "what-the-tables-show.md": {
+        "verdicts": verdicts,
+        "seeds": seeds,
+        "sentences": sentences,
+        "cosines": cosines,
+        "coverage": coverage,
+    },
+    "penalty.md": {"figures": figures},
 }
 
 if __name__ == "__main__":

@@ -78,6 +78,11 @@ def methods_and_groups_agree(examples: int) -> str:
                 one, other = np.split(halves, 2)
                 assert np.abs(one - exact).max() <= slack, matrix
                 assert np.abs(other - exact[::-1]).max() <= slack, matrix
+            # A layer's components are its filters, all weights of each in a row; layers stacked stay apart.
+            layer = np.stack((gradient[:, 0], gradient[::-1, 0])).reshape(2, len(gradient), 1, -1, 1)
+            stacked = convla.orthonormalize(layer, batch_axes=1).reshape(2, len(gradient), -1)
+            assert np.abs(stacked[0] - exact[:, 0]).max() <= slack, matrix
+            assert np.abs(stacked[1] - exact[::-1, 0]).max() <= slack, matrix
 
     return for_all(examples, st.tuples(matrices(5, 8, wide=True)), check)
 
