@@ -1,6 +1,6 @@
 """Write what `convla reproduce` finds into the pages that tell of it, or check that they say it.
 
-python docs/verdicts_page.py TABLES CONTROLS FIGURES   # results folders: copies their CSV files beside the pages, writes
+python docs/verdicts_page.py TABLES CONTROLS FIGURES   # results folders: copies their CSV files, and writes
 python docs/verdicts_page.py                           # writes anew from the CSV files beside the pages
 python docs/verdicts_page.py --check                   # exit code 1 if that would change a page
 

@@ -21,7 +21,7 @@ LETTER = 6.6
 
 
 def badge(report: Report, path: Path) -> str:
-    """Return the text of a badge, as its file's name asks for.
+    r"""Return the text of a badge, as its file's name asks for.
 
     A statement is contradicted if any piece of its evidence is, and else skipped if any is: what was not run does not
     count as confirmed.
@@ -46,7 +46,7 @@ def badge(report: Report, path: Path) -> str:
     >>> from proofs_checks.ledger import select
     >>> from proofs_checks.runner import verify
     >>> badge(verify(select(["RCK-count"]), examples=1), Path("ledger.json"))
-    '{"schemaVersion": 1, "label": "statements", "message": "1 confirmed", "color": "#188038"}\\n'
+    '{"schemaVersion": 1, "label": "statements", "message": "1 confirmed", "color": "#188038"}\n'
     """
     if path.suffix not in BADGE_SUFFIXES:
         raise ValueError(f"the badge's file must end in {' or '.join(BADGE_SUFFIXES)}, got {path.name!r}")

@@ -127,7 +127,14 @@ def sparse_matrices_are_the_dense_ones(_: int) -> str:
                 for form in ("dense", "csr"):
                     found = convla.convolution_matrix(pair, whole, order=order, format=form)
                     found = found if form == "dense" else found.toarray()
-                    assert np.array_equal(found, np.block([[dense, zero], [zero, 2 * dense]])), (g, h, k, n, order, form)
+                    assert np.array_equal(found, np.block([[dense, zero], [zero, 2 * dense]])), (
+                        g,
+                        h,
+                        k,
+                        n,
+                        order,
+                        form,
+                    )
                 count += 3
     return f"{count} matrices"
 
