@@ -296,7 +296,7 @@ def sparse_rows(quick: bool) -> Iterator[str]:
     for channels, size in ((1, 32), (1, 224), (3, 32), (3, 224), (16, 16), (16, 32), (64, 16)):
         kernel = rng.standard_normal((channels, channels, 3, 3)).astype(np.float32)
         geometry = ConvGeometry(kernel.shape, (size, size), padding="same")
-        works: list[Work] = [lambda k=kernel, g=geometry: convolution_matrix(k, g)]
+        works: list[Work] = [lambda k=kernel, g=geometry: convolution_matrix(k, g, format="csr")]
         works += [lambda k=kernel, n=size, f=build: f(k, n) for build in (by_blocks, by_entries)]
         if quick and channels * size > 256:
             continue

@@ -18,8 +18,8 @@ import time
 import numpy as np
 
 from convla import ConvOperator
-from convla.penalties.value import ActivePairs, pair_gradient
-from convla.spectra.power import PowerTracker
+from convla.penalties import Power, shifted
+from convla.penalties.pairs import pair_gradients
 
 LAYERS = [
     ((64, 64, 3, 3), (32, 32)),
@@ -43,25 +43,22 @@ def measure(kernel_shape, image_shape, rounds):
     operator = ConvOperator((rng.standard_normal(kernel_shape) / scale).astype(np.float32), image_shape)
     image = rng.standard_normal(operator.domain_shape).astype(np.float32)
     features = rng.standard_normal(operator.range_shape).astype(np.float32)
-    tracker = PowerTracker(1.0)
+    tracker = Power(iterations=2)
     vectors = rng.standard_normal((2, image.size)).astype(np.float32)
-    tracker.restore({"vectors": vectors / np.linalg.norm(vectors, axis=1, keepdims=True)}, operator.kernel)
-    pairs = tracker.update(operator)
+    state = {"shifted": vectors / np.linalg.norm(vectors, axis=1, keepdims=True), "shifted_updates": np.array(1)}
+    pairs, state = tracker.step(shifted(operator, 1.0, "input"), state)
 
-    def step(operator, pairs):
-        place = slice(0, 1) if pairs.values[0] >= pairs.values[1] else slice(1, 2)
-        active = ActivePairs(
-            float(pairs.values[place][0]), pairs.signs[place], pairs.vectors[place], pairs.images[place]
-        )
-        moved = operator.with_kernel(operator.kernel - 0.01 * pair_gradient(operator, "input", active))
-        return moved, tracker.update(moved)
+    def step(operator, pairs, state):
+        (gradient,) = pair_gradients(shifted(operator, 1.0, "input"), pairs)
+        moved = operator.with_kernel(operator.kernel - 0.01 * gradient)
+        return moved, *tracker.step(shifted(moved, 1.0, "input"), state)
 
     images, both = np.stack([image, image]), np.stack([features, features])
     rows = []
     for _ in range(rounds):
         forward, _ = timed(operator.apply, image)
         backward, _ = timed(operator.adjoint, features)
-        seconds, (operator, pairs) = timed(step, operator, pairs)
+        seconds, (operator, pairs, state) = timed(step, operator, pairs, state)
         again, _ = timed(operator.apply, image)
         application = (0.5 * (forward + again) + backward) / 2
         pairwise = 2 * (timed(operator.apply, images)[0] + timed(operator.adjoint, both)[0])

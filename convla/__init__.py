@@ -6,9 +6,11 @@ from convla.geometry import ConvGeometry
 from convla.gradients import laplacian_smoothing, normalized_gradient, reweighted_gradient, sobolev_gradient
 from convla.initializers import delta_orthogonal_kernel, orthogonal_kernel
 from convla.linear_map import LinearMap
+from convla.networks import compare, inspect
 from convla.operators import ConvOperator, TransposedConvOperator
-from convla.orthonormal import orthonormalize, orthonormalize_operator
+from convla.orthonormal import orthonormalize, orthonormalize_layers, orthonormalize_operator
 from convla.penalties import PenaltyDescent, Trace, minimize_penalty, penalty, penalty_gradient
+from convla.projections import ClippedKernel, OrthogonalKernel, clip_singular_values, nearest_orthogonal
 from convla.similarity import (
     Initialization,
     NetworkSimilarity,
@@ -25,15 +27,25 @@ from convla.similarity import (
     network_similarity,
 )
 from convla.spectra import (
+    ConditionNumber,
     SingularValueBounds,
     SingularValues,
+    SpectralDensity,
+    SpectralGradient,
+    StableRank,
     Status,
     asymptotic_largest_singular_value,
     condition_number,
+    condition_number_and_gradient,
     largest_singular_value,
+    largest_singular_value_and_gradient,
     singular_value_bounds,
     singular_values,
+    singular_values_and_gradients,
     smallest_singular_value,
+    smallest_singular_value_and_gradient,
+    spectral_density,
+    stable_rank,
 )
 from convla.toeplitz import (
     circulant_matrix,
@@ -49,14 +61,20 @@ from convla.toeplitz import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "ClippedKernel",
+    "ConditionNumber",
     "ConvGeometry",
     "ConvOperator",
     "Initialization",
     "LinearMap",
     "NetworkSimilarity",
+    "OrthogonalKernel",
     "PenaltyDescent",
     "SingularValueBounds",
     "SingularValues",
+    "SpectralDensity",
+    "SpectralGradient",
+    "StableRank",
     "Status",
     "Trace",
     "TransposedConvOperator",
@@ -64,7 +82,10 @@ __all__ = [
     "asymptotic_largest_singular_value",
     "block_diagonal",
     "circulant_matrix",
+    "clip_singular_values",
+    "compare",
     "condition_number",
+    "condition_number_and_gradient",
     "convolution_matrix",
     "convolutional_similarity",
     "convolutional_similarity_and_gradient",
@@ -83,25 +104,33 @@ __all__ = [
     "identity",
     "image_adjoint",
     "initialize_network",
+    "inspect",
     "kernel_adjoint",
     "kernel_from_hwio",
     "kernel_similarity",
     "kernel_similarity_gradient",
     "laplacian_smoothing",
     "largest_singular_value",
+    "largest_singular_value_and_gradient",
     "minimize_penalty",
+    "nearest_orthogonal",
     "network_similarity",
     "normalized_gradient",
     "orthogonal_kernel",
     "orthonormalize",
+    "orthonormalize_layers",
     "orthonormalize_operator",
     "penalty",
     "penalty_gradient",
     "reweighted_gradient",
     "singular_value_bounds",
     "singular_values",
+    "singular_values_and_gradients",
     "smallest_singular_value",
+    "smallest_singular_value_and_gradient",
     "sobolev_gradient",
+    "spectral_density",
+    "stable_rank",
     "toeplitz_matrix",
     "unvec",
     "vec",

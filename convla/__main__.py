@@ -39,13 +39,19 @@ def main() -> None:
 
 
 def _without_parser(arguments: list[str]) -> int:
-    """Tell the version, which needs none, or what is missing."""
+    """Tell the version, or what is found here, neither of which needs one; else what is missing."""
     from convla import __version__
     from convla.errors import install_line
 
     if arguments in (["--version"], ["-V"]):
         print(f"convla {__version__}")
         return 0
+    if arguments == ["doctor"]:
+        from convla.doctor import examine, report
+
+        findings = examine()
+        print(report(findings))
+        return int(any(finding.bad for finding in findings))
     print(f"convla: the command line needs the extra cli: {install_line('cli')}", file=sys.stderr)
     return 2
 

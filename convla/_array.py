@@ -37,6 +37,7 @@ __all__ = [
     "on_device_of",
     "row_dots",
     "sparse_library",
+    "to_numbers",
     "to_numpy",
 ]
 
@@ -184,6 +185,13 @@ def to_numpy(array: Array) -> np.ndarray[Any, Any]:
     if array_api_compat.is_torch_array(array):
         return np.asarray(array.detach().cpu())
     return np.asarray(array)
+
+
+def to_numbers(array: Array) -> list[float]:
+    """Return the few entries of a real array, in row-major order, as Python's numbers: what decisions are made on."""
+    flat = namespace(array).reshape(array, (-1,))
+    listed: Any = getattr(flat, "tolist", None)
+    return list(map(float, listed() if listed is not None else (flat[i] for i in range(flat.shape[0]))))
 
 
 def describe(value: object) -> str:

@@ -38,7 +38,7 @@ def check_not_followed(name: str, array: Array, what: str) -> None:
     if is_followed(array):
         raise TypeError(
             f"{what} is not differentiated, and {name} requires a gradient: pass {name}.detach(), or take "
-            "convla.frameworks.torch.SpectralPenalty as a loss"
+            "convla.frameworks.torch.SpectralPenalty or another of its functions"
         )
 
 

@@ -17,6 +17,7 @@ from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar
 import array_api_compat
 
 from convla._array import cuda_is_available, describe, is_cupy, is_numpy
+from convla._cuda import cuda_trouble
 from convla.errors import EngineError
 
 __all__ = [
@@ -55,9 +56,9 @@ class EngineEntry(NamedTuple):
 
 
 def check_cuda() -> None:
-    """Raise `EngineError` unless there is CuPy and a device for it."""
+    """Raise `EngineError`, which names what is amiss and its remedy, unless there is CuPy and a device for it."""
     if not cuda_is_available():
-        raise EngineError("engine 'cuda' needs CuPy (extras cuda12, cuda13) and a CUDA device; none is available")
+        raise EngineError(f"engine 'cuda' needs CuPy and a CUDA device: {cuda_trouble() or 'none is available'}")
 
 
 def _is_float(array: Any) -> bool:
@@ -66,7 +67,7 @@ def _is_float(array: Any) -> bool:
 
 ENGINES: dict[str, EngineEntry] = {
     "numba": EngineEntry(lambda a: is_numpy(a) and a.dtype.char in "fd", "NumPy arrays of float32 or float64"),
-    "cuda": EngineEntry(is_cupy, "CuPy arrays", check_cuda),
+    "cuda": EngineEntry(is_cupy, "CuPy arrays (cupy.from_dlpack makes one of a tensor without a copy)", check_cuda),
     "fft": EngineEntry(_is_float, "arrays of float32 or float64", direct=False),
 }
 """The engines by name, in the order in which "auto" prefers them where nothing else is measured."""
@@ -81,19 +82,22 @@ KERNELS: dict[tuple[str, str], str] = {
     ("correlate", "numba"): "convla.engines.numba_conv:correlate",
     ("correlate_image_adjoint", "numba"): "convla.engines.numba_conv:correlate_image_adjoint",
     ("correlate_kernel_adjoint", "numba"): "convla.engines.numba_kernel_adjoint:correlate_kernel_adjoint",
-    ("correlate", "cuda"): "convla.engines.cupy_gpu:correlate",
+    ("correlate", "cuda"): "convla.engines.cupy_convolution:correlate",
     ("correlate", "fft"): "convla.engines.fourier:correlate",
-    ("correlate_image_adjoint", "cuda"): "convla.engines.cupy_gpu:correlate_image_adjoint",
+    ("correlate_image_adjoint", "cuda"): "convla.engines.cupy_convolution:correlate_image_adjoint",
     ("correlate_image_adjoint", "fft"): "convla.engines.fourier:correlate_image_adjoint",
-    ("correlate_kernel_adjoint", "cuda"): "convla.engines.cupy_gpu:correlate_kernel_adjoint",
+    ("correlate_kernel_adjoint", "cuda"): "convla.engines.cupy_convolution:correlate_kernel_adjoint",
     ("correlate_kernel_adjoint", "fft"): "convla.engines.fourier:correlate_kernel_adjoint",
     ("summed_autocorrelations", "numba"): "convla.engines.numba_similarity:summed_autocorrelations",
-    ("summed_autocorrelations", "cuda"): "convla.engines.cupy_similarity:summed_autocorrelations",
+    ("summed_autocorrelations", "cuda"): "convla.engines.cupy_filters:summed_autocorrelations",
     ("correlate_lags", "numba"): "convla.engines.numba_similarity:correlate_lags",
-    ("correlate_lags", "cuda"): "convla.engines.cupy_similarity:correlate_lags",
+    ("correlate_lags", "cuda"): "convla.engines.cupy_filters:correlate_lags",
     ("laplacian_smoothing", "numba"): "convla.engines.numba_gradients:laplacian_smoothing",
+    ("laplacian_smoothing", "cuda"): "convla.engines.cupy_gradients:laplacian_smoothing",
     ("reweighted_gradient", "numba"): "convla.engines.numba_gradients:reweighted_gradient",
+    ("reweighted_gradient", "cuda"): "convla.engines.cupy_gradients:reweighted_gradient",
     ("sobolev_gradient", "numba"): "convla.engines.numba_gradients:sobolev_gradient",
+    ("sobolev_gradient", "cuda"): "convla.engines.cupy_gradients:sobolev_gradient",
 }
 """Where each faster kernel lives, as "module:function"; its signature is its reference's, without `engine`. Operations
 outside the library add theirs through `accelerated`."""

@@ -4,6 +4,7 @@
 """
 
 from convla._array import device_of, namespace, on_device_of, to_numpy
+from convla._cuda import blocks_for, cuda_trouble, launch_kernel, on_its_device
 from convla._dispatch import accelerated, check_cuda, engine_names
 from convla._files import atomic_write
 from convla._threads import at_most, blas_on_one_thread, share
@@ -14,6 +15,7 @@ __all__ = [
     "at_most",
     "atomic_write",
     "blas_on_one_thread",
+    "blocks_for",
     "check_array",
     "check_choice",
     "check_cuda",
@@ -21,10 +23,13 @@ __all__ = [
     "check_real",
     "check_same_shape",
     "check_sizes",
+    "cuda_trouble",
     "device_of",
     "engine_names",
+    "launch_kernel",
     "namespace",
     "on_device_of",
+    "on_its_device",
     "share",
     "to_numpy",
 ]

@@ -9,17 +9,23 @@ from __future__ import annotations
 import math
 from fractions import Fraction
 from numbers import Rational
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 
-from convla._array import accumulation_dtype, all_finite, is_exact, namespace, on_device_of
+from convla._array import accumulation_dtype, all_finite, is_cupy, is_exact, namespace, on_device_of
 from convla._dispatch import accelerated
 from convla._validate import check_array, check_choice, check_floating, check_integer, check_real
 from convla.errors import ShapeError
 from convla.typing import Array, ArrayLike, Engine, Namespace
 
 __all__ = ["laplacian_smoothing", "normalized_gradient", "reweighted_gradient", "sobolev_gradient"]
+
+Discretization = Literal["circulant", "riemann"]
+SmoothingMethod = Literal["auto", "sweeps", "fft"]
+
+FEW_LINES, LONG_LINE = 512, 4096
+"""Fewer lines than this, each longer than that, are few and long for a GPU; not measured."""
 
 
 def reweighted_gradient(
@@ -89,7 +95,7 @@ def sobolev_gradient(
     *,
     axis: int | None = 0,
     blend: float | Rational = 0,
-    discretization: str = "circulant",
+    discretization: Discretization = "circulant",
     engine: Engine = "auto",
 ) -> Array:
     """Return the gradient in the channel-directed Sobolev metric, smooth and periodic along one axis.
@@ -154,7 +160,7 @@ def sobolev_gradient(
     xp = namespace(gradient)
     gradient, blocks = _check_gradient(gradient, axis, xp, exact=True)
     weight = _check_lam(lam, gradient)
-    check_choice("discretization", discretization, ("circulant", "riemann"))
+    check_choice("discretization", discretization, get_args(Discretization))
     share = blend if _keeps(blend, gradient) else check_real("blend", blend)
     if share < 0:
         raise ValueError(f"blend must be at least 0, got {blend}")
@@ -169,7 +175,7 @@ def laplacian_smoothing(
     sigma: float,
     *,
     axis: int | None = None,
-    method: str = "auto",
+    method: SmoothingMethod = "auto",
     engine: Engine = "auto",
 ) -> Array:
     """Return ``(I - sigma L)^-1`` of a gradient, L the periodic second difference along one axis.
@@ -184,7 +190,7 @@ def laplacian_smoothing(
         None smooths all entries in row-major order, as Osher et al. do; 0 along output channels.
     method : {"auto", "sweeps", "fft"}
         "sweeps" factors the circulant matrix into a forward and a backward recursion, at a linear cost; "fft" divides
-        by its eigenvalues. "auto" sweeps where a compiled kernel takes the array.
+        by its eigenvalues. "auto" sweeps where a compiled kernel takes the array; not a few long lines on a GPU.
     engine : {"auto", "reference", "numba", "cuda"}
         Which kernel sweeps; the reference is a loop over the axis.
 
@@ -224,10 +230,10 @@ def laplacian_smoothing(
     gradient, blocks = _check_gradient(gradient, axis, xp, exact=False)
     check_array("gradient", gradient, xp)  # at sigma = 0 no entry shows in another
     sigma = check_real("sigma", sigma, minimum=0.0)
-    check_choice("method", method, ("auto", "sweeps", "fft"))
+    check_choice("method", method, get_args(SmoothingMethod))
     if method == "auto":
         compiled = _smooth.resolve(blocks, sigma, engine=engine) is not _smooth.reference
-        method = "sweeps" if compiled or engine == "reference" else "fft"
+        method = "sweeps" if engine == "reference" or (compiled and not _few_long_lines(blocks)) else "fft"
     with np.errstate(over="ignore", invalid="ignore"):
         smoothed = _smooth(blocks, sigma, engine=engine) if method == "sweeps" else _smooth_by_fft(blocks, sigma, xp)
     return _finite(smoothed, gradient, xp)
@@ -277,7 +283,17 @@ def normalized_gradient(gradient: ArrayLike, *, per_filter: bool = False) -> Arr
     return xp.reshape(xp.astype(unit, gradient.dtype), tuple(gradient.shape))
 
 
-@accelerated("reweighted_gradient")
+def _few_long_lines(blocks: Array) -> bool:
+    """Tell whether the processors of a GPU outnumber the lines: its library shares one line among many of them."""
+    outer, n, inner = blocks.shape
+    return is_cupy(blocks) and outer * inner < FEW_LINES and n > LONG_LINE
+
+
+def _for_lines(blocks: Array, *_: Any) -> str:
+    return "reference" if _few_long_lines(blocks) else ""
+
+
+@accelerated("reweighted_gradient", prefer=_for_lines)
 def _reweight(blocks: Array, lam: Any) -> Array:
     xp = namespace(blocks)
     wide = _widened(blocks, xp)
@@ -285,7 +301,7 @@ def _reweight(blocks: Array, lam: Any) -> Array:
     return _narrowed(mean + (wide - mean) / lam, blocks, xp)
 
 
-@accelerated("sobolev_gradient")
+@accelerated("sobolev_gradient", prefer=_for_lines)
 def _sobolev(blocks: Array, lam: Any, blend: Any) -> Array:
     xp = namespace(blocks)
     n = blocks.shape[1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import scipy
@@ -24,12 +24,14 @@ FloatArray = np.ndarray[Any, np.dtype[np.float64]]
 CHOLESKY_ROWS = 32
 CHOLESKY_RATIO = 2
 
+KernelMethod = Literal["haar", "svd"]
+
 
 def orthogonal_kernel(
     shape: Sequence[int],
     *,
     gain: float = 1.0,
-    method: str = "haar",
+    method: KernelMethod = "haar",
     rng: Seed = None,
     dtype: Any = np.float64,
     like: Array | None = None,
@@ -84,7 +86,7 @@ def orthogonal_kernel(
     """
     size = _check_shape(shape, 2, "(c_out, c_in, *kernel)")
     gain = check_real("gain", gain, positive=True)
-    check_choice("method", method, ("haar", "svd"))
+    check_choice("method", method, get_args(KernelMethod))
     rows, columns = size[0], math.prod(size[1:])
     short, long = sorted((rows, columns))
     kind = _check_dtype(dtype)

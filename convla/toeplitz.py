@@ -305,7 +305,7 @@ def convolution_matrix(
     geometry: ConvGeometry,
     *,
     order: Order = "C",
-    format: MatrixFormat = "csr",  # noqa: A002
+    format: MatrixFormat = "dense",  # noqa: A002
 ) -> Any:
     """Return the matrix M with ``vec(cross_correlate(x, kernel)) = M vec(x)`` for any number of channels.
 
@@ -317,7 +317,7 @@ def convolution_matrix(
     order : {"C", "F"}
         Row-major or column-major vec() of the positions; channels vary slowest in both, so that M has one block for
         each pair of channels.
-    format : {"csr", "csc", "coo", "dense"}
+    format : {"dense", "csr", "csc", "coo"}
         A SciPy (CuPy) sparse array, or a dense array of the kernel's library.
 
     Returns

@@ -59,7 +59,7 @@ print((ahead - behind) / (2 * h), np.sum(gradient * direction))
 # A fixed step of 0.01, and two singular triplets carried along by two power iterations a step.
 
 # %%
-descent = convla.minimize_penalty(tall, image, iterations=40)
+descent = convla.minimize_penalty(convla.ConvOperator(tall, image), iterations=40)
 print(descent.message)
 for name, kernel in (("before", tall), ("after", descent.kernel)):
     values = spectrum(kernel)
@@ -73,7 +73,7 @@ for name, kernel in (("before", tall), ("after", descent.kernel)):
 
 # %%
 wide = rng.random((1, 3, 3, 3))
-trace = convla.minimize_penalty(wide, image, alpha=10.0, iterations=12).trace
+trace = convla.minimize_penalty(convla.ConvOperator(wide, image), 10.0, iterations=12).trace
 figure, axis = plt.subplots(figsize=(7, 3.5))
 axis.plot(trace.true, color="#c8442e", label="true")
 axis.plot(trace.reported, color="#333333", linestyle=(0, (1.5, 1.2)), label="reported")
@@ -102,10 +102,11 @@ print("penalty", float(convla.penalty(operator, 1.0)), " largest gradient entry"
 # of the spectrum are tracked, the gradient is averaged over what is active, and the step is halved until it helps.
 
 # %%
-settling = {"tracker": "block", "step": "backtracking", "cluster_rtol": 0.01}
+settling = {"tracker": convla.penalties.Block(cluster_rtol=0.01), "step": "backtracking"}
+layer = convla.ConvOperator(wide, image)
 traces = {
-    "$M^T M$": convla.minimize_penalty(wide, image, iterations=30, **settling).trace,
-    "$M M^T$": convla.minimize_penalty(wide, image, iterations=30, gram="smaller", **settling).trace,
+    "$M^T M$": convla.minimize_penalty(layer, iterations=30, **settling).trace,
+    "$M M^T$": convla.minimize_penalty(layer, iterations=30, gram="smaller", **settling).trace,
 }
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.4))
 for label, trace in traces.items():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Iterator
+from types import ModuleType
 from typing import Any
 
 import hypothesis
@@ -20,7 +22,18 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default")
 # Modules of tests that run whole commands and processes; `python -m tests` leaves them out.
 COMMANDS = frozenset(
     f"test_{subject}"
-    for subject in ("figures", "hostile_files", "imports", "inspect", "parallel", "reproduce", "training", "verify")
+    for subject in (
+        "figures",
+        "hostile_files",
+        "imports",
+        "inspect",
+        "parallel",
+        "pools",
+        "reproduce",
+        "training",
+        "verify",
+        *("cuda_emulator", "cuda_kernels", "cuda_sources", "gpu_check"),  # which build the kernels first
+    )
 )
 
 
@@ -83,3 +96,19 @@ def torch_device(request: pytest.FixtureRequest) -> Any:
     if request.param == "cuda" and not torch.cuda.is_available():
         (pytest.fail if os.environ.get("CONVLA_REQUIRE_GPU") == "1" else pytest.skip)("PyTorch finds no CUDA device")
     return torch.device(request.param)
+
+
+@pytest.fixture
+def cupy(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
+    """A stand-in for CuPy, in its place: kernels run on the CPU, from their sources."""
+    from convla import _cuda
+    from tests.cuda import emulator, stand_in
+
+    if emulator.COMPILER is None:
+        (pytest.fail if os.environ.get("CONVLA_REQUIRE_NVRTC") == "1" else pytest.skip)("g++ is not installed")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.delenv("CONVLA_ENGINE", raising=False)
+    _cuda.forget()
+    with stand_in.installed() as module:
+        yield module
+    _cuda.forget()

@@ -51,7 +51,10 @@ def test_values_of_any_scale(shape: tuple[int, int], exponent: int, dtype: type)
     ]:
         assert result.status == "exact"
         np.testing.assert_allclose(result.values * scale, right, rtol=0, atol=rounding)
-    assert condition_number(operator) == pytest.approx(exact[0] / exact[-1], rel=1e-12)
+    found = condition_number(operator)
+    assert float(found) == pytest.approx(exact[0] / exact[-1], rel=1e-12)
+    assert found.status == "exact"
+    assert abs(found.value - exact[0] / exact[-1]) <= found.error
 
 
 def test_what_is_no_channels_and_positions_is_named() -> None:

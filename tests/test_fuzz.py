@@ -152,7 +152,7 @@ class TestItFindsWhatIsWrong:
     @pytest.mark.parametrize(
         ("check", "name", "change"),
         [
-            ("condition", "condition_number", lambda value: 1.01 * value if np.isfinite(value) else 1e17),
+            ("condition", "condition_number", lambda found: 1.01 * found.value if np.isfinite(found.value) else 1e17),
             ("penalty", "penalty", lambda value: value * 1.0001),
             ("penalty", "penalty_gradient", lambda gradient: gradient * 1.01),
             ("similarity", "convolutional_similarity", lambda value: value * 1.0001 + 1e-3),

@@ -53,7 +53,7 @@ def test_every_public_name_is_there_and_sorted() -> None:
 @pytest.mark.parametrize("name", [module.name for module in pkgutil.walk_packages(convla.__path__, "convla.")])
 def test_all_names_exactly_what_a_module_defines(name: str) -> None:
     if "frameworks" in name or name in NEED_TORCH:
-        pytest.importorskip("torch", reason="PyTorch is not installed")
+        pytest.importorskip("jax" if "jax" in name else "torch", reason="the framework is not installed")
     module = __import__(name, fromlist=["__all__"])
     defined = {
         key

@@ -60,14 +60,3 @@ def test_the_compiled_kernels_refuse_what_they_cannot_do(operation):
         with pytest.raises(EngineError, match="float32 or float64, got numpy"):
             EXAMPLES[operation].operation(image.astype(int), kernel.astype(int), geometry, engine="numba")
         break
-
-
-@pytest.mark.parametrize("operation", ["correlate", "correlate_image_adjoint", "correlate_kernel_adjoint"])
-def test_the_cuda_kernels_compute_the_right_thing_on_stand_in_arrays(operation, monkeypatch):
-    # No device here: the same array calls, run by NumPy.
-    from convla.engines import cupy_gpu
-
-    monkeypatch.setattr(cupy_gpu, "_cupy", lambda: np)
-    kernel = load_kernel(operation, "cuda")
-    for arguments, _ in EXAMPLES[operation].arguments():
-        np.testing.assert_array_equal(kernel(*arguments), EXAMPLES[operation].operation.reference(*arguments))

@@ -18,7 +18,7 @@ from convla import (
 )
 from convla.descent import Adam
 from convla.errors import ShapeError
-from convla.models.weights import read_weights, write_weights
+from convla.networks.weights import read_weights, write_weights
 from convla.similarity.layer import similarities_of_equal_layers
 
 
@@ -101,7 +101,7 @@ def test_going_on_from_a_saved_state_gives_the_same_bits(keep_norms: bool, dtype
         path = tmp_path / f"{first}.npz"
         write_weights(path, initialize_network(network(dtype), iterations=first, **options).to_arrays())
         state = Initialization.from_arrays(read_weights(path))
-        resumed = initialize_network(network(dtype), iterations=12, state=state, **options)
+        resumed = initialize_network(network(dtype), iterations=12, start=state, **options)
         assert resumed.losses == whole.losses
         for name, kernel in whole.kernels.items():
             assert kernel.dtype == resumed.kernels[name].dtype == dtype
@@ -170,10 +170,10 @@ class TestBadInput:
 
     def test_a_state_of_something_else(self) -> None:
         state = initialize_network(network(), iterations=1)
-        with pytest.raises(ValueError, match="state belongs to layers"):
-            initialize_network({"other": np.ones((2, 1, 1))}, state=state)
+        with pytest.raises(ValueError, match="start belongs to layers"):
+            initialize_network({"other": np.ones((2, 1, 1))}, start=state)
         with pytest.raises(ValueError, match=r"settings .*0\.5"):
-            initialize_network(network(), state=state, learning_rate=0.5)
+            initialize_network(network(), start=state, learning_rate=0.5)
 
     @pytest.mark.parametrize("missing", ["iteration", "losses", "first:a", "setting:betas", "kernel:a"])
     def test_arrays_that_are_no_state(self, missing: str) -> None:
@@ -216,9 +216,9 @@ def test_an_interrupt_amid_a_step_leaves_the_last_whole_one(
     with monkeypatch.context() as patch:
         patch.setattr(Adam, "step", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            initialize_network(network(), iterations=4, keep_norms=keep_norms, state=state)
+            initialize_network(network(), iterations=4, keep_norms=keep_norms, start=state)
     assert (state.iteration, len(state.losses)) == (2, 2)
-    initialize_network(network(), iterations=4, keep_norms=keep_norms, state=state)
+    initialize_network(network(), iterations=4, keep_norms=keep_norms, start=state)
     assert state.losses == whole.losses
     for name, kernel in whole.kernels.items():
         assert np.array_equal(state.kernels[name], kernel)

@@ -163,7 +163,7 @@ def test_the_inputs_are_left_as_they_were() -> None:
         ({"learning_rate": 0.0}, ValueError, "learning_rate must be positive, got 0.0"),
         ({"iterations": 0}, ValueError, "iterations must be at least 1, got 0"),
         ({"iterations": 2.0}, TypeError, "iterations must be an integer, got 2.0"),
-        ({"engine": "cuda"}, EngineError, "no kernel for engine 'cuda'"),
+        ({"engine": "cuda"}, EngineError, "engine 'cuda' (needs CuPy|takes CuPy arrays)"),
     ],
 )
 def test_bad_input_is_named(change: dict[str, Any], error: type[Exception], message: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from typing import Any
 
 import array_api_strict
 import numpy as np
@@ -10,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convla import ConvOperator, penalty, penalty_gradient
-from convla.errors import ConvergenceWarning, ShapeError
-from convla.penalties import value as module
+from convla import ConvOperator, LinearMap, diagonal, identity, minimize_penalty, penalty, penalty_gradient
+from convla.errors import ShapeError
+from convla.penalties import Block, FixedStep
 from convla.penalties.value import penalty_gradient_by_entries
 
 # One of each kind of geometry: the paper's layer, wide and tall, strides, dilation, groups, boundaries, 1-D and 3-D,
@@ -209,22 +210,13 @@ def test_more_input_than_output_channels_bar_the_penalty_from_going_below_alpha(
 def test_a_matrix_too_large_for_lapack_goes_to_the_iteration(monkeypatch: pytest.MonkeyPatch) -> None:
     operator = make("square")
     expected = [(float(penalty(operator, a)), penalty_gradient(operator, a)) for a in (0.05, 40.0)]
-    monkeypatch.setattr(module, "DENSE_ENTRIES", 0)
-    monkeypatch.setattr("convla.spectra.tracking.DENSE_ENTRIES", 0)
+    monkeypatch.setattr("convla.penalties.pairs.DENSE_ENTRIES", 0)
     norm = np.linalg.norm(operator.to_dense(), 2)
     for alpha, (value, gradient) in zip((0.05, 40.0), expected, strict=True):
         # The iteration stops at residuals of 1e-6 |M|^2: a bound on the value, and over the gap on the vectors.
         assert abs(float(penalty(operator, alpha)) - value) <= 1e-6 * norm**2
         tolerance = 4 * norm * 1e-6 * norm**2 / gap(shifted_gram(operator, alpha, "input"))
         np.testing.assert_allclose(penalty_gradient(operator, alpha), gradient, atol=tolerance)
-
-
-def test_an_iteration_that_stops_early_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("convla.spectra.tracking.DENSE_ENTRIES", 0)
-    from convla.spectra.tracking import extreme_triplets
-
-    with pytest.warns(ConvergenceWarning, match="1 smallest singular triplets of a 50x50 map: residual .* after 2"):
-        extreme_triplets(make("square"), 1, "smallest", rtol=1e-12, max_steps=2)
 
 
 def test_other_array_libraries_stay_themselves() -> None:
@@ -237,6 +229,66 @@ def test_other_array_libraries_stay_themselves() -> None:
     assert abs(float(value) - float(penalty(operator, 1.0))) <= 1e-12
     there_gradient = np.asarray(gradient.to_device(array_api_strict.Device("CPU_DEVICE")))
     np.testing.assert_allclose(there_gradient, penalty_gradient(operator, 1.0), atol=1e-11)
+
+
+def product(seed: int = 0) -> tuple[LinearMap, ConvOperator, ConvOperator]:
+    """Two convolutions with a scaling of the channels in between, and a branch beside them."""
+    rng = np.random.default_rng(seed)
+    first = ConvOperator(rng.standard_normal((3, 2, 3)), (6,))
+    second = ConvOperator(rng.standard_normal((2, 3, 3)), (6,), boundary="circular")
+    return second @ diagonal(np.array([0.5, 1.0, 2.0]), (3, 6)) @ first + first.T @ first, first, second
+
+
+@pytest.mark.parametrize("gram", ["input", "smaller"])
+@pytest.mark.parametrize("alpha", ALPHAS)
+def test_the_penalty_of_a_map_made_of_maps_and_its_gradient(alpha: float, gram: str) -> None:
+    operator, _, _ = product()
+    matrix = operator.to_dense()
+    shifted = matrix.T @ matrix - alpha * np.eye(12)
+    value = float(penalty(operator, alpha, gram=gram))
+    size = np.linalg.norm(shifted, 2)
+    assert value == pytest.approx(size, rel=1e-13)
+    gradients = penalty_gradient(operator, alpha, gram=gram)
+    assert [g.shape for g in gradients] == [kernel.shape for kernel in operator.kernels]
+    rng, step = np.random.default_rng(1), 1e-6
+    directions = [rng.standard_normal(kernel.shape) for kernel in operator.kernels]
+    ahead, behind = (
+        float(penalty(operator.with_kernels(moved), alpha, gram=gram))
+        for moved in ([k + s * step * d for k, d in zip(operator.kernels, directions, strict=True)] for s in (1, -1))
+    )
+    slope = sum(float(np.sum(g * d)) for g, d in zip(gradients, directions, strict=True))
+    # Truncation is h^2 times a third derivative, of order (size / gap)^2 and of degree four in the kernels.
+    bound = (step**2 * 1e3 * (size / gap(shifted)) ** 2 + 100 * np.finfo(float).eps / step) * (size + alpha)
+    assert abs((ahead - behind) / (2 * step) - slope) <= bound
+
+
+@pytest.mark.parametrize("alpha", ALPHAS)
+def test_the_penalty_of_a_transpose(alpha: float) -> None:
+    operator = make("wide")
+    other = penalty_gradient(operator, alpha, gram="smaller")
+    np.testing.assert_allclose(penalty(operator.T, alpha), penalty(operator, alpha, gram="smaller"), rtol=1e-13)
+    np.testing.assert_allclose(penalty_gradient(operator.T, alpha), other, atol=1e-11)
+
+
+def test_a_map_without_kernels_has_a_penalty_and_no_gradient() -> None:
+    scaling = 2.0 * identity((2, 3))
+    assert float(penalty(scaling, 1.0)) == 3.0
+    with pytest.raises(TypeError, match="operator must be made of convolutions to have a gradient"):
+        penalty_gradient(scaling, 1.0)
+
+
+@pytest.mark.parametrize("tracker", ["power", "exact", Block(cluster_rtol=0.01)])
+def test_a_descent_on_a_map_made_of_maps(tracker: Any) -> None:
+    operator, _, _ = product()
+    descent = minimize_penalty(operator, 4.0, iterations=25, tracker=tracker, step=FixedStep(2e-4))
+    assert descent.status == "iterations"
+    assert descent.trace.true[-1] < 0.5 * descent.trace.true[0]
+    assert [k.shape for k in descent.operator.kernels] == [k.shape for k in operator.kernels]
+    final = float(penalty(descent.operator, 4.0))
+    assert descent.trace.true[-1] == pytest.approx(final, rel=1e-12)
+    assert abs(descent.value - final) <= 2e-2 * final
+    with pytest.raises(TypeError, match="a descent is saved of a ConvOperator"):
+        descent.save("nowhere.npz")
 
 
 def test_integer_kernels_are_taken_as_float64() -> None:
@@ -292,7 +344,7 @@ def test_alpha_beyond_the_dtype_is_an_error() -> None:
 def test_bad_arguments() -> None:
     with pytest.raises(ValueError, match="gram must be one of 'input', 'smaller', got 'output'"):
         penalty(make("square"), 1.0, gram="output")
-    with pytest.raises(TypeError, match="operator must be a ConvOperator, got ndarray"):
+    with pytest.raises(TypeError, match="operator must be a LinearMap, such as a ConvOperator, got ndarray"):
         penalty(np.eye(3), 1.0)
     with pytest.raises(ValueError, match=r"cluster_rtol must be at least 0\.0, got -1\.0"):
         penalty_gradient(make("square"), 1.0, cluster_rtol=-1.0)

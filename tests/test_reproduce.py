@@ -19,7 +19,7 @@ import pytest
 
 from convla.cli import run
 from convla.errors import EngineError
-from convla.experiments.csm import study
+from convla.experiments.csm import source
 from convla.experiments.csm.agreement import VERDICTS
 from convla.experiments.csm.report import TABLE_HEADER
 from convla.experiments.csm.settings import Readings, Setting, control_settings, table_settings
@@ -78,7 +78,7 @@ def test_an_interrupted_run_resumes_to_the_same_numbers(
             raise KeyboardInterrupt
         return run_setting(setting, **kwargs)
 
-    monkeypatch.setattr(study, "run_setting", interrupted)
+    monkeypatch.setattr(source, "run_setting", interrupted)
     capsys.readouterr()
     assert run(["reproduce", "tables", *SMALL, "--output", str(broken)]) == 130
     message = capsys.readouterr().err
@@ -87,7 +87,7 @@ def test_an_interrupted_run_resumes_to_the_same_numbers(
     assert message.count("\n") == 1
     assert not json.loads((broken / "manifest.json").read_text())["complete"]
     ran = []
-    monkeypatch.setattr(study, "run_setting", lambda s, **k: ran.append(s.draws) or run_setting(s, **k))
+    monkeypatch.setattr(source, "run_setting", lambda s, **k: ran.append(s.draws) or run_setting(s, **k))
     assert run(["reproduce", "tables", *SMALL, "--output", str(broken), "--resume"]) == 0
     assert len(ran) == 10
     assert _numbers(broken) == _numbers(whole)
@@ -233,7 +233,10 @@ def test_divergence_is_counted_and_dropped() -> None:
         (["--seed", "-1"], "seed must be at least 0, got -1"),
         (["--workers", "0"], "workers must be at least 1, got 0"),
         (["--engine", "gpu"], "engine must be one of 'auto', 'direct', 'reference', 'numba', 'cuda', 'fft', got 'gpu'"),
-        (["--executor", "cloud"], "executor must be one of 'local', 'loky', got 'cloud'"),
+        (
+            ["--executor", "cloud"],
+            "executor must be 'local', 'loky', 'dask-local:N', 'dask://HOST:PORT' or an Executor, got 'cloud'",
+        ),
         (["--similarity", "cubed"], "similarity must be one of"),
         (["--kernel-loss", "outer"], "kernel_loss must be one of"),
         (["--train", "none"], "train must be one of"),

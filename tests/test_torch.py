@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import Any
 
 import numpy as np
@@ -86,14 +87,34 @@ def test_no_tensor_becomes_a_numpy_array(name: str, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_a_second_derivative_is_refused(name: str) -> None:
-    kernels = torch.randn(4, 2, 3, requires_grad=True)
-    for loss in (LOSSES[name](kernels), LOSSES[name](kernels) ** 2, kernels.square().sum() + LOSSES[name](kernels)):
+def test_second_derivatives(name: str) -> None:
+    for shape in ((4, 2, 3), (2, 2, 3, 2)):
+        kernels = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+        assert torch.autograd.gradgradcheck(LOSSES[name], (kernels,))
+        loss = LOSSES[name](kernels)
         (gradient,) = torch.autograd.grad(loss, kernels, create_graph=True)
-        (plain,) = torch.autograd.grad(loss, kernels, retain_graph=True)
-        assert torch.equal(gradient, plain)
-        with pytest.raises(RuntimeError, match="can be differentiated once, not twice"):
-            gradient.sum().backward()
+        (plain,) = torch.autograd.grad(loss, kernels)
+        assert torch.allclose(gradient, plain, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses_are_compiled_without_a_break_of_the_graph(name: str) -> None:
+    kernels = torch.randn(4, 2, 3, requires_grad=True)
+    compiled = torch.compile(lambda weight: 2 * LOSSES[name](weight), fullgraph=True, backend="aot_eager")
+    (got,) = torch.autograd.grad(compiled(kernels), kernels)
+    (expected,) = torch.autograd.grad(2 * LOSSES[name](kernels), kernels)
+    assert torch.equal(got, expected)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the inductor's own making
+@pytest.mark.skipif(shutil.which("g++") is None, reason="the inductor needs a C++ compiler")
+def test_a_loss_is_compiled_by_the_inductor() -> None:
+    kernels = torch.randn(4, 2, 3, requires_grad=True)
+    compiled = torch.compile(lambda weight: 2 * adapter.ocnn_loss(weight.tanh()), fullgraph=True)
+    (got,) = torch.autograd.grad(compiled(kernels), kernels)
+    (expected,) = torch.autograd.grad(2 * adapter.ocnn_loss(kernels.tanh()), kernels)
+    torch.testing.assert_close(got, expected)
 
 
 def _dense(weight: Any, groups: int) -> Any:

@@ -124,7 +124,7 @@ def test_stopping_and_going_on() -> None:
     # What is trained in between is no part of the state.
     with torch.no_grad():
         stopped[0].weight.zero_()
-    resumed = adapter.minimize_similarity_(stopped, iterations=9, state=saved)
+    resumed = adapter.minimize_similarity_(stopped, iterations=9, start=saved)
     assert resumed.losses == whole.losses
     for a, b in zip(straight.parameters(), stopped.parameters(), strict=True):
         assert torch.equal(a, b)
@@ -194,12 +194,12 @@ def test_bad_networks_are_named() -> None:
 def test_a_state_of_other_layers_or_settings_is_refused() -> None:
     network = _network(torch.float32)
     state = adapter.minimize_similarity_(network, iterations=2)
-    with pytest.raises(ValueError, match="state belongs to layers"):
-        adapter.minimize_similarity_(network, iterations=4, learning_rate=0.1, state=state)
+    with pytest.raises(ValueError, match="start belongs to layers"):
+        adapter.minimize_similarity_(network, iterations=4, learning_rate=0.1, start=state)
     other = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 3), torch.nn.Conv2d(3, 4, 3))
     state = adapter.minimize_similarity_(other, iterations=2)
     before = other[1].weight.detach().clone()
     wider = torch.nn.Sequential(torch.nn.Conv2d(2, 3, 3), torch.nn.Conv2d(3, 8, 3))
-    with pytest.raises(ShapeError, match="layer 1 of kernels and state must have the same shape"):
-        adapter.minimize_similarity_(wider, iterations=2, state=state)
+    with pytest.raises(ShapeError, match="layer 1 of kernels and start must have the same shape"):
+        adapter.minimize_similarity_(wider, iterations=2, start=state)
     assert torch.equal(before, other[1].weight)

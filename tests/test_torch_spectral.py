@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from convla.errors import ShapeError
-from convla.spectra import power, tracking
+from convla.penalties import Block
+from convla.spectra import tracking
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 from convla.frameworks import torch as adapter  # noqa: E402
@@ -143,7 +144,7 @@ def _descend(layer: Any, penalty: Any, optimizer: Any, steps: int) -> list[float
 @pytest.mark.parametrize("gram", ["input", "smaller"])
 def test_the_block_follows_a_descent(gram: str) -> None:
     layer, image_shape = _layer("same", scale=4.0)
-    penalty = adapter.SpectralPenalty(layer, image_shape, gram=gram, cluster_rtol=0.01)
+    penalty = adapter.SpectralPenalty(layer, image_shape, gram=gram, tracker=Block(cluster_rtol=0.01))
     optimizer = torch.optim.SGD([layer.weight], lr=0.04)
     for _ in range(30):
         expected = _expected(layer, image_shape, 1.0, gram)
@@ -160,11 +161,13 @@ def test_the_second_pass_starts_from_the_first(tracker: str, monkeypatch: pytest
     penalty = adapter.SpectralPenalty(layer, image_shape, tracker=tracker)
     first = penalty(layer.weight).item()
 
-    def refuse(*_: object, **__: object) -> None:
-        raise AssertionError("searched from nothing")
+    begin = tracking._Search.begin
 
-    for module in (power, tracking):
-        monkeypatch.setattr(module, "extreme_triplets", refuse)
+    def refuse(search: Any, groups: list[int], bar: float) -> bool:
+        assert not groups, "searched from nothing"
+        return begin(search, groups, bar)
+
+    monkeypatch.setattr(tracking._Search, "begin", refuse)
     assert penalty(layer.weight).item() == pytest.approx(first, rel=1e-6)
     penalty.reset()
     with pytest.raises(AssertionError, match="searched from nothing"):
@@ -196,7 +199,7 @@ def test_a_loaded_state_goes_on_with_the_same_numbers(name: str, gram: str, trac
 
 def test_a_state_of_other_options_is_refused() -> None:
     layer, image_shape = _layer("same")
-    state = adapter.SpectralPenalty(layer, image_shape, block=2).state_dict()
+    state = adapter.SpectralPenalty(layer, image_shape, tracker=Block(vectors=2)).state_dict()
     with pytest.raises(RuntimeError, match="size mismatch for largest"):
         adapter.SpectralPenalty(layer, image_shape).load_state_dict(state)
 
@@ -222,7 +225,7 @@ def test_the_module_moves_and_is_copied() -> None:
     penalty = adapter.SpectralPenalty(layer, image_shape)
     value = penalty(layer.weight).item()
     twin = copy.deepcopy(penalty).float()
-    assert twin.largest.dtype == torch.float32
+    assert twin.largest_vectors.dtype == torch.float32
     assert twin(layer.weight.float()).item() == pytest.approx(value, rel=1e-5)
     # The weight decides the arithmetic, whatever the buffers are kept in.
     assert twin(layer.weight).dtype == torch.float64
@@ -272,7 +275,7 @@ def test_a_computed_weight() -> None:
         (torch.nn.Conv1d(2, 2, 3), (4,), {"alpha": 0.0}, ValueError, "alpha must be positive, got 0"),
         (torch.nn.Conv1d(2, 2, 3), (4,), {"gram": "output"}, ValueError, "gram must be one of 'input', 'smaller'"),
         (torch.nn.Conv1d(2, 2, 3), (4,), {"tracker": "qr"}, ValueError, "tracker must be one of .*got 'qr'"),
-        (torch.nn.Conv1d(2, 2, 3), (4,), {"block": 0}, ValueError, "block must be at least 1, got 0"),
+        (torch.nn.Conv1d(2, 2, 3), (4,), {"tracker": 3}, TypeError, "tracker must be one of .*, got int"),
         (torch.nn.Conv1d(2, 2, 3), (600,), {"tracker": "exact"}, ValueError, "got 1196x1200: use 'block'"),
     ],
 )

@@ -12,11 +12,13 @@ import pytest
 from convla import ConvOperator, minimize_penalty
 from convla.errors import ConvergenceWarning, ShapeError
 from convla.geometry import BOUNDARIES
-from convla.penalties._estimators import ESTIMATORS, EstimatorOptions
+from convla.penalties import Block, shifted
+from convla.penalties.iterate import Course
+from convla.spectra.carrier import Carrier
 from convla.spectra.status import Status
-from convla.spectra.tracking import BlockTracker, extreme_triplets
+from convla.spectra.tracking import BlockTracker, _Search
 
-SETTLING: dict[str, Any] = {"tracker": "block", "step": "backtracking", "cluster_rtol": 0.01}
+SETTLING: dict[str, Any] = {"tracker": Block(cluster_rtol=0.01), "step": "backtracking"}
 
 
 def squares(operator: ConvOperator, gram: str = "input") -> np.ndarray:
@@ -91,14 +93,13 @@ def test_a_tracked_penalty_is_within_its_tolerance_of_the_true_one(seed: int) ->
     rng = np.random.default_rng([11, seed])
     operator = draw_operator(rng)
     gram, alpha, how = ("input", "smaller")[rng.integers(2)], float(rng.choice([0.1, 1.0, 10.0])), rng.integers(4)
-    options = EstimatorOptions(
-        alpha=alpha, gram=gram, tracker="block", power_iterations=2, block=4, block_steps=20, cluster_rtol=None
-    )
-    estimator = ESTIMATORS["block"](options)
-    estimator.estimate(operator)
+    tracker = Block()
+    target = shifted(operator, alpha, gram)
+    _, state = tracker.step(target, tracker.initial(target))
     for _ in range(5):
         operator = operator.with_kernel(changed(rng, operator.kernel, int(how)).astype(operator.dtype))
-        found, exact = estimator.estimate(operator), squares(operator, gram)
+        found, state = tracker.step(shifted(operator, alpha, gram), state)
+        exact = squares(operator, gram)
         # The residuals of the block are at most a thousandth of sigma_max^2.
         tolerance = 1e-3 * max(exact[0], alpha)
         assert abs(found.value - max(exact[0] - alpha, alpha - exact[-1])) <= tolerance
@@ -109,13 +110,13 @@ def test_each_group_has_vectors_of_its_own() -> None:
     kernel = np.random.default_rng(0).standard_normal((6, 1, 3, 3))
     operator = ConvOperator(kernel, (12, 12), groups=6)
     tracker = BlockTracker(block=2, steps=20, rtol=1e-6)
-    tracker.start(operator)
+    _, state = tracker.step(operator, tracker.initial(operator))
     for group in range(6):
         kernel = kernel.copy()
         kernel[group] *= 1.5  # one filter after another takes the lead or catches up
         operator = operator.with_kernel(kernel)
-        found = tracker.update(operator)
-        np.testing.assert_allclose(found.singular_values**2, squares(operator)[:2], rtol=1e-6)
+        found, state = tracker.step(operator, state)
+        np.testing.assert_allclose(found.values**2, squares(operator)[:2], rtol=1e-6)
 
 
 def test_vectors_of_equal_parts_are_all_given() -> None:
@@ -124,21 +125,25 @@ def test_vectors_of_equal_parts_are_all_given() -> None:
     exact = squares(operator)
     for end, expected in (("largest", exact[:7]), ("smallest", exact[::-1][:9])):
         tracker = BlockTracker(block=len(expected), end=end)
-        for found in (tracker.start(operator), tracker.update(operator)):
-            np.testing.assert_allclose(found.singular_values**2, expected, atol=1e-14)
-            vectors = found.vectors.reshape(len(expected), -1)
+        state = tracker.initial(operator)
+        for _ in range(2):
+            found, state = tracker.step(operator, state)
+            np.testing.assert_allclose(found.values**2, expected, atol=1e-14)
+            vectors = found.right.reshape(len(expected), -1)
             np.testing.assert_allclose(vectors @ vectors.T, np.eye(len(expected)), atol=1e-14)
-            np.testing.assert_allclose(operator.apply(found.vectors), found.images, atol=1e-14)
+            images = found.values[:, None, None] * found.left
+            np.testing.assert_allclose(operator.apply(found.right), images, atol=1e-14)
 
 
 @pytest.mark.parametrize("end", ["largest", "smallest"])
-def test_extreme_triplets_of_many_parts_by_iteration(end: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_triplets_of_many_parts_by_iteration(end: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(3)
     operator = ConvOperator(rng.standard_normal((4, 1, 3)), (23,), groups=2, dilation=2)
     exact = squares(operator) if end == "largest" else squares(operator)[::-1]
-    monkeypatch.setattr("convla.spectra.tracking.DENSE_ENTRIES", 0)
-    found = extreme_triplets(operator, 5, end, rtol=1e-10)
-    np.testing.assert_allclose(found.singular_values**2, exact[:5], atol=1e-8 * squares(operator)[0])
+    monkeypatch.setattr("convla.spectra.tracking._EXACT_ENTRIES", 0)
+    tracker = BlockTracker(block=5, end=end, rtol=1e-10)
+    found, _ = tracker.step(operator, tracker.initial(operator))
+    np.testing.assert_allclose(found.values**2, exact[:5], atol=1e-8 * squares(operator)[0])
 
 
 def test_random_vectors_find_what_a_zero_tap_cuts_off() -> None:
@@ -148,13 +153,14 @@ def test_random_vectors_find_what_a_zero_tap_cuts_off() -> None:
     mixing = np.eye(2)[:, :, None, None]
     operator = ConvOperator(mixing * taps[:, None], (14, 14))
     tracker = BlockTracker(block=2, steps=20, rtol=1e-4)
-    tracker.restore({"vectors": np.zeros((3, operator.shape[1])), "kernel": operator.kernel}, operator.kernel)
-    tracker.vectors[:, :196] = rng.standard_normal((3, 196))  # nothing points at the second channel
+    _, state = tracker.step(operator, tracker.initial(operator))
+    state = {**state, "vectors": np.zeros((3, operator.shape[1]))}
+    state["vectors"][:, :196] = rng.standard_normal((3, 196))  # nothing points at the second channel
     for _ in range(12):
         taps[1] *= 1.1
         operator = operator.with_kernel(mixing * taps[:, None])
-        found = tracker.follow(operator)
-    np.testing.assert_allclose(float(found.singular_values[0]) ** 2, squares(operator)[0], rtol=1e-4)
+        found, state = tracker.step(operator, state)
+    np.testing.assert_allclose(found.value**2, squares(operator)[0], rtol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +178,9 @@ def test_no_accepted_step_raises_the_true_penalty(
 ) -> None:
     rng = np.random.default_rng(seed)
     kernel = rng.integers(-4, 5, shape) if shape[2] == 1 else rng.standard_normal(shape)
-    descent = minimize_penalty(kernel, image, groups=groups, iterations=25, **SETTLING, **options)
+    gram = options.pop("gram", "input")
+    operator = ConvOperator(kernel, image, groups=groups, **options)
+    descent = minimize_penalty(operator, iterations=25, gram=gram, **SETTLING)
     trace = descent.trace
     assert (np.diff(trace.true) < 0).all()
     np.testing.assert_array_equal(trace.reported, trace.true)
@@ -180,23 +188,23 @@ def test_no_accepted_step_raises_the_true_penalty(
 
 
 def test_a_large_matrix_is_challenged_by_another_search(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("convla.penalties.minimize.DENSE_ENTRIES", 0)
-    kernel = np.random.default_rng(5).standard_normal((4, 1, 3, 3))
-    descent = minimize_penalty(kernel, (9, 9), groups=2, iterations=15, measure=True, **SETTLING)
+    monkeypatch.setattr("convla.penalties.iterate.DENSE_ENTRIES", 0)
+    operator = ConvOperator(np.random.default_rng(5).standard_normal((4, 1, 3, 3)), (9, 9), groups=2)
+    descent = minimize_penalty(operator, iterations=15, measure=True, **SETTLING)
     assert descent.accuracy == Status.ESTIMATED
     assert (np.diff(descent.trace.true) < 0).all()
     # What random vectors refute is found anew; what they cannot is left as it is.
-    estimator, operator = descent._estimator, descent.operator
-    found = estimator.estimate(operator)
-    assert estimator.challenge(operator, found) is found
-    missed = dataclasses.replace(found, value=0.9 * found.value)
-    assert estimator.challenge(operator, missed).value == pytest.approx(found.value, rel=1e-3)
+    course = Course(1.0, "input", SETTLING["tracker"])
+    found = course.begin(descent.operator, confirmed=False)
+    assert course.confirmed(found) == found
+    missed = dataclasses.replace(found, pairs=dataclasses.replace(found.pairs, value=0.9 * found.pairs.value))
+    assert course.confirmed(missed).pairs.value == pytest.approx(found.pairs.value, rel=1e-3)
 
 
 def test_a_saved_descent_keeps_its_accuracy(tmp_path: Any) -> None:
-    kernel = np.random.default_rng(0).standard_normal((2, 1, 3))
+    operator = ConvOperator(np.random.default_rng(0).standard_normal((2, 1, 3)), (9,))
     for options, expected in ((SETTLING, Status.EXACT), ({"tracker": "block"}, Status.ESTIMATED)):
-        descent = minimize_penalty(kernel, (9,), iterations=3, learning_rate=0.001, **options)
+        descent = minimize_penalty(operator, iterations=3, **options)
         descent.save(tmp_path / "descent.npz")
         assert type(descent).load(tmp_path / "descent.npz").accuracy == descent.accuracy == expected
 
@@ -205,12 +213,14 @@ def test_an_update_that_does_not_converge_ends_in_a_new_search() -> None:
     rng = np.random.default_rng(1)
     operator = ConvOperator(rng.standard_normal((3, 3, 3, 3)), (10, 10))
     tracker = BlockTracker(block=2, steps=1, rtol=1e-8)
-    tracker.start(operator)
+    _, state = tracker.step(operator, tracker.initial(operator))
     moved = operator.with_kernel(operator.kernel + 0.02 * rng.standard_normal(operator.kernel.shape))
-    tracker.update(moved)
-    assert not tracker.converged
+    search = _Search(tracker, Carrier(moved), state)
+    followed, anew, bar = search.choice()
+    assert (followed, anew) == ([0], [])
+    assert not search.follow(followed, bar)
     with warnings.catch_warnings():
         warnings.simplefilter("error", ConvergenceWarning)
-        found = tracker.follow(moved)
-    assert tracker.converged
-    np.testing.assert_allclose(found.singular_values**2, squares(moved)[:2], rtol=1e-8)
+        found, _ = tracker.step(moved, state)
+    assert found.status == Status.ESTIMATED
+    np.testing.assert_allclose(found.values**2, squares(moved)[:2], rtol=1e-8)

@@ -22,14 +22,14 @@ from scipy import stats
 from convla.errors import install_line
 from convla.experiments.folder import ResultsError
 from convla.experiments.training.datasets import Dataset
+from convla.experiments.training.execution import Request, train_experiments
 from convla.experiments.training.method_settings import Initialization, Penalty, Transform
 from convla.experiments.training.schema import ExperimentError, read_experiment, shipped_experiments
 from convla.experiments.training.settings import Run, Training
-from convla.experiments.training.study import Request, train_experiments
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 from convla.cli import run as convla  # noqa: E402
-from convla.experiments.training import study  # noqa: E402
+from convla.experiments.training import execution  # noqa: E402
 from convla.experiments.training.networks import NETWORKS, build_network  # noqa: E402
 from convla.experiments.training.trainer import _State, check_training, train  # noqa: E402
 
@@ -100,7 +100,7 @@ def _dataset(train_images: int = 40, test_images: int = 20) -> Dataset:
 @pytest.fixture
 def small_digits(monkeypatch: pytest.MonkeyPatch) -> Dataset:
     dataset = _dataset()
-    monkeypatch.setattr(study, "load_once", lambda *_: dataset)
+    monkeypatch.setattr(execution, "load_once", lambda *_: dataset)
     return dataset
 
 
@@ -285,8 +285,8 @@ def test_an_interrupted_session_resumes_to_the_same_numbers(
         done.append(run)
         return call(job, run, advance)
 
-    call = study.TrainingJob.__call__
-    monkeypatch.setattr(study.TrainingJob, "__call__", interrupted)
+    call = execution.TrainingJob.__call__
+    monkeypatch.setattr(execution.TrainingJob, "__call__", interrupted)
     capsys.readouterr()
     assert convla(["train", str(small), "--output", str(broken)]) == 130
     message = capsys.readouterr().err
@@ -294,7 +294,7 @@ def test_an_interrupted_session_resumes_to_the_same_numbers(
     assert "--resume" in message
     assert message.count("\n") == 1
     monkeypatch.setattr(
-        study.TrainingJob, "__call__", lambda job, run, advance: done.append(run) or call(job, run, advance)
+        execution.TrainingJob, "__call__", lambda job, run, advance: done.append(run) or call(job, run, advance)
     )
     assert convla(["train", str(small), "--output", str(broken), "--resume"]) == 0
     assert len(done) == 12
@@ -431,8 +431,8 @@ def test_published_values_are_those_of_the_sources_settings(tmp_path: Path, smal
     for changes, printed in (({}, 12.5), ({"epochs": 1}, math.nan)):
         request = Request((experiment,), seeds=2, output=tmp_path / f"{printed}", **changes)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(study, "load_once", lambda *_: dataset)
-            patch.setattr("convla.experiments.training.study.load_once", lambda *_: dataset)
+            patch.setattr(execution, "load_once", lambda *_: dataset)
+            patch.setattr("convla.experiments.training.execution.load_once", lambda *_: dataset)
             rows = train_experiments(request).report.rows
         assert rows[0].printed == pytest.approx(printed, nan_ok=True)
         assert math.isnan(rows[1].printed)  # the same arm's loss was not printed

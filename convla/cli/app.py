@@ -22,9 +22,12 @@ __all__ = ["COMMANDS", "INTERRUPTED", "app", "run"]
 COMMANDS = {
     "reproduce": "Re-run the published experiments beside the printed numbers.",
     "verify": "Check every statement of the ledger.",
-    "inspect": "Measure every convolution kernel of a model.",
+    "inspect": "Measure every layer of a model, and bound the whole.",
+    "compare": "Show what changed between two models, layer by layer.",
     "initialize": "Minimise the convolutional similarity of a model's kernels before training.",
+    "study": "Run a study of one's own: descents on kernels under every combination of some settings.",
     "train": "Train networks with and without the sources' methods, and compare them in pairs.",
+    "doctor": "Say what is found here: versions, engines, GPU, threads, caches, extras.",
 }
 """What each command does, in the order of the help; the module of the same name adds it to the application."""
 

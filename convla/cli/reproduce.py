@@ -13,10 +13,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from convla.cli.app import app
-from convla.cli.output import RunBars, check_writable, console, write_json
+from convla.cli.bars import RunBars
+from convla.cli.output import check_writable, console, write_json
 from convla.experiments.csm.settings import Readings
+from convla.experiments.pool import EXECUTORS
 from convla.experiments.reproduction import DEFAULT_TARGETS, TARGETS, Request, Run, reproduce
-from convla.experiments.study import Sheet
+from convla.experiments.source import Sheet
 
 __all__: list[str] = []
 
@@ -56,7 +58,7 @@ def _reproduce(
     engine: Annotated[
         str, typer.Option(help="auto, reference, numba (all to the same bits) or cuda (to rounding).")
     ] = "auto",
-    executor: Annotated[str, typer.Option(help="local (threads) or loky (processes).")] = "local",
+    executor: Annotated[str, typer.Option(help=EXECUTORS)] = "local",
     workers: Annotated[int, typer.Option(help="Threads or processes; by default one for each CPU.")] = os.cpu_count()
     or 1,
     output: Annotated[Path, typer.Option(help="The results folder.", parser=_folder, metavar="PATH")] = Path("results"),

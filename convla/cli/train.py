@@ -12,12 +12,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from convla.cli.app import app
-from convla.cli.output import RunBars, check_writable, console, write_json
+from convla.cli.bars import RunBars
+from convla.cli.output import check_writable, console, write_json
+from convla.experiments.pool import EXECUTORS
 from convla.experiments.training.datasets import DATASETS
+from convla.experiments.training.execution import Request, Trained, train_experiments
 from convla.experiments.training.report import Row
 from convla.experiments.training.schema import read_experiment, shipped_experiments
 from convla.experiments.training.settings import MEASURES
-from convla.experiments.training.study import Request, Trained, train_experiments
 
 __all__: list[str] = []
 
@@ -40,6 +42,7 @@ def _train(
     seed: Annotated[int, typer.Option(help="The first of the seeds.")] = 0,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     threads: Annotated[int, typer.Option(help="Threads of each process; their number changes the rounding.")] = 1,
+    executor: Annotated[str, typer.Option(help=EXECUTORS)] = "local",
     workers: Annotated[int, typer.Option(help="Processes; more than one needs the extra parallel.")] = 1,
     output: Annotated[Path, typer.Option(help="The results folder.")] = Path("results-training"),
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted session in --output.")] = False,
@@ -63,6 +66,7 @@ def _train(
         seed=seed,
         device=device,
         threads=threads,
+        executor=executor,
         workers=workers,
         output=output,
         resume=resume,

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 
+from convla.compiling import compiled
 from convla.engines._dots import WINDOWS, dots
 from convla.engines._numba_blocks import _extend
 from convla.engines._parallel import take_job
@@ -67,7 +67,7 @@ _ROWS = len(WINDOWS) - 1
 _WINDOWS = np.array(WINDOWS)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _spread(target: Any, at: int, first: int, count: int, features: Any, start: int, s: Any) -> None:
     """Write a stretch of one channel's features, spread out to flattened outputs, between what is there."""
     row = first // s.padded_2
@@ -88,7 +88,7 @@ def _spread(target: Any, at: int, first: int, count: int, features: Any, start: 
             plane += 1
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _lay_out_features(
     y: Any, image: int, images: int, group: int, first: int, count: int, features: Any, s: Any
 ) -> None:
@@ -100,7 +100,7 @@ def _lay_out_features(
             _spread(y, r * s.line + i * s.window, first, count, features, start, s)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _lay_out_image(
     x: Any, image: int, images: int, group: int, channel: int, channels: int, first: int, data: Any, tables: Any, s: Any
 ) -> None:
@@ -116,7 +116,7 @@ def _lay_out_image(
             clear(x, at, ((c * s.phases + phase) + 1) * s.line - at)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _multiply(y: Any, x: Any, offsets: Any, terms: int, vectors: int, out: Any, at: int, add: bool, s: Any) -> None:
     """Take the products of all rows with `terms` windows, in tiles of as equal shapes as can be."""
     row_tiles = (s.rows + _ROWS - 1) // _ROWS
@@ -145,7 +145,7 @@ def _multiply(y: Any, x: Any, offsets: Any, terms: int, vectors: int, out: Any, 
             )
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _run_job(job: int, features: Any, image: Any, tables: Any, s: Any, sums: Any) -> None:
     """Sum one segment's blocks for all rows and one part of the channels of one group."""
     part = job % s.parts
@@ -175,7 +175,7 @@ def _run_job(job: int, features: Any, image: Any, tables: Any, s: Any, sums: Any
             channel += channels
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def kernel_adjoint_jobs(counter: Any, features: Any, image: Any, tables: Any, sizes: Any, sums: Any) -> None:
     """Compute the kernel adjoint of every segment: the sums (segments, kernel entries), flat."""
     s = sizes[0]
@@ -185,7 +185,7 @@ def kernel_adjoint_jobs(counter: Any, features: Any, image: Any, tables: Any, si
         job = take_job(counter)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def add_up(sums: Any, out: Any) -> None:
     """Set `out` to the sum of the segments, in their order."""
     for i in range(out.size):

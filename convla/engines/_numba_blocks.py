@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 
+from convla.compiling import compiled
 from convla.engines._parallel import take_job
 from convla.engines._tile import VECTOR_BYTES, WIDTHS, clear, copy, tile
 
@@ -74,7 +74,7 @@ _WIDTH_2 = WIDTHS[2]
 _WIDTH_1 = WIDTHS[1]
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _next_rows(left: int) -> int:
     """Return how many of the `left` remaining output channels the next tile takes."""
     if _WIDTH_8 and left >= 8:
@@ -82,7 +82,7 @@ def _next_rows(left: int) -> int:
     return min(left, 4)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _multiply(
     target: Any, stride: int, length: int, source: Any, offsets: Any, weights: Any, start: int, rows: int
 ) -> None:
@@ -105,7 +105,7 @@ def _multiply(
             tile(1, _WIDTH_1, target, x, stride, source, x, offsets, weights, start)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _extend(scratch: Any, at: int, first: int, image: Any, start: int, table: Any, s: Any) -> None:
     """Write a stretch of one phase of one channel's flattened extended image, from entry `first` on, to `scratch`.
 
@@ -147,7 +147,7 @@ def _extend(scratch: Any, at: int, first: int, image: Any, start: int, table: An
         column = 0
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _crop(sums: Any, at: int, first: int, count: int, out: Any, start: int, s: Any) -> None:
     """Copy a stretch of one channel's flattened sums to the features, leaving out the unused entries."""
     row = first // s.padded_2
@@ -165,7 +165,7 @@ def _crop(sums: Any, at: int, first: int, count: int, out: Any, start: int, s: A
         column = 0
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _pack(packed: Any, kernel: Any, taps: Any, group: int, first: int, rows: int, s: Any) -> None:
     """Lay the weights of `rows` output channels side by side, term after term, as `tile` reads them."""
     at = (group * s.rows + first) * s.channels * taps.size
@@ -177,7 +177,7 @@ def _pack(packed: Any, kernel: Any, taps: Any, group: int, first: int, rows: int
             at += rows
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def pack_jobs(counter: Any, kernel: Any, tables: Any, sizes: Any, packed: Any) -> None:
     """Pack the weights of all rows, `PACK` rows of a group in one job."""
     s = sizes[0]
@@ -194,7 +194,7 @@ def pack_jobs(counter: Any, kernel: Any, tables: Any, sizes: Any, packed: Any) -
         job = take_job(counter)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _correlate_block(job: int, images: int, image: Any, packed: Any, tables: Any, s: Any, out: Any) -> None:
     """Compute one part of the rows of one group, in one block of an image or in several small images."""
     terms = s.channels * s.taps
@@ -232,7 +232,7 @@ def _correlate_block(job: int, images: int, image: Any, packed: Any, tables: Any
         done += rows
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def correlate_jobs(counter: Any, image: Any, packed: Any, tables: Any, sizes: Any, out: Any) -> None:
     """Cross-correlate a batch of images with packed weights."""
     s = sizes[0]

@@ -11,9 +11,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numba
 import numpy as np
 
+from convla.compiling import compiled
 from convla.engines._parallel import run_jobs, take_job
 from convla.typing import Array
 
@@ -74,12 +74,8 @@ def _width(blocks: Array, tile_bytes: int) -> int:
     return int(min(inner, max(LEAST_WIDTH, -(-inner // tiles))))
 
 
-def _compiled() -> Any:
-    # error_model="numpy": no test for division by zero in the loops.
-    return numba.njit(cache=True, error_model="numpy")
-
-
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+# error_model="numpy": no test for division by zero in the loops.
+@compiled(nogil=True, error_model="numpy")
 def _reweight(counter: Array, blocks: Array, share: float, width: int, out: Array) -> None:
     outer, n, inner = blocks.shape
     tiles = -(-inner // width)
@@ -100,25 +96,25 @@ def _reweight(counter: Array, blocks: Array, share: float, width: int, out: Arra
         tile = take_job(counter)
 
 
-@_compiled()
+@compiled(error_model="numpy")
 def _add(f: Array, total: Array) -> None:
     for i in range(f.size):
         total[i] += f[i]
 
 
-@_compiled()
+@compiled(error_model="numpy")
 def _add_four(f0: Array, f1: Array, f2: Array, f3: Array, total: Array) -> None:
     for i in range(f0.size):
         total[i] += (np.float64(f0[i]) + np.float64(f1[i])) + (np.float64(f2[i]) + np.float64(f3[i]))
 
 
-@_compiled()
+@compiled(error_model="numpy")
 def _draw_in(f: Array, base: Array, share: float, g: Array) -> None:
     for i in range(f.size):
         g[i] = base[i] + share * f[i]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@compiled(nogil=True, error_model="numpy")
 def _sobolev(counter: Array, blocks: Array, share: float, blend: float, width: int, out: Array) -> None:
     outer, n, inner = blocks.shape
     tiles = -(-inner // width)
@@ -170,17 +166,17 @@ def _sobolev(counter: Array, blocks: Array, share: float, blend: float, width: i
         tile = take_job(counter)
 
 
-@_compiled()
+@compiled(error_model="numpy")
 def _linear(j: int, n: int) -> float:
     return (j - 0.5 * (n - 1)) / n
 
 
-@_compiled()
+@compiled(error_model="numpy")
 def _green(j: int, n: int) -> float:
     return 0.5 * j / n * (j / n - 1.0) + (1.0 - 1.0 / n / n) / 12.0
 
 
-@_compiled()
+@compiled(error_model="numpy")
 def _add_moments(f: Array, j: int, n: int, mean: Array, slope: Array, value: Array) -> None:
     linear, green = _linear(j, n), _green(j, n)
     for i in range(f.size):
@@ -190,7 +186,7 @@ def _add_moments(f: Array, j: int, n: int, mean: Array, slope: Array, value: Arr
         value[i] += green * x
 
 
-@_compiled()
+@compiled(error_model="numpy")
 def _add_eight_moments(rows: tuple[Array, ...], j: int, n: int, mean: Array, slope: Array, value: Array) -> None:
     f0, f1, f2, f3, f4, f5, f6, f7 = rows
     a0, a1, a2, a3 = _linear(j, n), _linear(j + 1, n), _linear(j + 2, n), _linear(j + 3, n)
@@ -205,7 +201,7 @@ def _add_eight_moments(rows: tuple[Array, ...], j: int, n: int, mean: Array, slo
         value[i] += ((b0 * x0 + b1 * x1) + (b2 * x2 + b3 * x3)) + ((b4 * x4 + b5 * x5) + (b6 * x6 + b7 * x7))
 
 
-@_compiled()
+@compiled(error_model="numpy")
 def _walk(f: Array, mean: Array, scale: float, blend: float, slope: Array, value: Array, g: Array) -> None:
     for i in range(f.size):
         x = np.float64(f[i])
@@ -214,7 +210,7 @@ def _walk(f: Array, mean: Array, scale: float, blend: float, slope: Array, value
         value[i] += slope[i]
 
 
-@_compiled()
+@compiled(error_model="numpy")
 def _walk_four(
     f0: Array,
     f1: Array,
@@ -249,7 +245,7 @@ def _walk_four(
         value[i] = v + d
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@compiled(nogil=True, error_model="numpy")
 def _smooth(counter: Array, blocks: Array, decay: float, closing: float, gain: float, width: int, out: Array) -> None:
     outer, n, inner = blocks.shape
     tiles = -(-inner // width)
@@ -276,7 +272,7 @@ def _smooth(counter: Array, blocks: Array, decay: float, closing: float, gain: f
         tile = take_job(counter)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@compiled(nogil=True, error_model="numpy")
 def _smooth_lines(counter: Array, lines: Array, decay: float, closing: float, gain: float, out: Array) -> None:
     # As `_smooth`, for lines that lie one after the other: there is nothing to take in vectors.
     outer, n = lines.shape
@@ -300,20 +296,20 @@ def _smooth_lines(counter: Array, lines: Array, decay: float, closing: float, ga
         job = take_job(counter)
 
 
-@_compiled()
+@compiled(error_model="numpy")
 def _recur(f: Array, decay: float, state: Array) -> None:
     for i in range(f.size):
         state[i] = f[i] + decay * state[i]
 
 
-@_compiled()
+@compiled(error_model="numpy")
 def _keep(state: Array, power: float, half: Array, back: Array) -> None:
     for i in range(state.size):
         half[i] = state[i]
         back[i] += power * state[i]
 
 
-@_compiled()
+@compiled(error_model="numpy")
 def _scale(back: Array, gain: float, g: Array) -> None:
     for i in range(back.size):
         g[i] = gain * back[i]

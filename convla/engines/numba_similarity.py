@@ -9,12 +9,11 @@ its result are all the memory taken besides the result.
 from __future__ import annotations
 
 import math
-from typing import Any
 
-import numba
 import numpy as np
 
 from convla.autocorrelation import lag_offsets
+from convla.compiling import compiled
 from convla.engines._parallel import run_jobs, take_job
 from convla.engines._product import LANES, MOST_ROWS, MOST_VECTORS, product
 from convla.typing import Array
@@ -58,11 +57,7 @@ def _is_large(rows: Array) -> bool:
 _REORDERED = {"reassoc", "contract", "nsz"}
 
 
-def _compiled(**options: Any) -> Any:
-    return numba.njit(cache=True, **options)
-
-
-@_compiled(fastmath=_REORDERED)
+@compiled(fastmath=_REORDERED)
 def _energy(numbers: Array) -> float:
     total = 0.0
     for i in range(numbers.size):
@@ -71,13 +66,13 @@ def _energy(numbers: Array) -> float:
     return total
 
 
-@_compiled()
+@compiled()
 def _widen(numbers: Array, wide: Array) -> None:
     for i in range(numbers.size):
         wide[i] = numbers[i]
 
 
-@_compiled()
+@compiled()
 def _autocorrelate_filter(kernel: Array, offsets: Array, wide: Array, block: Array, lags: Array) -> None:
     channels = kernel.shape[0]
     _widen(kernel.reshape(-1), wide)
@@ -91,7 +86,7 @@ def _autocorrelate_filter(kernel: Array, offsets: Array, wide: Array, block: Arr
         lags[t] = lags[lags.size - 1 - t]
 
 
-@_compiled()
+@compiled()
 def _add_products(numbers: Array, offsets: Array, lags: Array) -> None:
     for p in range(offsets.size):
         zero = np.uint64(lags.size // 2) - offsets[p]
@@ -99,7 +94,7 @@ def _add_products(numbers: Array, offsets: Array, lags: Array) -> None:
             lags[zero + offsets[q]] += numbers[p] * numbers[q]
 
 
-@_compiled()
+@compiled()
 def _add_gram(channels: int, wide: Array, offsets: Array, block: Array, lags: Array) -> None:
     taps = offsets.size
     p = 0
@@ -116,7 +111,7 @@ def _add_gram(channels: int, wide: Array, offsets: Array, block: Array, lags: Ar
         p += rows
 
 
-@_compiled()
+@compiled()
 def _correlate_filter(
     kernel: Array, offsets: Array, lags: Array, wide: Array, result: Array, toeplitz: Array, out: Array
 ) -> None:
@@ -152,7 +147,7 @@ def _correlate_filter(
         _narrow(result, out[first : first + count].reshape(-1))
 
 
-@_compiled(fastmath=_REORDERED)
+@compiled(fastmath=_REORDERED)
 def _dot(a: Array, b: Array) -> float:
     total = 0.0
     for i in range(a.size):
@@ -160,7 +155,7 @@ def _dot(a: Array, b: Array) -> float:
     return total
 
 
-@_compiled()
+@compiled()
 def _correlate_along_taps(kernel: Array, offsets: Array, lags: Array, wide: Array, weights: Array, out: Array) -> None:
     channels, taps = kernel.shape
     _widen(kernel.reshape(-1), wide)
@@ -172,7 +167,7 @@ def _correlate_along_taps(kernel: Array, offsets: Array, lags: Array, wide: Arra
             out[channel, q] = _dot(weights, wide[channel * taps : (channel + 1) * taps])
 
 
-@_compiled()
+@compiled()
 def _fill_toeplitz(lags: Array, offsets: Array, q: int, columns: int, toeplitz: Array) -> None:
     taps = offsets.size
     for p in range(taps):
@@ -181,25 +176,25 @@ def _fill_toeplitz(lags: Array, offsets: Array, q: int, columns: int, toeplitz: 
             toeplitz[p * columns + x] = lags[zero + offsets[q + x]]
 
 
-@_compiled()
+@compiled()
 def _narrow(numbers: Array, narrow: Array) -> None:
     for i in range(narrow.size):
         narrow[i] = numbers[i]
 
 
-@_compiled()
+@compiled()
 def _some_channels(taps: int) -> int:
     """Return how many channels are taken at a time: they fit the cache, and pay for what they share."""
     return 4 * max(16, 512 // taps)
 
 
-@_compiled()
+@compiled()
 def _some_filters(kernels: Array) -> int:
     """Return how many filters share their scratch memory."""
     return max(1, 4096 // int(kernels.shape[1] * kernels.shape[2]))
 
 
-@_compiled()
+@compiled()
 def _autocorrelate_some(kernels: Array, offsets: Array, lags: Array) -> None:
     filters, channels, taps = kernels.shape
     if taps == 1:
@@ -212,7 +207,7 @@ def _autocorrelate_some(kernels: Array, offsets: Array, lags: Array) -> None:
         _autocorrelate_filter(kernels[i], offsets, wide, block, lags[i])
 
 
-@_compiled()
+@compiled()
 def _correlate_some(kernels: Array, offsets: Array, lags: Array, out: Array) -> None:
     filters, channels, taps = kernels.shape
     if taps == 1:
@@ -232,7 +227,7 @@ def _correlate_some(kernels: Array, offsets: Array, lags: Array, out: Array) -> 
         _correlate_filter(kernels[i], offsets, lags[i], wide, result, toeplitz, out[i])
 
 
-@_compiled(nogil=True)
+@compiled(nogil=True)
 def _autocorrelate_filters(counter: Array, kernels: Array, offsets: Array, lags: Array) -> None:
     step = _some_filters(kernels)
     first = step * take_job(counter)
@@ -242,7 +237,7 @@ def _autocorrelate_filters(counter: Array, kernels: Array, offsets: Array, lags:
         first = step * take_job(counter)
 
 
-@_compiled(nogil=True)
+@compiled(nogil=True)
 def _correlate_filters(counter: Array, kernels: Array, offsets: Array, lags: Array, out: Array) -> None:
     step = _some_filters(kernels)
     first = step * take_job(counter)

@@ -1,9 +1,10 @@
-"""The studies of the sources, run as one: what the targets need, saved setting by setting, beside what is printed."""
+"""The experiments of the sources, run as one: what the targets need, saved setting by setting, beside the printed."""
 
 from __future__ import annotations
 
 import os
 import time
+from concurrent.futures import Executor
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from importlib import metadata
@@ -12,13 +13,13 @@ from typing import Any
 
 from convla.experiments.csm import settings as csm
 from convla.experiments.csm.settings import Readings
-from convla.experiments.csm.study import Tables
+from convla.experiments.csm.source import Tables
 from convla.experiments.descents.outcome import check_engine
 from convla.experiments.folder import ResultsFolder, surroundings
-from convla.experiments.pool import EXECUTORS, Pool
-from convla.experiments.rck import study as rck
+from convla.experiments.pool import Pool
+from convla.experiments.rck import source as rck
 from convla.experiments.session import Session, Watcher
-from convla.experiments.study import Conclusion, Report, Study
+from convla.experiments.source import Conclusion, Report, Source
 from convla.extending import check_choice, check_integer, engine_names
 
 __all__ = ["DEFAULT_TARGETS", "TARGETS", "Request", "Run", "reproduce"]
@@ -43,7 +44,8 @@ class Request:
         Random kernels of each descent of the figures, at least 2.
     readings : Readings
     engine : {"auto", "reference", "numba", "cuda"}
-    executor : {"local", "loky"}
+    executor : str or concurrent.futures.Executor
+        As `convla.experiments.pool.Pool` takes it.
     workers : int
         Threads or processes, at least 1.
     output : path
@@ -63,7 +65,7 @@ class Request:
     kernels: int = 12
     readings: Readings = field(default_factory=Readings)
     engine: str = "auto"
-    executor: str = "local"
+    executor: str | Executor = "local"
     workers: int = os.cpu_count() or 1
     output: str | os.PathLike[str] = "results"
     resume: bool = False
@@ -74,7 +76,6 @@ class Request:
         if not isinstance(self.readings, Readings):
             raise TypeError(f"readings must be Readings, got {self.readings!r}")
         check_choice("engine", self.engine, engine_names())
-        check_choice("executor", self.executor, EXECUTORS)
         for name, low, high in (
             ("repetitions", 2, 10**8),
             ("seed", 0, None),
@@ -83,6 +84,7 @@ class Request:
         ):
             object.__setattr__(self, name, check_integer(name, getattr(self, name), minimum=low, maximum=high))
         object.__setattr__(self, "targets", tuple(self.targets))
+        self.pool()  # refuses what is no executor
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -95,17 +97,16 @@ class Request:
             "convla": metadata.version("convla"),
         }
 
-    def studies(self) -> tuple[Study[Any, Any], ...]:
-        """Return the studies; those that no target asks for have no units."""
+    def sources(self) -> tuple[Source[Any, Any], ...]:
+        """Return the sources; those that no target asks for have no units."""
         return (
             Tables(self.targets, self.repetitions, self.seed, self.readings, self.engine),
             rck.Figures(self.targets, self.kernels, self.seed),
         )
 
     def pool(self) -> Pool:
-        """Return where the settings are run: on threads, or one in each process, which then are the parallelism."""
-        local = self.executor == "local"
-        return Pool(self.executor, 1 if local else self.workers, self.workers if local else 1)
+        """Return where the settings are run."""
+        return Pool.of(self.executor, self.workers)
 
 
 @dataclass(frozen=True)
@@ -173,16 +174,16 @@ def reproduce(request: Request, watcher: Watcher | None = None, *, draw: bool = 
     """
     engine = check_engine(request.engine)
     folder = ResultsFolder(request.output, request.identity)
-    work = [(study, study.units()) for study in request.studies()]
+    work = [(source, source.units()) for source in request.sources()]
     began = time.perf_counter()
     manifest = _describe(request, engine) | {
-        "settings": [study.describe(unit) for study, units in work for unit in units]
+        "settings": [source.describe(unit) for source, units in work for unit in units]
     }
     folder.write_manifest(manifest)
     session: Session[Any, Any] = Session(folder, request.pool(), watcher, resume=request.resume)
     session.announce(work)
-    done = [(study, session.complete(study, units)) for study, units in work]
-    reports = tuple(study.report(outcomes) for study, outcomes in done)
+    done = [(source, session.complete(source, units)) for source, units in work]
+    reports = tuple(source.report(outcomes) for source, outcomes in done)
     run = Run(reports, {unit: o for _, outcomes in done for unit, o in outcomes.items()}, folder.path, [], 0.0)
     run.files.extend(name for report in reports for name in folder.write_tables(report.tables()))
     if run.conclusions:
@@ -191,7 +192,7 @@ def reproduce(request: Request, watcher: Watcher | None = None, *, draw: bool = 
             folder.write_tables({"conclusions.csv": (("subject", "statement", "verdict", "evidence"), rows)})
         )
     if draw:
-        run.files.extend(name for study, outcomes in done for name in study.draw(outcomes, folder.path))
+        run.files.extend(name for source, outcomes in done for name in source.draw(outcomes, folder.path))
     seconds = time.perf_counter() - began
     folder.write_manifest(
         manifest
@@ -212,7 +213,7 @@ def _describe(request: Request, engine: str) -> dict[str, Any]:
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "targets": list(request.targets),
         "engine": engine,
-        "executor": request.executor,
+        "executor": str(request.executor),
         "workers": request.workers,
         **surroundings(("convla", "numpy", "scipy", "numba", "array-api-compat")),
     }

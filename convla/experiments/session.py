@@ -91,7 +91,6 @@ class Session(Generic[U, O]):
         self.resumed = 0
         self._folder, self._pool, self._resume = folder, pool, resume
         self._watcher = watcher or Watcher()
-        self._loaded: dict[Unit, Any] = {}
 
     def announce(self, work: Sequence[tuple[Job[Any, Any], Sequence[Any]]]) -> None:
         """Tell the watcher of all units that jobs will be asked to complete."""
@@ -100,13 +99,17 @@ class Session(Generic[U, O]):
 
     def complete(self, job: Job[U, O], units: Sequence[U]) -> dict[U, O]:
         """Return what units leave, in their order: loaded where it is saved, run and saved where it is not."""
-        done: dict[U, O] = {}
+        done = dict(self.stream(job, units))
+        return {unit: done[unit] for unit in dict.fromkeys(units)}
+
+    def stream(self, job: Job[U, O], units: Sequence[U]) -> Iterator[tuple[U, O]]:
+        """Yield each unit with what it leaves, once it is saved, those first that are, the others as they end."""
         missing = []
         for unit in dict.fromkeys(units):
             saved = self._load(job, unit)
             if saved is not None:
-                done[unit] = saved
                 self.resumed += 1
+                yield unit, saved
             else:
                 missing.append(unit)
                 if not self._resume:
@@ -114,9 +117,8 @@ class Session(Generic[U, O]):
         for unit, outcome in self._run(job, missing):
             self._folder.save(unit.name, job.describe(unit), outcome)
             job.forget(unit)
-            done[unit] = outcome
             self._watcher.finish(unit)
-        return {unit: done[unit] for unit in dict.fromkeys(units)}
+            yield unit, outcome
 
     def _run(self, job: Job[U, O], units: Sequence[U]) -> Iterator[tuple[U, O]]:
         if self._pool.is_local:
@@ -131,7 +133,7 @@ class Session(Generic[U, O]):
                 yield unit, outcome
 
     def _load(self, job: Job[U, O], unit: U) -> O | None:
-        if self._resume and unit not in self._loaded:  # every file is read once, for the count and for the report
-            self._loaded[unit] = self._folder.load(unit.name, job.describe(unit), job.kind, job.rows(unit))
-        found: O | None = self._loaded.get(unit)
+        if not self._resume:
+            return None
+        found: O | None = self._folder.load(unit.name, job.describe(unit), job.kind, job.rows(unit))
         return found

@@ -2,77 +2,88 @@
 
 from __future__ import annotations
 
-import io
-import json
 import math
 import os
 import warnings
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from enum import StrEnum
+from typing import Any, Generic, TypeVar, cast
 
 import numpy as np
 
-from convla._array import all_finite, namespace, on_device_of, to_numpy
-from convla._checks import check_kernel, check_not_followed
+from convla._array import namespace, on_device_of, to_numpy
 from convla._threads import blas_on_one_thread
-from convla._validate import check_choice, check_integer, check_real
-from convla.errors import ConvergenceWarning, ConvlaError
+from convla._validate import check_integer, check_real
+from convla.errors import ConvergenceWarning
+from convla.linear_map import LinearMap
 from convla.operators import ConvOperator
-from convla.penalties._estimators import ESTIMATORS, EstimatorOptions
-from convla.penalties.spectrum import Spectrum, fourth_powers_fit, measure_spectrum
-from convla.penalties.value import ActivePairs, check_alpha, floating, pair_gradient
+from convla.penalties.iterate import Course, Iterate, norm_of
+from convla.penalties.pairs import DENSE_ENTRIES, ActivePairs, Gram, Shifted, shifted
+from convla.penalties.saved import read, write
+from convla.penalties.spectrum import fourth_powers_fit, measure_spectrum
+from convla.penalties.steps import Step, StepName
+from convla.penalties.tracker import Tracker, TrackerName
 from convla.spectra.status import Status
-from convla.spectra.tracking import DENSE_ENTRIES
-from convla.typing import Array, ArrayLike, Boundary, Padding
+from convla.typing import Array
 
-__all__ = [
-    "STEPS",
-    "Options",
-    "PenaltyDescent",
-    "Trace",
-    "minimize_penalty",
-]
-
-STEPS = ("fixed", "backtracking")
-
-GROWTH = 1e4
-"""A descent has diverged when its kernel is this many times as long as the first one and the root of alpha together;
-a minimiser is shorter than that: its singular values are at most the root of 2 alpha."""
-
-ARMIJO = 1e-4  # the share of the predicted decrease that a step must reach (Nocedal and Wright, Section 3.1)
-HALVINGS = 40
-
-LOST = 0.01
-"""An estimate that is off by this part of the penalty, or of alpha, comes from vectors that have to be found anew."""
+__all__ = ["DescentStatus", "PenaltyDescent", "Settled", "Trace", "minimize_penalty"]
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
-Callback = Callable[["PenaltyDescent"], object]
+Callback = Callable[["PenaltyDescent[Any]"], object]
+Map = TypeVar("Map", bound=LinearMap)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Options(EstimatorOptions):
-    """What a descent does, as given to `minimize_penalty`."""
+class DescentStatus(StrEnum):
+    """Why a descent ended; each member is the string of its value, and `sentence` says what it means."""
 
-    learning_rate: float
-    step: str
+    ITERATIONS = "iterations"
+    CONVERGED = "converged"
+    STATIONARY = "stationary"
+    STALLED = "stalled"
+    STOPPED = "stopped"
+    DIVERGED = "diverged"
+
+    @property
+    def sentence(self) -> str:
+        """The status in words."""
+        return _SENTENCES[self]
+
+
+_SENTENCES = {
+    DescentStatus.ITERATIONS: "all iterations done",
+    DescentStatus.CONVERGED: "the last steps lowered the penalty by no more than the tolerance",
+    DescentStatus.STATIONARY: "the gradient vanished",
+    DescentStatus.STALLED: "no step along the gradient lowers the penalty",
+    DescentStatus.STOPPED: "stopped by the callback",
+    DescentStatus.DIVERGED: "diverged: the kernel grew without bound, try a smaller learning rate",
+}
+
+
+@dataclass(frozen=True)
+class Settled:
+    """When a descent has converged: when `patience` steps lowered the least penalty by `tolerance` times it at most.
+
+    Parameters
+    ----------
+    tolerance : float
+        Positive.
+    patience : int
+    """
+
     tolerance: float
-    patience: int
-    measure: bool | None
+    patience: int = 10
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        check_real("learning_rate", self.learning_rate, positive=True)
-        check_choice("step", self.step, STEPS)
-        check_real("tolerance", self.tolerance, minimum=0.0)
+        check_real("tolerance", self.tolerance, positive=True)
         check_integer("patience", self.patience, minimum=1)
-        if self.measure is not None and not isinstance(self.measure, bool):
-            raise TypeError(f"measure must be True, False or None, got {self.measure!r}")
-        if self.step != "fixed" and self.tracker == "power":
-            raise ValueError(
-                f"step {self.step!r} needs a penalty that can be trusted, tracker 'block' or 'exact', got 'power'"
-            )
+
+    def holds(self, penalties: list[float]) -> bool:
+        """Tell whether a descent with these penalties has converged."""
+        if len(penalties) <= self.patience:
+            return False
+        least = np.minimum.accumulate(penalties)
+        return bool(least[-1 - self.patience] - least[-1] <= self.tolerance * least[-1])
 
 
 @dataclass(frozen=True)
@@ -100,82 +111,56 @@ class Trace:
 
 
 def minimize_penalty(
-    kernel: ArrayLike,
-    image_shape: Sequence[int],
-    *,
+    operator: Map,
     alpha: float = 1.0,
-    learning_rate: float = 0.01,
+    *,
     iterations: int,
-    tracker: str = "power",
-    power_iterations: int = 2,
-    block: int = 4,
-    block_steps: int = 20,
-    gram: str = "input",
-    step: str = "fixed",
-    cluster_rtol: float | None = None,
-    tolerance: float = 0.0,
-    patience: int = 10,
+    tracker: TrackerName | Tracker = "power",
+    step: StepName | Step = "fixed",
+    gram: Gram = "input",
+    stop: Settled | None = None,
     measure: bool | None = None,
     callback: Callback | None = None,
-    padding: Padding = "same",
-    stride: int | Sequence[int] = 1,
-    dilation: int | Sequence[int] = 1,
-    groups: int = 1,
-    boundary: Boundary = "zero",
-) -> PenaltyDescent:
-    """Steer the singular values of a convolution towards the root of alpha by gradient descent on its kernel.
-
-    The defaults are Algorithm 2.1 as printed: two triplets by the power method, a fixed step. Where it lags or
-    oscillates, use ``tracker="block", step="backtracking", cluster_rtol=0.01``.
+) -> PenaltyDescent[Map]:
+    """Steer the singular values of a map towards the root of alpha by gradient descent on its kernels.
 
     Parameters
     ----------
-    kernel : array of shape (c_out, c_in // groups, *kernel)
-        Where the descent starts; integers become float64.
-    image_shape : sequence of int
-        The sizes of the image without its channels.
+    operator : LinearMap
+        Where the descent starts: a `ConvOperator`, its transpose, or any other map that has `kernels`. Integers become
+        float64.
     alpha : float
         The wanted square of every singular value, positive.
-    learning_rate : float
-        The step, positive; with "backtracking" the first one tried.
     iterations : int
         How many steps at most.
-    tracker : {"power", "block", "exact"}
+    tracker : {"power", "block", "exact"} or Tracker
         How singular triplets are followed: two of ``M^T M - alpha I`` by the power method, each on its own, as printed;
-        both ends of the spectrum, each by a block; or the decomposition of the whole matrix at every step.
-    power_iterations : int
-        Of the power method in each step.
-    block, block_steps : int
-        Vectors at each end, and steps of the block iteration in each step of the descent; fewer once it has settled.
+        both ends of the spectrum, each by a block; or the decomposition of the whole matrix at every step. `Power`,
+        `Block` and `Exact` of `convla.penalties` have their settings.
+    step : {"fixed", "backtracking"} or Step
+        The learning rate throughout; or halved until the penalty decreases enough, and doubled after. `FixedStep` and
+        `Backtracking` have it: ``FixedStep(0.1)``; 0.01 by default.
     gram : {"input", "smaller"}
         Of ``M^T M``, as printed, or of the smaller of ``M^T M`` and ``M M^T``: with more input than output channels the
         first cannot go below alpha, and does nothing for sigma_min.
-    step : {"fixed", "backtracking"}
-        The learning rate throughout; or halved until the penalty decreases enough, and doubled after.
-    cluster_rtol : float, optional
-        How close to the leading eigenvalues others count as active, whose gradients are averaged; see
-        `penalty_gradient`. Not used by "power".
-    tolerance, patience : float, int
-        The descent has converged when `patience` steps together lowered the least reported penalty by at most
-        ``tolerance`` times it. With 0 it goes on.
+    stop : Settled, optional
+        When the descent has converged: ``Settled(tolerance=1e-3, patience=10)``. By default it goes on.
     measure : bool, optional
         Whether to compute all singular values at every iterate, for the trace; by default where the matrix has at most
         2**20 entries.
     callback : callable, optional
         Called with the `PenaltyDescent` after every step, to show progress, to save it, or to stop it by returning
         True.
-    padding, stride, dilation, groups, boundary
-        See `ConvGeometry`.
 
     Returns
     -------
     PenaltyDescent
-        With the kernel, the trace and the status; it can be saved, loaded and run on.
+        With the operator, the trace and the status; it can be saved, loaded and run on.
 
     Raises
     ------
-    TypeError, ShapeError, ValueError
-        If an argument is wrong in type, shape or value.
+    TypeError, ValueError
+        If an argument is wrong in type or value, or autograd follows a kernel.
     OverflowError
         If fourth powers of the singular values can be beyond the kernel's dtype.
 
@@ -187,89 +172,105 @@ def minimize_penalty(
     References
     ----------
     P.-C. Guo and Q. Ye, On Regularization of Convolutional Kernels in Neural Networks, Algorithm 2.1.
-    J. Nocedal and S. J. Wright, Numerical Optimization, 2nd ed., Springer, 2006, Section 3.1 (backtracking).
 
     Examples
     --------
     >>> import numpy as np
-    >>> from convla import minimize_penalty
-    >>> kernel = np.random.default_rng(0).random((3, 1, 3, 3))
-    >>> descent = minimize_penalty(kernel, (8, 8), iterations=20)
-    >>> descent.status, descent.iteration
+    >>> from convla import ConvOperator, minimize_penalty
+    >>> from convla.penalties import Backtracking, Block
+    >>> layer = ConvOperator(np.random.default_rng(0).random((3, 1, 3, 3)), (8, 8))
+    >>> descent = minimize_penalty(layer, iterations=20)
+    >>> str(descent.status), descent.iteration
     ('iterations', 20)
     >>> bool(descent.trace.true[-1] < 0.1 * descent.trace.true[0])
     True
+    >>> settling = minimize_penalty(
+    ...     layer, iterations=20, tracker=Block(cluster_rtol=0.01), step=Backtracking(learning_rate=0.1)
+    ... )
+    >>> bool(settling.value < descent.value)
+    True
     """
-    options = Options(
-        alpha=alpha,
-        gram=gram,
-        tracker=tracker,
-        power_iterations=power_iterations,
-        block=block,
-        block_steps=block_steps,
-        cluster_rtol=cluster_rtol,
-        learning_rate=learning_rate,
-        step=step,
-        tolerance=tolerance,
-        patience=patience,
-        measure=measure,
-    )
     check_integer("iterations", iterations, minimum=0)
-    xp = namespace(kernel)
-    operator = ConvOperator(
-        check_kernel(kernel, xp),
-        image_shape,
-        padding=padding,
-        stride=stride,
-        dilation=dilation,
-        groups=groups,
-        boundary=boundary,
-    )
-    operator = floating(operator)
-    check_not_followed("kernel", operator.kernel, "a descent")
-    check_alpha(alpha, operator)
-    if not fourth_powers_fit(operator):
-        raise OverflowError(
-            f"kernel is too large for a descent in {operator.dtype}, which takes fourth powers of its singular values: "
-            "scale the kernel, and alpha by the square of the factor"
-        )
-    return PenaltyDescent(operator, options).run(iterations, callback)
+    descent = PenaltyDescent(operator, alpha, tracker=tracker, step=step, gram=gram, stop=stop, measure=measure)
+    return descent.run(iterations, callback)
 
 
-class PenaltyDescent:
-    """A descent on the penalty: where it is, how it came there, and how to go on; made by `minimize_penalty`.
+class PenaltyDescent(Generic[Map]):
+    """A descent on the penalty: where it is, how it came there, and how to go on; see `minimize_penalty`.
 
     Attributes
     ----------
-    operator : ConvOperator
-        Of the current kernel.
     iteration : int
         How many steps were taken.
-    status : {"iterations", "converged", "stationary", "stalled", "stopped", "diverged"}
-        Why the last run ended: all iterations were done; the penalty no longer decreased; its gradient vanished; no
-        step along it decreased the penalty; the callback asked for it; the kernel grew without bound.
+    status : DescentStatus
+        Why the last run ended, a string: "iterations", "converged", "stationary", "stalled", "stopped" or "diverged":
+        all iterations were done; the penalty no longer decreased; its gradient vanished; no step along it decreased the
+        penalty; the callback asked for it; the kernel grew without bound.
     """
 
-    def __init__(self, operator: ConvOperator, options: Options) -> None:
-        self.operator = operator
-        self.options = options
-        self.status = "iterations"
-        self.iteration = 0
-        self._estimator = ESTIMATORS[options.tracker](options)
-        self._first_norm = float(np.linalg.norm(to_numpy(operator.kernel)))
-        self._pairs: ActivePairs | None = None
-        self._step = options.learning_rate
+    def __init__(
+        self,
+        operator: Map,
+        alpha: float = 1.0,
+        *,
+        tracker: TrackerName | Tracker = "power",
+        step: StepName | Step = "fixed",
+        gram: Gram = "input",
+        stop: Settled | None = None,
+        measure: bool | None = None,
+    ) -> None:
+        self.tracker, self.step = Tracker.of("tracker", tracker), Step.of("step", step)
+        self.step.check(self.tracker)
+        if stop is not None and not isinstance(stop, Settled):
+            raise TypeError(f"stop must be a Settled object or None, got {stop!r}")
+        if measure is not None and not isinstance(measure, bool):
+            raise TypeError(f"measure must be True, False or None, got {measure!r}")
+        self.stop, self.measure = stop, measure
+        target = shifted(operator, alpha, gram)
+        self._operator = target.operator
+        if not self._operator.kernels:
+            raise TypeError(f"operator must be made of convolutions to descend on, got {type(operator).__name__}")
+        if not fourth_powers_fit(self._operator):
+            raise OverflowError(
+                f"kernel is too large for a descent in {self._operator.dtype}, which takes fourth powers of its "
+                "singular values: scale the kernel, and alpha by the square of the factor"
+            )
+        self._course = Course(target.alpha, gram, self.tracker, norm_of(self._operator.kernels))
+        self._at: Iterate | None = None
         self._rows: list[tuple[float, ...]] = []
+        self.status, self.iteration = DescentStatus.ITERATIONS, 0
+
+    def __repr__(self) -> str:
+        return f"<PenaltyDescent at {self.message}>"
+
+    @property
+    def operator(self) -> Map:
+        """The current map: the last finite one where the descent diverged."""
+        return cast(Map, self._operator if self._at is None else self._at.operator)
 
     @property
     def kernel(self) -> Array:
-        """The current kernel: the last finite one where the descent diverged."""
-        return self.operator.kernel
+        """The current kernel; of a map that is made of several convolutions, see ``operator.kernels``."""
+        (kernel,) = self.operator.kernels
+        return kernel
+
+    @property
+    def value(self) -> float:
+        """The last reported penalty; NaN before the first run."""
+        return math.nan if self._at is None else self._at.pairs.value
+
+    def __float__(self) -> float:
+        return self.value
+
+    @property
+    def error(self) -> float:
+        """How much larger the penalty can be than its value if no triplet was missed; NaN before the first run."""
+        return math.nan if self._at is None else self._at.pairs.error
 
     @property
     def accuracy(self) -> Status | None:
         """What supports the last reported penalty: None before the first run."""
-        return None if self._pairs is None else self._pairs.status
+        return None if self._at is None else self._at.pairs.status
 
     @property
     def trace(self) -> Trace:
@@ -279,18 +280,10 @@ class PenaltyDescent:
     @property
     def message(self) -> str:
         """The status in words, with the iteration."""
-        reasons = {
-            "iterations": "all iterations done",
-            "converged": f"{self.options.patience} steps lowered the penalty by no more than the tolerance",
-            "stationary": "the gradient vanished",
-            "stalled": "no step along the gradient lowers the penalty",
-            "stopped": "stopped by the callback",
-            "diverged": "diverged: the kernel grew without bound, try a smaller learning rate",
-        }
-        return f"iteration {self.iteration}: {reasons[self.status]}"
+        return f"iteration {self.iteration}: {self.status.sentence}"
 
     @blas_on_one_thread()
-    def run(self, iterations: int, callback: Callback | None = None) -> PenaltyDescent:
+    def run(self, iterations: int, callback: Callback | None = None) -> PenaltyDescent[Map]:
         """Take up to so many more steps, and return self.
 
         Parameters
@@ -302,150 +295,84 @@ class PenaltyDescent:
         Examples
         --------
         >>> import numpy as np
-        >>> from convla import minimize_penalty
-        >>> descent = minimize_penalty(np.ones((1, 1, 3)), (8,), iterations=5)
+        >>> from convla import ConvOperator, minimize_penalty
+        >>> descent = minimize_penalty(ConvOperator(np.ones((1, 1, 3)), (8,)), iterations=5)
         >>> descent.run(5).iteration
         10
         """
         check_integer("iterations", iterations, minimum=0)
         if callback is not None and not callable(callback):
             raise TypeError(f"callback must be callable, got {callback!r}")
-        if self.status == "diverged":
+        if self.status == DescentStatus.DIVERGED:
             return self
-        if self._pairs is None:
-            self._pairs, measured = self._estimator.estimate(self.operator), None
-            if self.options.step == "backtracking":
-                self._pairs, measured = self._confirmed(self.operator, self._pairs)
-            if not self._rows:
-                self._record(math.nan, measured)
-        self.status = "iterations"
+        if self._at is None:
+            self._at = self._recorded(self._course.begin(self._operator, confirmed=self.step.judges))
+        self.status = DescentStatus.ITERATIONS
         for _ in range(iterations):
-            self.status = self._advance(self._pairs)
-            if self.status == "iterations" and callback is not None and callback(self) is True:
-                self.status = "stopped"
-            if self.status != "iterations":
+            self.status = self._advance(self._at)
+            going = self.status == DescentStatus.ITERATIONS
+            if going and callback is not None and callback(self) is True:
+                self.status = DescentStatus.STOPPED
+            if self.status != DescentStatus.ITERATIONS:
                 break
-        if self.status == "diverged":
+        if self.status == DescentStatus.DIVERGED:
             warnings.warn(self.message, ConvergenceWarning, stacklevel=4)
         return self
 
-    def _advance(self, pairs: ActivePairs) -> str:
+    def _advance(self, at: Iterate) -> DescentStatus:
         """Take one step and return the status after it."""
-        gradient = pair_gradient(self.operator, self.options.gram, pairs)
-        xp = namespace(gradient)
-        square = float(xp.sum(gradient * gradient))
+        gradient = self._course.gradient(at)
         # The gradient is of the order of sigma, and its rounding errors with it: below them it carries no information.
-        if math.sqrt(square) <= float(xp.finfo(gradient.dtype).eps) * math.sqrt(pairs.value + self.options.alpha):
-            return "stationary"
-        if self.options.step == "backtracking":
-            return self._backtrack(pairs, gradient, square)
-        return self._move(self._step, gradient)
-
-    def _move(self, step: float, gradient: Array) -> str:
-        """Do steps 5 to 7 of Algorithm 2.1: change the kernel and update the triplets."""
+        if gradient.norm <= gradient.eps * math.sqrt(at.pairs.value + self._course.alpha):
+            return DescentStatus.STATIONARY
+        found = self.step.take(self._course, at, gradient)
+        if found is None and self.step.judges:
+            return DescentStatus.STALLED
         self.iteration += 1
-        operator = self._ahead(step, gradient)
-        if operator is None:
-            return "diverged"
-        self.operator = operator
-        self._pairs = self._estimator.estimate(operator)
-        self._record(step)
-        return "converged" if self._has_settled() else "iterations"
+        if found is None:
+            return DescentStatus.DIVERGED
+        self._at = self._recorded(found)
+        converged = self.stop is not None and self.stop.holds([row[0] for row in self._rows])
+        return DescentStatus.CONVERGED if converged else DescentStatus.ITERATIONS
 
-    def _ahead(self, step: float, gradient: Array) -> ConvOperator | None:
-        """Return the operator after a step, or None where its kernel grew without bound."""
-        xp = namespace(gradient)
-        with np.errstate(over="ignore", invalid="ignore"):
-            kernel = self.kernel - step * gradient
-            norm = float(xp.linalg.vector_norm(kernel))
-        if not (all_finite(kernel, xp) and norm <= self._limit):
-            return None
-        operator = self.operator.with_kernel(kernel)
-        return operator if fourth_powers_fit(operator) else None
-
-    @property
-    def _limit(self) -> float:
-        """The norm of a kernel from which on the descent has diverged."""
-        return GROWTH * (self._first_norm + math.sqrt(self.options.alpha))
-
-    def _backtrack(self, pairs: ActivePairs, gradient: Array, square: float) -> str:
-        before = self._estimator.state()
-        # From a longer step the kernel would be out of bounds, and the halvings would be spent on coming back.
-        step = min(self._step, self._limit / math.sqrt(square))
-        rounding = float(namespace(gradient).finfo(gradient.dtype).eps) * (pairs.value + self.options.alpha)
-        for _ in range(HALVINGS):
-            if ARMIJO * step * square <= rounding:
-                break
-            operator = self._ahead(step, gradient)
-            if operator is not None:
-                found, bar = self._estimator.estimate(operator), pairs.value - ARMIJO * step * square
-                measured = None
-                if found.value <= bar:
-                    found, measured = self._confirmed(operator, found)
-                if found.value + found.error <= bar:
-                    self.iteration += 1
-                    self.operator, self._pairs, self._step = operator, found, 2.0 * step
-                    self._record(step, measured)
-                    return "converged" if self._has_settled() else "iterations"
-                self._estimator.restore(before, self.kernel)
-            step /= 2.0
-        return "stalled"
-
-    def _confirmed(self, operator: ConvOperator, found: ActivePairs) -> tuple[ActivePairs, Spectrum | None]:
-        """Hold an estimate against all singular values of a small matrix, or against another search of a large one."""
-        if math.prod(operator.shape) > DENSE_ENTRIES:
-            return self._estimator.challenge(operator, found), None
-        measured = measure_spectrum(operator, self.options.alpha, self.options.gram)
-        if abs(measured[0] - found.value) > LOST * max(measured[0], self.options.alpha):
-            found = self._estimator.restart(operator)
-        return replace(found, value=measured[0], error=0.0, status=Status.EXACT), measured
-
-    def _has_settled(self) -> bool:
-        if self.options.tolerance == 0.0 or len(self._rows) <= self.options.patience:
-            return False
-        least = np.minimum.accumulate([row[0] for row in self._rows])
-        return bool(least[-1 - self.options.patience] - least[-1] <= self.options.tolerance * least[-1])
-
-    def _record(self, step: float, measured: Spectrum | None = None) -> None:
-        wanted = self.options.measure
-        if wanted is False:
-            measured = None
-        elif measured is None and (wanted or math.prod(self.operator.shape) <= DENSE_ENTRIES):
-            measured = measure_spectrum(self.operator, self.options.alpha, self.options.gram)
-        value = self._pairs.value if self._pairs is not None else math.nan
-        self._rows.append((value, *(measured or (math.nan,) * 4), step))
+    def _recorded(self, found: Iterate) -> Iterate:
+        """Write an iterate into the trace, and return it."""
+        spectrum = found.spectrum
+        small = math.prod(found.operator.shape) <= DENSE_ENTRIES
+        if self.measure is False:
+            spectrum = None
+        elif spectrum is None and (self.measure or small):
+            spectrum = measure_spectrum(found.target)
+        self._rows.append((found.pairs.value, *(spectrum or (math.nan,) * 4), found.length))
+        return found
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Save the descent to an ``.npz`` file, from which `load` goes on with the same numbers.
+        """Save a descent of one convolution to an ``.npz`` file, from which `load` goes on with the same numbers.
 
         The file is written beside its place and moved there, so an interrupted save leaves the earlier one whole.
+
+        Raises
+        ------
+        TypeError
+            If the map is no `ConvOperator`.
         """
-        arrays: dict[str, Any] = {f"estimator_{key}": value for key, value in self._estimator.state().items()}
-        if self._pairs is not None:
-            pairs = {f.name: getattr(self._pairs, f.name) for f in fields(ActivePairs)}
-            arrays |= {
-                f"pairs_{name}": to_numpy(value) for name, value in (pairs | {"status": str(pairs["status"])}).items()
-            }
-        geometry = self.operator.geometry
-        header = {
-            "options": asdict(self.options),
-            "geometry": {
-                name: getattr(geometry, name)
-                for name in ("image_shape", "padding", "stride", "dilation", "groups", "boundary")
-            },
-            "status": self.status,
-            "iteration": self.iteration,
-            "numbers": [self._first_norm, self._step],
-        }
-        buffer = io.BytesIO()
-        np.savez(buffer, header=np.array(json.dumps(header)), rows=self._rows, kernel=to_numpy(self.kernel), **arrays)
-        target = Path(path)
-        part = target.with_name(f".{target.name}.part")
-        part.write_bytes(buffer.getvalue())
-        os.replace(part, target)
+        operator = self.operator
+        if not isinstance(operator, ConvOperator):
+            raise TypeError(f"a descent is saved of a ConvOperator, got one of {type(operator).__name__}")
+        arrays: dict[str, Any] = {"rows": self._rows}
+        numbers: dict[str, Any] = {"first_norm": self._course.first_norm}
+        if self._at is not None:
+            pairs = {f.name: getattr(self._at.pairs, f.name) for f in fields(ActivePairs)}
+            arrays |= {f"pairs_{name}": to_numpy(pairs.pop(name)) for name in ("signs", "vectors", "images")}
+            arrays |= {f"state_{name}": to_numpy(array) for name, array in self._at.state.items()}
+            numbers |= {"pairs": pairs | {"status": str(pairs["status"])}, "first_length": self._at.first_length}
+        settings = {"alpha": self._course.alpha, "gram": self._course.gram, "measure": self.measure}
+        choices = {"tracker": self.tracker, "step": self.step, "stop": self.stop}
+        progress = {"status": str(self.status), "iteration": self.iteration, "numbers": numbers}
+        write(path, operator, {"settings": settings, **progress}, choices, arrays)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], like: Array | None = None) -> PenaltyDescent:
+    def load(cls, path: str | os.PathLike[str], like: Array | None = None) -> PenaltyDescent[ConvOperator]:
         """Return a saved descent, ready to `run` on.
 
         Parameters
@@ -463,34 +390,34 @@ class PenaltyDescent:
         --------
         >>> import tempfile, pathlib
         >>> import numpy as np
-        >>> from convla import minimize_penalty
-        >>> from convla.penalties.minimize import PenaltyDescent
+        >>> from convla import ConvOperator, PenaltyDescent, minimize_penalty
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = pathlib.Path(folder) / "descent.npz"
-        ...     descent = minimize_penalty(np.ones((1, 1, 3)), (8,), iterations=5)
+        ...     descent = minimize_penalty(ConvOperator(np.ones((1, 1, 3)), (8,)), iterations=5)
         ...     descent.save(path)
         ...     resumed = PenaltyDescent.load(path).run(5)
         >>> bool(np.all(resumed.kernel == descent.run(5).kernel))
         True
         """
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                data = dict(file)
-            header = json.loads(str(data["header"]))
-            like = data["kernel"] if like is None else like
-            xp = namespace(like)
-            kernel = on_device_of(data["kernel"], like, xp)
-            descent = cls(ConvOperator(kernel, **header["geometry"]), Options(**header["options"]))
-            descent.status, descent.iteration = header["status"], header["iteration"]
-            descent._first_norm, descent._step = header["numbers"]
-            descent._rows = [tuple(map(float, row)) for row in data["rows"]]
-            state = {k.removeprefix("estimator_"): v for k, v in data.items() if k.startswith("estimator_")}
-            descent._estimator.restore(state, like)
-            value, *arrays, nulls, spread, status = (data[f"pairs_{f.name}"] for f in fields(ActivePairs))
-        except (ValueError, KeyError, TypeError) as error:
-            raise ConvlaError(f"{path} is not a saved descent ({error})") from error
-        signs, vectors, images = (on_device_of(array, like, xp) for array in arrays)
-        descent._pairs = ActivePairs(
-            float(value), signs, vectors, images, int(nulls), float(spread), Status(str(status))
-        )
+        return read(path, lambda saved: cls._from(saved, like), stop=Settled)
+
+    @classmethod
+    def _from(cls, saved: dict[str, Any], like: Array | None) -> PenaltyDescent[ConvOperator]:
+        arrays = saved["arrays"]
+        like = arrays["kernel"] if like is None else like
+        xp = namespace(like)
+        operator = ConvOperator(on_device_of(arrays["kernel"], like, xp), **saved["geometry"])
+        descent: PenaltyDescent[ConvOperator] = PenaltyDescent(operator, **saved["settings"], **saved["choices"])
+        descent.status, descent.iteration = DescentStatus(saved["status"]), saved["iteration"]
+        numbers = saved["numbers"]
+        descent._course = replace(descent._course, first_norm=numbers["first_norm"])
+        descent._rows = [tuple(map(float, row)) for row in arrays["rows"]]
+        if "pairs" in numbers:
+            parts = {name: on_device_of(arrays[f"pairs_{name}"], like, xp) for name in ("signs", "vectors", "images")}
+            pairs = ActivePairs(**parts, **numbers["pairs"] | {"status": Status(numbers["pairs"]["status"])})
+            state = {
+                k.removeprefix("state_"): on_device_of(v, like, xp) for k, v in arrays.items() if k[:6] == "state_"
+            }
+            target = Shifted.of(operator, descent._course.alpha, descent._course.gram)
+            descent._at = Iterate(target, pairs, state, first_length=numbers["first_length"])
         return descent

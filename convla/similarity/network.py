@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from array_api_compat import is_torch_array
 
-from convla._array import accumulation_dtype, all_finite, describe, is_numpy, namespace
+from convla._array import accumulation_dtype, all_finite, describe, is_cupy, is_numpy, namespace, to_numpy
 from convla._validate import check_array, check_integer, check_same_shape
 from convla.descent import Adam
 from convla.similarity.layer import Pairs, convolutional_similarity_and_gradient, similarities_of_equal_layers
@@ -88,7 +88,7 @@ def network_similarity(
                 results.update(zip(group, stacked, strict=True))
         except (TypeError, ValueError, OverflowError) as error:
             raise type(error)(f"layer {', '.join(group)}: {error}") from error
-    layers = {name: _number(name, results[name][0]) for name in names}
+    layers = _numbers({name: results[name][0] for name in names})
     return NetworkSimilarity(math.fsum(layers.values()), layers, {name: results[name][1] for name in names})
 
 
@@ -162,7 +162,7 @@ def initialize_network(
     learning_rate: float = 0.001,
     betas: tuple[float, float] = (0.5, 0.999),
     keep_norms: bool = False,
-    state: Initialization | None = None,
+    start: Initialization | None = None,
     progress: Callable[[Initialization], None] | None = None,
     engine: Engine = "auto",
 ) -> Initialization:
@@ -173,7 +173,7 @@ def initialize_network(
     kernels : mapping of str to array of shape (c_out, c_in, *kernel)
         The layers by name, float32 or float64. They are not changed.
     iterations : int, default 200
-        Steps of Adam in all, those of `state` among them.
+        Steps of Adam in all, those of `start` among them.
     learning_rate : float, default 0.001
         Of Adam.
     betas : tuple of float, default (0.5, 0.999)
@@ -181,7 +181,7 @@ def initialize_network(
     keep_norms : bool, default False
         Minimise the normalised similarity instead, and bring every filter back to its norm at the start after each
         step. Without it the loss is the published one, which is least at kernels that are 0, and the norms fall.
-    state : Initialization, optional
+    start : Initialization, optional
         Go on from there, with the same settings; `kernels` then only names the layers.
     progress : callable, optional
         Called with the state after each step.
@@ -196,12 +196,12 @@ def initialize_network(
     Raises
     ------
     TypeError, ShapeError, ValueError
-        If a layer is no array of finite real numbers of that shape, an option is out of range, or `state` belongs to
+        If a layer is no array of finite real numbers of that shape, an option is out of range, or `start` belongs to
         other layers or other settings. The message begins with the layer's name.
 
     Notes
     -----
-    Stopping and going on gives the same bits as not stopping, for any number of threads. An interrupt leaves `state` as
+    Stopping and going on gives the same bits as not stopping, for any number of threads. An interrupt leaves `start` as
     the last whole step left it.
 
     References
@@ -222,18 +222,19 @@ def initialize_network(
     if not isinstance(betas, Sequence) or len(betas) != 2:
         raise TypeError(f"betas must be two numbers, got {betas!r}")
     settings = {"learning_rate": learning_rate, "betas": list(betas), "keep_norms": keep_norms}
+    state = start
     if state is None:
         layers = {name: _layer(name, kernel, floating=True) for name, kernel in kernels.items()}
         norms = {name: _norms(layer) for name, layer in layers.items()} if keep_norms else {}
         state = Initialization(layers, settings, norms, optimizers={name: _adam(settings) for name in layers})
     elif state.settings != settings or set(state.kernels) != set(kernels):
         raise ValueError(
-            f"state belongs to layers {sorted(state.kernels)} and settings {state.settings}, got {sorted(kernels)} and "
+            f"start belongs to layers {sorted(state.kernels)} and settings {state.settings}, got {sorted(kernels)} and "
             f"{settings}"
         )
     else:
         for name, kernel in state.kernels.items():
-            check_same_shape(f"layer {name} of kernels", _layer(name, kernels[name]), "state", kernel)
+            check_same_shape(f"layer {name} of kernels", _layer(name, kernels[name]), "start", kernel)
     while state.iteration < iterations:
         _step(state, engine)
         if progress is not None:
@@ -290,6 +291,15 @@ def _layer(name: str, kernel: ArrayLike, *, floating: bool = False) -> Array:
     if floating and not _is_floating(array, xp):
         raise TypeError(f"layer {name}: kernels must be float32 or float64, got dtype {array.dtype}")
     return array
+
+
+def _numbers(values: Mapping[str, Array]) -> dict[str, float]:
+    """Return values as numbers; from a GPU all at once, which is waited for once."""
+    if values and all(is_cupy(value) for value in values.values()):
+        xp = namespace(*values.values())
+        stacked = xp.stack([xp.astype(value, xp.float64) for value in values.values()])
+        return dict(zip(values, to_numpy(stacked).tolist(), strict=True))
+    return {name: _number(name, value) for name, value in values.items()}
 
 
 def _number(name: str, value: Array) -> float:

@@ -158,18 +158,18 @@ def feature_map_similarity_gradient(
     xp = namespace(k1, k2, x)
     k1, k2 = _check_pair(k1, k2, xp)
     x = _check_input(x, k1, xp)
-    kernel_shape = tuple(k1.shape)[1:] if channels else tuple(k1.shape)
+    kernel_size = tuple(k1.shape)[1:] if channels else tuple(k1.shape)
     slopes = []
     for k in (k2, k1):
         (kernel, image), power, dtype = _prepare((k, x), (1, 2), xp)
-        gram = _gram(image if channels else image[None, ...], kernel_shape, padding, xp)
+        gram = _gram(image if channels else image[None, ...], kernel_size, padding, xp)
         _check_range(gram, kernel, math.prod(k1.shape))
         slope = xp.reshape(gram @ xp.reshape(kernel, (-1,)), tuple(k1.shape))
         slopes.append(_restore(slope, power, dtype, xp))
     return slopes[0], slopes[1]
 
 
-def feature_map_gram(x: ArrayLike, kernel_shape: Sequence[int], *, padding: Padding) -> Array:
+def feature_map_gram(x: ArrayLike, kernel_size: Sequence[int], *, padding: Padding) -> Array:
     """Return the Gram matrix T of the input's windows: <F1, F2> = K1^T T K2 for any two kernels.
 
     ``T[(c, a), (d, b)]`` is the sum over output positions i of ``X[c, i + a] X[d, i + b]``, X extended by its padding.
@@ -179,7 +179,7 @@ def feature_map_gram(x: ArrayLike, kernel_shape: Sequence[int], *, padding: Padd
     ----------
     x : array of shape (..., c_in, *image)
         One input or a batch.
-    kernel_shape : sequence of int
+    kernel_size : sequence of int
         The kernels' sizes without channels, one for each image axis.
     padding : {"full", "same", "valid"}, int, or sequence of (int, int)
         Of the cross-correlation.
@@ -212,7 +212,7 @@ def feature_map_gram(x: ArrayLike, kernel_shape: Sequence[int], *, padding: Padd
            [10, 20]])
     """
     xp = namespace(x)
-    size = tuple(kernel_shape)
+    size = tuple(kernel_size)
     x = check_array("x", x, xp, min_ndim=len(size) + 1, axes=f"(..., c_in, *image) with {len(size)} image axes")
     _check_dtype("x", x, xp)
     (x,), power, dtype = _prepare((x,), (2,), xp)

@@ -2,9 +2,18 @@
 
 from convla.spectra.asymptotics import asymptotic_largest_singular_value
 from convla.spectra.bounds import SingularValueBounds, singular_value_bounds
+from convla.spectra.density import SpectralDensity, StableRank, spectral_density, stable_rank
+from convla.spectra.gradients import (
+    SpectralGradient,
+    condition_number_and_gradient,
+    largest_singular_value_and_gradient,
+    singular_values_and_gradients,
+    smallest_singular_value_and_gradient,
+)
 from convla.spectra.result import SingularValues
 from convla.spectra.status import Status
 from convla.spectra.values import (
+    ConditionNumber,
     condition_number,
     largest_singular_value,
     singular_values,
@@ -12,13 +21,23 @@ from convla.spectra.values import (
 )
 
 __all__ = [
+    "ConditionNumber",
     "SingularValueBounds",
     "SingularValues",
+    "SpectralDensity",
+    "SpectralGradient",
+    "StableRank",
     "Status",
     "asymptotic_largest_singular_value",
     "condition_number",
+    "condition_number_and_gradient",
     "largest_singular_value",
+    "largest_singular_value_and_gradient",
     "singular_value_bounds",
     "singular_values",
+    "singular_values_and_gradients",
     "smallest_singular_value",
+    "smallest_singular_value_and_gradient",
+    "spectral_density",
+    "stable_rank",
 ]

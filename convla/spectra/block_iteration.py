@@ -1,245 +1,314 @@
-"""The locally optimal block iteration for an end of the spectrum of ``B^T B``, on all uncoupled parts of B at once.
+"""A block iteration for one end of the spectrum of ``B^T B``, for a batch of maps B at once.
 
-Vectors are rows, in stacks of shape (groups, rows, entries): one stack for each kind of positions; see
-`convla.spectra.summands`. Every projection is made part by part, every application of the map for all parts together.
+Vectors are rows, in stacks of shape (maps, rows, entries). Every projection is made map by map, every application of
+the maps for all of them together; see `convla.spectra.batch`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from convla._array import device_of, namespace, on_device_of
-from convla.spectra.summands import Summands
+from convla._array import device_of, namespace, on_device_of, row_dots
+from convla.spectra.batch import Batch
+from convla.spectra.result import End
 from convla.typing import Array, Namespace
 
-__all__ = ["Block", "iterate", "orthonormal", "outermost"]
-
-Floats = np.ndarray[Any, np.dtype[np.float64]]
+__all__ = ["Block", "iterate", "least_share", "orthonormal"]
 
 _LEAST_SHARE = 0.01
-"""A part is done with when its vector holds less than this share of what a random vector holds of one eigenvector."""
+"""A map is done with when its vector holds less than this share of what a random vector holds of one eigenvector."""
+
+_ROOM = 12
+"""The search space grows to so many times the wanted vectors before it is cut back."""
+
+_SPACE_BYTES = 1 << 26
+"""Of the search space with its images, beyond which it is cut back earlier."""
+
+_INDEPENDENT = 1e-3
+"""Of the squared length of a unit vector, what has to be left when its part in other vectors is removed."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """Orthonormal vectors of each part of one kind, with what the map makes of them.
+    """Approximate eigenvectors of ``B^T B`` for each map B of a batch, the outermost of each first.
 
     Attributes
     ----------
-    vectors, products : array of shape (groups, rows, domain size)
-        v and ``B^T B v``.
-    images : array of shape (groups, rows, range size)
-        ``B v``.
+    squares, residuals : array of shape (maps, rows)
+        Squared singular values ``|B v|^2``, and ``|B^T B v - |B v|^2 v|``.
+    vectors, images : array of shape (maps, rows, n) and (maps, rows, m)
+        Orthonormal vectors v, and ``B v``.
+    products : int
+        How many vectors were multiplied by ``B^T B`` to find them, one of each map together.
     """
 
+    squares: Array
+    residuals: Array
     vectors: Array
     images: Array
-    products: Array
-
-    @property
-    def rows(self) -> int:
-        """The number of vectors of each part."""
-        return int(self.vectors.shape[1])
-
-    def combined(self, coefficients: Array, xp: Namespace) -> Block:
-        """Return the combinations of the vectors by the columns of (groups, rows, number)."""
-        rows = xp.matrix_transpose(coefficients)
-        return Block(rows @ self.vectors, rows @ self.images, rows @ self.products)
-
-    def and_(self, other: Block, xp: Namespace) -> Block:
-        """Return both sets of vectors as one."""
-        pairs = ((getattr(self, name), getattr(other, name)) for name in ("vectors", "images", "products"))
-        return Block(*(xp.concat(pair, axis=1) for pair in pairs))
+    products: int
 
 
 def iterate(
-    summands: Summands,
-    bases: Sequence[Array],
+    batch: Batch,
+    basis: Array,
     *,
     count: int,
     settled: int,
-    end: str,
+    end: End,
     rtol: float,
     steps: int,
-    probes: int,
-    probe_steps: int,
-) -> tuple[list[Block], bool]:
-    """Take steps of the block iteration from orthonormal bases of each kind of parts.
+    probes: int = 0,
+    probe_steps: int = 0,
+    bar: float = -math.inf,
+) -> tuple[Block, bool, float]:
+    """Take steps of a block iteration from an orthonormal basis.
 
     Parameters
     ----------
-    summands : Summands
-    bases : sequence of array of shape (groups, rows, domain size)
-        For each kind; more rows than `count` are a larger first search space.
+    batch : Batch
+    basis : array of shape (maps, rows, n)
+        Of at least `count` orthonormal rows; more are a larger first search space.
     count : int
-        How many vectors to keep in each part; as many as it has columns if fewer.
+        How many vectors of each map are wanted, at most n.
     settled : int
-        The iteration ends when this many outermost vectors have residuals below ``rtol * sigma_max^2``, over all parts.
+        The iteration ends when the outermost so many vectors of each map have residuals below ``rtol * sigma_max^2``,
+        or show that nothing beyond the bar is to come from their map.
     end : {"largest", "smallest"}
     rtol : float
     steps : int
         Of the iteration, at most.
     probes, probe_steps : int
-        So many steps, if not `steps` are fewer, are made in any case for so many of the last vectors.
+        Once it has converged, so many of the last vectors are multiplied until it has taken so many steps.
+    bar : float
+        A squared singular value, its sign changed for the smallest end, that is known from other maps: what does not
+        reach it is not wanted. That of the `settled`-th outermost value of the batch is the bar where it is higher.
 
     Returns
     -------
-    blocks : list of Block
-        For each kind, the outermost vector of each part first.
+    block : Block
+        With `count` rows.
     converged : bool
+    tolerance : float
+        What residuals were held against.
+
+    Notes
+    -----
+    The Rayleigh-Ritz method on a space that grows by the residuals of the vectors that still move: a block Krylov
+    space, since residuals of Ritz vectors span what one more multiplication adds. It is cut back to the outermost Ritz
+    vectors, twice as many as are wanted, where it has become too large (a thick restart). Only coefficients are
+    computed in between; what they combine is multiplied once, at the end.
+
+    References
+    ----------
+    K. Wu and H. Simon, Thick-restart Lanczos method for large symmetric eigenvalue problems, SIAM J. Matrix Anal. Appl.
+    22 (2000) 602-616.
     """
-    if not bases:
-        return [], True
-    linear_map, xp = summands.linear_map, namespace(summands.linear_map.like)
+    xp = namespace(basis)
     # Rounding errors of sums of that many terms add up like its root.
-    rtol = max(rtol, 10.0 * linear_map.shape[1] ** 0.5 * float(xp.finfo(linear_map.dtype).eps))
-    blocks = _applied(summands, bases)
-    changes: list[Block | None] = [None] * len(blocks)
-    for step in range(steps + 1):
-        projected = [
-            _rayleigh_ritz(block if change is None else block.and_(change, xp), min(count, size), end, xp)
-            for block, change, size in zip(blocks, changes, summands.domain_sizes, strict=True)
-        ]
-        blocks = [block for block, _, _ in projected]
-        scale = max(largest for _, _, largest in projected)
-        open_, converged = _open_rows(blocks, settled, end, rtol * scale, xp)
-        if converged:  # what is left is for the random vectors, which come last, to show what they point at
-            open_ = [rows[-probes:] if step < probe_steps else [] for rows in open_]
-        if step == steps or not any(map(len, open_)):
+    rtol = max(rtol, 10.0 * batch.order**0.5 * float(xp.finfo(basis.dtype).eps))
+    space = _SearchSpace(batch, xp)
+    space.add(basis, xp.ones_like(basis[..., 0]))
+    probed = not probes
+    step, limit = 0, max(3 * count, basis.shape[1] + 1, min(_ROOM * count, _SPACE_BYTES // space.bytes_of_a_row))
+    while True:
+        values, ritz = space.ritz(end)
+        squares, ritz = values[:, :count], ritz[:, :, :count]
+        remainder = space.products(ritz) - squares[..., None] * space.vectors(ritz)
+        norms = xp.sqrt(row_dots(remainder, remainder, xp))
+        scale = float(xp.max(xp.abs(values[:, 0] if end == "largest" else values[:, space.alive - 1])))
+        open_, converged = _open_rows(squares, norms, settled, end, rtol * scale, bar, batch.order, xp)
+        if step >= steps or (converged and (probed or step >= probe_steps)):
             break
-        kept = [block.and_(change, xp) for block, change, _ in projected]
-        added = [_expansion(block, basis, rows, xp) for block, basis, rows in zip(blocks, kept, open_, strict=True)]
-        changes = [
-            change.and_(new, xp) for (_, change, _), new in zip(projected, _applied(summands, added), strict=True)
-        ]
-    return blocks, converged
+        multiply = 1
+        if converged:  # what is left is for the random vectors, which come last, to show what they point at
+            open_, probed = list(range(max(0, count - probes), count)), True
+            multiply = min(steps, probe_steps) - step
+        new = xp.take(remainder, on_device_of(np.array(open_, np.int64), remainder, xp), axis=1)
+        grown = False
+        for _ in range(multiply):
+            if space.rows + new.shape[1] > limit:
+                space = space.restarted(end, min(2 * count, space.rows))
+            new, alive = space.beside(new[:, : batch.order - space.alive, :])
+            if not new.shape[1]:
+                break
+            space.add(new, alive)
+            new, grown, step = space.last_products, True, step + 1
+        if not grown and converged:
+            continue
+        if not grown:  # the whole space is searched, to rounding
+            break
+    vectors, images, products = space.vectors(ritz), space.images(ritz), space.products(ritz)
+    squares = row_dots(images, images, xp)
+    remainder = products - squares[..., None] * vectors
+    return (
+        Block(squares, xp.sqrt(row_dots(remainder, remainder, xp)), vectors, images, space.multiplied),
+        converged,
+        rtol * scale,
+    )
 
 
-def _applied(summands: Summands, vectors: Sequence[Array]) -> list[Block]:
-    images = summands.apply(vectors)
-    products = summands.adjoint(images)
-    return [Block(*arrays) for arrays in zip(vectors, images, products, strict=True)]
+def least_share(order: int) -> float:
+    """Return the share of an eigenvector, in length, below which a vector of that order says there is none."""
+    return float((_LEAST_SHARE / order) ** 0.5)
 
 
-def _rayleigh_ritz(basis: Block, count: int, end: str, xp: Namespace) -> tuple[Block, Block, float]:
-    """Return the outermost Ritz vectors of ``B^T B`` in the span of each part's basis.
+class _SearchSpace:
+    """Orthonormal rows of each map, in chunks as they were added, with their images, and the projected Gram matrix.
 
-    With them come orthonormal vectors for their change, the part that the first `count` vectors of the basis do not
-    span, and the largest Ritz value. All are combinations of the basis with orthonormal coefficients, so that their
-    images stay theirs to rounding, however many steps are taken.
+    Where the new rows of a map depend on the others, zeros stand in their place.
     """
-    values, ritz = xp.linalg.eigh(basis.images @ xp.matrix_transpose(basis.images))
-    chosen = xp.flip(ritz[..., -count:], axis=-1) if end == "largest" else ritz[..., :count]
-    extra = min(count, basis.rows - count)
-    outside = xp.concat([xp.zeros_like(chosen[:, :count, :extra]), chosen[:, count:, :extra]], axis=1)
-    both = xp.linalg.qr(xp.concat([chosen, outside], axis=-1))[0]
-    return basis.combined(chosen, xp), basis.combined(both[..., count:], xp), float(xp.max(values))
 
+    def __init__(self, batch: Batch, xp: Namespace) -> None:
+        self._batch, self._xp = batch, xp
+        self._chunks: list[tuple[Array, Array, Array]] = []
+        self._gram: Array | None = None
+        self._dead: Array | None = None
+        self.rows = 0
+        self.multiplied = 0
+        """How many rows were multiplied, those that are gone included."""
+        self.alive = 0
+        """How many rows every map has at least."""
 
-def _residual_norms(block: Block, xp: Namespace) -> tuple[Array, Array, Array]:
-    """Return the squared singular values, ``B^T B v - sigma^2 v`` and its norms, each for every vector of a block."""
-    squares = xp.sum(block.images * block.images, axis=-1)
-    remainder = block.products - squares[..., None] * block.vectors
-    return squares, remainder, xp.linalg.vector_norm(remainder, axis=-1)
+    @property
+    def bytes_of_a_row(self) -> int:
+        """The memory of a vector of every map with its image and its product."""
+        vectors, images, _ = self._chunks[-1]
+        itemsize = 4 if vectors.dtype == self._xp.float32 else 8
+        return int(itemsize * vectors.shape[0] * (2 * vectors.shape[2] + images.shape[2]))
+
+    @property
+    def last_products(self) -> Array:
+        """What ``B^T B`` makes of the rows that were added last."""
+        return self._chunks[-1][2]
+
+    def add(self, rows: Array, alive: Array) -> None:
+        """Add orthonormal rows (maps, j, n), orthogonal to those that are here; `alive` (maps, j) is 0 for a zero."""
+        self.multiplied += rows.shape[1]
+        images = self._batch.apply(rows)
+        self._append((rows, images, self._batch.adjoint(images)), alive)
+
+    def _append(self, chunk: tuple[Array, Array, Array], alive: Array) -> None:
+        xp = self._xp
+        self._chunks.append(chunk)
+        images = chunk[1]
+        new = xp.concat([images @ xp.matrix_transpose(others) for _, others, _ in self._chunks], axis=-1)
+        if self._gram is None or self._dead is None:
+            self._gram, self._dead = new, 1 - alive
+        else:
+            corner = xp.matrix_transpose(new[..., : self.rows])
+            self._gram = xp.concat([xp.concat([self._gram, corner], axis=-1), new], axis=-2)
+            self._dead = xp.concat([self._dead, 1 - alive], axis=-1)
+        self.rows += images.shape[1]
+        self.alive = self.rows - int(xp.max(xp.sum(self._dead, axis=-1)))
+
+    def ritz(self, end: End) -> tuple[Array, Array]:
+        """Return the Ritz values (maps, rows), the outermost first, and coefficients (maps, rows, rows)."""
+        xp = self._xp
+        assert self._gram is not None
+        assert self._dead is not None
+        gram = self._gram
+        if self.alive < self.rows:  # what stands for no vector comes last
+            trace = xp.sum(xp.linalg.diagonal(gram), axis=-1)[:, None]
+            far = -1 - trace if end == "largest" else 1 + trace
+            unit = xp.eye(self.rows, dtype=gram.dtype, device=device_of(gram))
+            gram = gram + (self._dead * far)[..., None] * unit
+        values, vectors = xp.linalg.eigh(gram)
+        if end == "largest":
+            values, vectors = xp.flip(values, axis=-1), xp.flip(vectors, axis=-1)
+        return values, vectors
+
+    def vectors(self, coefficients: Array) -> Array:
+        """Combine the rows by the columns of (maps, rows, number)."""
+        return self._combined(coefficients, 0)
+
+    def images(self, coefficients: Array) -> Array:
+        """Combine the images."""
+        return self._combined(coefficients, 1)
+
+    def products(self, coefficients: Array) -> Array:
+        """Combine what ``B^T B`` makes of the rows."""
+        return self._combined(coefficients, 2)
+
+    def _combined(self, coefficients: Array, which: int) -> Array:
+        weights, place, total = self._xp.matrix_transpose(coefficients), 0, None
+        for chunk in self._chunks:
+            rows = chunk[which].shape[1]
+            part = weights[..., place : place + rows] @ chunk[which]
+            total, place = part if total is None else total + part, place + rows
+        return total
+
+    def beside(self, rows: Array) -> tuple[Array, Array]:
+        """Return orthonormal rows for what `rows` add to the space, and 1 for each of these, 0 for a zero in its place.
+
+        Both are empty where they add nothing to any map.
+        """
+        xp = self._xp
+        rows, alive = _independent(rows, [vectors for vectors, _, _ in self._chunks], xp)
+        some = [row for row in range(rows.shape[1]) if bool(xp.any(alive[:, row] != 0))]
+        if len(some) < rows.shape[1]:
+            chosen = on_device_of(np.array(some, np.int64), rows, xp)
+            rows, alive = xp.take(rows, chosen, axis=1), xp.take(alive, chosen, axis=1)
+        return rows, alive
+
+    def restarted(self, end: End, count: int) -> _SearchSpace:
+        """Return the space of the outermost Ritz vectors, with nothing multiplied anew."""
+        count = min(count, self.alive)
+        coefficients = self.ritz(end)[1][..., :count]
+        space = _SearchSpace(self._batch, self._xp)
+        chunk = (self.vectors(coefficients), self.images(coefficients), self.products(coefficients))
+        space.multiplied = self.multiplied
+        space._append(chunk, self._xp.ones_like(chunk[0][..., 0]))
+        return space
 
 
 def _open_rows(
-    blocks: Sequence[Block], settled: int, end: str, tolerance: float, xp: Namespace
-) -> tuple[list[list[int]], bool]:
-    """Return which rows of each kind have vectors that still move, and whether the outermost ones of all have settled.
+    squares: Array, norms: Array, settled: int, end: End, tolerance: float, bar: float, order: int, xp: Namespace
+) -> tuple[list[int], bool]:
+    """Return which rows have vectors that still move, and whether the outermost ones of all have settled.
 
     A vector of Ritz value theta and residual r has a distribution of squared singular values of mean theta and standard
     deviation r. By Chebyshev's inequality at most ``(r / d)^2`` of it lies beyond a value at distance d: where
-    this is much less than a random vector has there, nothing outermost is to come from its part.
+    this is much less than a random vector has there, nothing outermost is to come from its map.
     """
-    found = [_residual_norms(block, xp) for block in blocks]
-    sign = 1.0 if end == "largest" else -1.0
-    outermost_first = xp.sort(
-        sign * xp.concat([xp.reshape(squares, (-1,)) for squares, _, _ in found]), descending=True
-    )
-    bar = outermost_first[min(settled, outermost_first.shape[0]) - 1]
-    rows, converged = [], True
-    for block, (squares, _, norms) in zip(blocks, found, strict=True):
-        inside = bar - sign * squares
-        inside = xp.where(inside < 0, xp.zeros_like(inside), inside)
-        share = (_LEAST_SHARE / block.vectors.shape[2]) ** 0.5
-        moving = (norms > tolerance) & (norms > share * inside)
-        rows.append([row for row, any_ in enumerate(xp.any(moving, axis=0)) if any_])
-        converged = converged and not bool(xp.any(moving[:, :settled]))
-    return rows, converged
+    signed = squares if end == "largest" else -squares
+    outermost = xp.sort(xp.reshape(signed, (-1,)), descending=True)
+    bar = max(bar, float(outermost[min(settled, outermost.shape[0]) - 1]))
+    inside = bar - signed
+    inside = xp.where(inside < 0, xp.zeros_like(inside), inside)
+    moving = (norms > tolerance) & (norms > least_share(order) * inside)
+    rows = [row for row in range(moving.shape[1]) if bool(xp.any(moving[:, row]))]
+    return rows, not any(row < settled for row in rows)
 
 
-def _expansion(block: Block, basis: Block, rows: list[int], xp: Namespace) -> Array:
-    """Return orthonormal vectors for the residuals of some rows, as many as a part's basis has room for."""
-    _, remainder, _ = _residual_norms(block, xp)
-    room = block.vectors.shape[2] - basis.rows
-    chosen = on_device_of(np.array(rows[:room], dtype=np.int64), remainder, xp)
-    return orthonormal(xp.take(remainder, chosen, axis=1), xp, against=basis.vectors)
+def orthonormal(rows: Array, xp: Namespace) -> Array:
+    """Return orthonormal rows that span those of (maps, j, n); dependent ones become arbitrary directions."""
+    found, alive = _independent(rows, [], xp)
+    if not bool(xp.any(alive == 0)):
+        return found
+    return xp.matrix_transpose(xp.linalg.qr(xp.matrix_transpose(rows))[0])
 
 
-def orthonormal(rows: Array, xp: Namespace, *, against: Array | None = None) -> Array:
-    """Return orthonormal rows that span `rows`, orthogonal to the orthonormal rows of `against`; both may be stacks.
+def _independent(rows: Array, against: Sequence[Array], xp: Namespace) -> tuple[Array, Array]:
+    """Return orthonormal rows for what `rows` have beside the orthonormal rows of `against`, all (maps, j, n).
 
-    Rows that depend on others become arbitrary directions.
+    With them come 1 for each, or 0 where there was nothing more, and a zero stands in its place. The Gram matrix of the
+    rows is decomposed: on long vectors this is several times as fast as a QR decomposition.
     """
-    if not rows.shape[-2]:
-        return rows
-    # Once more, as the first pass leaves the rounding errors of what it removed; and a third time where the second one
-    # still removed much, from the arbitrary directions (Kahan: twice is enough where half is left).
-    for again in (True, False, False):
-        norms = xp.linalg.vector_norm(rows, axis=-1, keepdims=True)
-        rows = rows / xp.where(norms == 0, xp.ones_like(norms), norms)
-        if against is not None:
-            rows = rows - (rows @ xp.matrix_transpose(against)) @ against
-        left = float(xp.min(xp.linalg.vector_norm(rows, axis=-1)))
-        rows = xp.matrix_transpose(xp.linalg.qr(xp.matrix_transpose(rows))[0])
-        if not again and left > 0.5:
-            break
-    return rows
-
-
-def outermost(summands: Summands, blocks: Sequence[Block], count: int, end: str) -> tuple[Array, Array, Array, Array]:
-    """Return the outermost triplets of the whole map from those of its distinct parts.
-
-    Returns
-    -------
-    squares, residuals : array of shape (count,)
-        Squared singular values, the outermost first, and ``|B^T B v - sigma^2 v|``.
-    vectors, images : array of shape (count, *domain_shape) and (count, *range_shape)
-        Parts with equal matrices have a vector each.
-    """
-    linear_map, xp = summands.linear_map, namespace(summands.linear_map.like)
-    measured = [_residual_norms(block, xp) for block in blocks]
-    if summands.single:
-        (block,), ((squares, _, residuals),) = blocks, measured
-        vectors = xp.reshape(block.vectors[0, :count, :], (-1, *linear_map.domain_shape))
-        images = xp.reshape(block.images[0, :count, :], (-1, *linear_map.range_shape))
-        return squares[0, :count], residuals[0, :count], vectors, images
-    sign = -1.0 if end == "largest" else 1.0
-    flat = [xp.reshape(sign * squares, (-1,)) for squares, _, _ in measured]
-    where = [(kind, *place) for kind, (squares, _, _) in enumerate(measured) for place in np.ndindex(*squares.shape)]
-    ranked = [where[int(place)] for place in xp.argsort(xp.concat(flat))[:count]] if flat else []
-    places = [(*place, copy) for place in ranked for copy in range(min(count, summands.copies[place[0]]))]
-    # Entries that the map does not read are its null vectors: the first of the smallest, the last of the largest.
-    unread = summands.unread[:count]
-    nulls = unread.size if end == "smallest" else max(0, count - len(places))
-    found = []
-    for kind, group, row, copy in places[: count - nulls]:
-        block, (squares, _, residuals) = blocks[kind], measured[kind]
-        vector, image = summands.place(block.vectors[group, row, :], block.images[group, row, :], kind, group, copy)
-        found.append((squares[group, row], residuals[group, row], vector, image))
-    zeros = [
-        xp.zeros(shape, dtype=linear_map.dtype, device=device_of(linear_map.like))
-        for shape in ((), (), linear_map.range_shape)
-    ]
-    for place in unread[:nulls]:
-        unit = np.zeros(linear_map.shape[1])
-        unit[place] = 1.0
-        vector = on_device_of(unit.reshape(linear_map.domain_shape), linear_map.like, xp, dtype=linear_map.dtype)
-        found.insert(0 if end == "smallest" else len(found), (*zeros[:2], vector, zeros[2]))
-    squares, residuals, vectors, images = (xp.stack(column) for column in zip(*found, strict=True))
-    return squares, residuals, vectors, images
+    lengths = xp.sqrt(row_dots(rows, rows, xp))[..., None]
+    rows = rows / xp.where(lengths == 0, xp.ones_like(lengths), lengths)
+    alive = rows[..., 0]
+    # The second pass removes what rounding left in the first; no direction has lost so much that it takes a third.
+    for _ in range(2 if rows.shape[1] else 0):
+        for others in against:
+            rows = rows - (rows @ xp.matrix_transpose(others)) @ others
+        squares, directions = xp.linalg.eigh(rows @ xp.matrix_transpose(rows))
+        kept = squares > _INDEPENDENT
+        inverse = xp.where(kept, 1 / xp.sqrt(xp.where(kept, squares, xp.ones_like(squares))), 0 * squares)
+        rows = xp.matrix_transpose(directions * inverse[:, None, :]) @ rows
+        alive = xp.astype(kept, rows.dtype)
+    return rows, alive

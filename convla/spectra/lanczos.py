@@ -251,10 +251,10 @@ class _Process:
         image = self._gram(self._V[:, size : size + width, :])
         self.products += width
         # First what the recurrence couples the block to, then what rounding errors have brought of the others.
-        coefficients = np.zeros((self._parts, size + width, width))
-        image, coefficients[:, self._local :, :] = self._removed(image, basis[:, self._local :, :])
+        image, near = self._removed(image, basis[:, self._local :, :])
         image, more = self._removed(image, basis)
-        coefficients = coefficients + more
+        near, coefficients = self._read(near, more)
+        coefficients[:, self._local :, :] += near
         end = size + width
         self._H[:, :end, size:end] = coefficients
         self._H[:, size:end, :end] = np.swapaxes(coefficients, 1, 2)
@@ -302,12 +302,17 @@ class _Process:
             following = self._random(self._last)
         self._append(following[:, : self._last, :], raw=bool(fresh))
 
-    def _removed(self, rows: Array, basis: Array) -> tuple[Array, FloatArray]:
+    def _read(self, *arrays: Array) -> list[FloatArray]:
+        """Return arrays that agree but for the second axis on the host, in one transfer: a GPU is waited for once."""
+        joined = np.array(to_numpy(self._xp.concat(arrays, axis=1)), np.float64)
+        return np.split(joined, np.cumsum([array.shape[1] for array in arrays])[:-1], axis=1)
+
+    def _removed(self, rows: Array, basis: Array) -> tuple[Array, Array]:
         """Remove from rows their components along orthonormal ones; return them, and the components in columns."""
         xp = self._xp
         coefficients = xp.matmul(basis, xp.matrix_transpose(rows))
         rows = rows - xp.matmul(xp.matrix_transpose(coefficients), basis)
-        return rows, np.asarray(to_numpy(coefficients), np.float64)
+        return rows, coefficients
 
     def _append(self, rows: Array, *, raw: bool = False) -> FloatArray:
         """Put the next block after the bases, orthonormal, and return how it is made of the rows given.
@@ -320,12 +325,19 @@ class _Process:
         scale = max(float(np.abs(self._H).max(initial=0.0)), float(np.finfo(float).tiny))
         for i in range(rows.shape[1]):
             row, end = rows[:, i : i + 1, :], size + min(i, width)
+            made = []
             if i:
                 row, part = self._removed(row, self._V[:, size:end, :])
-                coupling[:, : end - size, i] = part[:, :, 0]
+                made.append(part)
+            if i < width:
+                row, norms = self._unit(row)
+                made.append(norms)
+            read = self._read(*made)
+            if i:
+                coupling[:, : end - size, i] = read[0][:, :, 0]
             if i >= width:
                 continue
-            row, lengths = self._unit(row)
+            lengths = read[-1][:, 0, 0]
             # Raw rows have no scale to be compared with.
             vanished = lengths <= (0.0 if raw else 4 * self._eps * scale)
             if raw or bool((lengths < _SHORT * scale).any()):
@@ -345,10 +357,11 @@ class _Process:
         Twice is enough, and thrice for what is made of rounding errors (Giraud, Langou, Rozloznik and van den Eshof,
         Numer. Math. 101 (2005) 87-100).
         """
-        row, kept = self._unit(row)
+        row, _ = self._unit(row)
         for _ in range(3):
             row, _ = self._removed(row, self._V[:, :end, :])
-            row, kept = self._unit(row)
+            row, norms = self._unit(row)
+            kept = self._read(norms)[0][:, 0, 0]
             if bool((kept >= _KEPT).all()):
                 break
         return row, kept
@@ -357,10 +370,10 @@ class _Process:
         draws = self._rng.standard_normal((self._parts, count, self._n))
         return on_device_of(draws, self._V, self._xp, dtype=self._V.dtype)
 
-    def _unit(self, row: Array) -> tuple[Array, FloatArray]:
-        """Return rows (P, 1, n) of norm 1, those of norm 0 as they are, and their norms (P,)."""
+    def _unit(self, row: Array) -> tuple[Array, Array]:
+        """Return rows (P, 1, n) of norm 1, those of norm 0 as they are, and their norms (P, 1, 1)."""
         xp = self._xp
         squares = xp.matmul(row, xp.matrix_transpose(row))
         norms = xp.sqrt(squares)
         safe = xp.where(norms == 0, xp.ones_like(norms), norms)
-        return row / safe, np.asarray(to_numpy(norms), np.float64)[:, 0, 0]
+        return row / safe, norms

@@ -50,13 +50,14 @@ def leading_pairs(apply: Callable[[Array], Array], start: Array, *, steps: int) 
         image = apply(vector)
         adjoint = xp.matrix_transpose(basis if xp.isdtype(basis.dtype, "real floating") else xp.conj(basis))
         coefficients = xp.matmul(adjoint, image)
-        columns.append(np.asarray(to_numpy(coefficients))[..., 0])
+        columns.append(coefficients[..., 0])
         if step < steps:
             vector = _normalised(image - xp.matmul(basis, coefficients), _norms(image))
             # Once more, for what rounding left of the earlier vectors.
             vector = _normalised(vector - xp.matmul(basis, xp.matmul(adjoint, vector)))
             basis = basis + vector * _unit_row(step, steps, vector)
-    values, vectors = np.linalg.eigh(np.stack(columns, axis=-1), UPLO="U")
+    # The host is asked for once, after the last step: a GPU's steps are not waited for.
+    values, vectors = np.linalg.eigh(to_numpy(xp.stack(columns, axis=-1)), UPLO="U")
     first = np.eye(steps)[:, :1]
     leading = np.where(values[..., -1:, None] > 0, vectors[..., -1:], first)
     combination = on_device_of(leading, basis, xp, dtype=basis.dtype)

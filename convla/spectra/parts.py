@@ -17,7 +17,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from convla._array import namespace, to_numpy
+from convla._array import namespace, to_numbers
 from convla.algebra import BlockDiagonal
 from convla.geometry import ConvGeometry
 from convla.linear_map import LinearMap
@@ -129,7 +129,7 @@ def direct_sum(operator: ConvOperator) -> list[Part[ConvOperator]]:
     """
     geometry, kernel = operator.geometry, operator.kernel
     xp = namespace(kernel)
-    live = to_numpy(xp.any(kernel != 0, axis=(0, 1)))
+    live = np.reshape(to_numbers(xp.astype(xp.any(kernel != 0, axis=(0, 1)), xp.int8)), geometry.kernel_size) != 0
     if not live.any():
         return []
     taps, axes = [], []

@@ -44,7 +44,7 @@ class SingularValues:
         Applications of the operator and of its transpose together; 0 for direct methods.
     status : Status
         "exact", "confirmed", "estimated", "not converged" or "rank deficient"; ``status.sentence`` says what it means.
-    method : {"dense", "fourier", "inverse", "lanczos"}
+    method : {"dense", "fourier", "inverse", "lanczos", "block"}
         What was run, on the part of the matrix that holds the first value.
     nullity : int
         The least dimension of the null space of the operator that is known: the number of columns beyond the number of

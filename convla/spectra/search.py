@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy as np
 from convla._array import namespace, on_device_of
 from convla.linear_map import LinearMap
 from convla.operators import ConvOperator
+from convla.spectra.batch import Batch
 from convla.spectra.companion import conjugate_wave
 from convla.spectra.lanczos import LanczosResult, block_lanczos, random_start_error
 from convla.spectra.result import End, SingularValues, read_off, triplets
@@ -27,31 +27,8 @@ _BLUR = 16  # units of the dtype, that sums in it may be off
 _FAILURE = 1e-10  # the probability that the bound of a random start allows itself
 
 
-@dataclass(frozen=True)
-class _Side:
-    """The vectors of the smaller side of a map, one row for each group, and the Gram matrix of that side."""
-
-    linear_map: LinearMap  # its domain is that side
-    groups: int
-
-    @property
-    def order(self) -> int:
-        """The length of a vector of one group."""
-        return self.linear_map.shape[1] // self.groups
-
-    def images(self, rows: Array) -> Array:
-        """Turn rows (groups, j, n) into images (j, *domain_shape)."""
-        xp = namespace(rows)
-        return xp.reshape(xp.permute_dims(rows, (1, 0, 2)), (-1, *self.linear_map.domain_shape))
-
-    def rows(self, images: Array) -> Array:
-        """Turn images (j, *domain_shape) into rows (groups, j, n)."""
-        xp = namespace(images)
-        return xp.permute_dims(xp.reshape(images, (images.shape[0], self.groups, -1)), (1, 0, 2))
-
-    def gram(self, rows: Array) -> Array:
-        """Multiply rows (groups, j, n) by the Gram matrices of the groups."""
-        return self.rows(self.linear_map._adjoint(self.linear_map._apply(self.images(rows))))
+class _Side(Batch):
+    """The smaller side of a map, whose Gram matrix is iterated with."""
 
     def placed(self, found: LanczosResult) -> Array:
         """Return the vectors that were found as images, zero but in their groups: (k, *domain_shape)."""

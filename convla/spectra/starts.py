@@ -64,5 +64,5 @@ def structured_start(
 def _unit(array: Array) -> Array:
     """Return an array divided by its norm; zero stays zero."""
     xp = namespace(array)
-    norm = float(xp.linalg.vector_norm(xp.reshape(array, (-1,))))
-    return array / norm if norm > 0 else array
+    norm = xp.linalg.vector_norm(xp.reshape(array, (-1,)))
+    return array / xp.where(norm > 0, norm, xp.ones_like(norm))

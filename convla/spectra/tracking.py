@@ -1,4 +1,4 @@
-"""Leading singular triplets of a kernel that changes a little at a time: warm-started, matrix-free.
+"""Singular triplets at an end of the spectrum of a map whose kernel changes a little at a time: a warm block iteration.
 
 Everything here is about the Gram map ``B^T B`` of a linear map B. The squared singular values of B are its
 eigenvalues, and both of its ends are wanted: a spectral penalty pushes the upper one down and the lower one up.
@@ -8,30 +8,28 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 
-from convla._array import as_array, namespace, on_device_of, to_numpy
+from convla._array import as_array, device_of, namespace, on_device_of, to_numbers
 from convla._checks import check_not_followed
 from convla._validate import check_choice, check_integer, check_real
 from convla.errors import ConvergenceWarning
 from convla.linear_map import LinearMap
-from convla.spectra.block_iteration import iterate, orthonormal, outermost
-from convla.spectra.summands import Summands
-from convla.toeplitz import unvec
-from convla.typing import Array, Namespace
+from convla.spectra.batch import Batch
+from convla.spectra.block_iteration import Block, iterate, least_share, orthonormal
+from convla.spectra.carrier import Carrier
+from convla.spectra.result import End, SingularValues
+from convla.spectra.status import Status
+from convla.typing import Array
 
-__all__ = ["DENSE_ENTRIES", "BlockTracker", "SingularTriplets", "extreme_triplets"]
+__all__ = ["BlockTracker", "State"]
 
-DENSE_ENTRIES = 2**20
-"""Matrices of at most this many entries are written out and decomposed by LAPACK where exact triplets are wanted."""
-
-# To a modest accuracy, the iteration for the upper end of a larger matrix costs a tenth of the decomposition or less.
-_MODEST_ENTRIES = 2**18
-_MODEST_RTOL = 1e-4
+State = Mapping[str, Array]
+"""What is carried from one map to the next: arrays by name, of shapes that the map's shape fixes."""
 
 _COLD_STEPS = 1000
 """Of the iteration from nothing."""
@@ -39,110 +37,18 @@ _COLD_STEPS = 1000
 _PROBE_STEPS = 4
 """What a random vector gets at least to show what it points at."""
 
-_LARGE_CHANGE = 0.5
-"""Of the kernel, in units of its norm and by the bound of its effect: from there on a search begins anew."""
+_SLACK = 1e-3
+"""A group that comes so near the wanted values is followed, whatever the bounds say."""
 
 # Parts of at most this many operations are decomposed as wholes: where it costs no more than steps of the iteration,
-# and in a search from nothing. The unit vectors and their images have to fit in memory besides.
-_WARM_WORK, _COLD_WORK = 2.0**19, 2.0**27
+# and in a search from nothing; earlier than at the upper end to a modest accuracy, where the iteration is fast. Unit
+# vectors and their images have to fit in memory.
+_WARM_WORK, _COLD_WORK, _MODEST_WORK = 2.0**19, 2.0**30, 2.0**27
+_MODEST_RTOL = 1e-4
 _EXACT_ENTRIES = 2**23
 
-ENDS = ("largest", "smallest")
 
-
-@dataclass(frozen=True)
-class SingularTriplets:
-    """Singular triplets at one end of the spectrum of a map B, the outermost first.
-
-    Attributes
-    ----------
-    singular_values : array of shape (k,)
-    vectors : array of shape (k, *domain_shape)
-        Right singular vectors, of unit norm.
-    images : array of shape (k, *range_shape)
-        ``B v``: the left singular vectors times the singular values, which also serves where these are zero.
-    residuals : array of shape (k,)
-        ``|B^T B v - sigma^2 v|``, which bounds the distance of sigma^2 to the nearest squared singular value.
-
-    References
-    ----------
-    B. N. Parlett, The Symmetric Eigenvalue Problem, SIAM, 1998, Theorem 4.5.1 (the bound).
-    """
-
-    singular_values: Array
-    vectors: Array
-    images: Array
-    residuals: Array
-
-
-def extreme_triplets(
-    linear_map: LinearMap, count: int, end: str = "largest", *, rtol: float = 1e-6, max_steps: int = 1000
-) -> SingularTriplets:
-    """Compute singular triplets at one end of the spectrum from nothing: by LAPACK, or by a block iteration.
-
-    Parameters
-    ----------
-    linear_map : LinearMap
-        Of float32 or float64: a `ConvOperator`, or its transpose.
-    count : int
-        How many, at most the number of entries of an argument of the map.
-    end : {"largest", "smallest"}
-        Of the eigenvalues of ``B^T B``: where B has more columns than rows, the smallest singular values are zeros.
-    rtol : float
-        The iteration stops when every residual is at most ``rtol * sigma_max^2``; at rounding level if that is larger.
-    max_steps : int
-        Of the iteration.
-
-    Returns
-    -------
-    SingularTriplets
-
-    Raises
-    ------
-    TypeError, ValueError
-        If an argument is wrong in type or value.
-
-    Warns
-    -----
-    ConvergenceWarning
-        If the iteration stops at `max_steps`.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from convla import ConvOperator
-    >>> from convla.spectra.tracking import extreme_triplets
-    >>> mean = ConvOperator(np.array([[[0.5, 0.5]]]), (3,), padding="valid")
-    >>> extreme_triplets(mean, 2).singular_values.round(6)
-    array([0.866025, 0.5     ])
-    >>> extreme_triplets(mean, 1, "smallest").singular_values.round(6)
-    array([0.])
-    """
-    _check_floating(linear_map)
-    rows, columns = linear_map.shape
-    check_choice("end", end, ENDS)
-    check_integer("count", count, minimum=1, maximum=columns)
-    check_real("rtol", rtol, positive=True)
-    check_integer("max_steps", max_steps, minimum=1)
-    iterates = end == "largest" and rtol >= _MODEST_RTOL and rows * columns > _MODEST_ENTRIES
-    if rows * columns <= DENSE_ENTRIES and not iterates:
-        return _dense_triplets(linear_map, count, end)
-    # Twice as many vectors as asked for: the last of a block converge slowest, and `rtol` speaks of the first half.
-    # All of them are random at first.
-    tracker = BlockTracker(block=2 * count, steps=max_steps, end=end, reseed=0, rtol=rtol)
-    found = tracker.update(linear_map)
-    if not tracker.converged:
-        warnings.warn(
-            f"{count} {end} singular triplets of a {rows}x{columns} map: residual {float(found.residuals[0]):.2g} "
-            f"after {max_steps} steps",
-            ConvergenceWarning,
-            stacklevel=2,
-        )
-    return SingularTriplets(
-        found.singular_values[:count], found.vectors[:count, ...], found.images[:count, ...], found.residuals[:count]
-    )
-
-
+@dataclass(frozen=True, kw_only=True)
 class BlockTracker:
     """Singular triplets at one end of the spectrum, followed by a warm-started block iteration in each uncoupled part.
 
@@ -151,234 +57,357 @@ class BlockTracker:
     block : int
         How many triplets are returned, and vectors carried in each part: more than the triplets that may change places.
     steps : int
-        Of the iteration in each update; fewer once `rtol` is reached.
+        Of the iteration from one map to the next; fewer once `rtol` is reached.
     end : {"largest", "smallest"}
-        Which end of the spectrum of ``B^T B``.
+        Which end of the spectrum of ``B^T B``. Where B has more columns than rows, the smallest singular values are
+        zeros.
     reseed : int
-        How many vectors more are carried in each part, to which random ones are added at each update: a safeguard
-        against a triplet that rises from outside the block. With 0 the block is closed: what its vectors do not point
-        at is not found, however the kernel changes.
+        How many vectors more are carried in each part, to which random ones are added in every step: a safeguard
+        against a triplet that rises from outside the block.
     rtol : float
         No more steps once the residuals of the first half of the block are below ``rtol * sigma_max^2``.
-    seed : int
-        Of the random vectors.
-
-    Attributes
-    ----------
-    converged : bool
-        Whether the last update stopped on `rtol`.
-    vectors : array of shape (block + reseed, columns) or None
-        What is carried to the next update, the n-th vectors of all parts in the n-th row; fewer where no part has so
-        many columns. None before the first.
-    kernel : array or None
-        Of the map at the last update.
-    updates : int
-        How many updates were made.
+    rng : int
+        The seed of the random vectors, which depend on it and on the number of updates alone.
 
     Notes
     -----
-    A step is a Rayleigh-Ritz projection onto the block, its residuals and the last change: the locally optimal block
-    method, without a preconditioner. It costs one application and one adjoint for each vector that has not settled; an
-    update one of each for all, as the images under the changed map are computed afresh. Where the whole of a part is
-    hardly larger than that, it is the search space, and what is found is exact.
+    The tracker itself holds nothing: `step` maps ``(map, state)`` to ``(triplets, state)``, from `initial` on.
 
-    A block iteration stays in the invariant subspaces that its vectors touch. Those that the geometry fixes (groups of
-    channels, what strides and dilations split) have a block each; see `convla.spectra.components`. For those of the
-    kernel's own making (taps that are zero) there are the random vectors, with four steps or more in each update. And
-    where the kernel has changed so much that the vectors say little of it, `follow` begins anew: singular values move
-    by at most ``sqrt(taps) |K - K'|``, with the norm of the kernels as matrices of c_out rows.
+    The iteration is that of `convla.spectra.block_iteration`. It costs one application and one adjoint for each vector
+    that has not settled, and one of each for all carried ones, as the images under the changed map are computed
+    afresh. Where the whole of a part is hardly larger than that, it is the search space, and what is found is exact.
+
+    A block iteration stays in the invariant subspaces that its vectors touch. The parts that the geometry and the zero
+    taps of the kernel fix (`convla.spectra.parts`), and the groups of channels, have a block each. For parts of the
+    kernel's own making (channels that zeros cut off) there are the random vectors. And where the kernel has changed so
+    much that the vectors say little of it, or an update does not converge, the search begins anew.
+
+    Of many groups few have the outermost values. By Weyl's inequality no singular value moves by more than
+    ``|M - M'| <= sqrt(readers) |K - K'|``, where `readers` counts how often an entry of the image is read at most: a
+    group whose values cannot have come near the wanted ones since it was last followed is left as it is.
 
     References
     ----------
-    A. V. Knyazev, Toward the optimal preconditioned eigensolver: locally optimal block preconditioned conjugate
-    gradient method, SIAM J. Sci. Comput. 23 (2001), Algorithm 5.1.
+    G. W. Stewart and J. Sun, Matrix Perturbation Theory, Academic Press, 1990, Corollary IV.4.10 (Weyl).
 
     Examples
     --------
     >>> import numpy as np
     >>> from convla import ConvOperator
     >>> from convla.spectra.tracking import BlockTracker
-    >>> tracker = BlockTracker(block=2, steps=4)
-    >>> tracker.start(ConvOperator(np.diag([3.0, 2.9])[:, :, None], (1,))).singular_values
+    >>> tracker = BlockTracker(block=2)
+    >>> first = ConvOperator(np.diag([3.0, 2.9])[:, :, None], (1,))
+    >>> found, state = tracker.step(first, tracker.initial(first))
+    >>> found.values
     array([3. , 2.9])
-    >>> tracker.update(ConvOperator(np.diag([3.0, 3.1])[:, :, None], (1,))).singular_values
+    >>> found, state = tracker.step(first.with_kernel(np.diag([3.0, 3.1])[:, :, None]), state)
+    >>> found.values
     array([3.1, 3. ])
     """
 
-    def __init__(
-        self,
-        *,
-        block: int = 4,
-        steps: int = 1,
-        end: str = "largest",
-        reseed: int = 1,
-        rtol: float = 1e-6,
-        seed: int = 0,
-    ) -> None:
-        self.block = check_integer("block", block, minimum=1)
-        self.steps = check_integer("steps", steps, minimum=1)
-        self.end = check_choice("end", end, ENDS)
-        self.reseed = check_integer("reseed", reseed, minimum=0, maximum=max(1, self.block - 1))
-        self.rtol = check_real("rtol", rtol, positive=True)
-        self.seed = check_integer("seed", seed, minimum=0)
-        self.converged = False
-        self.updates = 0
-        self.vectors: Array | None = None
-        self.kernel: Array | None = None
+    block: int = 4
+    steps: int = 20
+    end: End = "largest"
+    reseed: int = 1
+    rtol: float = 1e-6
+    rng: int = 0
 
-    def start(self, linear_map: LinearMap) -> SingularTriplets:
-        """Find the triplets from nothing, to `rtol` at least, and carry them from here on."""
-        summands = Summands(linear_map)
-        if not summands.single:
-            return self._follow(summands, None, _COLD_STEPS, _COLD_WORK)
-        count = min(self.block + self.reseed, linear_map.shape[1])
-        found = extreme_triplets(linear_map, count, self.end, rtol=self.rtol)
-        xp = namespace(linear_map.like)
-        self.vectors, self.kernel = xp.reshape(found.vectors, (count, -1)), linear_map.like
-        self.converged = True
-        return SingularTriplets(*(getattr(found, field.name)[: self.block, ...] for field in fields(found)))
+    def __post_init__(self) -> None:
+        check_integer("block", self.block, minimum=1)
+        check_integer("steps", self.steps, minimum=1)
+        check_choice("end", self.end, get_args(End))
+        check_integer("reseed", self.reseed, minimum=0, maximum=max(1, self.block - 1))
+        check_real("rtol", self.rtol, positive=True)
+        check_integer("rng", self.rng, minimum=0)
 
-    def follow(self, linear_map: LinearMap) -> SingularTriplets:
-        """Update the triplets, or find them from nothing where they are lost.
+    def initial(self, linear_map: LinearMap) -> State:
+        """Return the state that knows nothing: the first step finds the triplets from random vectors."""
+        carrier = Carrier(linear_map)
+        shapes = {
+            "vectors": (min(self.block + self.reseed, carrier.order), linear_map.shape[1]),
+            "kernel": tuple(carrier.parameters.shape),
+            "values": (carrier.groups, self.block),
+            "bounds": (carrier.groups,),
+        }
+        xp, device = namespace(linear_map.like), device_of(linear_map.like)
+        state = {name: xp.zeros(shape, dtype=linear_map.dtype, device=device) for name, shape in shapes.items()}
+        return {**state, "updates": xp.zeros((), dtype=xp.int64, device=device)}
 
-        They are if the kernel has changed too much for what is carried, or the update ended before it converged.
+    def step(self, linear_map: LinearMap, state: State) -> tuple[SingularValues, State]:
+        """Return the outermost triplets of a map, from what is known of one like it.
+
+        Parameters
+        ----------
+        linear_map : LinearMap
+            Of float32 or float64.
+        state : mapping of str to array
+            From `initial`, or an earlier step for a map of the same shapes.
+
+        Returns
+        -------
+        found : SingularValues
+            The outermost first; at most as many as the map has columns. Its status is "estimated" or "not converged".
+        state : dict of str to array
+            For the next step.
+
+        Raises
+        ------
+        TypeError
+            If the map is not of float32 or float64, or is one that autograd follows.
         """
-        if self.has_lost(linear_map):
-            return self.start(linear_map)
-        found = self.update(linear_map)
-        return found if self.converged else self.start(linear_map)
-
-    def update(self, linear_map: LinearMap) -> SingularTriplets:
-        """Follow the triplets to a changed kernel; a first update without a `start` sets out from random vectors."""
         _check_floating(linear_map)
-        summands = Summands(linear_map)
-        carried = None if self.vectors is None else summands.split(self.vectors)
-        found = self._follow(summands, carried, self.steps, _WARM_WORK if self.reseed else 0.0)
-        self.updates += 1
-        return found
+        search = _Search(self, Carrier(linear_map), state)
+        followed, lost, bar = search.choice()
+        converged = search.follow(followed, bar) or search.go_on(bar)
+        converged = search.begin(lost, bar) and converged
+        found = search.found(converged)
+        if not converged and found.residuals is not None:
+            rows, columns = linear_map.shape
+            warnings.warn(
+                f"{self.block} {self.end} singular values of a {rows}x{columns} map: residual {found.residuals[0]:.2g} "
+                f"after {_COLD_STEPS} steps",
+                ConvergenceWarning,
+                stacklevel=2,
+            )
+        return found, search.carried()
 
-    def state(self) -> dict[str, np.ndarray[Any, Any]]:
-        """Return what is carried from one update to the next, on the host."""
-        if self.vectors is None:
-            return {}
-        state = {"vectors": to_numpy(self.vectors), "updates": np.array(self.updates)}
-        return state if self.kernel is None else {**state, "kernel": to_numpy(self.kernel)}
 
-    def restore(self, state: Mapping[str, np.ndarray[Any, Any]], like: Array) -> None:
-        """Carry on from a `state`, with arrays of the library and device of `like`."""
-        self.vectors, self.kernel = (
-            on_device_of(state[name], like, namespace(like)) if name in state else None
-            for name in ("vectors", "kernel")
-        )
-        self.updates = int(state["updates"]) if "updates" in state else 0
+@dataclass
+class _Run:
+    """A block iteration on some groups of one part, and what it found."""
 
-    def carried_shape(self, linear_map: LinearMap) -> tuple[int, int]:
-        """Return the shape of `vectors` for a map: what a buffer for them must hold."""
-        most = max(Summands(linear_map).domain_sizes, default=0)
-        return min(self.block + self.reseed, most), linear_map.shape[1]
+    part: int
+    groups: list[int]
+    block: Block
+    squares: list[float]
+    residuals: list[float]
+    tolerance: float
 
-    def has_lost(self, linear_map: LinearMap) -> bool:
-        """Tell whether a map is so far from the last one that its triplets are better found from nothing."""
-        if self.vectors is None or self.kernel is None:
-            return True
-        xp = namespace(linear_map.like)
-        rows = xp.reshape(linear_map.like, (linear_map.like.shape[0], -1))
-        change = rows - xp.astype(xp.reshape(self.kernel, rows.shape), linear_map.dtype)
-        taps = math.prod(linear_map.like.shape[2:]) ** 0.5
-        # The norm of a row is at most that of the matrix, and Frobenius' at least: for the usual small change these do.
-        longest = float(xp.max(xp.linalg.vector_norm(rows, axis=1)))
-        if taps * float(xp.linalg.vector_norm(change)) <= _LARGE_CHANGE * longest:
-            return False
-        return bool(taps * _spectral_norm(change, xp) > _LARGE_CHANGE * _spectral_norm(rows, xp))
 
-    def _follow(
-        self, summands: Summands, carried: list[Array] | None, steps: int, exact_work: float
-    ) -> SingularTriplets:
-        """Iterate from the carried vectors of each part, or from random ones, and carry on what is found."""
-        linear_map, xp = summands.linear_map, namespace(summands.linear_map.like)
-        count = min(self.block, linear_map.shape[1])
-        blocks, self.converged = iterate(
-            summands,
-            self._bases(summands, carried, exact_work),
-            count=self.block + self.reseed,
-            settled=(count + 1) // 2,
-            end=self.end,
-            rtol=self.rtol,
-            steps=steps,
-            probes=self.reseed,
-            probe_steps=_PROBE_STEPS if self.reseed else 0,
-        )
-        self.vectors = summands.join([block.vectors for block in blocks])
-        self.kernel = linear_map.like
-        squares, residuals, vectors, images = outermost(summands, blocks, count, self.end)
-        return SingularTriplets(xp.sqrt(squares), vectors, images, residuals)
+class _Search:
+    """One step of a tracker: which groups are looked at, what is found in their parts, and what is carried on."""
 
-    def _bases(self, summands: Summands, carried: list[Array] | None, exact_work: float) -> list[Array]:
-        """Return where the iteration sets out in the parts of each kind: the whole of them if that is little work."""
-        kernel, sizes = summands.linear_map.like, summands.domain_sizes
-        xp = namespace(kernel)
-        work = sum(summands.groups * size**3 for size in sizes)
-        if sizes and work <= exact_work and max(sizes) * sum(summands.linear_map.shape) <= _EXACT_ENTRIES:
-            return [
-                on_device_of(np.tile(np.eye(size), (summands.groups, 1, 1)), kernel, xp, dtype=kernel.dtype)
-                for size in sizes
-            ]
-        # The generator depends on the seed and the update alone, so a restored tracker draws the same vectors.
-        rng = np.random.default_rng([self.seed, self.updates])
-        bases = []
-        for kind, size in enumerate(sizes):
-            count = min(self.block + self.reseed, size)
-            fresh = count if carried is None else min(self.reseed, count)
-            draws = rng.standard_normal((summands.groups, fresh, size)) / size**0.5
-            rows = on_device_of(draws, kernel, xp, dtype=kernel.dtype)
-            if carried is not None:
-                rows = _stirred(carried[kind][:, :count, :], rows, count, xp)
+    def __init__(self, tracker: BlockTracker, carrier: Carrier, state: State) -> None:
+        self.tracker, self.carrier, self.state = tracker, carrier, state
+        self.xp = namespace(carrier.linear_map.like)
+        self.updates = int(state["updates"])
+        self.count = min(tracker.block, carrier.linear_map.shape[1])
+        self.settled = (self.count + 1) // 2
+        self.sign = 1.0 if tracker.end == "largest" else -1.0
+        self.runs: list[_Run] = []
+        self.products = 0
+
+    def choice(self) -> tuple[list[int], list[int], float]:
+        """Return the groups to be followed, those to be searched anew, and what is known to be among the values.
+
+        The last is a squared singular value, with its sign changed at the lower end, or minus infinity.
+        """
+        every = list(range(self.carrier.groups))
+        before = self.state["kernel"]
+        if not self.updates or not self.carrier.has_the_parts_of(before):
+            return [], every, -math.inf
+        drifts, lost = self.carrier.moved(before)
+        near, bar = every, -math.inf
+        if len(every) > 1:
+            drift, sign = np.array(drifts), self.sign
+            values = np.reshape(to_numbers(self.state["values"]), (len(every), -1))
+            known = np.sort((sign * values - drift[:, None]).ravel())[::-1][self.count - 1]
+            reached = sign * np.array(to_numbers(self.state["bounds"])) + drift + _SLACK * abs(known)
+            near = np.flatnonzero(reached >= known).tolist() or every
+            bar = sign * max(0.0, sign * float(known)) ** 2 if math.isfinite(known) else bar
+        return [group for group in near if not lost[group]], [group for group in near if lost[group]], bar
+
+    def follow(self, groups: list[int], bar: float) -> bool:
+        """Iterate from the carried vectors of some groups, in all parts, and tell whether that converged."""
+        done = [self._followed(part, groups, bar) for part in self._parts(groups)]  # of all of them
+        return all(done)
+
+    def _followed(self, part: int, groups: list[int], bar: float) -> bool:
+        batch = self.carrier.batch(part, groups)
+        basis = self._whole(batch, _WARM_WORK)
+        if basis is None:
+            count = self._rows(batch)
+            # What the carried vectors do not point at, the last ones do, which random ones are added to.
+            fresh = min(self.tracker.reseed, count)
+            carried = self.carrier.split(self.state["vectors"], part, groups)[:, :count, :]
+            stirred = carried[:, count - fresh :, :] + self._draws(batch, fresh, part)
             # Orthonormal before anything is read off: a block with random parts, or from a saved state, is not.
-            bases.append(orthonormal(rows, xp))
-        return bases
+            basis = orthonormal(self.xp.concat([carried[:, : count - fresh, :], stirred], axis=1), self.xp)
+        return self._iterate(part, groups, batch, basis, self.tracker.steps, self.settled, bar)
 
+    def go_on(self, bar: float) -> bool:
+        """Iterate where that did not converge, with as many random vectors beside those that were found."""
+        runs, self.runs = self.runs, []
+        done = [self._gone_on(run, bar) for run in runs]  # of all of them
+        return all(done)
 
-def _stirred(carried: Array, draws: Array, count: int, xp: Namespace) -> Array:
-    """Add random vectors to the last of the carried ones, or set them behind those of a part that has fewer."""
-    missing = min(draws.shape[1], count - carried.shape[1])
-    if missing:
-        carried = xp.concat([carried, xp.zeros_like(draws[:, :missing, :])], axis=1)
-    kept = carried.shape[1] - draws.shape[1]
-    return xp.concat([carried[:, :kept, :], carried[:, kept:, :] + draws], axis=1)
+    def _gone_on(self, run: _Run, bar: float) -> bool:
+        batch, found = self.carrier.batch(run.part, run.groups), run.block.vectors
+        basis = self._whole(batch, self._cold_work)
+        if basis is None:
+            more = min(found.shape[1], batch.order - found.shape[1])
+            basis = orthonormal(self.xp.concat([found, self._draws(batch, more, run.part)], axis=1), self.xp)
+        return self._iterate(run.part, run.groups, batch, basis, _COLD_STEPS, self.count, bar)
 
+    def begin(self, groups: list[int], bar: float) -> bool:
+        """Search some groups from nothing, and tell whether that converged."""
+        done = [self._begun(part, groups, bar) for part in self._parts(groups)]  # of all of them
+        return all(done)
 
-def _spectral_norm(rows: Array, xp: Namespace) -> float:
-    if rows.shape[0] > rows.shape[1]:
-        rows = xp.matrix_transpose(rows)
-    return math.sqrt(max(0.0, float(xp.max(xp.linalg.eigvalsh(rows @ xp.matrix_transpose(rows))))))
+    def _begun(self, part: int, groups: list[int], bar: float) -> bool:
+        batch = self.carrier.batch(part, groups)
+        basis = self._whole(batch, self._cold_work)
+        if basis is None:
+            basis = orthonormal(self._draws(batch, self._rows(batch), part), self.xp)
+        return self._iterate(part, groups, batch, basis, _COLD_STEPS, self.count, bar)
 
+    def _iterate(
+        self, part: int, groups: list[int], batch: Batch, basis: Array, steps: int, settled: int, bar: float
+    ) -> bool:
+        tracker = self.tracker
+        block, converged, tolerance = iterate(
+            batch,
+            basis,
+            count=self._rows(batch),
+            settled=settled,
+            end=tracker.end,
+            rtol=tracker.rtol,
+            steps=steps,
+            probes=tracker.reseed,
+            probe_steps=_PROBE_STEPS,
+            bar=max(bar, self._bar()),
+        )
+        self.products += block.products
+        squares, residuals = to_numbers(block.squares), to_numbers(block.residuals)
+        self.runs.append(_Run(part, groups, block, squares, residuals, tolerance))
+        return converged
 
-def _dense_triplets(linear_map: LinearMap, count: int, end: str) -> SingularTriplets:
-    xp = namespace(linear_map.like)
-    _, _, right = xp.linalg.svd(linear_map.to_dense(), full_matrices=False)
-    columns = linear_map.shape[1]
-    if end == "largest":
-        rows = right[:count, :]
-        missing = count - rows.shape[0]
-        if missing > 0:
-            rows = xp.concat([rows, _null_vectors(right, missing, xp)])
-    else:
-        null = _null_vectors(right, min(count, columns - right.shape[0]), xp)
-        wanted = count - null.shape[0]
-        rows = xp.concat([null, xp.flip(right, axis=0)[:wanted, :]])
-    vectors = unvec(rows, linear_map.domain_shape, order=linear_map.order)
-    images = linear_map.apply(vectors)
-    flat = xp.reshape(images, (count, -1))
-    values = xp.linalg.vector_norm(flat, axis=1)
-    gram = xp.reshape(linear_map.adjoint(images), (count, -1))
-    residuals = xp.linalg.vector_norm(gram - (values * values)[:, None] * xp.reshape(vectors, (count, -1)), axis=1)
-    return SingularTriplets(values, vectors, images, residuals)
+    def _parts(self, groups: list[int]) -> range:
+        return range(len(self.carrier.parts) if groups else 0)
 
+    def _rows(self, batch: Batch) -> int:
+        """Return how many vectors are carried in each map of a batch."""
+        return min(self.tracker.block + self.tracker.reseed, batch.order)
 
-def _null_vectors(right: Array, count: int, xp: Namespace) -> Array:
-    """Return orthonormal vectors that are orthogonal to the rows of `right`: the rest of the domain of a wide map."""
-    draws = np.random.default_rng(0).standard_normal((count, right.shape[1]))
-    return orthonormal(on_device_of(draws, right, xp, dtype=right.dtype), xp, against=right)
+    @property
+    def _cold_work(self) -> float:
+        modest = self.tracker.end == "largest" and self.tracker.rtol >= _MODEST_RTOL
+        return _MODEST_WORK if modest else _COLD_WORK
+
+    def _bar(self) -> float:
+        """Return the last of the outermost squares that are found so far and have to settle."""
+        found = sorted((self.sign * square for run in self.runs for square in run.squares), reverse=True)
+        return found[self.settled - 1] if len(found) >= self.settled else -math.inf
+
+    def _whole(self, batch: Batch, work: float) -> Array | None:
+        """Return the unit vectors of every map of a batch, if to decompose its Gram matrices is so little work."""
+        size, xp, like = batch.order, self.xp, self.carrier.linear_map.like
+        if batch.groups * float(size) ** 3 > work or size * sum(batch.linear_map.shape) > _EXACT_ENTRIES:
+            return None
+        return on_device_of(np.tile(np.eye(size), (batch.groups, 1, 1)), like, xp, dtype=like.dtype)
+
+    def _draws(self, batch: Batch, count: int, part: int) -> Array:
+        """Return random vectors, which depend on the tracker's seed and on how many updates were made."""
+        generator = np.random.default_rng([self.tracker.rng, self.updates, part])
+        draws = generator.standard_normal((batch.groups, count, batch.order)) / batch.order**0.5
+        like = self.carrier.linear_map.like
+        return on_device_of(draws, like, self.xp, dtype=like.dtype)
+
+    def found(self, converged: bool) -> SingularValues:
+        """Return the outermost triplets of the whole map from those of its parts."""
+        xp, carrier, linear_map = self.xp, self.carrier, self.carrier.linear_map
+        if carrier.single:
+            block = self.runs[-1].block
+            squares, residuals = block.squares[0, : self.count], block.residuals[0, : self.count]
+            vectors = xp.reshape(block.vectors[0, : self.count, :], (-1, *linear_map.domain_shape))
+            images = xp.reshape(block.images[0, : self.count, :], (-1, *linear_map.range_shape))
+        else:
+            squares, residuals, vectors, images = self._assembled()
+        values = xp.sqrt(squares)
+        inverse = 1 / xp.where(values > 0, values, xp.ones_like(values))
+        norms, of_squares = np.array(to_numbers(values)), np.array(to_numbers(residuals))
+        beside = of_squares / np.where(norms > 0, norms, 1.0)
+        return SingularValues(
+            values=xp.astype(values, xp.float64),
+            left=xp.reshape(inverse, (-1,) + (1,) * len(linear_map.range_shape)) * images,
+            right=vectors,
+            residuals=beside,
+            errors=np.minimum(beside, np.sqrt(of_squares)),
+            upper=math.inf,
+            matvecs=2 * self.products,
+            status=Status.ESTIMATED if converged else Status.NOT_CONVERGED,
+            method="block",
+        )
+
+    def _assembled(self) -> tuple[Array, Array, Array, Array]:
+        """Return the outermost squares, residuals, vectors and images among those of all parts and their copies."""
+        xp, carrier = self.xp, self.carrier
+        places = [
+            (self.sign * square, run, number, copy)
+            for run in self.runs
+            for number, square in enumerate(run.squares)
+            for copy in range(min(self.count, carrier.parts[run.part].copies))
+        ]
+        places.sort(key=lambda place: -place[0])
+        # Entries that the map does not read are its null vectors: the first of the smallest, the last of the largest.
+        unread = carrier.unread(self.count)
+        nulls = len(unread) if self.tracker.end == "smallest" else max(0, self.count - len(places))
+        found = []
+        for _, run, number, copy in places[: self.count - nulls]:
+            block = run.block
+            group, row = divmod(number, block.squares.shape[1])
+            vector, image = carrier.place(
+                block.vectors[group, row, :], block.images[group, row, :], run.part, run.groups[group], copy
+            )
+            found.append((block.squares[group, row], block.residuals[group, row], vector, image))
+        for number, unit in enumerate(unread[:nulls]):
+            zero, image = (xp.zeros_like(unit[(0,) * unit.ndim]), xp.zeros_like(carrier.linear_map._apply(unit)))
+            found.insert(number if self.tracker.end == "smallest" else len(found), (zero, zero, unit, image))
+        squares, residuals, vectors, images = (xp.stack(column) for column in zip(*found, strict=True))
+        return squares, residuals, vectors, images
+
+    def carried(self) -> State:
+        """Return the state after the step: what was found of the groups that were looked at, the rest as it was."""
+        xp, carrier, like = self.xp, self.carrier, self.carrier.linear_map.like
+        groups = sorted({group for run in self.runs for group in run.groups})
+        values, bounds = self._known(groups)
+        looked = on_device_of(np.isin(np.arange(carrier.groups), groups), like, xp)
+        new = {
+            "values": on_device_of(values, like, xp, dtype=like.dtype),
+            "bounds": on_device_of(bounds, like, xp, dtype=like.dtype),
+            "kernel": carrier.parameters,
+        }
+        state = {}
+        for name, array in new.items():
+            mask = xp.reshape(looked, (-1,) + (1,) * (array.ndim - 1))
+            state[name] = array if len(groups) == carrier.groups else xp.where(mask, array, self.state[name])
+        vectors = self.state["vectors"]
+        for run in self.runs:
+            vectors = carrier.join(run.block.vectors, vectors, run.part, run.groups)
+        return {**state, "vectors": vectors, "updates": self.state["updates"] + 1}
+
+    def _known(self, groups: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """Return the outermost values of each group, and what its outermost value does not exceed, as far as is known.
+
+        Rows of groups that were not looked at are 0.
+        """
+        block, order = self.tracker.block, self.carrier.groups
+        worst = 0.0 if self.sign > 0 else math.inf
+        values, bounds = np.full((order, block), worst), np.full(order, -math.inf)
+        per_group: dict[int, list[float]] = {group: [] for group in groups}
+        for run in self.runs:
+            shape = tuple(run.block.squares.shape)
+            squares, residuals = np.reshape(run.squares, shape), np.reshape(run.residuals, shape)
+            copies = min(block, self.carrier.parts[run.part].copies)
+            share = least_share(run.block.vectors.shape[2])
+            reach = self.sign * squares + np.where(residuals <= 2 * run.tolerance, residuals, residuals / share)
+            for number, group in enumerate(run.groups):
+                per_group[group] += np.repeat(squares[number], copies).tolist()
+                bounds[group] = max(bounds[group], float(reach[number, : self.settled].max()))
+        for group, found in per_group.items():
+            outermost = sorted(found, reverse=self.sign > 0)[:block]
+            values[group, : len(outermost)] = np.sqrt(outermost)
+        return values, np.sqrt(np.maximum(0.0, self.sign * bounds))
 
 
 def _check_floating(linear_map: LinearMap) -> None:

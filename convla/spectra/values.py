@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from dataclasses import dataclass
 from typing import get_args
 
 import numpy as np
@@ -21,12 +22,18 @@ from convla.spectra.fourier import fourier_triplets
 from convla.spectra.largest import Criterion, Method, Search, fourier_is_best, largest_in_parts
 from convla.spectra.merge import all_of_parts, largest_of_parts, smallest_of_parts, values_in
 from convla.spectra.parts import blocks_of
-from convla.spectra.result import SingularValues
+from convla.spectra.result import SingularValues, weakest
 from convla.spectra.smallest import SmallestMethod, exactly_singular, smallest_of_problem
 from convla.spectra.status import Status
 from convla.typing import Array, ArrayLike, Seed
 
-__all__ = ["condition_number", "largest_singular_value", "singular_values", "smallest_singular_value"]
+__all__ = [
+    "ConditionNumber",
+    "condition_number",
+    "largest_singular_value",
+    "singular_values",
+    "smallest_singular_value",
+]
 
 
 def singular_values(
@@ -226,7 +233,32 @@ def smallest_singular_value(
     return result
 
 
-def condition_number(operator: LinearMap, *, rtol: float | None = None, rng: Seed = 0) -> float:
+@dataclass(frozen=True)
+class ConditionNumber:
+    """The condition number of an operator, with what supports it; ``float(result)`` is the value.
+
+    Attributes
+    ----------
+    value : float
+        Infinite where the status is "rank deficient".
+    error : float
+        What the value may be off, by the errors of the two singular values.
+    status : Status
+        The weaker of theirs; ``status.sentence`` says what it means.
+    """
+
+    value: float
+    error: float
+    status: Status
+
+    def __float__(self) -> float:
+        return self.value
+
+    def __repr__(self) -> str:
+        return f"<ConditionNumber {self.value:.6g}: {self.status}>"
+
+
+def condition_number(operator: LinearMap, *, rtol: float | None = None, rng: Seed = 0) -> ConditionNumber:
     """Return the condition number of an operator: its largest over its smallest singular value.
 
     Parameters
@@ -239,9 +271,10 @@ def condition_number(operator: LinearMap, *, rtol: float | None = None, rng: See
 
     Returns
     -------
-    float
-        Infinity where `smallest_singular_value` has the status "rank deficient". For a wide operator this is the
-        condition number of its transpose: of the map restricted to the orthogonal complement of its null space.
+    ConditionNumber
+        With value, error and status. The value is infinite where `smallest_singular_value` has the status "rank
+        deficient". For a wide operator it is the condition number of its transpose: of the map restricted to the
+        orthogonal complement of its null space.
 
     Raises
     ------
@@ -257,15 +290,22 @@ def condition_number(operator: LinearMap, *, rtol: float | None = None, rng: See
     --------
     >>> import numpy as np
     >>> from convla import ConvOperator, condition_number
-    >>> round(condition_number(ConvOperator(np.array([[[-1.0, 2.0, -1.0]]]), (9,))), 6)  # cot(pi / 20)^2
+    >>> found = condition_number(ConvOperator(np.array([[[-1.0, 2.0, -1.0]]]), (9,)))
+    >>> round(float(found), 6)  # cot(pi / 20)^2
     39.863458
+    >>> str(found.status)
+    'exact'
     """
     problem = prepared(operator)
     scaled = problem.operator  # the ratio is there where the values themselves are out of range
     smallest = smallest_singular_value(scaled, rtol=rtol, rng=rng)
     if smallest.status == Status.RANK_DEFICIENT or smallest.value <= problem.slack:
-        return math.inf
-    return largest_singular_value(scaled, rtol=rtol, rng=rng).value / smallest.value
+        return ConditionNumber(math.inf, 0.0, Status.RANK_DEFICIENT)
+    largest = largest_singular_value(scaled, rtol=rtol, rng=rng)
+    value = largest.value / smallest.value
+    least = smallest.value - float(smallest.errors[0])
+    upper = (largest.value + float(largest.errors[0])) / least if least > 0 else math.inf
+    return ConditionNumber(value, upper - value, weakest([largest.status, smallest.status]))
 
 
 def _largest(

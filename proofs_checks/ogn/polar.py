@@ -9,6 +9,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 import convla
+from convla.orthonormal import OrthonormalMethod, RankDeficient
 from convla.testing import gamma
 from convla.typing import Array
 from proofs_checks import networks
@@ -114,8 +115,10 @@ def polynomial_methods_approach_the_factor(_: int) -> str:
 )
 def what_counts_as_zero(_: int) -> str:
     epsilon = float(np.finfo(np.float64).eps)
+    methods: tuple[OrthonormalMethod, ...] = ("exact", "svd")
+    ranks: tuple[RankDeficient, ...] = ("partial", "complete")
     for method, (ratio, rtol, kept) in itertools.product(
-        ("exact", "svd"),
+        methods,
         (
             (1e-3, None, True),
             (1e-12, None, True),
@@ -130,7 +133,7 @@ def what_counts_as_zero(_: int) -> str:
         assert np.abs(factor - np.diag([1.0, float(kept)])).max() < 1e-9, (method, ratio, rtol, factor)
         whole = convla.orthonormalize(gradient, method=method, rtol=rtol, rank_deficient="complete")[:, 0]
         assert np.abs(whole @ whole.T - np.eye(2)).max() < 1e-9, (method, ratio, rtol, whole)
-    for method, rank in itertools.product(("exact", "svd"), ("partial", "complete")):
+    for method, rank in itertools.product(methods, ranks):
         assert not convla.orthonormalize(np.zeros((2, 1, 3)), method=method, rank_deficient=rank).any(), (
             "zeros stay zeros"
         )

@@ -9,6 +9,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 import convla
+from convla.initializers import KernelMethod
 from convla.testing import gamma
 from convla.typing import Array, Padding
 from proofs_checks.bases import unit_kernels
@@ -17,7 +18,7 @@ from proofs_checks.statement import Kind, Statement, Verdict, evidence
 
 __all__ = ["STATEMENTS"]
 
-METHODS = ("haar", "svd")
+METHODS: tuple[KernelMethod, ...] = ("haar", "svd")
 
 
 @st.composite
@@ -31,7 +32,7 @@ def _shapes(draw: st.DrawFn) -> tuple[int, ...]:
     Kind.PROPERTY, "both methods, layers of one and two axes, wide and tall, and the source's 64x32x3x3: U U^T = I"
 )
 def filters_are_orthonormal(examples: int) -> str:
-    def check(shape: tuple[int, ...], method: str, seed: int) -> None:
+    def check(shape: tuple[int, ...], method: KernelMethod, seed: int) -> None:
         rows = convla.orthogonal_kernel(shape, method=method, rng=seed).reshape(shape[0], -1)
         if rows.shape[0] > rows.shape[1]:
             rows = rows.T
@@ -49,7 +50,7 @@ def filters_are_orthonormal(examples: int) -> str:
     "transpose it has orthogonal columns (svd), or is triangular with a positive diagonal (haar)",
 )
 def rows_are_those_of_the_recipe(examples: int) -> str:
-    def check(shape: tuple[int, ...], method: str, seed: int) -> None:
+    def check(shape: tuple[int, ...], method: KernelMethod, seed: int) -> None:
         rows = convla.orthogonal_kernel(shape, method=method, rng=seed).reshape(shape[0], -1)
         rows = rows if rows.shape[0] <= rows.shape[1] else rows.T
         gaussian = np.random.default_rng(seed).standard_normal(rows.shape)
@@ -162,7 +163,7 @@ def singular_values_of_initial_layers(_: int) -> str:
 
 @evidence(Kind.PROPERTY, "both methods, gains 1e-3 to 1e3, wide and tall layers: every singular value is the gain")
 def every_singular_value_is_the_gain(examples: int) -> str:
-    def check(shape: tuple[int, ...], method: str, power: float, seed: int) -> None:
+    def check(shape: tuple[int, ...], method: KernelMethod, power: float, seed: int) -> None:
         gain = 10.0**power
         kernel = convla.orthogonal_kernel(shape, gain=gain, method=method, rng=seed).reshape(shape[0], -1)
         values = np.linalg.svd(kernel, compute_uv=False)

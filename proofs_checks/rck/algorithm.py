@@ -8,6 +8,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 import convla
+from convla.penalties import FixedStep
 from convla.testing import gamma
 from convla.typing import Array
 from proofs_checks.draws import for_all, operators
@@ -102,7 +103,7 @@ def descent_is_the_printed_algorithm(_: int) -> str:
     grown = 0
     for shape, alpha in itertools.product(((1, 1, 3, 3), (2, 1, 3, 3), (3, 1, 2, 2)), (0.5, 1.0, 5.0, 40.0)):
         kernel = np.random.default_rng(3).uniform(0, 1, shape)
-        descent = convla.minimize_penalty(kernel, (4, 4), alpha=alpha, learning_rate=0.01, iterations=8)
+        descent = convla.minimize_penalty(convla.ConvOperator(kernel, (4, 4)), alpha, iterations=8)
         literal = _literal_algorithm(kernel, (4, 4), alpha, 0.01, 8)
         for step, (sigma, _kernel) in enumerate(literal):
             assert abs(descent.trace.reported[step] - sigma) <= 1e-8 * (sigma + alpha), (shape, alpha, step)
@@ -122,7 +123,7 @@ def the_larger_triplet_is_taken(_: int) -> str:
         # Two channels, each with its own value; the larger one shrinks faster and is overtaken.
         kernel = np.zeros((2, 2, 1, 1))
         kernel[0, 0], kernel[1, 1] = 1.6, 1.5 + 0.01 * seed
-        descent = convla.minimize_penalty(kernel, (1, 1), alpha=1.0, learning_rate=0.02, iterations=6)
+        descent = convla.minimize_penalty(convla.ConvOperator(kernel, (1, 1)), iterations=6, step=FixedStep(0.02))
         literal = _literal_algorithm(kernel, (1, 1), 1.0, 0.02, 6)
         assert np.abs(descent.kernel - literal[-1][1]).max() <= 1e-9, seed
         moved = np.abs(literal[-1][1] - kernel)
@@ -175,8 +176,8 @@ STATEMENTS = (
         evidence=(descent_is_the_printed_algorithm, the_larger_triplet_is_taken),
         functions=(
             "convla.minimize_penalty",
-            "convla.spectra.power.PowerTracker",
-            "convla.penalties.value.pair_gradient",
+            "convla.penalties.power.Power",
+            "convla.penalties.pairs.pair_gradients",
         ),
         note="`convla.minimize_penalty` by its defaults. The text leaves open when a triplet is read off; here it is (|A v|, +-v, v) "
         "of the last v that was multiplied.",

@@ -55,7 +55,7 @@ def tracked_value_dips_below_the_true_one(_: int) -> str:
     found = []
     for alpha in (5.0, 10.0):
         kernel = np.random.default_rng(0).uniform(0, 1, (1, 3, 3, 3))
-        trace = convla.minimize_penalty(kernel, (15, 15), alpha=alpha, iterations=7).trace
+        trace = convla.minimize_penalty(convla.ConvOperator(kernel, (15, 15)), alpha, iterations=7).trace
         assert (trace.true >= alpha * (1 - 1e-12)).all(), f"alpha = {alpha}: the true value went below alpha"
         least = int(np.argmin(trace.reported))
         assert trace.reported[least] < alpha * (1 - 1e-6), "the tracked value never dips below alpha"
@@ -151,10 +151,10 @@ STATEMENTS = (
         functions=(
             "convla.penalty",
             "convla.penalty_gradient",
-            "convla.penalties.value.pair_gradient",
-            "convla.penalties.value.active_pairs",
-            "convla.penalties.value.cluster",
-            "convla.penalties.value.gram_map",
+            "convla.penalties.pairs.pair_gradients",
+            "convla.penalties.pairs.active_pairs",
+            "convla.penalties.pairs.cluster",
+            "convla.penalties.pairs.shifted",
         ),
         note='The remedy is to penalise the smaller of M^T M and M M^T: `gram="smaller"`.',
     ),

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import convla
 from convla import identities
+from convla.penalties import Exact
 from convla.testing import gamma
 from convla.typing import Array
 from proofs_checks.draws import for_all, moderate_floats
@@ -97,7 +98,11 @@ def why_descents_stall(_: int) -> str:
     for seed in range(3):
         start = np.random.default_rng(seed).uniform(-0.5, 0.5, (4, 2, 3, 3))
         descent = convla.minimize_penalty(
-            start, (5, 5), iterations=200, tracker="exact", step="backtracking", cluster_rtol=0.02, measure=False
+            convla.ConvOperator(start, (5, 5)),
+            iterations=200,
+            tracker=Exact(cluster_rtol=0.02),
+            step="backtracking",
+            measure=False,
         )
         operator = descent.operator
         stalled = float(convla.penalty(operator, 1.0))

@@ -267,7 +267,7 @@ STATEMENTS = (
         ),
         functions=(
             "convla.penalty_gradient",
-            "convla.penalties.value.pair_gradient",
+            "convla.penalties.pairs.pair_gradients",
             "convla.penalties.value.penalty_gradient_by_entries",
         ),
         note="With u = +-v it is twice the kernel adjoint of M v and v, so no sets Omega and no matrix are needed.",
@@ -283,7 +283,7 @@ STATEMENTS = (
         evidence=(left_vector_is_plus_or_minus_the_right, balanced_ends_have_other_vectors),
         functions=(
             "convla.penalty_gradient",
-            "convla.penalties.value.pair_gradient",
+            "convla.penalties.pairs.pair_gradients",
         ),
     ),
 )

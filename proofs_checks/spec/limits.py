@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 
 import convla
+from convla.penalties import Exact
 from convla.spectra.symbol import Symbol
 from convla.typing import Array
 from proofs_checks.rck.penalty import scaling_turns_the_penalty_into_the_condition_number
@@ -141,7 +142,11 @@ def descent_stalls_where_sigma_min_vanishes(_: int) -> str:
 def _ends_after_descent(kernel: Array) -> tuple[float, float]:
     """Return sigma_max^2 - 1 and 1 - sigma_min^2 where a descent with exact values and a line search ends."""
     result = convla.minimize_penalty(
-        kernel, (5, 5), iterations=200, tracker="exact", step="backtracking", cluster_rtol=0.02, measure=False
+        convla.ConvOperator(kernel, (5, 5)),
+        iterations=200,
+        tracker=Exact(cluster_rtol=0.02),
+        step="backtracking",
+        measure=False,
     )
     values = np.linalg.svd(result.operator.to_dense(), compute_uv=False)
     return float(values[0] ** 2) - 1, 1 - float(values[-1] ** 2)
@@ -188,7 +193,7 @@ STATEMENTS = (
         ),
         functions=(
             "convla.minimize_penalty",
-            "convla.penalties.value.pair_gradient",
+            "convla.penalties.pairs.pair_gradients",
         ),
         note=r"If only one end were active, scaling the kernel would lessen the penalty: RCK-scale. A "
         r"descent need not get there: with $\sigma_{\min}$ near 0 its gradient is near 0 as well, and it stalls.",

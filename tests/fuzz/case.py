@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 import convla
+from convla import penalties
 from convla.errors import ConvergenceWarning
 from tests.fuzz.draw import Layer, any_layer, array_source
 
@@ -33,7 +34,8 @@ class Case:
     def __init__(self, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
         self.counts: Counter[str] = Counter()
-        self.names: dict[str, Any] = {name: getattr(convla, name) for name in convla.__all__}
+        public = (penalties, convla)
+        self.names: dict[str, Any] = {name: getattr(m, name) for m in public for name in m.__all__}
         self._lines: list[Callable[[], str]] = []
 
     def layer(self, size: str = "any", **options: Any) -> Layer:
@@ -84,7 +86,7 @@ class Case:
         """A script that makes the same calls."""
         body = "\n".join(line() for line in self._lines)
         used = [name for name in ("base64", "zlib", "numpy", "torch", "jax", "array_api_strict") if f"{name}." in body]
-        imports = [f"import {name}" for name in used] + ["from convla import *"]
+        imports = [f"import {name}" for name in used] + ["from convla.penalties import *", "from convla import *"]
         if "jax" in used:
             imports.append('jax.config.update("jax_enable_x64", True)')
         return "\n".join([*imports, body])

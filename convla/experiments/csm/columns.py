@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from convla.experiments.descents.outcome import Floats, Outcome
-from convla.experiments.statistics import Estimate
+from convla.experiments.statistics import Estimate, share
 
 __all__ = ["Column", "column_of", "columns_of", "estimate", "resampled"]
 
@@ -62,10 +62,8 @@ def estimate(outcome: Outcome, *, seed: int = 0) -> dict[str, Estimate]:
     kept = outcome.converged
     start, end = outcome.similarity[kept].T
     count, size = int((end < start).sum()), int(kept.sum())
-    a, b = count + 0.5, size - count + 0.5
-    spread = math.sqrt(a * b / ((a + b) ** 2 * (a + b + 1.0)))
-    share = count / size if size else math.nan
-    estimates["B_reduction_frequency_pct"] = Estimate(100.0 * share, 100.0 * spread, size)
+    frequency = share(count, size)
+    estimates["B_reduction_frequency_pct"] = Estimate(100.0 * frequency.value, 100.0 * frequency.stderr, size)
     return estimates
 
 

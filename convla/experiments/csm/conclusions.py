@@ -16,8 +16,8 @@ import numpy as np
 from convla.experiments.csm.published import PUBLISHED_REPETITIONS
 from convla.experiments.csm.settings import Setting
 from convla.experiments.descents.outcome import Floats, Outcome
+from convla.experiments.source import Conclusion
 from convla.experiments.statistics import Estimate, all_positive, mostly_true
-from convla.experiments.study import Conclusion
 
 __all__ = ["draw_conclusions"]
 

@@ -22,8 +22,8 @@ from convla.experiments.csm.published import PUBLISHED_REPETITIONS, QUANTITIES, 
 from convla.experiments.csm.settings import Setting
 from convla.experiments.descents.outcome import Outcome
 from convla.experiments.folder import Table
+from convla.experiments.source import Sheet
 from convla.experiments.statistics import CONFIDENCE, share_interval
-from convla.experiments.study import Sheet
 
 __all__ = ["COVERAGE_HEADER", "Coverage", "CoverageRow", "measure_coverage"]
 

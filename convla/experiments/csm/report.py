@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from convla.experiments import study
+from convla.experiments import source
 from convla.experiments.csm.agreement import LEAST, VERDICTS, Verdict, cells_of, compare, decide
 from convla.experiments.csm.columns import estimate
 from convla.experiments.csm.conclusions import draw_conclusions
@@ -19,8 +19,8 @@ from convla.experiments.csm.published import QUANTITIES, TABLES, published_flags
 from convla.experiments.csm.settings import CONTROLS, Setting
 from convla.experiments.descents.outcome import Outcome
 from convla.experiments.folder import Table, as_records
+from convla.experiments.source import Conclusion, Sheet
 from convla.experiments.statistics import Estimate
-from convla.experiments.study import Conclusion, Sheet
 
 __all__ = ["CONTROL_HEADER", "TABLE_HEADER", "Report", "build_report"]
 
@@ -51,7 +51,7 @@ CONTROL_HEADINGS = (
 
 
 @dataclass(frozen=True)
-class Report(study.Report):
+class Report(source.Report):
     """What a run says.
 
     Attributes

@@ -4,24 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from convla.experiments.csm.published import published_tables
 from convla.experiments.descents.pairs import SIMILARITIES
 from convla.experiments.descents.settings import Setting as Descent
+from convla.experiments.descents.study import read_study
 from convla.extending import check_choice
 
-__all__ = ["CONTROLS", "INPUT_LENGTH", "TARGETS", "Readings", "Setting", "control_settings", "table_settings"]
+__all__ = [
+    "CONTROLS",
+    "INPUT_LENGTH",
+    "TARGETS",
+    "Readings",
+    "Setting",
+    "control_settings",
+    "study_file",
+    "table_settings",
+]
 
 INPUT_LENGTH = 64
 
-# (correlation table, decrease table): hyperparameter table, loss, padding. Table 11's caption is a copy of Table 9's;
-# the text of Section 5 and the captions of Tables 5-6 refer to it for the valid runs.
-_TABLE_PAIRS = {
-    (1, 2): ("table9", "kernel", "full"),
-    (3, 4): ("table10", "convolutional", "full"),
-    (5, 6): ("table11", "convolutional", "valid"),
-}
+# (correlation table, decrease table): the study. Table 11's caption is a copy of Table 9's; the text of Section 5 and
+# the captions of Tables 5-6 refer to it for the valid runs.
+_STUDIES = {(1, 2): "tables12", (3, 4): "tables34", (5, 6): "tables56"}
 
 CONTROLS = ("loss", "shrinkage", "scale-invariant")
 """What a control run minimises: the table's own loss; |K1|^2 + |K2|^2; CS / (|K1|^2 |K2|^2)."""
@@ -95,17 +101,16 @@ class Setting:
         """Return the descent that is run."""
         cosine = self.loss == "kernel" and readings.kernel_loss == "cosine"
         return Descent(
-            draws=self.draws,
-            n=self.n,
-            m=INPUT_LENGTH,
-            padding=self.padding,
-            loss="shrinkage" if self.control == "shrinkage" else self.loss,
-            normalized=self.control == "scale-invariant" or (cosine and self.control == "loss"),
-            similarity=readings.similarity,
-            optimizer=self.optimizer,
+            N=self.n,
+            M=INPUT_LENGTH,
+            loss=self.control if self.control != "loss" else "cosine" if cosine else self.loss,
             learning_rate=self.learning_rate,
             iterations=self.iterations,
-            both=readings.train == "both",
+            optimizer=self.optimizer,
+            padding=self.padding,
+            similarity=readings.similarity,
+            train=readings.train,
+            stream=self.draws,
         )
 
     def describe(self) -> dict[str, Any]:
@@ -125,11 +130,16 @@ def table_settings(targets: Sequence[str] = ("tables",)) -> tuple[Setting, ...]:
         check_choice("target", target, TARGETS)
     wanted = {target.removeprefix("table") for target in targets}
     return tuple(
-        Setting(tables, row["N"], row["optimizer"], row["learning_rate"], row["iterations"], loss, padding)
-        for tables, (hyperparameters, loss, padding) in _TABLE_PAIRS.items()
+        Setting(tables, row.N, row.optimizer, row.learning_rate, row.iterations, row.loss, str(row.padding))
+        for tables, name in _STUDIES.items()
         if wanted & {"s", *map(str, tables)}
-        for row in published_tables()[hyperparameters]["rows"]
+        for row in read_study(study_file(name)).settings
     )
+
+
+def study_file(name: str = "tables34") -> Path:
+    """Return the file of the study behind a pair of tables: "tables12", "tables34" or "tables56"."""
+    return Path(__file__).with_name("studies") / f"{name}.toml"
 
 
 def control_settings() -> tuple[Setting, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import zlib
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from typing import Any
@@ -10,19 +10,21 @@ from typing import Any
 import numpy as np
 
 from convla import feature_map_gram
+from convla.errors import EngineError
+from convla.experiments.descents.draws import CHUNK, draw
+from convla.experiments.descents.filters import descend_filters
+from convla.experiments.descents.functions import check_loss
 from convla.experiments.descents.pairs import choose_engine, descend_pairs, dot, quadratic_form
 from convla.experiments.descents.settings import Setting
 from convla.extending import check_cuda, check_integer, namespace, to_numpy
 from convla.typing import Array
 
-__all__ = ["CHUNK", "GROWTH", "Outcome", "check_engine", "run_setting"]
+__all__ = ["GROWTH", "Outcome", "check_engine", "run_setting", "setting_engine"]
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
-CHUNK = 1024
-"""Repetitions drawn and run together. The draws of a chunk depend on the seed, the setting and the chunk's number
-alone, so neither the number of workers nor the number of repetitions changes those of a repetition."""
-
+ENTRIES = 2**23
+"""Numbers that the matrices of one descent may have together: repetitions with many taps are run fewer at a time."""
 
 GROWTH = 1e3
 """Kernels that grew by more than this diverged, though perhaps not yet to infinity: no minimised loss rewards growth,
@@ -39,10 +41,10 @@ class Outcome:
         Of the loss and the feature-map similarity over the iterates.
     loss, similarity : numpy.ndarray of shape (R, 2)
         The loss, and the feature-map similarity in the reading that was asked for.
-    norms : numpy.ndarray of shape (R, 2, 2)
-        |K1| and |K2|, along the last axis.
+    norms : numpy.ndarray of shape (R, 2, S)
+        |K_i|, along the last axis.
     cosine : numpy.ndarray of shape (R, 2)
-        The modulus of the cosine of the feature maps.
+        The modulus of the cosine of the feature maps, in the mean over their pairs.
     """
 
     correlation: Floats
@@ -69,7 +71,7 @@ class Outcome:
 
     @property
     def survival(self) -> Floats:
-        """What is left of the kernels' lengths in the converged repetitions, the shorter first: shape (R', 2)."""
+        """What is left of the kernels' lengths in the converged repetitions, the shortest first: shape (R', S)."""
         with np.errstate(divide="ignore", invalid="ignore"):
             ratios = self.norms[self.converged, 1] / self.norms[self.converged, 0]
         ordered: Floats = np.sort(ratios, axis=1)
@@ -86,20 +88,23 @@ def run_setting(
     *,
     repetitions: int,
     seed: int,
+    start: int = 0,
     engine: str = "auto",
     advance: Callable[[int], None] = lambda _: None,
 ) -> Outcome:
-    """Run one setting.
+    """Run repetitions of one setting.
 
     Parameters
     ----------
     setting : Setting
     repetitions : int
-        At least 1.
+        How many, at least 1.
+    start : int, default 0
+        The number of the first one.
     seed : int
         At least 0.
     engine : {"auto", "reference", "numba", "cuda"}
-        "cuda" puts the draws on the GPU and runs the reference there; the others stay on the CPU.
+        "cuda" puts the draws on the GPU and runs them there; the others stay on the CPU.
     advance : callable
         Told, after every chunk, how many repetitions it had.
 
@@ -122,15 +127,17 @@ def run_setting(
     check_integer("repetitions", repetitions, minimum=1)
     check_integer("seed", seed, minimum=0)
     check_engine(engine)
+    if setting.function is not None:
+        check_loss(setting.loss, draw(setting, seed, 0, 4)[1])
+    engine = setting_engine(setting, engine)
     parts = []
-    for chunk, size in enumerate(_chunk_sizes(repetitions)):
-        x, k1, k2 = _draw(setting, seed, chunk, size)
+    for x, kernels in _drawn(setting, seed, start, start + repetitions):
         if engine == "cuda":
             import cupy
 
-            x, k1, k2 = cupy.asarray(x), cupy.asarray(k1), cupy.asarray(k2)
-        parts.append(_run_chunk(setting, x, k1, k2, "reference" if engine == "cuda" else engine))
-        advance(size)
+            x, kernels = cupy.asarray(x), cupy.asarray(kernels)
+        parts.append(_run_chunk(setting, x, kernels, engine))
+        advance(len(x))
     columns = {field.name: np.concatenate([part[field.name] for part in parts]) for field in fields(Outcome)}
     return Outcome(**columns)
 
@@ -151,24 +158,48 @@ def check_engine(engine: str) -> str:
     return choose_engine(engine)
 
 
-def _chunk_sizes(repetitions: int) -> Iterator[int]:
-    for start in range(0, repetitions, CHUNK):
-        yield min(CHUNK, repetitions - start)
+def setting_engine(setting: Setting, engine: str) -> str:
+    """Return the engine that runs a setting: what `check_engine` says, where the setting is in the compiled range.
+
+    Raises
+    ------
+    EngineError
+        If it is asked for by name, and the setting is not.
+    """
+    choice = check_engine(engine)
+    if setting.compiled or choice == "reference":
+        return choice
+    if engine in ("auto", "direct"):
+        return "reference"
+    raise EngineError(
+        f"engine {engine!r} runs two kernels, of one axis and channel where the loss correlates them, and no loss of "
+        "one's own: use 'auto' or 'reference'"
+    )
 
 
-def _draw(setting: Setting, seed: int, chunk: int, size: int) -> tuple[Floats, Floats, Floats]:
-    """Draw X ~ U(0, 1) and K1, K2 ~ U(-1, 1), one row for each repetition."""
-    key = (zlib.crc32(setting.draws.encode()), chunk)
-    generator = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
-    uniform = generator.random((size, setting.m + 2 * setting.n))
-    x, k1, k2 = np.split(uniform, [setting.m, setting.m + setting.n], axis=1)
-    return x, 2.0 * k1 - 1.0, 2.0 * k2 - 1.0
+def _drawn(setting: Setting, seed: int, start: int, stop: int) -> Iterator[tuple[Floats, Floats]]:
+    """Yield inputs and kernels of the repetitions from `start` to before `stop`, a few at a time."""
+    most = max(1, ENTRIES // setting.taps**2)
+    for chunk in range(start // CHUNK, -(-stop // CHUNK)):
+        first = chunk * CHUNK
+        x, kernels = draw(setting, seed, chunk, min(CHUNK, stop - first))
+        for low in range(max(0, start - first), len(x), most):
+            yield x[low : low + most], kernels[low : low + most]
 
 
-def _run_chunk(setting: Setting, x: Array, k1: Array, k2: Array, engine: str) -> dict[str, Floats]:
-    gram = feature_map_gram(x[:, None, :], (setting.n,), padding=setting.padding)  # type: ignore[arg-type]
-    run = descend_pairs(k1, k2, gram, **setting.descent(), engine=engine)
-    norms, cosines = zip(*(_describe_pair(a, b, gram) for a, b in ((k1, k2), (run.k1, run.k2))), strict=True)
+def _run_chunk(setting: Setting, x: Array, kernels: Array, engine: str) -> dict[str, Floats]:
+    xp = namespace(x, kernels)
+    gram = feature_map_gram(x, setting.kernel_shape[1:], padding=setting.padding)  # type: ignore[arg-type]
+    first = xp.reshape(kernels, (*kernels.shape[:2], -1))
+    run: Any
+    if setting.compiled:
+        run = descend_pairs(first[:, 0, :], first[:, 1, :], gram, **_options(setting), engine=engine)
+        last = [run.k1, run.k2]
+    else:
+        run = descend_filters(first, gram, setting)
+        last = list(xp.permute_dims(run.kernels, (1, 0, 2)))
+    ends = [list(xp.permute_dims(first, (1, 0, 2))), last]
+    norms, cosines = zip(*(_describe_kernels(kernels, gram) for kernels in ends), strict=True)
     return {
         "correlation": to_numpy(run.correlation),
         "loss": to_numpy(run.loss),
@@ -178,13 +209,29 @@ def _run_chunk(setting: Setting, x: Array, k1: Array, k2: Array, engine: str) ->
     }
 
 
-def _describe_pair(k1: Array, k2: Array, gram: Array) -> tuple[Floats, Floats]:
-    """Return the kernels' norms (R, 2) and |cos| of their feature maps (R,), on the host."""
-    xp = namespace(k1, k2, gram)
+def _options(setting: Setting) -> dict[str, Any]:
+    loss, normalized = setting.minimized
+    return {
+        "loss": loss,
+        "normalized": normalized,
+        "toeplitz": (setting.padding, setting.dimensions, setting.channels) == ("full", 1, 1),
+        "similarity": setting.similarity,
+        "optimizer": setting.optimizer,
+        "learning_rate": setting.learning_rate,
+        "iterations": setting.iterations,
+        "both": setting.train == "both",
+    }
+
+
+def _describe_kernels(kernels: list[Array], gram: Array) -> tuple[Floats, Floats]:
+    """Return the kernels' norms (R, S) and the mean |cos| of their feature maps (R,), on the host."""
+    xp = namespace(*kernels, gram)
     # NumPy's own sums depend on how the memory is laid out, which differs between the engines.
-    k1, k2, gram = xp.permute_dims(k1, (1, 0)), xp.permute_dims(k2, (1, 0)), xp.permute_dims(gram, (1, 2, 0))
+    kernels, gram = [xp.permute_dims(k, (1, 0)) for k in kernels], xp.permute_dims(gram, (1, 2, 0))
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        norm = xp.sqrt(xp.stack([dot(k1, k1), dot(k2, k2)], axis=1))
-        lengths = [xp.sqrt(quadratic_form(k, gram, k)) for k in (k1, k2)]
-        cosine = xp.abs(quadratic_form(k1, gram, k2)) / (lengths[0] * lengths[1])
+        norm = xp.sqrt(xp.stack([dot(k, k) for k in kernels], axis=1))
+        lengths = [xp.sqrt(quadratic_form(k, gram, k)) for k in kernels]
+        pairs = list(itertools.combinations(range(len(kernels)), 2))
+        cosines = [xp.abs(quadratic_form(kernels[i], gram, kernels[j])) / (lengths[i] * lengths[j]) for i, j in pairs]
+        cosine = sum(cosines[1:], cosines[0]) / len(pairs)
     return to_numpy(norm), to_numpy(cosine)

@@ -11,6 +11,7 @@ each repetition, agrees with this reference to the last bit.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -36,11 +37,13 @@ __all__ = [
     "LOSSES",
     "OPTIMIZERS",
     "SIMILARITIES",
+    "Correlation",
     "PairDescent",
     "choose_engine",
     "descend_pairs",
     "dot",
     "quadratic_form",
+    "step_factors",
 ]
 
 LOSSES = ("kernel", "convolutional", "shrinkage")
@@ -167,7 +170,13 @@ def choose_engine(engine: str) -> str:
     return _descend_pairs.choose(np.empty(0), engine=engine)
 
 
-@accelerated("descend_pairs", kernels={"numba": "convla.experiments.descents.pairs_numba:descend_pairs"})
+@accelerated(
+    "descend_pairs",
+    kernels={
+        "numba": "convla.experiments.descents.pairs_numba:descend_pairs",
+        "cuda": "convla.experiments.descents.pairs_cuda:descend_pairs",
+    },
+)
 def _descend_pairs(
     k1: Array,
     k2: Array,
@@ -190,7 +199,7 @@ def _descend_pairs(
     gram = xp.permute_dims(gram, (1, 2, 0))
     n = k1.shape[0]
     lags = xp.take(gram[0, ...], on_device_of([abs(t) for t in range(1 - n, n)], gram, xp), axis=0)
-    trace = _Correlation(xp.zeros_like(k1[0, ...]))
+    trace = Correlation(xp.zeros_like(k1[0, ...]))
     values, observed = [], []
     # A diverging repetition overflows; it is the caller's to count and drop.
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
@@ -218,6 +227,18 @@ def _descend_pairs(
 
 def _make_optimizer(name: str, learning_rate: float) -> Optimizer:
     return SGD(learning_rate) if name == "SGD" else Adam(learning_rate)
+
+
+def step_factors(optimizer: str, learning_rate: float, iterations: int) -> tuple[list[float], list[float]]:
+    """Return for a compiled descent the length of each step, and Adam's root that its second moment is divided by.
+
+    By Python's own powers, as in the reference: a compiled power may differ in the last bit.
+    """
+    if optimizer == "SGD":
+        return [float(learning_rate)] * iterations, []
+    beta1, beta2 = Adam(learning_rate).betas
+    steps = range(1, iterations + 1)
+    return [learning_rate / (1.0 - beta1**t) for t in steps], [math.sqrt(1.0 - beta2**t) for t in steps]
 
 
 def dot(a: Array, b: Array) -> Array:
@@ -294,7 +315,7 @@ def _observe(k1: Array, k2: Array, gram: Array, lags: Array, similarity: str, to
     return product
 
 
-class _Correlation:
+class Correlation:
     """Pearson's correlation of a stream of pairs, by Welford's updates (no cancellation of large sums)."""
 
     def __init__(self, zero: Array) -> None:
@@ -302,6 +323,7 @@ class _Correlation:
         self.mean_x = self.mean_y = self.xx = self.yy = self.xy = zero
 
     def add(self, x: Array, y: Array) -> None:
+        """Take in a value of each."""
         self.count += 1
         dx, dy = x - self.mean_x, y - self.mean_y
         self.mean_x = self.mean_x + dx / self.count
@@ -312,4 +334,5 @@ class _Correlation:
         self.xy = self.xy + dx * rest
 
     def correlation(self, xp: Namespace) -> Array:
+        """Return the correlation of what was taken in."""
         return self.xy / (xp.sqrt(self.xx) * xp.sqrt(self.yy))

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import Any
 
-import numba
 import numpy as np
 
+from convla.compiling import compiled
+from convla.experiments.descents.pairs import LOSSES, SIMILARITIES, step_factors
 from convla.extending import share
 from convla.typing import Array
 
@@ -23,8 +23,6 @@ __all__ = ["descend_pairs"]
 # block of the largest kernels (N = 16) stays in the second-level cache.
 LANES = 64
 
-_LOSS = {"kernel": 0, "convolutional": 1, "shrinkage": 2}
-_SIMILARITY = {"squared": 0, "absolute": 1, "signed": 2, "cosine": 3}
 _BETAS = (0.9, 0.999)
 _EPSILON = 1e-8
 
@@ -48,14 +46,9 @@ def descend_pairs(
     blocks = -(-repetitions // LANES)
     k1, k2 = _to_lanes(k1, blocks), _to_lanes(k2, blocks)
     trace = np.empty((blocks, 5, LANES))
-    steps = np.arange(1, iterations + 1)
-    # Python's own powers, as in the reference: a compiled power may differ in the last bit.
-    lengths = np.array([learning_rate / (1.0 - _BETAS[0] ** int(t)) for t in steps])
-    roots = np.array([math.sqrt(1.0 - _BETAS[1] ** int(t)) for t in steps])
-    if optimizer == "SGD":
-        lengths, roots = np.full(iterations, float(learning_rate)), np.zeros(0)
+    lengths, roots = (np.array(factors) for factors in step_factors(optimizer, learning_rate, iterations))
     grams = _to_lanes(gram.reshape(repetitions, n * n), blocks)
-    options = (lengths, roots, _LOSS[loss], normalized, toeplitz, _SIMILARITY[similarity], both)
+    options = (lengths, roots, LOSSES.index(loss), normalized, toeplitz, SIMILARITIES.index(similarity), both)
     jobs = itertools.count()  # which gives each number to one thread only
 
     def descend() -> None:
@@ -88,18 +81,14 @@ def _from_lanes(lanes: Array, repetitions: int) -> Array:
     return np.ascontiguousarray(lanes.transpose(0, 2, 1)).reshape(-1, lanes.shape[1])[:repetitions]
 
 
-def _compiled() -> Any:
-    # error_model="numpy": a division by zero in one lane gives inf or nan there and stops nothing.
-    return numba.njit(cache=True, error_model="numpy")
-
-
-@_compiled()
+# error_model="numpy": a division by zero in one lane gives inf or nan there and stops nothing.
+@compiled(error_model="numpy")
 def _multiply_add(total: Array, a: Array, b: Array) -> None:
     for lane in range(LANES):
         total[lane] += a[lane] * b[lane]
 
 
-@_compiled()
+@compiled(error_model="numpy")
 def _dot(a: Array, b: Array, total: Array) -> None:
     for lane in range(LANES):
         total[lane] = a[0, lane] * b[0, lane]
@@ -107,7 +96,7 @@ def _dot(a: Array, b: Array, total: Array) -> None:
         _multiply_add(total, a[i], b[i])
 
 
-@_compiled()
+@compiled(error_model="numpy")
 def _cross_correlation(k1: Array, k2: Array, r: Array) -> None:
     n = k1.shape[0]
     r[:] = 0.0
@@ -116,7 +105,7 @@ def _cross_correlation(k1: Array, k2: Array, r: Array) -> None:
             _multiply_add(r[n - 1 + b - a], k1[a], k2[b])
 
 
-@_compiled()
+@compiled(error_model="numpy")
 def _quadratic_form(a: Array, gram: Array, b: Array, image: Array, total: Array) -> None:
     n = a.shape[0]
     for i in range(n):
@@ -131,7 +120,7 @@ def _quadratic_form(a: Array, gram: Array, b: Array, image: Array, total: Array)
             _multiply_add(total, a[i], image)
 
 
-@_compiled()
+@compiled(error_model="numpy")
 def _loss_and_gradient(
     loss: int, k1: Array, k2: Array, r: Array, value: Array, g1: Array, g2: Array, work: Array
 ) -> None:
@@ -167,7 +156,7 @@ def _loss_and_gradient(
                 g2[i, lane] = 2.0 * k2[i, lane]
 
 
-@_compiled()
+@compiled(error_model="numpy")
 def _normalize(k1: Array, k2: Array, value: Array, g1: Array, g2: Array, work: Array) -> None:
     _dot(k1, k1, work[0])
     _dot(k2, k2, work[1])
@@ -181,7 +170,7 @@ def _normalize(k1: Array, k2: Array, value: Array, g1: Array, g2: Array, work: A
         value[lane] = value[lane] / work[2, lane]
 
 
-@_compiled()
+@compiled(error_model="numpy")
 def _observe(
     similarity: int, toeplitz: bool, k1: Array, k2: Array, gram: Array, r: Array, seen: Array, work: Array
 ) -> None:
@@ -207,7 +196,7 @@ def _observe(
             seen[lane] = seen[lane] / (math.sqrt(work[1, lane]) * math.sqrt(work[2, lane]))
 
 
-@_compiled()
+@compiled(error_model="numpy")
 def _welford(count: int, x: Array, y: Array, moments: Array) -> None:
     for lane in range(LANES):
         dx = x[lane] - moments[0, lane]
@@ -220,14 +209,14 @@ def _welford(count: int, x: Array, y: Array, moments: Array) -> None:
         moments[4, lane] += dx * rest
 
 
-@_compiled()
+@compiled(error_model="numpy")
 def _sgd_step(k: Array, g: Array, length: float) -> None:
     for i in range(k.shape[0]):
         for lane in range(LANES):
             k[i, lane] -= length * g[i, lane]
 
 
-@_compiled()
+@compiled(error_model="numpy")
 def _adam_step(k: Array, g: Array, first: Array, second: Array, length: float, root: float) -> None:
     beta1, beta2 = _BETAS
     for i in range(k.shape[0]):
@@ -237,7 +226,7 @@ def _adam_step(k: Array, g: Array, first: Array, second: Array, length: float, r
             k[i, lane] -= length * (first[i, lane] / (math.sqrt(second[i, lane]) / root + _EPSILON))
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@compiled(nogil=True, error_model="numpy")
 def _descend_block(
     k1: Array,
     k2: Array,

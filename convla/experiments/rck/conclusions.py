@@ -16,8 +16,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from convla.experiments.rck.settings import ALPHAS, SHAPES, FigureSetting, Traces
+from convla.experiments.source import Conclusion
 from convla.experiments.statistics import median_interval, mostly_true
-from convla.experiments.study import Conclusion
 
 __all__ = ["draw_figure_conclusions"]
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from convla import kernel_from_hwio, minimize_penalty
+from convla import ConvOperator, kernel_from_hwio, minimize_penalty
+from convla.penalties import Backtracking, Block, FixedStep
 
 __all__ = ["ALPHAS", "ITERATIONS", "SHAPES", "FigureSetting", "Traces", "figure_settings", "run_figure"]
 
@@ -24,9 +25,9 @@ ALPHAS = (0.1, 1.0, 5.0, 10.0)
 """Of the panels of Figure 3.2, kernels 3x3x3x1."""
 
 VARIANTS: dict[str, dict[str, Any]] = {
-    "printed": {"tracker": "power", "power_iterations": 2},
-    "svd": {"tracker": "exact"},
-    "remedy": {"tracker": "block", "step": "backtracking", "cluster_rtol": 0.01, "gram": "smaller"},
+    "printed": {"tracker": "power", "step": FixedStep(LEARNING_RATE)},
+    "svd": {"tracker": "exact", "step": FixedStep(LEARNING_RATE)},
+    "remedy": {"tracker": Block(cluster_rtol=0.01), "step": Backtracking(LEARNING_RATE), "gram": "smaller"},
 }
 """What `minimize_penalty` is told: Algorithm 2.1 by the power method; by the full SVD at every step, which the paper
 reports as comparable; and the penalty on the smaller Gram matrix, both ends tracked."""
@@ -126,10 +127,8 @@ def run_figure(
         sequence = np.random.SeedSequence(seed, spawn_key=(zlib.crc32(setting.kernel.encode()), number))
         drawn = np.random.default_rng(sequence).random((3, 3, setting.in_channels, setting.out_channels))
         descent = minimize_penalty(
-            kernel_from_hwio(drawn),
-            IMAGE,
-            alpha=setting.alpha,
-            learning_rate=LEARNING_RATE,
+            ConvOperator(kernel_from_hwio(drawn), IMAGE),
+            setting.alpha,
             iterations=ITERATIONS,
             measure=True,
             **VARIANTS[setting.variant],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
 from importlib import resources
@@ -13,6 +12,7 @@ from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from convla.errors import ConvlaError
+from convla.experiments.reading import read_toml
 from convla.experiments.training.settings import (
     MEASURES,
     MOST_BLOCKS,
@@ -83,12 +83,7 @@ def read_experiment(name: str) -> Experiment:
         source = shipped[name]
     elif not name.endswith(".toml"):
         raise ExperimentError(f"there is no experiment {name!r}: give a .toml file, or one of {', '.join(shipped)}")
-    try:
-        data = tomllib.loads(source.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ExperimentError(f"{name}: cannot be read: {error.strerror or error}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise ExperimentError(f"{name}: not a TOML file: {error}") from error
+    data = read_toml(source, name, ExperimentError)
     try:
         return _experiment(source.name.removesuffix(".toml"), data)
     except (TypeError, ValueError) as error:

@@ -1,4 +1,8 @@
-"""The one autograd function of the package: a scalar whose gradient is computed beside its value."""
+"""Functions of a weight whose gradients are computed beside their values, as autograd and torch.compile see them.
+
+`closed_form` takes any function, which may read the values of the weight; `Loss` is an operator of PyTorch's library,
+which torch.compile takes as a whole, and can be differentiated again and again.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +14,84 @@ import torch
 
 from convla._array import describe
 
-__all__ = ["check_weight", "closed_form", "full_precision"]
+__all__ = ["Loss", "check_weight", "closed_form", "full_precision"]
 
 Tensor = Any
+
+
+class Loss:
+    """A scalar function of a weight as an operator of PyTorch's library.
+
+    Parameters
+    ----------
+    name : str
+        Within the namespace ``convla``.
+    options : str
+        The arguments after the weight, as a schema has them: ``"int[] stride, int groups"``.
+    value, value_and_gradient : callable
+        Functions of the weight and these arguments, by their names. The first is differentiable by autograd itself,
+        which is used for second and higher derivatives.
+
+    Notes
+    -----
+    ``loss(weight, *options)`` returns the value. The gradient is computed beside it, where it can be asked for.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        options: str,
+        value: Callable[..., Tensor],
+        value_and_gradient: Callable[..., tuple[Tensor, Tensor]],
+    ) -> None:
+        names = [option.split()[1] for option in options.split(", ")]
+
+        def compute(kernels: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
+            *given, gradient = arguments
+            keywords = dict(zip(names, given, strict=True))
+            with full_precision(kernels):
+                if not gradient:
+                    return value(kernels, **keywords), kernels.new_empty(0)
+                found, slope = value_and_gradient(kernels, **keywords)
+                return found, slope.contiguous()
+
+        def shapes(kernels: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
+            slope = torch.empty_like(kernels, memory_format=torch.contiguous_format)
+            return kernels.new_empty(()), slope if arguments[-1] else kernels.new_empty(0)
+
+        def remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+            ctx.save_for_backward(inputs[0], output[1])
+            ctx.keywords = dict(zip(names, inputs[1:-1], strict=True))
+
+        def backward(ctx: Any, outer: Tensor, _: Any) -> tuple[Any, ...]:
+            kernels, gradient = ctx.saved_tensors
+            if torch.is_grad_enabled():  # a graph is asked for (create_graph=True)
+                with full_precision(kernels):
+                    (gradient,) = torch.autograd.grad(value(kernels, **ctx.keywords), kernels, create_graph=True)
+            return outer * gradient, *(None,) * (len(names) + 1)
+
+        self._operator = torch.library.custom_op(
+            f"convla::{name}",
+            compute,
+            mutates_args=(),
+            schema=f"(Tensor kernels, {options}, bool gradient) -> (Tensor, Tensor)",
+        )
+        self._operator.register_fake(shapes)
+        self._operator.register_autograd(backward, setup_context=remember)
+
+    def __call__(self, kernels: Tensor, *arguments: Any) -> Tensor:
+        check_weight("kernels", kernels)
+        wanted = kernels.requires_grad and torch.is_grad_enabled()
+        return self._operator(kernels, *arguments, wanted)[0]
 
 
 def closed_form(
     kernels: Tensor, value: Callable[[Tensor], Tensor], value_and_gradient: Callable[[Tensor], tuple[Tensor, Tensor]]
 ) -> Tensor:
-    """Return the value of a scalar function, differentiable once by the gradient that comes beside it.
+    """Return the value of a function, differentiable once by the gradient that comes beside it.
 
-    The gradient is not computed where nobody can ask for it.
+    The value is a scalar, or a vector whose entries' gradients are stacked. The gradient is not computed where nobody
+    can ask for it.
     """
     check_weight("kernels", kernels)
     if kernels.requires_grad and torch.is_grad_enabled():
@@ -56,7 +127,8 @@ class _ClosedForm(torch.autograd.Function):  # type: ignore[misc]
     def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, None]:
         kernels, gradient = ctx.saved_tensors
         # Asked for a graph (create_graph=True), the gradient must not pass for a constant.
-        return outer * (_Gradient.apply(kernels, gradient) if torch.is_grad_enabled() else gradient), None
+        known = _Gradient.apply(kernels, gradient) if torch.is_grad_enabled() else gradient
+        return torch.tensordot(outer, known, dims=outer.ndim), None
 
 
 class _Gradient(torch.autograd.Function):  # type: ignore[misc]
@@ -66,4 +138,6 @@ class _Gradient(torch.autograd.Function):  # type: ignore[misc]
 
     @staticmethod
     def backward(ctx: Any, outer: Tensor) -> tuple[None, None]:  # noqa: ARG004
-        raise RuntimeError("losses with closed-form backward can be differentiated once, not twice")
+        raise RuntimeError(
+            "what is made of singular vectors can be differentiated once, not twice: their change is not followed"
+        )

@@ -12,7 +12,7 @@ import torch
 from convla._validate import check_integer
 from convla.errors import ShapeError
 from convla.frameworks.torch._closed_form import check_weight
-from convla.initializers import delta_orthogonal_kernel, orthogonal_kernel
+from convla.initializers import KernelMethod, delta_orthogonal_kernel, orthogonal_kernel
 from convla.typing import Seed
 
 __all__ = ["delta_orthogonal_", "orthogonal_"]
@@ -21,7 +21,7 @@ Tensor = Any
 
 
 def orthogonal_(
-    tensor: Tensor, *, gain: float = 1.0, method: str = "haar", groups: int = 1, rng: Seed = None
+    tensor: Tensor, *, gain: float = 1.0, method: KernelMethod = "haar", groups: int = 1, rng: Seed = None
 ) -> Tensor:
     """Fill a weight with `convla.orthogonal_kernel`, in place.
 

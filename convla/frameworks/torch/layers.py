@@ -12,7 +12,17 @@ from torch import nn
 
 from convla._array import describe
 
-__all__ = ["Layout", "check_network", "convolutions", "current_weight", "image_shapes", "weight_hook", "weight_layouts"]
+__all__ = [
+    "Layout",
+    "check_network",
+    "convolutions",
+    "current_weight",
+    "image_shapes",
+    "linear_maps",
+    "observed_shapes",
+    "weight_hook",
+    "weight_layouts",
+]
 
 Tensor = Any
 Layer = Any
@@ -69,9 +79,11 @@ def convolutions(network: Network) -> dict[str, Layer]:
 
     Examples
     --------
-    >>> from convla.frameworks.torch import basic_cnn, convolutions
-    >>> list(convolutions(basic_cnn()))
-    ['0', '3', '6']
+    >>> import torch
+    >>> from convla.frameworks.torch import convolutions
+    >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3))
+    >>> list(convolutions(network))
+    ['0', '2']
     """
     found: dict[str, Layer] = {}
     seen: set[int] = set()
@@ -112,18 +124,23 @@ def image_shapes(network: Network, example: Tensor) -> dict[str, tuple[int, ...]
     Examples
     --------
     >>> import torch
-    >>> from convla.frameworks.torch import basic_cnn, image_shapes
-    >>> image_shapes(basic_cnn(), torch.zeros(1, 3, 32, 32))
-    {'0': (32, 32), '3': (16, 16), '6': (8, 8)}
+    >>> from convla.frameworks.torch import image_shapes
+    >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3))
+    >>> image_shapes(network, torch.zeros(1, 3, 32, 32))
+    {'0': (32, 32), '2': (30, 30)}
     """
+    return observed_shapes(network, convolutions(network), example)
+
+
+def observed_shapes(network: Network, layers: dict[str, Layer], example: Tensor) -> dict[str, tuple[int, ...]]:
+    """Return the sizes of the images of those layers that the example reaches; see `image_shapes`."""
     shapes: dict[str, tuple[int, ...]] = {}
-    layers = convolutions(network)
 
     def watch(name: str, layer: Layer) -> Any:
         axes = layer.weight.ndim - 2
 
         def record(_: Layer, inputs: tuple[Tensor, ...]) -> None:
-            shape = tuple(inputs[0].shape[-axes:])
+            shape = tuple(inputs[0].shape[inputs[0].ndim - axes :])
             if math.prod(shape) > math.prod(shapes.get(name, (0,))):
                 shapes[name] = shape
 
@@ -197,6 +214,27 @@ def weight_layouts(network: Network, *, linear: bool) -> dict[Tensor, Layout]:
                 f"{name}, {layout}"
             )
     return layouts
+
+
+def linear_maps(network: Network) -> dict[str, Layer]:
+    """Return a network's convolutions, transposed or not, and linear layers by name, each weight once.
+
+    Raises
+    ------
+    TypeError
+        If `network` is no module.
+    ValueError
+        If a weight has no shape yet, or is computed from others.
+    """
+    found: dict[str, Layer] = {}
+    seen: set[int] = set()
+    for name, layer in _named_layers(network, (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)):
+        if nn.utils.parametrize.is_parametrized(layer, "weight") or not isinstance(layer.weight, nn.Parameter):
+            raise ValueError(f"layer {name}: its weight is computed from others, and cannot be written into")
+        if id(layer.weight) not in seen:
+            found[name] = layer
+        seen.add(id(layer.weight))
+    return found
 
 
 def _parameter_of(name: str, layer: Layer) -> Tensor:

@@ -1,15 +1,16 @@
 """Losses on a layer's weight with closed-form backward: convolutional similarity, kernel orthogonality, OCNN.
 
-They run on the tensors themselves, on any device: the core's functions are written against the array API.
+They run on the tensors themselves, on any device: the core's functions are written against the array API. Each is an
+operator of PyTorch's library, so that torch.compile takes it as it is, and can be differentiated again.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
-from convla.frameworks.torch._closed_form import closed_form
+from convla._validate import check_choice, check_integer, check_per_axis
+from convla.frameworks.torch._closed_form import Loss, check_weight
 from convla.similarity.layer import Pairs, convolutional_similarity, convolutional_similarity_and_gradient
 from convla.similarity.orthogonality import (
     kernel_orthogonality,
@@ -24,7 +25,7 @@ Tensor = Any
 
 
 def convolutional_similarity_loss(kernels: Tensor, *, pairs: Pairs = "unordered", normalized: bool = False) -> Tensor:
-    """Return the convolutional similarity of a layer's weight, differentiable once.
+    """Return the convolutional similarity of a layer's weight.
 
     Parameters
     ----------
@@ -54,15 +55,11 @@ def convolutional_similarity_loss(kernels: Tensor, *, pairs: Pairs = "unordered"
     >>> weight.grad.flatten().tolist()
     [8.0, 34.0, 26.0, 2.0]
     """
-    value, both = (
-        functools.partial(function, pairs=pairs, normalized=normalized)
-        for function in (convolutional_similarity, convolutional_similarity_and_gradient)
-    )
-    return closed_form(kernels, value, both)
+    return _SIMILARITY(kernels, check_choice("pairs", pairs, get_args(Pairs)), bool(normalized))
 
 
 def kernel_orthogonality_loss(kernels: Tensor, *, groups: int = 1) -> Tensor:
-    """Return the squared Frobenius norm of W W^T - I, W the kernels as rows, differentiable once.
+    """Return the squared Frobenius norm of W W^T - I, W the kernels as rows.
 
     Parameters
     ----------
@@ -89,15 +86,11 @@ def kernel_orthogonality_loss(kernels: Tensor, *, groups: int = 1) -> Tensor:
     >>> weight.grad.flatten().tolist()
     [4.0, 4.0]
     """
-    value, both = (
-        functools.partial(function, groups=groups)
-        for function in (kernel_orthogonality, kernel_orthogonality_and_gradient)
-    )
-    return closed_form(kernels, value, both)
+    return _ORTHOGONALITY(kernels, check_integer("groups", groups, minimum=1))
 
 
 def ocnn_loss(kernels: Tensor, *, stride: int | Sequence[int] = 1, groups: int = 1) -> Tensor:
-    """Return the OCNN residual of a layer's weight, differentiable once.
+    """Return the OCNN residual of a layer's weight.
 
     Parameters
     ----------
@@ -127,8 +120,16 @@ def ocnn_loss(kernels: Tensor, *, stride: int | Sequence[int] = 1, groups: int =
     >>> weight.grad.flatten().tolist()
     [8.0, 8.0]
     """
-    value, both = (
-        functools.partial(function, stride=stride, groups=groups)
-        for function in (ocnn_residual, ocnn_residual_and_gradient)
-    )
-    return closed_form(kernels, value, both)
+    check_weight("kernels", kernels)
+    strides = check_per_axis("stride", stride, kernels.ndim - 2)
+    return _OCNN(kernels, list(strides), check_integer("groups", groups, minimum=1))
+
+
+_SIMILARITY = Loss(
+    "convolutional_similarity",
+    "str pairs, bool normalized",
+    convolutional_similarity,
+    convolutional_similarity_and_gradient,
+)
+_ORTHOGONALITY = Loss("kernel_orthogonality", "int groups", kernel_orthogonality, kernel_orthogonality_and_gradient)
+_OCNN = Loss("ocnn_residual", "int[] stride, int groups", ocnn_residual, ocnn_residual_and_gradient)

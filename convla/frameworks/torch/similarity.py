@@ -20,7 +20,7 @@ Network = Any
 
 
 def similarity_losses(network: Network, *, pairs: Pairs = "unordered", normalized: bool = False) -> dict[str, Tensor]:
-    """Return the convolutional similarity of each convolutional layer of a network, differentiable once.
+    """Return the convolutional similarity of each convolutional layer of a network.
 
     Parameters
     ----------
@@ -42,9 +42,11 @@ def similarity_losses(network: Network, *, pairs: Pairs = "unordered", normalize
 
     Examples
     --------
-    >>> from convla.frameworks.torch import basic_cnn, similarity_losses
-    >>> list(similarity_losses(basic_cnn()))
-    ['0', '3', '6']
+    >>> import torch
+    >>> from convla.frameworks.torch import similarity_losses
+    >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3))
+    >>> list(similarity_losses(network))
+    ['0', '2']
     """
     losses = {}
     for name, layer in convolutions(network).items():
@@ -66,7 +68,7 @@ def network_similarity_loss(network: Network, *, pairs: Pairs = "unordered", nor
     Returns
     -------
     tensor of shape ()
-        In the widest dtype among the layers'; differentiable once. Algorithm 2 descends on the task's loss plus beta
+        In the widest dtype among the layers'. Algorithm 2 descends on the task's loss plus beta
         times this, in every training step; its experiments take beta = 0.001.
 
     Raises
@@ -81,8 +83,9 @@ def network_similarity_loss(network: Network, *, pairs: Pairs = "unordered", nor
     Examples
     --------
     >>> import torch
-    >>> from convla.frameworks.torch import basic_cnn, network_similarity_loss
-    >>> network, images = basic_cnn(), torch.randn(8, 3, 32, 32)
+    >>> from convla.frameworks.torch import network_similarity_loss
+    >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3))
+    >>> images = torch.randn(8, 3, 32, 32)
     >>> loss = network(images).square().mean() + 0.001 * network_similarity_loss(network)
     >>> loss.backward()
     """
@@ -100,7 +103,7 @@ def minimize_similarity_(
     learning_rate: float = 0.001,
     betas: tuple[float, float] = (0.5, 0.999),
     keep_norms: bool = False,
-    state: Initialization | None = None,
+    start: Initialization | None = None,
     progress: Callable[[Initialization], None] | None = None,
 ) -> Initialization:
     """Minimise a network's convolutional similarity before training, in place (CSM Algorithm 1).
@@ -111,13 +114,13 @@ def minimize_similarity_(
         The weights of its layers, those of `convolutions`, are changed, except where they are frozen
         (``requires_grad=False``). Nothing else is.
     iterations : int, default 200
-        Steps of Adam in all, those of `state` among them. CSM takes 500 for CNN1 and CNN2, 200 for ResNet18.
+        Steps of Adam in all, those of `start` among them. CSM takes 500 for CNN1 and CNN2, 200 for ResNet18.
     learning_rate, betas
         Of Adam: the defaults are CSM's for ResNet18.
     keep_norms : bool, default False
         Minimise the normalised similarity instead, and bring every filter back to its norm at the start after each
         step. Without it the loss is the published one, which is least at weights that are 0, and the norms fall.
-    state : Initialization, optional
+    start : Initialization, optional
         What an earlier call returned: go on from there, with the same settings, whatever the weights are now.
     progress : callable, optional
         Called with the state after each step. If it raises, the weights stay as they were.
@@ -145,9 +148,10 @@ def minimize_similarity_(
     Examples
     --------
     >>> import torch
-    >>> from convla.frameworks.torch import basic_cnn, minimize_similarity_
+    >>> from convla.frameworks.torch import minimize_similarity_
     >>> _ = torch.manual_seed(0)
-    >>> result = minimize_similarity_(basic_cnn(), iterations=20)
+    >>> network = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3))
+    >>> result = minimize_similarity_(network, iterations=20)
     >>> len(result.losses), result.losses[-1] < result.losses[0]
     (20, True)
     """
@@ -165,7 +169,7 @@ def minimize_similarity_(
         learning_rate=learning_rate,
         betas=betas,
         keep_norms=keep_norms,
-        state=state,
+        start=start,
         progress=progress,
     )
     kernels = {name: torch.as_tensor(kernel) for name, kernel in result.kernels.items()}

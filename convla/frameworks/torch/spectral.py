@@ -22,9 +22,8 @@ from convla.frameworks.torch.layers import (
 )
 from convla.geometry import ConvGeometry
 from convla.operators import ConvOperator
-from convla.penalties._estimators import ESTIMATORS, EstimatorOptions
-from convla.penalties.value import ActivePairs, gram_map, pair_gradient
-from convla.spectra.tracking import DENSE_ENTRIES, BlockTracker
+from convla.penalties.pairs import DENSE_ENTRIES, ActivePairs, Gram, Shifted, pair_gradients, shifted
+from convla.penalties.tracker import Tracker, TrackerName
 from convla.typing import Boundary, Padding
 
 __all__ = ["NetworkSpectralPenalty", "SpectralPenalty"]
@@ -55,32 +54,22 @@ class SpectralPenalty(nn.Module):  # type: ignore[misc]
     gram : {"input", "smaller"}
         Of ``M^T M``, as printed, or of the smaller of ``M^T M`` and ``M M^T``: of a layer with more inputs than outputs
         the first is at least alpha, and does nothing for the smallest singular value.
-    tracker : {"block", "power", "exact"}
+    tracker : {"block", "power", "exact"} or Tracker
         How singular vectors are followed from one forward pass to the next: both ends of the spectrum, each by a block;
         two by the power method, as in the paper's Algorithm 2.1, which can lag behind or stay on the wrong vector; or
-        the decomposition of the whole matrix each time, for at most 2**20 entries.
-    block, block_steps : int, default 4 and 20
-        Vectors at each end, and most steps of the block iteration in one pass; it stops at a residual of 1e-3
-        ``sigma_max^2``.
-    power_iterations : int, default 2
-        Of the power method in one pass.
-    cluster_rtol : float, optional
-        How close to the leading eigenvalues others count as active, whose gradients are averaged; see
-        `convla.penalty_gradient`.
+        the decomposition of the whole matrix each time, for at most 2**20 entries. `Block`, `Power` and `Exact` of
+        `convla.penalties` have their settings: ``Block(vectors=4, steps=20, cluster_rtol=0.01)``.
 
     Attributes
     ----------
-    largest, smallest : tensor of shape (block + 1, columns)
-        Buffers: the vectors followed at either end of the spectrum, in each row one of every uncoupled part of the map
-        (of each group, for one); fewer rows where no part has so many columns. The last row takes in random vectors.
-        The lower end of a map with more columns than rows is known, and has none. With tracker "power" there is one
-        block ``shifted`` instead, with "exact" none.
-    largest_updates, smallest_updates : tensor of shape ()
-        Buffers: in how many passes in training mode each was followed. At 0 the vectors are found from nothing when
-        they are needed; the lower end is not while ``sigma_max^2`` is above ``2 alpha``, where it cannot count.
-
-    largest_kernel, smallest_kernel : tensor of the weight's shape
-        Buffers: the weight when each was last followed.
+    tracker : Tracker
+    largest_vectors, smallest_vectors, ... : tensor
+        Buffers: what the tracker carries on, by the names of its state. For "block" these are, at either end of the
+        spectrum, vectors of every uncoupled part of the map (of each group, for one), the weight that each group was
+        last followed at, with its outermost values then and their bounds, and the number of updates: at 0 the vectors
+        are found from nothing when they are needed. The lower end is not while ``sigma_max^2`` is above ``2 alpha``,
+        where it cannot count; that of a map with more columns than rows is known, and has no buffers. For "power" there
+        are the two vectors, ``shifted``; for "exact" there is nothing.
 
     Raises
     ------
@@ -127,23 +116,11 @@ class SpectralPenalty(nn.Module):  # type: ignore[misc]
         image_shape: Sequence[int],
         *,
         alpha: float = 1.0,
-        gram: str = "input",
-        tracker: str = "block",
-        block: int = 4,
-        block_steps: int = 20,
-        power_iterations: int = 2,
-        cluster_rtol: float | None = None,
+        gram: Gram = "input",
+        tracker: TrackerName | Tracker = "block",
     ) -> None:
         super().__init__()
-        self.options = EstimatorOptions(
-            alpha=alpha,
-            gram=gram,
-            tracker=tracker,
-            power_iterations=power_iterations,
-            block=block,
-            block_steps=block_steps,
-            cluster_rtol=cluster_rtol,
-        )
+        self.alpha, self.gram, self.tracker = alpha, gram, Tracker.of("tracker", tracker)
         if not isinstance(layer, CONVOLUTIONS):
             raise TypeError(f"layer must be a torch.nn.Conv1d, Conv2d or Conv3d, got {describe(layer)}")
         if isinstance(layer.weight, nn.parameter.UninitializedParameter):
@@ -160,20 +137,16 @@ class SpectralPenalty(nn.Module):  # type: ignore[misc]
             "groups": layer.groups,
             "boundary": BOUNDARIES[layer.padding_mode],
         }
-        geometry = ConvGeometry(self.kernel_shape, **self.setting)
-        self.setting["image_shape"] = geometry.image_shape
-        rows, columns = geometry.shape
-        if tracker == "exact" and rows * columns > DENSE_ENTRIES:
+        self.setting["image_shape"] = ConvGeometry(self.kernel_shape, **self.setting).image_shape
+        # Zeros of float32 or float64: the shapes say what a saved state must fit.
+        target = self._target(torch.zeros_like(weight, dtype=_wide(weight.dtype)))
+        rows, columns = target.factor.shape
+        if self.tracker.name == "exact" and rows * columns > DENSE_ENTRIES:
             raise ValueError(
                 f"tracker 'exact' takes matrices of at most {DENSE_ENTRIES} entries, got {rows}x{columns}: use 'block'"
             )
-        # Zeros of float32 or float64: the shapes say what a saved state must fit.
-        factor = gram_map(self._operator(torch.zeros_like(weight, dtype=_wide(weight.dtype))), gram)
-        for name, carried in ESTIMATORS[tracker](self.options).trackers(factor).items():
-            self.register_buffer(name, weight.new_zeros(carried.carried_shape(factor), dtype=_wide(weight.dtype)))
-            self.register_buffer(f"{name}_updates", weight.new_zeros((), dtype=torch.int64))
-            if isinstance(carried, BlockTracker):
-                self.register_buffer(f"{name}_kernel", torch.zeros_like(weight, dtype=_wide(weight.dtype)))
+        for name, array in self.tracker.initial(target).items():
+            self.register_buffer(name, array)
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the penalty of a weight, a tensor of shape () and of the weight's dtype."""
@@ -187,12 +160,12 @@ class SpectralPenalty(nn.Module):  # type: ignore[misc]
             raise ShapeError(f"weight must have shape {self.kernel_shape}, got {tuple(weight.shape)}")
 
         def value(kernel: Tensor) -> Tensor:
-            return kernel.new_tensor(self._estimate(self._operator(kernel)).value)
+            return kernel.new_tensor(self._estimate(self._target(kernel)).value)
 
         def value_and_gradient(kernel: Tensor) -> tuple[Tensor, Tensor]:
-            operator = self._operator(kernel)
-            pairs = self._estimate(operator)
-            return kernel.new_tensor(pairs.value), pair_gradient(operator, self.options.gram, pairs)
+            target = self._target(kernel)
+            pairs = self._estimate(target)
+            return kernel.new_tensor(pairs.value), pair_gradients(target, pairs)[0]
 
         return closed_form(weight, value, value_and_gradient)
 
@@ -203,31 +176,23 @@ class SpectralPenalty(nn.Module):  # type: ignore[misc]
 
     def extra_repr(self) -> str:
         """Return what ``repr`` shows."""
-        settings = {"kernel_shape": self.kernel_shape, **self.setting, **vars(self.options)}
+        settings = {"kernel_shape": self.kernel_shape, **self.setting}
+        settings |= {"alpha": self.alpha, "gram": self.gram, "tracker": self.tracker}
         return ", ".join(f"{name}={value!r}" for name, value in settings.items())
 
-    def _operator(self, kernel: Tensor) -> ConvOperator:
-        return ConvOperator(kernel, **self.setting)
+    def _target(self, kernel: Tensor) -> Shifted:
+        return shifted(ConvOperator(kernel, **self.setting), self.alpha, self.gram)
 
     @blas_on_one_thread()
-    def _estimate(self, operator: ConvOperator) -> ActivePairs:
-        # Made afresh: whatever is remembered is in the buffers.
-        estimator = ESTIMATORS[self.options.tracker](self.options)
-        trackers = estimator.trackers(gram_map(operator, self.options.gram))
-        for name, carried in trackers.items():
-            updates = int(self.get_buffer(f"{name}_updates"))
-            if updates:
-                carried.vectors = self.get_buffer(name).to(operator.kernel, copy=True)
-            if updates and isinstance(carried, BlockTracker):
-                carried.kernel, carried.updates = self.get_buffer(f"{name}_kernel").to(operator.kernel), updates
-        before = {name: carried.vectors for name, carried in trackers.items()}
-        pairs = estimator.estimate(operator)
-        for name, carried in trackers.items():
-            if self.training and carried.vectors is not before[name]:
-                self.get_buffer(name).copy_(carried.vectors)
-                self.get_buffer(f"{name}_updates").add_(1)
-                if isinstance(carried, BlockTracker):
-                    self.get_buffer(f"{name}_kernel").copy_(carried.kernel)
+    def _estimate(self, target: Shifted) -> ActivePairs:
+        like = target.operator.like
+        buffers = dict(self.named_buffers())
+        state = {name: b.to(like) if b.is_floating_point() else b for name, b in buffers.items()}
+        pairs, after = self.tracker.step(target, state)
+        if self.training:
+            for name, array in after.items():
+                if array is not state[name]:
+                    buffers[name].copy_(array)
         return pairs
 
 

@@ -49,7 +49,7 @@ def interrupted(case: Case) -> None:
 @check(weight=0.5)
 def interrupted_descent(case: Case) -> None:
     """A callback interrupts a descent, which then goes on as if it had not been."""
-    layer = moderate_layer(case)
+    moderate_layer(case)
     tracker = case.one_of(("block", "power", "exact"))
     stop = int(case.rng.integers(1, 6))
     states: list[Any] = []
@@ -60,7 +60,7 @@ def interrupted_descent(case: Case) -> None:
             raise KeyboardInterrupt
 
     case.names |= {"interrupt": interrupt, "states": states}
-    call = f"minimize_penalty(kernel, {layer.arguments}, iterations=8, learning_rate=1e-3, tracker={tracker!r}"
+    call = f"minimize_penalty(op, iterations=8, step=FixedStep(1e-3), tracker={tracker!r}"
     whole = case.evaluate(f"{call})", "whole")
     try:
         case.evaluate(f"{call}, callback=interrupt)")

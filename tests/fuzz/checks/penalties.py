@@ -92,14 +92,13 @@ def descent(case: Case) -> None:
     truth = oracles.singular_values(layer)
     largest = float(np.ldexp(max(truth.largest, 1e-3), truth.exponent))
     alpha = case.give("alpha", largest**2 * case.one_of((0.1, 0.5, 1.0)))
-    clustered = case.one_of(("", ", cluster_rtol=0.01"))
-    options = (
-        f"tracker={tracker!r}, step={step!r}, gram={gram!r}, learning_rate={case.one_of((1e-3, 1e-2, 0.1))}{clustered}"
-    )
+    clustered = case.one_of(("", "cluster_rtol=0.01"))
+    rule = {"fixed": "FixedStep", "backtracking": "Backtracking"}[step]
+    options = f"tracker={tracker.title()}({clustered}), step={rule}({case.one_of((1e-3, 1e-2, 0.1))}), gram={gram!r}"
     kernels: list[Any] = [layer.kernel]
     case.names["record"] = lambda state: kernels.append(np.array(state.kernel)) and None
     steps = int(case.rng.integers(1, 25))
-    call = f"minimize_penalty(kernel, {layer.arguments}, alpha=alpha, iterations={steps}, {options}"
+    call = f"minimize_penalty(op, alpha, iterations={steps}, {options}"
     result = case.evaluate(f"{call}, callback=record)")
     if result.status == "diverged":
         case.counts["diverged"] += 1

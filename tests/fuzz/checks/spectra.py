@@ -174,7 +174,7 @@ def condition(case: Case) -> None:
     truth = oracles.singular_values(layer)
     argument, rtol = drawn_rtol(case, layer)
     both = [evaluate(case, f"{name}_singular_value(op{argument})", layer, truth) for name in ("largest", "smallest")]
-    value = None if None in both else case.evaluate(f"condition_number(op{argument})")
+    value = None if None in both else case.evaluate(f"float(condition_number(op{argument}))")
     if value is None:
         return
     floor = truth.floor + units(layer, truth, 0.0)

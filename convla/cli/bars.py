@@ -1,0 +1,64 @@
+"""The progress of a command that runs units of work, and what it says when it is interrupted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Self
+
+from rich.progress import TaskID
+
+from convla.cli.output import INTERRUPTED, complain, progress_bars
+from convla.experiments.session import Unit, Watcher
+
+__all__ = ["RunBars"]
+
+
+class RunBars(Watcher):
+    """A bar for the whole of `what`, and one for each unit that goes on.
+
+    Attributes
+    ----------
+    units, saved : int
+        How many there are, and how many of them are saved.
+    """
+
+    def __init__(self, what: str) -> None:
+        self.units = self.saved = 0
+        self._what = what
+        self._progress = progress_bars()
+        self._whole = self._progress.add_task(what, total=None)
+        self._bars: dict[Unit, TaskID] = {}
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def plan(self, units: int, saved: int) -> None:
+        """Take up the number of units."""
+        self.units, self.saved = units, saved
+        self._progress.update(self._whole, total=units, completed=saved)
+
+    def start(self, unit: Unit, steps: int) -> None:
+        """Show a bar for a unit that begins."""
+        self._bars[unit] = self._progress.add_task(str(getattr(unit, "title", unit.name)), total=steps)
+
+    def advance(self, unit: Unit, steps: int) -> None:
+        """Move a unit's bar."""
+        self._progress.advance(self._bars[unit], steps)
+
+    def finish(self, unit: Unit) -> None:
+        """Take a unit's bar away, and move that of the whole."""
+        self.saved += 1
+        self._progress.remove_task(self._bars.pop(unit))
+        self._progress.advance(self._whole)
+
+    def interrupted(self, output: Path) -> int:
+        """Say what is saved, and how to go on; return the exit code."""
+        complain(
+            f"interrupted: {self.saved} of {self.units} {self._what} are saved in {output}; the same command with "
+            "--resume goes on from there"
+        )
+        return INTERRUPTED

@@ -1,0 +1,65 @@
+"""CSM Tables 1-6 and their controls as a source of experiments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from convla.experiments.csm.report import Report, build_report
+from convla.experiments.csm.settings import Readings, Setting, control_settings, table_settings
+from convla.experiments.descents.outcome import Outcome, run_setting
+from convla.experiments.source import Source
+
+__all__ = ["Tables"]
+
+
+@dataclass(frozen=True)
+class Tables(Source[Setting, Outcome]):
+    """The tables and controls among some targets.
+
+    Attributes
+    ----------
+    targets : tuple of str
+        Of which those in `convla.experiments.csm.settings.TARGETS` are this source's.
+    repetitions, seed : int
+    readings : Readings
+    engine : str
+    """
+
+    targets: tuple[str, ...]
+    repetitions: int
+    seed: int
+    readings: Readings
+    engine: str
+
+    kind: ClassVar[type[Any]] = Outcome
+
+    def units(self) -> tuple[Setting, ...]:
+        """Return the settings that the targets need."""
+        tables = [target for target in self.targets if target.startswith("table")]
+        tables += ["tables"] if "coverage" in self.targets else []
+        needed = dict.fromkeys(table_settings(tables) if tables else ())
+        if "controls" in self.targets:
+            needed |= dict.fromkeys(control_settings())
+        return tuple(needed)
+
+    def rows(self, unit: Setting) -> int:  # noqa: ARG002
+        """Return the number of repetitions."""
+        return self.repetitions
+
+    def __call__(self, unit: Setting, advance: Callable[[int], None] = lambda _: None) -> Outcome:
+        """Run a setting."""
+        descent = unit.descent(self.readings)
+        return run_setting(descent, repetitions=self.repetitions, seed=self.seed, engine=self.engine, advance=advance)
+
+    def report(self, outcomes: Mapping[Setting, Outcome]) -> Report:
+        """Return our cells beside the printed ones, the controls, and the sentences that they decide."""
+        return build_report(outcomes, self.targets)
+
+    def draw(self, outcomes: Mapping[Setting, Outcome], folder: Path) -> list[str]:
+        """Draw a PNG for every pair of tables, and one of the controls."""
+        from convla.experiments.csm.plots import plot_run  # matplotlib takes half a second to import
+
+        return plot_run(outcomes, folder)

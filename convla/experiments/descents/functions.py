@@ -1,0 +1,116 @@
+"""Losses of one's own: functions in a Python file or a module, checked before they are trusted."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib
+import importlib.util
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from convla.errors import ConvlaError
+
+__all__ = ["LossError", "LossFunction", "check_loss", "evaluate", "load_loss", "source_digest"]
+
+Floats = np.ndarray[Any, np.dtype[np.float64]]
+LossFunction: TypeAlias = Callable[[Floats], tuple[Floats, Floats]]
+
+STEP = 6e-6
+"""Of the difference quotient, for kernels of about unit size: the cube root of epsilon, where its error is least."""
+
+CLOSE = 1e-5
+"""How far the slope may be from it: the error of the quotient is about the square of `STEP`, some 1e-10, unless the
+third derivative is large."""
+
+
+class LossError(ConvlaError, ValueError):
+    """A loss of one's own cannot be loaded, or is not what it has to be."""
+
+
+@functools.cache
+def load_loss(name: str) -> LossFunction:
+    """Return the function that a setting names.
+
+    Parameters
+    ----------
+    name : str
+        "file.py:function", or "package.module:function". It is called with kernels of shape (R, S, channels, N), or
+        (R, S, channels, N, N), a row for each repetition, and returns their losses, of shape (R,), and the gradient, of
+        the kernels' shape. A repetition's loss must not depend on the others'. Loading it runs the file.
+
+    Raises
+    ------
+    LossError
+        If there is no such function.
+    """
+    place, _, function = name.rpartition(":")
+    if not place or not function:
+        raise LossError(f"loss must be a known name, or 'file.py:function' or 'module:function', got {name!r}")
+    try:
+        if place.endswith(".py"):
+            spec = importlib.util.spec_from_file_location(f"convla_loss_{Path(place).stem}", place)
+            if spec is None or spec.loader is None:
+                raise LossError(f"loss {name!r}: {place} cannot be loaded")
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+        else:
+            module = importlib.import_module(place)
+    except Exception as error:  # whatever a file of somebody's raises as it is run
+        raise LossError(f"loss {name!r}: {place} cannot be loaded: {error}") from error
+    found = getattr(module, function, None)
+    if not callable(found):
+        raise LossError(f"loss {name!r}: {place} has no function {function!r}")
+    return found  # type: ignore[no-any-return]
+
+
+@functools.cache
+def source_digest(name: str) -> str:
+    """Return a hash of the code of a function's file: results of another one are other results."""
+    file = inspect.getsourcefile(load_loss(name))
+    return hashlib.sha256(Path(file).read_bytes() if file else name.encode()).hexdigest()[:16]
+
+
+def check_loss(name: str, kernels: Floats) -> None:
+    """Compare the gradient of a loss with difference quotients of it, at some kernels.
+
+    Raises
+    ------
+    LossError
+        If it does not return what it has to, or the gradient is not that of the value.
+    """
+    function = load_loss(name)
+    generator = np.random.default_rng(0)
+    towards = generator.standard_normal(kernels.shape)
+    value, gradient = evaluate(name, kernels)
+    slope = np.sum(gradient * towards, axis=tuple(range(1, kernels.ndim)))
+    ahead, behind = (np.asarray(function(kernels + sign * STEP * towards)[0]) for sign in (1.0, -1.0))
+    size = np.sqrt(np.sum(gradient**2, axis=tuple(range(1, kernels.ndim)))) * np.sqrt(kernels[0].size)
+    # What rounding does to the quotient: a few epsilons of the value over the step.
+    allowed = CLOSE * size + 64 * np.finfo(np.float64).eps * np.abs(value) / STEP
+    gap = np.abs((ahead - behind) / (2.0 * STEP) - slope)
+    if not np.all(gap <= allowed):
+        worst = int(np.argmax(gap - allowed))
+        raise LossError(
+            f"loss {name!r}: the gradient is not that of the value: the slope along a random direction is "
+            f"{slope[worst]:.6g} by the gradient, and {slope[worst] + gap[worst]:.6g} or "
+            f"{slope[worst] - gap[worst]:.6g} by differences"
+        )
+
+
+def evaluate(name: str, kernels: Floats) -> tuple[Floats, Floats]:
+    """Return a loss and its gradient, their shapes checked."""
+    returned = load_loss(name)(kernels)
+    if not isinstance(returned, tuple) or len(returned) != 2:
+        raise LossError(f"loss {name!r} must return the losses and the gradient, got {type(returned).__name__}")
+    value, gradient = (np.asarray(part, dtype=np.float64) for part in returned)
+    if value.shape != kernels.shape[:1] or gradient.shape != kernels.shape:
+        raise LossError(
+            f"loss {name!r} must return losses of shape {kernels.shape[:1]} and a gradient of shape {kernels.shape}, "
+            f"got {value.shape} and {gradient.shape}"
+        )
+    return value, gradient

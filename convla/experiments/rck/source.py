@@ -1,0 +1,93 @@
+"""RCK Figures 3.1 and 3.2 as a source of experiments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from convla.experiments.folder import Table, as_records
+from convla.experiments.rck.conclusions import draw_figure_conclusions
+from convla.experiments.rck.settings import FigureSetting, Traces, figure_settings, run_figure
+from convla.experiments.source import Conclusion, Report, Source
+
+__all__ = ["TARGETS", "TRACE_HEADER", "Figures", "Traced"]
+
+TARGETS = ("figures",)
+
+TRACE_HEADER = (
+    *("kernel_size", "alpha", "variant", "kernel", "iteration"),
+    *("reported", "true", "sigma_max", "sigma_min", "condition"),
+)
+
+
+@dataclass(frozen=True)
+class Traced(Report):
+    """The traces of all panels; none unless the figures were asked for."""
+
+    panels: Mapping[FigureSetting, Traces]
+    conclusions: list[Conclusion]
+
+    def tables(self) -> dict[str, Table]:
+        """Return the traces, a row for each iterate, by the name of their CSV file."""
+        return {"traces.csv": self._traces()} if self.panels else {}
+
+    def as_data(self) -> dict[str, Any]:
+        """Return the traces as plain data."""
+        return {"traces": as_records(self._traces())}
+
+    def _traces(self) -> Table:
+        return TRACE_HEADER, [row for setting, traces in self.panels.items() for row in _rows(setting, traces)]
+
+
+def _rows(setting: FigureSetting, traces: Traces) -> Iterator[tuple[Any, ...]]:
+    columns = (traces.reported, traces.true, traces.sigma_max, traces.sigma_min, traces.condition)
+    for kernel, iteration in np.ndindex(traces.true.shape):
+        # A descent that ended early has no more iterates.
+        if iteration <= traces.steps[kernel]:
+            values = (float(column[kernel, iteration]) for column in columns)
+            yield (setting.kernel, setting.alpha, setting.variant, kernel, iteration, *values)
+
+
+@dataclass(frozen=True)
+class Figures(Source[FigureSetting, Traces]):
+    """The descents of both figures, if they are among some targets.
+
+    Attributes
+    ----------
+    targets : tuple of str
+    kernels : int
+        Random kernels of each descent.
+    seed : int
+    """
+
+    targets: tuple[str, ...]
+    kernels: int
+    seed: int
+
+    kind: ClassVar[type[Any]] = Traces
+
+    def units(self) -> tuple[FigureSetting, ...]:
+        """Return the settings of all panels."""
+        return figure_settings() if "figures" in self.targets else ()
+
+    def rows(self, unit: FigureSetting) -> int:  # noqa: ARG002
+        """Return the number of kernels."""
+        return self.kernels
+
+    def __call__(self, unit: FigureSetting, advance: Callable[[int], None] = lambda _: None) -> Traces:
+        """Run a setting."""
+        return run_figure(unit, kernels=self.kernels, seed=self.seed, advance=advance)
+
+    def report(self, outcomes: Mapping[FigureSetting, Traces]) -> Traced:
+        """Return the traces, and the sentences that they decide."""
+        return Traced(outcomes, draw_figure_conclusions(outcomes))
+
+    def draw(self, outcomes: Mapping[FigureSetting, Traces], folder: Path) -> list[str]:
+        """Draw the two figures and the barrier."""
+        from convla.experiments.rck.plots import plot_figures  # matplotlib takes half a second to import
+
+        return plot_figures(outcomes, folder)

@@ -1,0 +1,98 @@
+"""A source of experiments: its settings are units of work, its report sets what they leave beside what is printed."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from convla.experiments.folder import Table
+from convla.experiments.session import Job, O, U
+
+__all__ = ["Conclusion", "Report", "Sheet", "Source"]
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """A sentence with its verdict.
+
+    Attributes
+    ----------
+    subject : str
+        Where the sentence stands.
+    statement : str
+    verdict : {"holds", "does not hold", "undecided"}
+    evidence : str
+        The numbers behind the verdict.
+    """
+
+    subject: str
+    statement: str
+    verdict: str
+    evidence: str
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A table for a screen.
+
+    Attributes
+    ----------
+    title : str
+    headings : tuple of str
+    rows : sequence of sequence of str
+    words : tuple of str
+        The headings of columns of words; all others are of numbers.
+    notes : list of str
+        What is to be said below it.
+    """
+
+    title: str
+    headings: tuple[str, ...]
+    rows: Sequence[Sequence[str]]
+    words: tuple[str, ...]
+    notes: list[str]
+
+
+class Report:
+    """What the outcomes of a source's settings say: the sentences that they decide, and whatever there is besides."""
+
+    conclusions: list[Conclusion]
+
+    def tables(self) -> dict[str, Table]:
+        """Return the tables by the names of their CSV files."""
+        return {}
+
+    def as_data(self) -> dict[str, Any]:
+        """Return what the report says but for the conclusions as plain data, for JSON."""
+        return {}
+
+    def totals(self) -> dict[str, Any]:
+        """Return what the manifest keeps of it."""
+        return {}
+
+    def sheets(self) -> list[Sheet]:
+        """Return what is shown on a screen."""
+        return []
+
+    def summary(self) -> list[str]:
+        """Return the lines that end it there."""
+        return []
+
+
+class Source(Job[U, O]):
+    """The settings of a source, how one of them is run, and what is made of all of them."""
+
+    @abstractmethod
+    def units(self) -> tuple[U, ...]:
+        """Return the settings that are to be run, each once."""
+
+    @abstractmethod
+    def report(self, outcomes: Mapping[U, O]) -> Report:
+        """Return what outcomes say."""
+
+    @abstractmethod
+    def draw(self, outcomes: Mapping[U, O], folder: Path) -> list[str]:
+        """Draw pictures of outcomes into a folder, and return their names."""

@@ -1,0 +1,217 @@
+"""A layer whose norm stays below a limit: its weight divided by the singular value of the layer, not of the kernel."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+from convla._threads import blas_on_one_thread
+from convla._validate import check_real
+from convla.errors import ConvergenceWarning
+from convla.frameworks.torch._closed_form import closed_form, full_precision
+from convla.frameworks.torch.layer_maps import LayerMap, layer_map
+from convla.operators import ConvOperator
+from convla.projections.scaling import scaled_below
+from convla.spectra.values import singular_values
+
+__all__ = ["SpectralNorm", "spectral_norm"]
+
+Tensor = Any
+Layer = Any
+
+_RTOL = 0.02  # of the residual; the norm's error is of its square
+_FIRST_MATVECS, _MATVECS = 200, 8  # of a pass; a later one goes on from where the last one stopped
+_SMALL = 64  # rows or columns of a matrix that is decomposed each time
+_NOISE = 0.05  # of the vector that it starts from: what another vector that overtakes it is found by
+
+
+def spectral_norm(layer: Layer, image_shape: Sequence[int], *, maximum: float = 1.0) -> Layer:
+    """Keep the largest singular value of a layer below a limit, by a parametrization of its weight.
+
+    Parameters
+    ----------
+    layer : torch.nn.Conv1d, Conv2d, Conv3d, ConvTranspose1d, ConvTranspose2d, ConvTranspose3d or Linear
+        Grouped, strided and dilated ones too, with any padding mode.
+    image_shape : sequence of int
+        The sizes of the layer's images, without batch and channels, as `image_shapes` finds them; () for a linear
+        layer. With zeros around the image a larger one has a larger norm: take the largest that will occur.
+    maximum : float, default 1
+        Positive. A weight below it is left as it is.
+
+    Returns
+    -------
+    layer
+        The one passed in. ``torch.nn.utils.parametrize.remove_parametrizations(layer, "weight")`` leaves the weight
+        that it has then, of the mode that it is in.
+
+    Raises
+    ------
+    TypeError, ShapeError, ValueError
+        If an argument is wrong in type or value, or the layer's weight has no shape yet.
+
+    Notes
+    -----
+    In evaluation mode, and in what ``state_dict`` saves, ``singular_value_bounds(...).upper <= maximum`` holds for the
+    layer's weight as its dtype holds it. In training mode the norm is found to about 1e-3, from the vector of the last
+    pass, and not proved.
+
+    ``torch.nn.utils.parametrizations.spectral_norm`` divides by the norm of the kernel as a matrix of its filters,
+    which says little of the layer's.
+
+    The gradient goes through the norm, by its singular vectors; a second derivative in the weight is an error. Buffers
+    remember the factor, the vector and the number of passes; they are saved, copied and moved with the layer. A layer
+    of half precision is worked on in float32 and rounded back, and autocasting leaves this alone. torch.compile breaks
+    its graph at the weight.
+
+    References
+    ----------
+    T. Miyato, T. Kataoka, M. Koyama and Y. Yoshida, Spectral Normalization for Generative Adversarial Networks, ICLR
+    2018, for the parametrization, of the kernel's norm.
+
+    Examples
+    --------
+    >>> import torch
+    >>> import convla
+    >>> from convla.frameworks.torch import spectral_norm
+    >>> _ = torch.manual_seed(0)
+    >>> layer = spectral_norm(torch.nn.Conv2d(3, 8, 3, padding=1), (16, 16), maximum=0.5).eval()
+    >>> operator = convla.ConvOperator(layer.weight.detach(), (16, 16))
+    >>> convla.singular_value_bounds(operator).upper <= 0.5
+    True
+    """
+    maximum = check_real("maximum", maximum, positive=True)
+    where = layer_map(layer, image_shape)
+    parametrize.register_parametrization(layer, "weight", SpectralNorm(where, maximum, layer.weight))
+    layer.register_state_dict_pre_hook(_prove_before_saving)
+    return layer
+
+
+class SpectralNorm(nn.Module):  # type: ignore[misc]
+    """The parametrization that `spectral_norm` registers.
+
+    Parameters
+    ----------
+    layer_map : LayerMap
+    maximum : float
+    weight : tensor
+        Whose shape, dtype and device are taken.
+
+    Attributes
+    ----------
+    scale : tensor of shape ()
+        Buffer: what the weight was last multiplied by.
+    vector : tensor of shape (entries of an image,)
+        Buffer: the singular vector that was last found; zeros before.
+    updates : tensor of shape ()
+        Buffer: how often it was.
+    """
+
+    def __init__(self, layer_map: LayerMap, maximum: float, weight: Tensor) -> None:
+        super().__init__()
+        self.layer_map = layer_map
+        self.maximum = maximum
+        weight = weight.detach()
+        operator = layer_map.operator(weight)
+        self.register_buffer("scale", weight.new_ones(()))
+        self.register_buffer("vector", operator.kernel.new_zeros(operator.shape[1]))
+        self.register_buffer("updates", torch.zeros((), dtype=torch.int64, device=weight.device))
+        # What the factor was proved of; a file's is not believed.
+        self.register_buffer("_proved", torch.zeros_like(weight), persistent=False)
+        self._proof: tuple[Any, float] | None = None
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def forward(self, weight: Tensor) -> Tensor:
+        """Return the weight, scaled down if need be."""
+        with torch.no_grad(), full_precision(weight):
+            (self.estimate if self.training else self.prove)(weight)
+        if float(self.scale) == 1.0:
+            return weight
+        sigma = closed_form(weight, self._norm, self._norm_and_gradient)
+        # The quotient is 1, and its derivative that of 1 / sigma.
+        return weight * (self.scale.clone() * (sigma.detach() / sigma))
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        """Return the weight to start from, when one is assigned: itself."""
+        return weight
+
+    def estimate(self, weight: Tensor) -> None:
+        """Find the factor that brings the layer's norm to the maximum, to about 1e-3."""
+        value = self._follow(self.layer_map.operator(weight))
+        self.scale.fill_(min(1.0, self.maximum / value) if value else 1.0)
+        self._proof = None
+
+    def prove(self, weight: Tensor) -> None:
+        """Find the factor by which the layer's norm is proved to be at most the maximum, unless it is known."""
+        weight = weight.detach()
+        proof = weight.dtype, float(self.scale)
+        if proof == self._proof and torch.equal(weight, self._proved):
+            return
+        operator = self.layer_map.operator(weight)
+
+        def scaled(factor: float) -> ConvOperator:
+            return self.layer_map.operator(weight * weight.new_tensor(factor))
+
+        self._follow(operator)
+        with blas_on_one_thread():
+            self.scale.fill_(scaled_below(operator, self.maximum, scale=scaled).factor)
+        self._proved.copy_(weight)
+        self._proof = weight.dtype, float(self.scale)
+
+    def _follow(self, operator: ConvOperator) -> float:
+        """Return the norm of an operator, found from the last vector and some noise, and keep the vector."""
+        if not bool((operator.kernel != 0).any()):
+            return 0.0
+        start, count = None, int(self.updates)
+        if count:
+            draws = np.random.default_rng(count).standard_normal(self.vector.numel())
+            noise = operator.kernel.new_tensor(draws / math.sqrt(draws.size))
+            start = (self.vector.to(operator.kernel) + _NOISE * noise).reshape(1, *operator.domain_shape)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # the next pass goes on
+            found = singular_values(
+                operator,
+                1,
+                rtol=_RTOL,
+                method="auto" if min(operator.shape) <= _SMALL else "lanczos",
+                start=start,
+                max_matvecs=_MATVECS if count else _FIRST_MATVECS,
+            )
+        assert found.right is not None  # with k = 1 there are vectors
+        self.vector.copy_(found.right.reshape(-1))
+        self.updates.add_(1)
+        return found.value
+
+    def _norm(self, weight: Tensor) -> Tensor:
+        return weight.new_tensor(self.maximum) / self.scale
+
+    def _norm_and_gradient(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        operator = self.layer_map.operator(weight)
+        vector = self.vector.to(operator.kernel).reshape(operator.domain_shape)
+        image = operator.apply(vector)
+        gradient = operator.kernel_adjoint(image / torch.linalg.vector_norm(image), vector)
+        return self._norm(weight), gradient.reshape(weight.shape).to(weight.dtype)
+
+    def extra_repr(self) -> str:
+        """Return what ``repr`` shows."""
+        return f"maximum={self.maximum}, {self.layer_map}"
+
+
+def _prove_before_saving(layer: Layer, prefix: str, keep_vars: bool) -> None:  # noqa: ARG001
+    if not parametrize.is_parametrized(layer, "weight"):
+        return
+    with torch.no_grad():
+        weight = layer.parametrizations.weight.original
+        for step in layer.parametrizations.weight:
+            if isinstance(step, SpectralNorm):
+                with full_precision(weight):
+                    step.prove(weight)
+                weight = weight * step.scale
+            else:
+                weight = step(weight)

@@ -1,0 +1,125 @@
+"""Weights projected onto layers of bounded norm, every few steps of an optimizer."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+
+from convla._validate import check_integer, check_real
+from convla.errors import ConvergenceWarning
+from convla.frameworks.torch.layer_maps import LayerMap, layer_map
+from convla.frameworks.torch.layers import linear_maps, observed_shapes
+from convla.projections.clipping import clip_singular_values
+
+__all__ = ["SpectralProjection"]
+
+Tensor = Any
+
+
+class SpectralProjection:
+    """Project the weights of a network onto layers of bounded norm, every few steps of an optimizer.
+
+    Parameters
+    ----------
+    optimizer : torch.optim.Optimizer
+        Any; it stays the one to call.
+    network : torch.nn.Module
+        Whose convolutions, transposed or not, and linear layers are projected. Of layers that share a weight the first
+        counts.
+    example : tensor
+        An input of the network, which shows on what images its layers work. A layer that it does not reach is left
+        alone.
+    maximum : float, default 1
+        Of every layer's largest singular value.
+    every : int, default 10
+        Steps of the optimizer between two projections.
+    **options
+        Of `convla.clip_singular_values`: ``minimum``, ``method``, ``rtol``, ``max_iterations``.
+
+    Raises
+    ------
+    TypeError, ShapeError, ValueError
+        If an argument is wrong in type or value, a layer's weight is computed from others (by a parametrization), or
+        is of half precision.
+
+    Notes
+    -----
+    After each projection `convla.singular_value_bounds` proves the maximum for every layer as its weight stands. In
+    between, steps may leave it: call `project` before a checkpoint. What the optimizer remembers of its steps is left
+    as it is. The projections work in host memory: weights on another device are copied there and back, at each one.
+
+    Attributes
+    ----------
+    upper : dict of str to float
+        By the layers' names, the proved bounds of the last projection.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from convla.frameworks.torch import SpectralProjection
+    >>> network = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3, padding=1), torch.nn.Flatten(), torch.nn.Linear(144, 2))
+    >>> optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+    >>> projection = SpectralProjection(optimizer, network, torch.zeros(1, 1, 6, 6), maximum=0.5, every=1)
+    >>> network(torch.ones(1, 1, 6, 6)).sum().backward()
+    >>> optimizer.step()
+    >>> max(projection.upper.values()) <= 0.5
+    True
+    >>> projection.remove()
+    """
+
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        network: Any,
+        example: Tensor,
+        *,
+        maximum: float = 1.0,
+        every: int = 10,
+        **options: Any,
+    ) -> None:
+        if not isinstance(optimizer, torch.optim.Optimizer):
+            raise TypeError(f"optimizer must be a torch.optim.Optimizer, got {type(optimizer).__name__}")
+        self.maximum = check_real("maximum", maximum, positive=True)
+        self.every = check_integer("every", every, minimum=1)
+        unknown = set(options) - {"minimum", "method", "rtol", "max_iterations"}
+        if unknown:
+            raise TypeError(f"options must be of clip_singular_values, got {sorted(unknown)}")
+        self._options = options
+        layers = linear_maps(network)
+        self._layers: dict[str, tuple[Any, LayerMap]] = {}
+        for name, shape in observed_shapes(network, layers, example).items():
+            try:
+                weight = layers[name].weight
+                if weight.dtype not in (torch.float32, torch.float64):
+                    raise TypeError(f"weight must be of float32 or float64, got {weight.dtype}")
+                self._layers[name] = layers[name], layer_map(layers[name], shape)
+            except (TypeError, ValueError) as error:
+                raise type(error)(f"layer {name}: {error}") from error
+        self.steps = 0
+        self.upper: dict[str, float] = {}
+        self._hook = optimizer.register_step_post_hook(self._after)
+
+    def remove(self) -> None:
+        """Leave the optimizer as it was."""
+        self._hook.remove()
+
+    def project(self) -> None:
+        """Project all weights now."""
+        for name, (layer, where) in self._layers.items():
+            kernel = where.operator(layer.weight).kernel.cpu()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)  # the maximum is kept all the same
+                clipped = clip_singular_values(
+                    kernel, where.image_shape, maximum=self.maximum, **where.settings, **self._options
+                )
+            self.upper[name] = clipped.upper
+            if clipped.distance:
+                with torch.no_grad():
+                    layer.weight.copy_(clipped.kernel.reshape(layer.weight.shape))
+
+    def _after(self, optimizer: Any, args: Any, kwargs: Any) -> None:  # noqa: ARG002
+        self.steps += 1
+        if self.steps % self.every == 0:
+            self.project()

@@ -1,0 +1,217 @@
+"""What is timed: the operations at the sizes of real layers, their floors, and PyTorch doing the same beside them."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import math
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from convla import (
+    ConvOperator,
+    laplacian_smoothing,
+    largest_singular_value,
+    network_similarity,
+    orthonormalize_layers,
+    reweighted_gradient,
+    singular_value_bounds,
+    sobolev_gradient,
+)
+from convla.experiments.csm.settings import Readings, table_settings
+from convla.experiments.descents.outcome import run_setting
+from convla.typing import Array
+
+__all__ = ["RESNET18", "Case", "cases"]
+
+RESNET18 = [(64, 3, 7, 7), *[(64, 64, 3, 3)] * 4]
+for _width in (128, 256, 512):
+    RESNET18 += [(_width, _width // 2, 3, 3), *[(_width, _width, 3, 3)] * 3, (_width, _width // 2, 1, 1)]
+
+CONVOLUTIONS = [
+    ("1 channel", 1, 256, 32),
+    ("16 channels", 16, 112, 32),
+    ("64 channels", 64, 56, 32),
+    ("256 channels", 256, 14, 32),
+]
+"""Square layers of 3x3 taps, "same": name, channels, side of the image, images."""
+
+
+class Case(NamedTuple):
+    """One line of the table.
+
+    Attributes
+    ----------
+    name : str
+    run : callable
+        The operation on CuPy arrays that are there already.
+    moved, operations : float
+        The bytes and the floating-point operations that no way of doing it can spare.
+    torch : callable or None
+        PyTorch doing the same, on tensors that share the memory of the arrays.
+    target : float or None
+        Milliseconds that were set as the aim on an H100.
+    """
+
+    name: str
+    run: Callable[[], Any]
+    moved: float
+    operations: float
+    torch: Callable[[], Any] | None = None
+    target: float | None = None
+
+
+def cases(torch: Any = None, *, shrink: int = 1) -> Iterator[Case]:
+    """Yield the cases in float32, each made when it is its turn.
+
+    Parameters
+    ----------
+    torch : module, optional
+        PyTorch, where it finds the same device.
+    shrink : int, default 1
+        Divides channels, sides and repetitions, to try the command itself.
+    """
+    yield from _similarity(torch, shrink)
+    yield from _convolutions(torch, shrink)
+    yield from _spectra(shrink)
+    yield from _gradients(torch, shrink)
+    yield from _tables(shrink)
+
+
+def _random(shape: tuple[int, ...]) -> Array:
+    values = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    return importlib.import_module("cupy").asarray(values)
+
+
+def _smaller(shape: tuple[int, ...], shrink: int) -> tuple[int, ...]:
+    return (*(max(1, n // shrink) for n in shape[:2]), *shape[2:])
+
+
+def _network(shrink: int) -> dict[str, Array]:
+    return {f"{place} {shape}": _random(_smaller(shape, shrink)) for place, shape in enumerate(RESNET18)}
+
+
+def _similarity(torch: Any, shrink: int) -> Iterator[Case]:
+    kernels = _network(shrink)
+    numbers = sum(array.size for array in kernels.values())
+    lags = sum(array.size * (math.prod(array.shape[2:]) + 1) for array in kernels.values())
+
+    def by_definition(tensors: list[Any]) -> Any:
+        functional = torch.nn.functional
+        total = sum(
+            functional.conv2d(k, k, padding=(k.shape[2] - 1, k.shape[3] - 1)).double().square().sum() for k in tensors
+        )
+        return torch.autograd.grad(total, tensors)
+
+    tensors = [torch.from_dlpack(array).requires_grad_() for array in kernels.values()] if torch else []
+    yield Case(
+        "similarity of ResNet-18's 20 layers, value and gradient",
+        lambda: network_similarity(kernels),
+        # Kernels are read for the signatures and again for the gradient, which is written.
+        3 * 4 * numbers,
+        3 * lags,
+        (lambda: by_definition(tensors)) if torch else None,
+        1.0,
+    )
+
+
+def _convolutions(torch: Any, shrink: int) -> Iterator[Case]:
+    for name, channels, side, images in CONVOLUTIONS:
+        c, n, count = (max(1, size // shrink) for size in (channels, side, images))
+        kernel, image = _random((c, c, 3, 3)), _random((count, c, n, n))
+        moved = 4.0 * (2 * image.size + kernel.size)
+        runs, calls = _maps(ConvOperator(kernel, (n, n)), image), _torch_maps(torch, kernel, image)
+        for what, run in runs.items():
+            title = f"{what}, {name}, 3x3, {n}x{n}, {count} images"
+            yield Case(title, run, moved, 2.0 * image.size * c * 9, calls.get(what))
+
+
+def _maps(operator: ConvOperator, image: Array) -> dict[str, Callable[[], Any]]:
+    # Without the checks of values, which PyTorch does not make either.
+    return {
+        "cross-correlation": lambda: operator._apply(image),
+        "image adjoint": lambda: operator._adjoint(image),
+        "kernel adjoint": lambda: operator._kernel_adjoint(image, image, operator.geometry),
+    }
+
+
+def _torch_maps(torch: Any, kernel: Array, image: Array) -> dict[str, Callable[[], Any]]:
+    if torch is None:
+        return {}
+    w, x = torch.from_dlpack(kernel), torch.from_dlpack(image)
+    grad = torch.nn.grad
+    return {
+        "cross-correlation": lambda: torch.nn.functional.conv2d(x, w, padding=1),
+        "image adjoint": lambda: grad.conv2d_input(x.shape, w, x, padding=1),
+        "kernel adjoint": lambda: grad.conv2d_weight(x, w.shape, x, padding=1),
+    }
+
+
+def _spectra(shrink: int) -> Iterator[Case]:
+    c, n = max(1, 512 // shrink), max(3, 28 // shrink)
+    layer = ConvOperator(_random((c, c, 3, 3)), (n, n))
+    products = 2.0 * 9 * c * c * n * n
+    yield Case(
+        f"largest singular value to 1e-6, {c} -> {c}, 3x3, {n}x{n}",
+        lambda: largest_singular_value(layer, rtol=1e-6),
+        4.0 * layer.kernel.size,
+        2 * products,  # one application and one adjoint at least
+        target=10.0,
+    )
+    c, n = max(1, 64 // shrink), max(5, 12 // shrink)
+    small = ConvOperator(_random((c, c, 5, 5)), (n, n))
+    yield Case(
+        f"enclosure of the singular values, {c} -> {c}, 5x5, {n}x{n}",
+        lambda: singular_value_bounds(small),
+        4.0 * small.kernel.size,
+        2.0 * small.kernel.size * n * n,
+        target=1.0,
+    )
+
+
+def _gradients(torch: Any, shrink: int) -> Iterator[Case]:
+    network = _network(shrink)
+    matrices = [array.reshape(array.shape[0], -1) for array in network.values()]
+    sides = [sorted(matrix.shape) for matrix in matrices]
+    tensors = [torch.from_dlpack(matrix) for matrix in matrices] if torch else []
+
+    def by_svd() -> None:
+        for tensor in tensors:
+            u, _, vh = torch.linalg.svd(tensor, full_matrices=False)
+            u @ vh
+
+    for method in ("exact", "newton-schulz"):
+        yield Case(
+            f"20 polar factors of ResNet-18, {method}",
+            functools.partial(orthonormalize_layers, network, method=method),
+            2 * 4.0 * sum(matrix.size for matrix in matrices),
+            sum(4.0 * short * short * long for short, long in sides),  # the Gram matrix and one product
+            by_svd if torch else None,
+            8.0,
+        )
+    f = _random(_smaller((512, 512, 3, 3), shrink))
+    for name, transform in (
+        ("re-weighted gradient", lambda: reweighted_gradient(f, 5.0)),
+        ("Sobolev gradient", lambda: sobolev_gradient(f, 1.0)),
+        ("Laplacian smoothing, output channels", lambda: laplacian_smoothing(f, 1.0, axis=0)),
+        ("Laplacian smoothing, rasterised", lambda: laplacian_smoothing(f, 1.0)),
+    ):
+        yield Case(f"{name}, {'x'.join(map(str, f.shape))}", transform, 2 * 4.0 * f.size, 4.0 * f.size)
+
+
+def _tables(shrink: int) -> Iterator[Case]:
+    settings = [setting.descent(Readings()) for setting in table_settings()]
+    settings = settings[:: shrink if shrink > 1 else 1]
+    repetitions = max(2, 1000 // shrink)
+
+    def tables() -> None:
+        for setting in settings:
+            run_setting(setting, repetitions=repetitions, seed=0, engine="cuda")
+
+    # Two kernels, a product and a sum, and about six passes over the pairs of taps in each iteration.
+    operations = sum(2 * 2 * 6.0 * s.taps**2 * s.iterations * repetitions for s in settings)
+    yield Case(
+        f"Tables 1-6, {repetitions} repetitions of {len(settings)} settings", tables, 0.0, operations, target=300.0
+    )

@@ -1,0 +1,153 @@
+"""Both ends of the spectrum, each followed by a block of vectors: the tracker "block"."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from convla._array import namespace
+from convla._validate import check_integer, check_real
+from convla.penalties.pairs import ActivePairs, Shifted, cluster
+from convla.penalties.tracker import State, Tracker
+from convla.spectra.result import End, SingularValues
+from convla.spectra.status import Status
+from convla.spectra.tracking import BlockTracker
+from convla.typing import Namespace
+
+__all__ = ["Block"]
+
+_RTOL = 1e-3
+"""Residuals of this part of sigma_max^2 bound the error of the penalty by as much, and leave the usual small step of a
+descent with one or two block steps."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block(Tracker):
+    """Both ends of the spectrum, each by a block of its own; the lower end of a singular Gram matrix is known.
+
+    Parameters
+    ----------
+    vectors : int
+        At each end.
+    steps : int
+        Of the block iteration at each kernel, at most; it stops at residuals of 1e-3 ``sigma_max^2``.
+    cluster_rtol : float, optional
+        How close to the leading eigenvalues others count as active, whose gradients are averaged; see
+        `convla.penalty_gradient`.
+
+    Notes
+    -----
+    The lower end is not looked at while the upper one is too far from alpha for it to count. See
+    `convla.spectra.tracking.BlockTracker` for what is done at either.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from convla import ConvOperator
+    >>> from convla.penalties import Block, shifted
+    >>> target = shifted(ConvOperator(np.diag([3.0, 2.0])[:, :, None], (1,)), 1.0, "input")
+    >>> tracker = Block(vectors=2)
+    >>> tracker.step(target, tracker.initial(target))[0].value
+    8.0
+    """
+
+    name: ClassVar[str] = "block"
+    trusted: ClassVar[bool] = True
+
+    vectors: int = 4
+    steps: int = 20
+    cluster_rtol: float | None = None
+
+    def __post_init__(self) -> None:
+        check_integer("vectors", self.vectors, minimum=1)
+        check_integer("steps", self.steps, minimum=1)
+        if self.cluster_rtol is not None:
+            check_real("cluster_rtol", self.cluster_rtol, minimum=0.0)
+
+    def initial(self, target: Shifted) -> State:
+        """Return the states of both ends, which know nothing."""
+        return {
+            f"{end}_{name}": array
+            for end, tracker in self._ends(target).items()
+            for name, array in tracker.initial(target.factor).items()
+        }
+
+    def step(self, target: Shifted, state: State) -> tuple[ActivePairs, State]:
+        """Follow the ends that can be active."""
+        factor = target.factor
+        xp = namespace(factor.like)
+        ends: list[SingularValues] = []
+        after = dict(state)
+        for end, tracker in self._ends(target).items():
+            if end == "largest" or self._lower_can_be_active(target, ends[0].value ** 2, xp):
+                found, new = tracker.step(factor, _of_end(state, end))
+                ends.append(found)
+                after |= {f"{end}_{name}": array for name, array in new.items()}
+        values = xp.astype(xp.concat([found.values for found in ends]), factor.dtype)
+        left, right = (xp.concat([getattr(found, name) for found in ends]) for name in ("left", "right"))
+        # Of a map with few columns both blocks hold the same vectors; each counts once.
+        total = min(right.shape[0], factor.shape[1])
+        squares = (values * values)[:total]
+        value, signs, chosen, nulls = cluster(squares, target.alpha, target.nulls, self.cluster_rtol)
+        images = xp.reshape(xp.take(values, chosen), (-1,) + (1,) * (left.ndim - 1)) * xp.take(left, chosen, axis=0)
+        statuses = [found.status for found in ends]
+        pairs = ActivePairs(
+            value,
+            signs,
+            xp.take(right, chosen, axis=0),
+            images,
+            nulls,
+            error=max(map(_error, ends)),
+            status=Status.NOT_CONVERGED if Status.NOT_CONVERGED in statuses else Status.ESTIMATED,
+        )
+        return pairs, after
+
+    def challenge(self, target: Shifted, pairs: ActivePairs, state: State) -> tuple[ActivePairs, State]:
+        """Search from random vectors, which have a part in every invariant subspace, and compare.
+
+        A Ritz value lies inside the spectrum, so that a larger penalty from any vectors refutes a smaller one.
+        """
+        factor = target.factor
+        largest, distance = 0.0, -math.inf
+        for end in self._ends(target):
+            if end == "largest" or self._lower_can_be_active(target, largest, namespace(factor.like)):
+                seed = int(state[f"{end}_updates"]) + 1
+                other = BlockTracker(block=2, steps=self.steps, end=end, reseed=0, rtol=_RTOL, rng=seed)
+                square = other.step(factor, other.initial(factor))[0].value ** 2
+                largest = max(largest, square)
+                distance = max(distance, square - target.alpha if end == "largest" else target.alpha - square)
+        if distance <= pairs.value + _RTOL * max(largest, target.alpha):
+            return pairs, state
+        return self.step(target, self.initial(target))
+
+    def _ends(self, target: Shifted) -> dict[End, BlockTracker]:
+        options: dict[str, Any] = {"block": self.vectors, "steps": self.steps, "rtol": _RTOL}
+        ends: tuple[End, ...] = ("largest",) if target.nulls else ("largest", "smallest")
+        return {end: BlockTracker(end=end, **options) for end in ends}
+
+    def _lower_can_be_active(self, target: Shifted, largest: float, xp: Namespace) -> bool:
+        """Tell whether a squared singular value can be as far below alpha as the `largest` is above it.
+
+        None is farther than alpha. At the start of most descents this spares the costlier of the two searches.
+        """
+        eps = float(xp.finfo(target.factor.dtype).eps)
+        rtol = eps**0.5 if self.cluster_rtol is None else self.cluster_rtol
+        return largest - rtol * max(largest, target.alpha) <= 2.0 * target.alpha
+
+
+def _of_end(state: State, end: str) -> Mapping[str, Any]:
+    return {name.removeprefix(f"{end}_"): array for name, array in state.items() if name.startswith(f"{end}_")}
+
+
+def _error(found: SingularValues) -> float:
+    """Bound the error of the outermost squared singular value, by Temple's inequality if it stands apart.
+
+    Should no other than those of the block lie between it and the last of the block.
+    """
+    assert found.residuals is not None
+    value = found.value
+    residual = float(found.residuals[0]) * value
+    gap = abs(value**2 - float(found.values[-1]) ** 2)
+    return residual * min(1.0, residual / gap) if gap else residual

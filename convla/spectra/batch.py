@@ -1,0 +1,50 @@
+"""The groups of a map as a batch of maps of equal shapes, whose vectors share the images that the map is applied to."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from convla._array import namespace
+from convla.linear_map import LinearMap
+from convla.typing import Array
+
+__all__ = ["Batch"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A map that is a direct sum over its groups of channels, as one map for each group.
+
+    Vectors are rows: an array (groups, j, n) holds j vectors of each group. One image has room for a vector of every
+    group, so that j applications of the map multiply them all.
+    """
+
+    linear_map: LinearMap
+    groups: int
+
+    @property
+    def order(self) -> int:
+        """The length of a vector of one group."""
+        return self.linear_map.shape[1] // self.groups
+
+    def images(self, rows: Array) -> Array:
+        """Turn rows (groups, j, n) into images (j, *domain_shape)."""
+        xp = namespace(rows)
+        return xp.reshape(xp.permute_dims(rows, (1, 0, 2)), (-1, *self.linear_map.domain_shape))
+
+    def rows(self, images: Array) -> Array:
+        """Turn images (j, *shape) into rows (groups, j, n)."""
+        xp = namespace(images)
+        return xp.permute_dims(xp.reshape(images, (images.shape[0], self.groups, -1)), (1, 0, 2))
+
+    def apply(self, rows: Array) -> Array:
+        """Multiply rows (groups, j, n) by the maps of the groups: (groups, j, m)."""
+        return self.rows(self.linear_map._apply(self.images(rows)))
+
+    def adjoint(self, rows: Array) -> Array:
+        """Multiply rows (groups, j, m) by the transposes: (groups, j, n)."""
+        return Batch(self.linear_map.T, self.groups).apply(rows)
+
+    def gram(self, rows: Array) -> Array:
+        """Multiply rows (groups, j, n) by the Gram matrices of the groups."""
+        return self.rows(self.linear_map._adjoint(self.linear_map._apply(self.images(rows))))

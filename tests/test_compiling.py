@@ -1,0 +1,49 @@
+"""What numba has compiled is kept so that a process never runs the code of other types, whoever writes beside it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+MODULE = """
+from convla.compiling import compiled
+
+@compiled()
+def half(x):
+    return x / 2
+"""
+
+
+def run(folder: Path, code: str) -> str:
+    line = [sys.executable, "-c", f"from kernels import half; {code}"]
+    paths = os.pathsep.join((str(folder), str(Path(__file__).parent.parent)))
+    environment = {**os.environ, "PYTHONPATH": paths, "NUMBA_CACHE_DIR": str(folder / "kept")}
+    return subprocess.run(line, env=environment, capture_output=True, text=True, check=True, timeout=120).stdout
+
+
+@pytest.mark.command
+def test_files_that_were_mixed_up_are_not_taken(tmp_path: Path) -> None:
+    (tmp_path / "kernels.py").write_text(MODULE, encoding="utf-8")
+    calls = "print(half(3), half(1.5)); print(sum(half.stats.cache_hits.values()))"
+    assert run(tmp_path, calls) == "1.5 0.75\n0\n"
+    assert run(tmp_path, calls) == "1.5 0.75\n2\n"
+    first, second = (tmp_path / "kept").rglob("*.nbc")
+    assert not list((tmp_path / "kept").rglob("*.nbi"))
+    contents = first.read_bytes(), second.read_bytes()
+    first.write_bytes(contents[1])
+    second.write_bytes(contents[0])
+    assert run(tmp_path, calls) == "1.5 0.75\n0\n"
+    assert run(tmp_path, calls) == "1.5 0.75\n2\n"
+
+
+@pytest.mark.command
+def test_another_source_is_compiled_anew(tmp_path: Path) -> None:
+    (tmp_path / "kernels.py").write_text(MODULE, encoding="utf-8")
+    assert run(tmp_path, "print(half(3))") == "1.5\n"
+    (tmp_path / "kernels.py").write_text(MODULE.replace("x / 2", "x / 2.0 + 0"), encoding="utf-8")
+    assert run(tmp_path, "print(half(3))") == "1.5\n"
+    assert len(list((tmp_path / "kept").rglob("*.nbc"))) == 2

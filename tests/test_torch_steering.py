@@ -1,0 +1,254 @@
+"""Singular values with gradients, layers of bounded norm and projections in PyTorch, against dense matrices."""
+
+from __future__ import annotations
+
+import copy
+import io
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import convla
+from convla import ConvOperator
+from convla.errors import ShapeError
+from convla.networks.parametrizations import assemble
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+from convla.frameworks import torch as adapter  # noqa: E402
+from convla.frameworks.torch.layer_maps import layer_map  # noqa: E402
+
+pytestmark = pytest.mark.torch
+
+SETTINGS: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
+    "tall": ((3, 2, 3), (4,), {}),
+    "wide, stride, groups": ((2, 2, 2, 2), (4, 3), {"padding": "valid", "stride": (2, 1), "groups": 2}),
+    "circular": ((2, 1, 3), (5,), {"boundary": "circular"}),
+    "reflect": ((1, 2, 3), (4,), {"boundary": "reflect"}),
+}
+
+FUNCTIONS: dict[str, Callable[[Any], Any]] = {
+    "largest": adapter.largest_singular_value,
+    "smallest": adapter.smallest_singular_value,
+    "condition": adapter.condition_number,
+    "three": lambda operator: adapter.singular_values(operator, 3),
+    "penalty": lambda operator: adapter.penalty(operator, 1.0),
+    "of the transpose": lambda operator: adapter.largest_singular_value(operator.T),
+}
+
+# Layers and the sizes of their images.
+LAYERS: dict[str, tuple[Callable[[], Any], tuple[int, ...]]] = {
+    "plain": (lambda: torch.nn.Conv2d(2, 3, 3, padding=1), (4, 5)),
+    "stride and groups": (lambda: torch.nn.Conv1d(4, 6, 3, stride=2, groups=2, padding=1), (8,)),
+    "depthwise, circular": (lambda: torch.nn.Conv2d(3, 3, 3, groups=3, padding=1, padding_mode="circular"), (4, 4)),
+    "reflect": (lambda: torch.nn.Conv1d(2, 2, 3, padding=1, padding_mode="reflect"), (5,)),
+    "transposed": (lambda: torch.nn.ConvTranspose2d(3, 2, 4, stride=2, padding=1), (3, 4)),
+    "transposed, groups": (
+        lambda: torch.nn.ConvTranspose1d(4, 6, 3, stride=2, padding=1, output_padding=1, groups=2),
+        (4,),
+    ),
+    "linear": (lambda: torch.nn.Linear(5, 3), ()),
+}
+
+
+def _layer(name: str, scale: float = 3.0) -> tuple[Any, tuple[int, ...]]:
+    make, image_shape = LAYERS[name]
+    torch.manual_seed(0)
+    layer = make()
+    with torch.no_grad():
+        layer.weight.mul_(scale)
+    return layer, image_shape
+
+
+def _norm(name: str, weight: Any) -> float:
+    """Return the norm of a layer's matrix, from PyTorch's own images of every unit image, in float64."""
+    layer, image_shape = _layer(name)
+    channels = getattr(layer, "in_channels", None) or layer.in_features
+    size = channels * math.prod(image_shape)
+    images = torch.eye(size, dtype=torch.float64).reshape(size, channels, *image_shape)
+    with torch.no_grad():
+        layer.weight.copy_(weight)
+        layer.bias.zero_()
+        return float(torch.linalg.matrix_norm(layer.double()(images).reshape(size, -1), 2))
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_gradients_pass_gradcheck(name: str, setting: str) -> None:
+    shape, image_shape, settings = SETTINGS[setting]
+    torch.manual_seed(1)
+    weight = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+
+    def function(kernel: Any) -> Any:
+        return FUNCTIONS[name](ConvOperator(kernel, image_shape, **settings))
+
+    if name == "three":
+        values = convla.singular_values(ConvOperator(weight.detach(), image_shape, **settings), 4).values
+        if float((values[:-1] - values[1:]).min()) < 1e-6:
+            pytest.skip("equal singular values have no gradients one by one")
+    assert torch.autograd.gradcheck(function, (weight,), atol=1e-5)
+    with torch.no_grad():
+        assert not function(weight).requires_grad
+        assert torch.allclose(function(weight), function(weight.detach()), rtol=1e-9)
+    (gradient,) = torch.autograd.grad(function(weight).sum(), weight, create_graph=True)
+    with pytest.raises(RuntimeError, match="can be differentiated once, not twice"):
+        gradient.sum().backward()
+
+
+def test_functions_of_the_core_refuse_what_they_would_detach() -> None:
+    operator = ConvOperator(torch.ones(1, 1, 3, requires_grad=True), (5,))
+    functions: tuple[Callable[[Any], Any], ...] = (
+        convla.largest_singular_value,
+        convla.smallest_singular_value,
+        convla.condition_number,
+        convla.singular_values,
+        convla.singular_value_bounds,
+        convla.largest_singular_value_and_gradient,
+        convla.smallest_singular_value_and_gradient,
+    )
+    for function in functions:
+        with pytest.raises(TypeError, match="requires a gradient"):
+            function(operator)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_the_norm_of_a_layer_is_proved_in_evaluation(name: str) -> None:
+    layer, image_shape = _layer(name)
+    where = layer_map(layer, image_shape)
+    adapter.spectral_norm(layer, image_shape, maximum=0.7)
+    layer.eval()
+    bounds = convla.singular_value_bounds(where.operator(layer.weight))
+    assert bounds.upper <= 0.7
+    assert 0.69 < _norm(name, layer.weight) <= 0.7
+    layer.train()
+    for _ in range(3):
+        _ = layer.weight
+    assert math.isclose(_norm(name, layer.weight), 0.7, rel_tol=2e-3)
+
+
+def test_a_weight_below_the_maximum_is_left_alone() -> None:
+    layer, image_shape = _layer("plain", 0.1)
+    before = layer.weight.detach().clone()
+    adapter.spectral_norm(layer, image_shape)
+    for mode in (True, False):
+        assert torch.equal(layer.train(mode).weight, before)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", ["plain", "transposed, groups"])
+def test_the_gradient_goes_through_the_norm(name: str, training: bool) -> None:
+    layer, image_shape = _layer(name)
+    where = layer_map(layer, image_shape)
+    layer = adapter.spectral_norm(layer.double(), image_shape, maximum=0.7).train(training)
+    original = layer.parametrizations.weight.original
+    direction, change = torch.randn(2, *original.shape, dtype=torch.float64)
+    layer.parametrizations.weight[0].updates.zero_()  # the first vector is found exactly
+    (gradient,) = torch.autograd.grad((layer.weight * direction).sum(), original)
+
+    def normalized(weight: Any) -> Any:
+        norm = np.linalg.svd(where.operator(weight).to_dense().numpy(), compute_uv=False)[0]
+        return float((weight * 0.7 / norm * direction).sum())
+
+    weight = original.detach()
+    expected = (normalized(weight + 1e-6 * change) - normalized(weight - 1e-6 * change)) / 2e-6
+    assert math.isclose(float((gradient * change).sum()), expected, rel_tol=1e-5)
+
+
+def test_a_checkpoint_saved_amid_training_is_proved() -> None:
+    layer, image_shape = _layer("plain")
+    where = layer_map(layer, image_shape)
+    adapter.spectral_norm(layer, image_shape, maximum=0.7)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        layer(torch.randn(2, 2, *image_shape)).square().sum().neg().backward()
+        optimizer.step()
+    file = io.BytesIO()
+    torch.save(layer.state_dict(), file)
+    file.seek(0)
+    saved = torch.load(file)
+    arrays = {name: tensor.numpy() for name, tensor in saved.items()}
+    weight = assemble({f"layer.{name}": array for name, array in arrays.items()})["layer.weight"].array
+    operator = where.operator(torch.from_numpy(weight))
+    assert convla.singular_value_bounds(operator).upper <= 0.7
+    other = adapter.spectral_norm(_layer("plain")[0], image_shape, maximum=0.7).eval()
+    other.load_state_dict(saved)
+    assert torch.equal(other.weight, torch.from_numpy(weight))
+    # A file that says otherwise is not believed.
+    saved["parametrizations.weight.0.scale"].fill_(1.0)
+    other.load_state_dict(saved)
+    assert convla.singular_value_bounds(where.operator(other.weight)).upper <= 0.7
+
+
+def test_copies_casts_and_shared_weights() -> None:
+    layer, image_shape = _layer("plain")
+    where = layer_map(layer, image_shape)
+    second = torch.nn.Conv2d(2, 3, 3, padding=1)
+    second.weight = layer.weight
+    for each in (layer, second):
+        adapter.spectral_norm(each, image_shape, maximum=0.7)
+    assert layer.parametrizations.weight.original is second.parametrizations.weight.original
+    network = torch.nn.Sequential(layer, second).eval()
+    copied = copy.deepcopy(network)
+    assert torch.equal(copied[0].weight, layer.weight)
+    assert torch.equal(copied[1].weight, layer.weight)
+    for dtype in (torch.bfloat16, torch.float16, torch.float64):
+        cast = copied[0].to(dtype)
+        assert cast.weight.dtype == dtype
+        assert convla.singular_value_bounds(where.operator(cast.weight)).upper <= 0.7
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(layer.weight, second.weight)
+        layer.train()(torch.randn(1, 2, *image_shape)).sum().backward()
+    assert layer.parametrizations.weight.original.grad.isfinite().all()
+
+
+def test_errors_of_the_normalisation() -> None:
+    with pytest.raises(TypeError, match=r"layer must be a convolution of torch\.nn"):
+        adapter.spectral_norm(torch.nn.ReLU(), ())
+    with pytest.raises(ShapeError, match="must be \\(\\) for a linear layer"):
+        adapter.spectral_norm(torch.nn.Linear(2, 2), (3,))
+    with pytest.raises(ValueError, match="maximum must be positive"):
+        adapter.spectral_norm(torch.nn.Linear(2, 2), (), maximum=0.0)
+    with pytest.raises(ValueError, match="output_padding must be below the stride"):
+        adapter.spectral_norm(torch.nn.ConvTranspose1d(1, 1, 2, dilation=3, output_padding=2), (4,))
+
+
+def test_projections_keep_every_layer_below_the_maximum() -> None:
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 3, 3, padding=1),
+        torch.nn.ConvTranspose2d(3, 2, 2, stride=2),
+        torch.nn.Flatten(),
+        torch.nn.Linear(128, 2),
+    )
+    optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
+    projection = adapter.SpectralProjection(optimizer, network, torch.zeros(1, 1, 4, 4), maximum=0.8, every=2)
+    before = [parameter.detach().clone() for parameter in network.parameters()]
+    for step in range(2):
+        network(torch.randn(3, 1, 4, 4)).sum().backward()
+        optimizer.step()
+        assert bool(projection.upper) == (step == 1)
+    assert max(projection.upper.values()) <= 0.8
+    assert list(projection.upper) == ["0", "1", "3"]
+    for place, image_shape in ((0, (4, 4)), (1, (4, 4)), (3, ())):
+        where = layer_map(network[place], image_shape)
+        assert np.linalg.svd(where.operator(network[place].weight).to_dense(), compute_uv=False)[0] <= 0.8
+    assert not any(torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True))
+    projection.remove()
+    optimizer.step()
+    assert projection.steps == 2
+
+
+def test_errors_of_the_projection() -> None:
+    network = torch.nn.Sequential(torch.nn.Conv1d(1, 1, 3))
+    optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
+    example = torch.zeros(1, 1, 5)
+    with pytest.raises(TypeError, match="optimizer must be"):
+        adapter.SpectralProjection(network, network, example)
+    with pytest.raises(TypeError, match=r"options must be of clip_singular_values, got \['lr'\]"):
+        adapter.SpectralProjection(optimizer, network, example, lr=1)
+    adapter.spectral_norm(network[0], (5,))
+    with pytest.raises(ValueError, match="layer 0: its weight is computed from others"):
+        adapter.SpectralProjection(optimizer, network, example)
