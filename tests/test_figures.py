@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ from convla import ConvOperator, kernel_from_hwio
 from convla.cli import run
 from convla.experiments.folder import ResultsError
 from convla.experiments.rck import settings as rck_settings
-from convla.experiments.rck.settings import FigureSetting, figure_settings, run_figure
+from convla.experiments.rck.conclusions import draw_figure_conclusions
+from convla.experiments.rck.settings import FigureSetting, Traces, figure_settings, run_figure
 from convla.experiments.reproduction import Request, reproduce
 
 FAST = ((3, 1), (1, 3), (1, 2), (2, 1))  # the two large kernels cost most of the time
@@ -57,11 +59,11 @@ def test_the_command_writes_tables_plots_and_verdicts(tmp_path: Path, capsys: py
     def verdict(words: str) -> str:
         return next(verdict for statement, verdict in verdicts.items() if words in statement)
 
-    # What is a theorem, or differs by a factor: it cannot depend on the draws.
+    # What is a theorem does not depend on the draws; three kernels that agree show nothing else of most kernels.
     assert verdict("itself reaches a value below alpha") == "does not hold"
     assert verdict("There is a barrier") == "holds"
-    assert verdict("the reported value increases back") == "holds"
-    assert verdict("leaves a larger sigma_min") == "holds"
+    assert verdict("the reported value increases back") == "undecided"
+    assert verdict("leaves a larger sigma_min") == "undecided"
     with open(tmp_path / "out" / "traces.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     ten = [row for row in rows if (row["alpha"], row["variant"]) == ("10.0", "printed")]
@@ -78,6 +80,47 @@ def test_the_command_writes_tables_plots_and_verdicts(tmp_path: Path, capsys: py
     assert manifest["complete"] is True
     assert manifest["identity"]["kernels"] == 3
     assert manifest["resumed_settings"] == len(manifest["settings"])
+
+
+def _panel(setting: FigureSetting, kernels: int = 8, **changes: float) -> Traces:
+    """Return what a descent from every kernel would leave if it ran straight from one value to the other."""
+    values = {"reported": 1.0, "true": 1.0, "sigma_max": 1.0, "sigma_min": 1.0, "condition": 1.0} | changes
+    columns = {name: np.full((kernels, 41), setting.alpha * value) for name, value in values.items()}
+    for name in ("true", "condition"):
+        columns[name] = columns[name] * np.linspace(4.0, 1.0, 41)
+    return Traces(**columns, steps=np.full(kernels, 40.0))
+
+
+def _verdict_on(words: str, panels: dict[FigureSetting, Traces]) -> str:
+    return next(c.verdict for c in draw_figure_conclusions(panels) if words in c.statement)
+
+
+def test_a_sentence_is_decided_by_counts_at_a_stated_error() -> None:
+    panels = {setting: _panel(setting) for setting in figure_settings()}
+    assert _verdict_on("There is a barrier", panels) == "holds"
+    # Eight of eight kernels in each of four panels: 2^-8 < 0.05 / 8. Seven of eight are not enough, none refutes.
+    assert _verdict_on("kappa(M) and sigma_max(M^T M - I) decrease", panels) == "holds"
+    first = FigureSetting(1, 3, 1.0)
+    rising = panels[first].condition[:1, ::-1]
+    panels[first] = replace(panels[first], condition=np.concatenate([rising, panels[first].condition[1:]]))
+    assert _verdict_on("kappa(M) and sigma_max(M^T M - I) decrease", panels) == "undecided"
+    panels[first] = replace(panels[first], condition=np.repeat(rising, 8, axis=0))
+    assert _verdict_on("kappa(M) and sigma_max(M^T M - I) decrease", panels) == "does not hold"
+
+
+def test_one_kernel_below_alpha_overturns_a_theorem() -> None:
+    panels = {setting: _panel(setting) for setting in figure_settings()}
+    ten = FigureSetting(3, 1, 10.0)
+    panels[ten].true[3, 20] = 9.0
+    assert _verdict_on("itself reaches a value below alpha", panels) == "holds"
+    assert _verdict_on("There is a barrier", panels) == "does not hold"
+
+
+def test_the_depth_of_the_dip_is_told() -> None:
+    panels = {setting: _panel(setting) for setting in figure_settings()}
+    panels[FigureSetting(3, 1, 5.0)].reported[:, 6] = 5.0 * np.linspace(0.33, 0.64, 8)
+    evidence = next(c.evidence for c in draw_figure_conclusions(panels) if "is least at the 6th" in c.statement)
+    assert "33 to 64 % (alpha = 5), 100 to 100 % (alpha = 10)" in evidence
 
 
 def test_another_number_of_kernels_is_another_run(tmp_path: Path) -> None:

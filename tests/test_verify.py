@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -94,6 +95,23 @@ def test_claims_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert "lost ACH-frobenius another was confirmed, and is gone" in capsys.readouterr().out
     with pytest.raises(ValueError, match="did you mean ACH-FROBENIUS"):
         ledger_module.select(["ACH-frob"], load_claims(str(CLAIMS)))
+
+
+def test_a_badge_says_what_the_table_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture, endpoint = tmp_path / "badge.svg", tmp_path / "badge.json"
+    assert run(["verify", "RCK-count", "RCK-scale", "--max-examples", "5", "--badge", str(endpoint)]) == 0
+    fields = json.loads(endpoint.read_text(encoding="utf-8"))
+    assert fields.keys() == {"schemaVersion", "label", "message", "color"}
+    assert (fields["schemaVersion"], fields["message"]) == (1, "2 confirmed")
+    (doubled,) = (m for m in mutants("convla.identities.scaled_penalty_minimum") if m.change.endswith("doubled"))
+    with applied(doubled):
+        assert run(["verify", "RCK-count", "RCK-scale", "--max-examples", "5", "--badge", str(picture)]) == 1
+    svg = ElementTree.fromstring(picture.read_text(encoding="utf-8"))
+    assert svg[0].text == "statements: 1 confirmed, 1 contradicted"
+    assert [rectangle.get("fill") for rectangle in svg.iter("{http://www.w3.org/2000/svg}rect")] == ["#444", "#c5221f"]
+    capsys.readouterr()
+    assert run(["verify", "RCK-count", "--badge", str(tmp_path / "badge.png")]) == 2
+    assert "--badge must end in .svg or .json, got 'badge.png'" in capsys.readouterr().err
 
 
 def test_claims_in_a_module(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

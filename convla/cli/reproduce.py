@@ -46,7 +46,7 @@ def _reproduce(
         list[str] | None, typer.Argument(help=f"What to re-run: {', '.join(TARGETS)}; by default tables and controls.")
     ] = None,
     repetitions: Annotated[int, typer.Option(help="Repetitions of every setting.")] = 1000,
-    kernels: Annotated[int, typer.Option(help="Random kernels of each descent of the figures.")] = 5,
+    kernels: Annotated[int, typer.Option(help="Random kernels of each descent of the figures.")] = 12,
     seed: Annotated[int, typer.Option(help="Seed of the random draws.")] = 0,
     similarity: Annotated[
         str, typer.Option(help="Reading of 'feature map similarity': squared, absolute, signed or cosine.")

@@ -37,6 +37,9 @@ def _verify(
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the whole report there.")] = None,
     markdown_file: Annotated[Path | None, typer.Option("--markdown", help="Also write it there as a page.")] = None,
+    badge_file: Annotated[
+        Path | None, typer.Option("--badge", help="Also write a badge there: .svg, or .json for a badge service.")
+    ] = None,
     baseline: Annotated[
         Path | None, typer.Option(help="An earlier --json report: exit with 1 if anything it confirmed is lost.")
     ] = None,
@@ -52,16 +55,20 @@ def _verify(
     check_integer("--max-examples", max_examples, minimum=1)
     check_writable("--json", json_file)
     check_writable("--markdown", markdown_file)
+    check_writable("--badge", badge_file)
     try:
         import hypothesis  # noqa: F401
     except ImportError:
         raise ConvlaError(f"verify draws its examples with Hypothesis: {install_line('verify')}") from None
     # Here, not at the top: the other commands need neither Hypothesis nor the ledger.
+    from proofs_checks.badge import BADGE_SUFFIXES, badge
     from proofs_checks.claims import load_claims
     from proofs_checks.graph import dot
     from proofs_checks.ledger import select
     from proofs_checks.runner import changes, markdown, verify
 
+    if badge_file is not None and badge_file.suffix not in BADGE_SUFFIXES:
+        raise ValueError(f"--badge must end in {' or '.join(BADGE_SUFFIXES)}, got {badge_file.name!r}")
     statements = select(ids or [], None if claims is None else load_claims(claims))
     if graph:
         print(dot(statements))
@@ -78,6 +85,8 @@ def _verify(
         write_json(json_file, report.as_data())
     if markdown_file is not None:
         markdown_file.write_text(markdown(report), encoding="utf-8")
+    if badge_file is not None:
+        badge_file.write_text(badge(report, badge_file), encoding="utf-8")
     _show(report)
     if ids:
         _tell(report)

@@ -79,6 +79,11 @@ def methods_and_groups_agree(examples: int) -> str:
                 one, other = np.split(halves, 2)
                 assert np.abs(one - exact).max() <= slack, matrix
                 assert np.abs(other - exact[::-1]).max() <= slack, matrix
+            # A layer's components are its filters, all weights of each in a row; layers stacked stay apart.
+            layer = np.stack((gradient[:, 0], gradient[::-1, 0])).reshape(2, len(gradient), 1, -1, 1)
+            stacked = convla.orthonormalize(layer, batch_axes=1).reshape(2, len(gradient), -1)
+            assert np.abs(stacked[0] - exact[:, 0]).max() <= slack, matrix
+            assert np.abs(stacked[1] - exact[::-1, 0]).max() <= slack, matrix
 
     return for_all(examples, st.tuples(matrices(5, 8, wide=True)), check)
 
@@ -271,7 +276,7 @@ def overhead_of_the_decomposition(_: int) -> str:
     return f"{share} % over the rest"
 
 
-@evidence(Kind.PROOF, "the modules that `convla.frameworks.torch.basic_cnn` builds, on a 32x32 image")
+@evidence(Kind.PROOF, "the modules that `convla.experiments.training.networks.basic_cnn` builds, on a 32x32 image")
 def built_network_is_as_printed(_: int) -> str:
     try:
         import torch
@@ -362,6 +367,6 @@ STATEMENTS = (
         "seconds adds 15.5 % (Section 4.4).",
         verdict=Verdict.HOLDS,
         evidence=(basic_cnn_parameters, built_network_is_as_printed, basic_cnn_shapes, overhead_of_the_decomposition),
-        functions=("convla.frameworks.torch.basic_cnn",),
+        functions=("convla.experiments.training.networks.basic_cnn",),
     ),
 )

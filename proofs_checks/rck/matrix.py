@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 
 import numpy as np
@@ -86,13 +87,16 @@ def printed_blocks_do_not_stack_columns(_: int) -> str:
 
 @evidence(Kind.PROOF, "all unit kernels and inputs, g, h <= 3, k <= 3, N <= 3, with vec() as printed")
 def block_matrix_on_the_bases(_: int) -> str:
+    # Every plane of a unit kernel is a unit plane or zero: its matrix is made once for each size.
+    plane_matrix = functools.cache(
+        lambda plane, k, n: convla.doubly_block_toeplitz(
+            np.frombuffer(plane, np.int64).reshape(k, k), (n, n), "same", order="F"
+        )
+    )
     for g, h, k, n in itertools.product((1, 2, 3), (1, 2, 3), (1, 2, 3), (1, 3)):
-        for kernel in unit_kernels(g * h, (k, k)).reshape(-1, h, g, k, k):
+        for kernel in unit_kernels(g * h, (k, k)).astype(np.int64).reshape(-1, h, g, k, k):
             operator = convla.ConvOperator(kernel, (n, n), padding="same", order="F")
-            blocks = [
-                [convla.doubly_block_toeplitz(kernel[c, d], (n, n), "same", order="F") for d in range(g)]
-                for c in range(h)
-            ]
+            blocks = [[plane_matrix(kernel[c, d].tobytes(), k, n) for d in range(g)] for c in range(h)]
             assert np.array_equal(operator.to_dense(), np.block(blocks)), f"g = {g}, h = {h}, k = {k}, N = {n}"
         inputs = unit_kernels(g, (n, n))
         printed = np.stack([np.concatenate([plane.T.ravel() for plane in x]) for x in inputs], axis=1)
@@ -104,7 +108,8 @@ def block_matrix_on_the_bases(_: int) -> str:
 
 @evidence(
     Kind.PROOF,
-    "all unit kernels, g, h <= 2, k <= 3, N <= 3, rows and columns stacked: the sparse matrix against the dense one",
+    "all unit kernels, g, h <= 2, k <= 3, N <= 3, rows and columns stacked: the sparse matrix against the dense one, and that "
+    "of two groups of such layers against the two on its diagonal",
 )
 def sparse_matrices_are_the_dense_ones(_: int) -> str:
     count = 0
@@ -116,7 +121,21 @@ def sparse_matrices_are_the_dense_ones(_: int) -> str:
                     convla.convolution_matrix(kernel, geometry, order=order, format=form) for form in ("dense", "csr")
                 )
                 assert np.array_equal(sparse.toarray(), dense), f"g = {g}, h = {h}, k = {k}, N = {n}, order {order}"
-                count += 1
+                pair = np.concatenate((kernel, 2 * kernel))
+                whole = convla.ConvGeometry(pair.shape, (n, n), padding="same", groups=2)
+                zero = np.zeros_like(dense)
+                for form in ("dense", "csr"):
+                    found = convla.convolution_matrix(pair, whole, order=order, format=form)
+                    found = found if form == "dense" else found.toarray()
+                    assert np.array_equal(found, np.block([[dense, zero], [zero, 2 * dense]])), (
+                        g,
+                        h,
+                        k,
+                        n,
+                        order,
+                        form,
+                    )
+                count += 3
     return f"{count} matrices"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,9 +11,11 @@ from typing import Any
 import numpy as np
 
 from convla.experiments import source
-from convla.experiments.csm.columns import VERDICTS, Verdict, compare, estimate
+from convla.experiments.csm.agreement import LEAST, VERDICTS, Verdict, cells_of, compare, decide
+from convla.experiments.csm.columns import estimate
 from convla.experiments.csm.conclusions import draw_conclusions
-from convla.experiments.csm.published import QUANTITIES, TABLES, published_cells, published_flags
+from convla.experiments.csm.coverage import Coverage, measure_coverage
+from convla.experiments.csm.published import QUANTITIES, TABLES, published_flags
 from convla.experiments.csm.settings import CONTROLS, Setting
 from convla.experiments.descents.outcome import Outcome
 from convla.experiments.folder import Table, as_records
@@ -21,7 +24,7 @@ from convla.experiments.statistics import Estimate
 
 __all__ = ["CONTROL_HEADER", "TABLE_HEADER", "Report", "build_report"]
 
-TABLE_HEADER = ("table", "N", "optimizer", "quantity", "published", "ours", "stderr", "z", "verdict")
+TABLE_HEADER = ("table", "N", "optimizer", "quantity", "published", "ours", "stderr", "z", "p", "holm", "verdict")
 CONTROL_HEADER = (
     "tables",
     "N",
@@ -40,7 +43,7 @@ CONTROL_HEADER = (
     "cosine_after_stderr",
 )
 
-TABLE_HEADINGS = ("N", "optimizer", "column", "ours", "std. error", "printed", "z", "verdict")
+TABLE_HEADINGS = ("N", "optimizer", "column", "ours", "std. error", "printed", "z", "p", "verdict")
 CONTROL_HEADINGS = (
     *("tables", "N", "optimizer", "minimised", "A", "B %", "C %", "increases", "diverged"),
     *("norm before", "shorter keeps", "longer keeps", "|cos| before", "after", "std. error"),
@@ -60,12 +63,15 @@ class Report(source.Report):
     conclusions : list of Conclusion
     diverged : dict of str to int
         How many repetitions of each setting were dropped, where there were any.
+    coverage : Coverage
+        Empty unless it was asked for.
     """
 
     cells: dict[int, list[Verdict]]
     controls: list[tuple[Any, ...]]
     conclusions: list[Conclusion]
     diverged: dict[str, int]
+    coverage: Coverage
 
     def counts(self, columns: str = "ABCD") -> dict[str, int]:
         """Return how many cells of these columns got each verdict."""
@@ -73,23 +79,14 @@ class Report(source.Report):
         found = Counter(verdict.verdict for verdict in cells if QUANTITIES[verdict.cell.quantity][0] in columns)
         return {verdict: found[verdict] for verdict in VERDICTS}
 
-    def within(self, limit: float) -> tuple[int, int]:
-        """Return how many cells of columns A-C have |z| <= limit, and how many there are."""
-        scores = [
-            abs(verdict.z)
-            for verdicts in self.cells.values()
-            for verdict in verdicts
-            if not verdict.cell.quantity.startswith("D")
-        ]
-        return sum(score <= limit for score in scores), len(scores)
-
     def tables(self) -> dict[str, Table]:
         """Return the tables by the names of their CSV files."""
         tables: dict[str, Table] = {
             f"table{table}.csv": (TABLE_HEADER, [_row(verdict) for verdict in verdicts])
             for table, verdicts in self.cells.items()
         }
-        return tables | ({"controls.csv": (CONTROL_HEADER, self.controls)} if self.controls else {})
+        tables |= {"controls.csv": (CONTROL_HEADER, self.controls)} if self.controls else {}
+        return tables | self.coverage.tables()
 
     def as_data(self) -> dict[str, Any]:
         """Return the report, its conclusions aside, as plain data."""
@@ -105,6 +102,7 @@ class Report(source.Report):
                 for table, vs in self.cells.items()
             },
             "controls": as_records((CONTROL_HEADER, self.controls)),
+            **{name.removesuffix(".csv"): as_records(table) for name, table in self.coverage.tables().items()},
             "diverged": self.diverged,
             "verdicts": self.counts(),
         }
@@ -120,7 +118,7 @@ class Report(source.Report):
             rows = [[f"{v:.3g}" if isinstance(v, float) else str(v) for v in row] for row in self.controls]
             title = "Controls: the same draws, other things minimised"
             sheets.append(Sheet(title, CONTROL_HEADINGS, rows, ("tables", "optimizer", "minimised"), []))
-        return sheets
+        return sheets + self.coverage.sheets()
 
     def summary(self) -> list[str]:
         """Return how many cells got each verdict, and how many repetitions diverged."""
@@ -129,27 +127,43 @@ class Report(source.Report):
             counts = {verdict: count for verdict, count in self.counts(columns).items() if count}
             if counts:
                 lines.append(f"{name}: " + ", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
-        (two, cells), (three, _) = self.within(2.0), self.within(3.0)
-        if cells:
-            lines.append(f"columns A-C: {two} of {cells} cells within 2 standard errors, {three} within 3")
+        lines += self._multiplicity() + self.coverage.lines()
         return lines + [f"{name}: {count} diverged, dropped" for name, count in self.diverged.items()]
+
+    def _multiplicity(self) -> list[str]:
+        """Return what the cells of columns A to C say at once, and what is left undecided."""
+        cells = [v for vs in self.cells.values() for v in vs if not v.cell.quantity.startswith("D")]
+        tested = [verdict for verdict in cells if not math.isnan(verdict.p)]
+        lines = []
+        if tested:
+            below, expected = sum(verdict.p < 0.05 for verdict in tested), 0.05 * len(tested)
+            lines.append(
+                f"columns A-C: p < 0.05 in {below} of {len(tested)} cells, where {expected:.1f} are expected if all "
+                f"agree; the least p is {min(verdict.p for verdict in tested):.2g}, and "
+                f"{min(verdict.holm for verdict in tested):.2g} for {len(cells)} cells at once (Holm)"
+            )
+        if len(tested) < len(cells):
+            lines.append(
+                f"undecided are cells whose spread fewer than {LEAST} repetitions carry: more --repetitions decide them"
+            )
+        return lines
 
 
 def build_report(outcomes: Mapping[Setting, Outcome], targets: Sequence[str]) -> Report:
     """Return the report on the targets, from the outcomes of the settings they need."""
     wanted = [table for table in TABLES if "tables" in targets or f"table{table}" in targets]
     estimates = {setting: estimate(outcome) for setting, outcome in outcomes.items()}
-    return Report(
-        cells={
-            table: [
-                compare(cell, estimates[setting][cell.quantity])
-                for cell in published_cells(table)
-                for setting in estimates
-                if setting.control == "loss" and table in setting.tables
-                if (setting.n, setting.optimizer) == (cell.n, cell.optimizer)
-            ]
+    compared = decide(
+        [
+            verdict
             for table in wanted
-        },
+            for setting in estimates
+            if setting.control == "loss" and table in setting.tables
+            for verdict in compare(cells_of(table, setting), outcomes[setting], estimates[setting])
+        ]
+    )
+    return Report(
+        cells={table: [verdict for verdict in compared if verdict.cell.table == table] for table in wanted},
         controls=[
             _control_row(setting, outcomes[setting], estimates[setting])
             for setting in sorted(outcomes, key=_control_order)
@@ -158,6 +172,7 @@ def build_report(outcomes: Mapping[Setting, Outcome], targets: Sequence[str]) ->
         else [],
         conclusions=draw_conclusions(outcomes, estimates),
         diverged={setting.name: outcome.diverged for setting, outcome in outcomes.items() if outcome.diverged},
+        coverage=measure_coverage(outcomes if "coverage" in targets else {}),
     )
 
 
@@ -172,6 +187,8 @@ def _row(verdict: Verdict) -> tuple[Any, ...]:
         ours.value,
         ours.stderr,
         verdict.z,
+        verdict.p,
+        verdict.holm,
         verdict.verdict,
     )
 
@@ -183,6 +200,7 @@ def _table_sheet(table: int, verdicts: Sequence[Verdict]) -> Sheet:
             "" if ours.stderr != ours.stderr else f"{ours.stderr:.2g}",
             f"{cell.value:g}" + ("*" if cell.flag else ""),
             "" if verdict.z != verdict.z else f"{verdict.z:+.1f}",
+            "" if verdict.p != verdict.p else f"{verdict.p:.2g}",
             verdict.verdict,
         )
         for verdict in verdicts

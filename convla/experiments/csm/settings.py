@@ -32,7 +32,7 @@ _STUDIES = {(1, 2): "tables12", (3, 4): "tables34", (5, 6): "tables56"}
 CONTROLS = ("loss", "shrinkage", "scale-invariant")
 """What a control run minimises: the table's own loss; |K1|^2 + |K2|^2; CS / (|K1|^2 |K2|^2)."""
 
-TARGETS = ("tables", "table1", "table2", "table3", "table4", "table5", "table6", "controls")
+TARGETS = ("tables", "table1", "table2", "table3", "table4", "table5", "table6", "controls", "coverage")
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,7 @@ class Tables(Source[Setting, Outcome]):
     def units(self) -> tuple[Setting, ...]:
         """Return the settings that the targets need."""
         tables = [target for target in self.targets if target.startswith("table")]
+        tables += ["tables"] if "coverage" in self.targets else []
         needed = dict.fromkeys(table_settings(tables) if tables else ())
         if "controls" in self.targets:
             needed |= dict.fromkeys(control_settings())
