@@ -16,12 +16,14 @@ release = version = __version__
 extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
     "sphinx.ext.intersphinx",
     "sphinx.ext.mathjax",
     "sphinx-mathjax-offline",  # the site needs no network
     "sphinx.ext.viewcode",
     "numpydoc",
     "sphinx_copybutton",
+    "sphinx_design",
 ]
 intersphinx_mapping: dict[str, tuple[str, None]] = {}
 
@@ -37,7 +39,8 @@ nb_execution_timeout = 120
 nb_execution_raise_on_error = True
 nb_merge_streams = True
 
-exclude_patterns = ["claims", "_build", "*.py", "scripts", "**/__pycache__", "**/.ipynb_checkpoints"]
+templates_path = ["_templates"]
+exclude_patterns = ["_templates", "claims", "_build", "*.py", "scripts", "**/__pycache__", "**/.ipynb_checkpoints"]
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
