@@ -17,6 +17,8 @@ from convla.gradients import sobolev_gradient as sobolev_gradient
 from convla.initializers import delta_orthogonal_kernel as delta_orthogonal_kernel
 from convla.initializers import orthogonal_kernel as orthogonal_kernel
 from convla.linear_map import LinearMap as LinearMap
+from convla.networks import compare as compare
+from convla.networks import inspect as inspect
 from convla.operators import ConvOperator as ConvOperator
 from convla.operators import TransposedConvOperator as TransposedConvOperator
 from convla.orthonormal import orthonormalize as orthonormalize
@@ -47,7 +49,9 @@ from convla.similarity import network_similarity as network_similarity
 from convla.spectra import ConditionNumber as ConditionNumber
 from convla.spectra import SingularValueBounds as SingularValueBounds
 from convla.spectra import SingularValues as SingularValues
+from convla.spectra import SpectralDensity as SpectralDensity
 from convla.spectra import SpectralGradient as SpectralGradient
+from convla.spectra import StableRank as StableRank
 from convla.spectra import Status as Status
 from convla.spectra import asymptotic_largest_singular_value as asymptotic_largest_singular_value
 from convla.spectra import condition_number as condition_number
@@ -59,6 +63,8 @@ from convla.spectra import singular_values as singular_values
 from convla.spectra import singular_values_and_gradients as singular_values_and_gradients
 from convla.spectra import smallest_singular_value as smallest_singular_value
 from convla.spectra import smallest_singular_value_and_gradient as smallest_singular_value_and_gradient
+from convla.spectra import spectral_density as spectral_density
+from convla.spectra import stable_rank as stable_rank
 from convla.toeplitz import circulant_matrix as circulant_matrix
 from convla.toeplitz import convolution_matrix as convolution_matrix
 from convla.toeplitz import doubly_block_circulant as doubly_block_circulant

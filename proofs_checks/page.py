@@ -23,6 +23,8 @@ __all__ = ["counts", "main", "pages"]
 ROOT = Path(__file__).parent.parent
 HEADER = "<!-- Written by `python -m proofs_checks.page` from the statements in proofs_checks; change those. -->\n"
 
+PAGE_LINK = re.compile(r"\]\((?=[\w-]+\.md)")
+"""Where a link to a page of docs/ begins, for the pages in a folder of it."""
 FENCE = "  ~~~"
 """Before and after what a check found, so that `--check` knows its figures."""
 EXAMPLES = 50
@@ -181,7 +183,8 @@ def _source(key: str, statements: tuple[Statement, ...]) -> Iterator[str]:
     yield f"{counts(statements)}. [What the kinds of evidence mean](../ledger.md)."
     yield f"Each name of a check leads to [its code]({key.lower()}-code.md).\n"
     for statement in statements:
-        yield from _entry(statement)
+        for line in _entry(statement):
+            yield PAGE_LINK.sub("](../", line)
 
 
 def _entry(statement: Statement) -> Iterator[str]:

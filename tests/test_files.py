@@ -19,7 +19,7 @@ from convla._files import atomic_write, check_replaceable
 from convla.cli import run
 from convla.experiments.folder import ResultsError, ResultsFolder
 from convla.experiments.pool import Pool, WorkerError
-from convla.models.weights import read_weights, write_weights
+from convla.networks.weights import read_weights, write_weights
 
 
 def put(path: Path, content: bytes, **options: Any) -> None:
@@ -136,7 +136,8 @@ def test_outputs_of_inspect(option: str, tmp_path: Path, capsys: pytest.CaptureF
     assert run(["inspect", str(model), "--image", "8", option, str(tmp_path / "pipe.svg")]) == 2
     assert "pipe.svg cannot be written: not a regular file" in capsys.readouterr().err
     (tmp_path / "link.svg").symlink_to(target)
-    assert run(["inspect", str(model), "--image", "8", "--no-spectra", option, str(tmp_path / "link.svg")]) == 0
+    arguments = ["inspect", str(model), "--image", "8", "--measures", "similarity"]
+    assert run([*arguments, option, str(tmp_path / "link.svg")]) == 0
     assert (tmp_path / "link.svg").is_symlink()
     assert target.stat().st_size > 100
 
@@ -208,7 +209,7 @@ def test_an_ascii_terminal_is_written_to_in_escapes(tmp_path: Path) -> None:
     path = tmp_path / "model.npz"
     np.savez(path, **{"名前.weight": np.ones((2, 1, 3))})
     environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"}
-    line = [sys.executable, "-m", "convla", "inspect", str(path), "--image", "8", "--no-spectra"]
+    line = [sys.executable, "-m", "convla", "inspect", str(path), "--image", "8", "--measures", "similarity"]
     done = subprocess.run(line, capture_output=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     assert rb"\u540d\u524d.weight" in done.stdout

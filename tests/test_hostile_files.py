@@ -17,10 +17,11 @@ import pytest
 
 from convla.cli import run
 from convla.errors import WeightsError
-from convla.models.inspection import LayerSettings, inspect_network
-from convla.models.kernels import initialize_file
-from convla.models.plot import plot_inspection
-from convla.models.weights import printable, read_weights, write_weights
+from convla.networks import inspect
+from convla.networks.kernels import initialize_file
+from convla.networks.plot import plot_inspection
+from convla.networks.settings import LayerSettings
+from convla.networks.weights import printable, read_weights, write_weights
 from tests.damage import damaged
 
 SUFFIXES = [".npz", ".safetensors", pytest.param(".pt", marks=pytest.mark.torch)]
@@ -109,7 +110,7 @@ class TestTorch:
             for name in old.namelist():
                 new.writestr(name, old.read(name))
         assert bomb.stat().st_size < 50_000
-        monkeypatch.setattr("convla.models.archives.available_memory", lambda _: 10**6)
+        monkeypatch.setattr("convla.networks.archives.available_memory", lambda _: 10**6)
         with pytest.raises(WeightsError, match="more than the 1000000 bytes of free memory"):
             read_weights(bomb)
 
@@ -141,11 +142,11 @@ NAMES = ["a\x1b[31mred\nnew", "$x_{$", "[bold]x", "名前", "\ud800"]
 
 def test_names_do_not_command_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert printable("a\x1b[31m\n\ud800ü") == "a\\x1b[31m\\n\\ud800ü"
-    report = inspect_network(dict.fromkeys(NAMES, np.ones((2, 1, 3))), (8,), spectra=False)
+    report = inspect(dict.fromkeys(NAMES, np.ones((2, 1, 3))), image=(8,), measures=("similarity",))
     plot_inspection(report, tmp_path / "a.png")
     path, json_file = tmp_path / "model.npz", tmp_path / "a.json"
     np.savez(path, **dict.fromkeys(NAMES[:4], np.ones((2, 1, 3))))
-    assert run(["inspect", str(path), "--image", "8", "--no-spectra", "--json", str(json_file)]) == 0
+    assert run(["inspect", str(path), "--image", "8", "--measures", "similarity", "--json", str(json_file)]) == 0
     out, err = capsys.readouterr()
     assert "\x1b" not in out
     assert "[bold]x" in out
@@ -167,16 +168,16 @@ def test_numbers_that_leave_the_range(tmp_path: Path) -> None:
         raise AssertionError(f"{constant} is not JSON")
 
     huge, _ = json.loads(json_file.read_text(), parse_constant=refuse)["layers"]
-    assert huge["quantities"]["similarity"] is None
-    assert huge["quantities"]["spectral_isometry"] is None
-    assert huge["quantities"]["normalized_similarity"] == pytest.approx(4.456790123, rel=1e-9)
+    assert huge["quantities"]["similarity"] == "Infinity"
+    assert huge["quantities"]["spectral_isometry"] == "Infinity"
+    assert huge["quantities"]["scaled_similarity"] == pytest.approx(4.456790123, rel=1e-9)
     assert picture.read_text().startswith("<?xml")
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--image", "999999999x999999"], "more than the"),
+        (["--image", "999999999999999"], "more than the"),
         (["--image", "9" * 5000], "Exceeds the limit"),
         (["--image", "8x8", "--layers", "{folder}/deep.toml"], "deep.toml: not a TOML file"),
         (["--image", "8x8", "--layers", "{folder}/image.toml"], "[*] image must be a sequence of integers, got 8"),
@@ -203,10 +204,10 @@ def test_options_are_refused_in_one_line(
 
 def test_strides_along_each_axis() -> None:
     kernel = arrays()["conv"]
-    (layer,) = inspect_network({"conv": kernel}, (9, 8), default=LayerSettings(stride=(2, 1))).layers
+    (layer,) = inspect({"conv": kernel}, image=(9, 8), default=LayerSettings(stride=(2, 1))).layers
     assert layer.notes == ()
     with pytest.raises(ValueError, match="layer conv: stride must be an integer or 2 integers"):
-        inspect_network({"conv": kernel}, (9, 8), default=LayerSettings(stride=(2, 1, 1)))
+        inspect({"conv": kernel}, image=(9, 8), default=LayerSettings(stride=(2, 1, 1)))
 
 
 class TestInitialize:
@@ -229,7 +230,7 @@ class TestInitialize:
         write_weights(source, {"conv": np.ones((2, 1, 3))})
         initialize_file(source, tmp_path / "out.npz", iterations=1, state=state)
         write_weights(source, {"conv": np.ones((2, 1, 5))})
-        with pytest.raises(ValueError, match="layer conv of kernels and state must have the same shape"):
+        with pytest.raises(ValueError, match="layer conv of kernels and start must have the same shape"):
             initialize_file(source, tmp_path / "out.npz", iterations=2, state=state)
 
 
@@ -245,7 +246,7 @@ class TestStreams:
     @pytest.mark.parametrize(
         "command",
         [
-            "inspect {model} --image 8x8 --no-spectra --json {model}.json",
+            "inspect {model} --image 8x8 --measures similarity --json {model}.json",
             "initialize {model} {model}.out.npz --iterations 2",
             "reproduce table1 --repetitions 8 --output {model}.results --json {model}.json",
         ],

@@ -11,16 +11,11 @@ import pytest
 
 from convla import ConvOperator, convolutional_similarity, network_similarity
 from convla.cli import run
-from convla.models.inspection import (
-    COLUMNS,
-    FACTORIZED,
-    SPECTRAL_COLUMNS,
-    LayerSettings,
-    inspect_network,
-    read_settings,
-)
-from convla.models.kernels import initialize_file, split_kernels
-from convla.models.weights import read_weights, write_weights
+from convla.networks import inspect
+from convla.networks.kernels import initialize_file, split_kernels
+from convla.networks.measures import columns_of
+from convla.networks.settings import LayerSettings, read_settings
+from convla.networks.weights import read_weights, write_weights
 from convla.similarity.orthogonality import kernel_orthogonality, ocnn_residual
 
 
@@ -64,16 +59,18 @@ class TestInspect:
         out, err = capsys.readouterr()
         assert err == ""
         assert "conv1.weight  4x3x3x3" in out
-        assert "not a kernel: fc.weight: 2 axes: a convolution kernel has 3 to 5, (c_out, c_in, *kernel)" in out
-        assert "not a kernel: index: dtype int64: a convolution kernel holds floating-point numbers" in out
+        assert "no row: steps: 0 axes: a convolution kernel has 3 to 5, (c_out, c_in, *kernel)" in out
+        assert "no row: index: dtype int64: a convolution kernel holds floating-point numbers" in out
         report = json.loads(json_file.read_text())
-        assert [layer["name"] for layer in report["layers"]] == ["conv1.weight", "conv2.weight", "wave.weight"]
-        assert set(report["others"]) == {"fc.weight", "steps", "index"}
+        assert [layer["name"] for layer in report["layers"]] == [
+            *("conv1.weight", "conv2.weight", "wave.weight", "fc.weight")
+        ]
+        assert set(report["others"]) == {"steps", "index"}
         quantities = report["layers"][1]["quantities"]
-        assert list(quantities) == [column.name for column in SPECTRAL_COLUMNS + COLUMNS]
+        assert list(quantities) == [column.name for column in columns_of(None)]
         kernel = model()["conv2.weight"]
         assert quantities["similarity"] == float(convolutional_similarity(kernel))
-        assert quantities["normalized_similarity"] == float(convolutional_similarity(kernel, normalized=True)) / 15
+        assert quantities["scaled_similarity"] == float(convolutional_similarity(kernel, normalized=True)) / 15
         assert report["layers"][1]["seconds"] > 0
         assert picture.read_bytes().startswith(b"\x89PNG")
 
@@ -85,17 +82,27 @@ class TestInspect:
         json_file = tmp_path / "report.json"
         arguments = ["inspect", str(file), "--image", "8x8", "--layers", str(layers), "--json", str(json_file)]
         assert run([*arguments, "--padding", "1"]) == 0
-        first, second, third = json.loads(json_file.read_text())["layers"]
-        common = {"dilation": 1, "layout": "oihw", "transposed": False}
-        assert first["settings"] == {"padding": 1, "stride": 2, "groups": 1, "image": None, **common}
-        assert second["settings"] == {
-            "padding": [[1, 0], [2, 2]],
-            "stride": 1,
-            "groups": 2,
-            "image": [5, 6],
+        first, second, third, _ = json.loads(json_file.read_text())["layers"]
+        common = {"dilation": [1, 1], "boundary": "zero", "transposed": False}
+        assert first["geometry"] == {
+            "padding": [[1, 1], [1, 1]],
+            "stride": [2, 2],
+            "groups": 1,
+            "image": [8, 8],
+            "output": [4, 4],
             **common,
         }
-        assert third["settings"]["stride"] == 1
+        assert first["assumed"] == ["image", "dilation", "groups", "boundary", "transposed"]
+        assert second["geometry"] == {
+            "padding": [[1, 0], [2, 2]],
+            "stride": [1, 1],
+            "groups": 2,
+            "image": [5, 6],
+            "output": [4, 8],
+            **common,
+        }
+        assert second["assumed"] == ["stride", "dilation", "boundary", "transposed"]
+        assert third["geometry"]["stride"] == [1]
         assert first["quantities"]["ocnn_residual"] == float(ocnn_residual(model()["conv1.weight"], stride=2))
         halves = np.split(model()["conv2.weight"], 2)
         expected = sum(float(kernel_orthogonality(half)) for half in halves)
@@ -111,13 +118,13 @@ class TestInspect:
         assert "pruned: 2 of 2 filters are dead" in out
         assert "pruned: per pair, scaled: fewer than two live filters have no pairs, got 0" in out
         assert "one: coherence: no group has two live filters" in out
-        assert "not a kernel: bad: NaN or infinity in it" in out
+        assert "no row: bad: NaN or infinity in it" in out
 
     def test_no_kernel_at_all(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         path = tmp_path / "model.npz"
-        write_weights(path, {"fc": np.ones((2, 2))})
+        write_weights(path, {"table": np.ones((2, 2))})
         assert run(["inspect", str(path), "--image", "8"]) == 0
-        assert "no convolution kernel" in capsys.readouterr().out.replace("\n", " ")
+        assert "no layer" in capsys.readouterr().out.replace("\n", " ")
         assert run(["inspect", str(path), "--image", "8", "--plot", str(tmp_path / "a.png")]) == 2
 
     @pytest.mark.parametrize(
@@ -125,8 +132,8 @@ class TestInspect:
         [
             (["{file}", "--image", "8xx8"], "--image must be sizes such as 32x32, got '8xx8'"),
             (["{file}", "--image", "0x8"], "--image must be sizes such as 32x32, got '0x8'"),
-            (["{file}"], "Missing option '--image'"),
-            (["{file}.h5", "--image", "8x8"], "the name must end in one of .npz, .safetensors, .pt, .pth"),
+            (["{file}"], "layer conv1.weight: image must be given, without the channels"),
+            (["{file}.xyz", "--image", "8x8"], "the name must end in one of .npz, .safetensors, .pt, .pth, .onnx"),
             (["{folder}/none.npz", "--image", "8x8"], "convla: {folder}/none.npz: No such file or directory"),
             (["{folder}/broken.npz", "--image", "8x8"], "not a readable .npz file: File is not a zip file"),
             (["{file}", "--image", "8x8", "--padding", "most"], "layer conv1.weight: padding must be one of"),
@@ -160,7 +167,7 @@ class TestInspect:
         def interrupted(*_: Any, **__: Any) -> None:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr("convla.cli.inspect.inspect_network", interrupted)
+        monkeypatch.setattr("convla.cli.inspect.Plan.run", interrupted)
         assert run(["inspect", str(file), "--image", "8x8"]) == 130
         assert capsys.readouterr().err == "convla: interrupted\n"
 
@@ -170,8 +177,8 @@ def test_patterns_of_settings(tmp_path: Path) -> None:
     path.write_text('["*"]\nstride = 2\n["b.*"]\nstride = 3\n')
     settings = read_settings(path, LayerSettings())
     kernels = {name: np.ones((2, 1, 3)) for name in ("a.weight", "b.weight")}
-    report = inspect_network(kernels, (8,), settings=settings)
-    assert [layer.settings.stride for layer in report.layers] == [2, 3]
+    report = inspect(kernels, image=(8,), settings=settings)
+    assert [layer.geometry["stride"] for layer in report.layers] == [(2,), (3,)]
 
 
 def test_split_kernels_keeps_order_and_says_why() -> None:
@@ -282,8 +289,8 @@ class TestNetworksOfPyTorch:
         torch.save({"state_dict": network.state_dict(), "epoch": 60}, path)
         assert run(["inspect", str(path), "--image", "8x8", "--json", str(json_file)]) == 0
         report = json.loads(json_file.read_text())
-        assert [layer["name"] for layer in report["layers"]] == ["state_dict.0.weight", "state_dict.2.weight"]
-        for index, layer in zip((0, 2), report["layers"], strict=True):
+        assert [layer["name"] for layer in report["layers"]] == [f"state_dict.{i}.weight" for i in (0, 2, 5)]
+        for index, layer in zip((0, 2), report["layers"], strict=False):
             kernel = network[index].weight.detach().double()
             total = sum(
                 float((torch.nn.functional.conv2d(kernel[i][:, None], kernel[j][:, None], padding=2) ** 2).sum())
@@ -302,14 +309,16 @@ class TestNetworksOfPyTorch:
         assert len(state) == 20
         state["fc.weight"] = torch.zeros(1000, 512)
         torch.save(state, path)
-        assert run(["inspect", str(path), "--image", "56x56", "--no-spectra", "--json", str(json_file)]) == 0
+        arguments = ["inspect", str(path), "--image", "56x56", "--measures", "similarity,orthogonality"]
+        assert run([*arguments, "--json", str(json_file)]) == 0
         report = json.loads(json_file.read_text())
-        assert {layer["name"]: tuple(layer["shape"]) for layer in report["layers"]} == shapes
-        assert list(report["others"]) == ["fc.weight"]
-        for layer in report["layers"]:
+        *layers, last = report["layers"]
+        assert {layer["name"]: tuple(layer["shape"]) for layer in layers} == shapes
+        assert (last["name"], last["kind"], report["others"]) == ("fc.weight", "linear", {})
+        for layer in layers:
             assert all(value is not None for value in layer["quantities"].values())
             # Two random filters of many channels have the average similarity of 1; see the documentation.
-            assert layer["quantities"]["normalized_similarity"] == pytest.approx(1.0, abs=0.3)
+            assert layer["quantities"]["scaled_similarity"] == pytest.approx(1.0, abs=0.3)
 
 
 @pytest.mark.parametrize(
@@ -325,30 +334,30 @@ class TestNetworksOfPyTorch:
 def test_the_singular_values_are_those_of_the_written_out_matrix(settings: LayerSettings) -> None:
     rng = np.random.default_rng(5)
     kernel = rng.standard_normal((4, 4 // settings.groups, 3, 3))
-    report = inspect_network({"conv": kernel}, (7, 6), default=settings)
+    report = inspect({"conv": kernel}, image=(7, 6), default=settings)
     (layer,) = report.layers
     options = {"padding": settings.padding, "stride": settings.stride, "groups": settings.groups}
     values = np.linalg.svd(ConvOperator(kernel, (7, 6), **options).to_dense(), compute_uv=False)
     found = layer.quantities
     assert found["sigma_max"] == pytest.approx(values[0], rel=1e-9)
-    assert found["sigma_max_lower"] <= values[0] <= found["sigma_max_upper"]
+    assert found["at_least"] <= values[0] <= found["at_most"]
     assert found["sigma_min"] == pytest.approx(values[-1], rel=1e-9, abs=1e-13 * values[0])
-    assert found["condition_number"] == pytest.approx(values[0] / values[-1], rel=1e-8)
+    assert found["condition"] == pytest.approx(values[0] / values[-1], rel=1e-8)
 
 
 def test_what_is_not_defined_or_too_large_is_said() -> None:
-    side = int(np.sqrt(FACTORIZED)) + 1
-    arrays = {"large": np.array([[[[1.0, 0.0]]]]), "zero": np.zeros((2, 2, 3, 3))}
-    report = inspect_network(arrays, (side, side), settings=[("zero", LayerSettings(image=(4, 4)))])
+    rng = np.random.default_rng(2)
+    arrays = {"large": rng.standard_normal((8, 8, 3, 3)), "zero": np.zeros((2, 2, 3, 3))}
+    report = inspect(arrays, image=(64, 64), settings=[("zero", LayerSettings(image=(4, 4)))])
     large, zero = report.layers
-    assert large.quantities["sigma_max"] == pytest.approx(1.0, rel=1e-9)
-    assert large.quantities["sigma_min"] is None
-    assert any("too large to factorise" in note for note in large.notes)
+    assert large.status["sigma_min"] == "not converged"  # a bound from above, and no more
+    assert 0.0 < large.quantities["sigma_min"] < large.quantities["sigma_max"]
     assert zero.quantities["sigma_max"] == 0.0
-    assert zero.quantities["condition_number"] is None
-    assert any("rank deficient" in note for note in zero.notes)
+    assert zero.quantities["condition"] == np.inf
+    assert zero.deficiency == 32
+    assert any("rank deficient: 32 of 32 singular values are zero" in note for note in zero.notes)
 
 
 def test_without_spectra_only_the_kernels_are_measured() -> None:
-    report = inspect_network({"conv": np.ones((2, 1, 3))}, (8,), spectra=False)
-    assert list(report.layers[0].quantities) == [column.name for column in COLUMNS]
+    report = inspect({"conv": np.ones((2, 1, 3))}, image=(8,), measures=("similarity",))
+    assert list(report.layers[0].quantities) == ["similarity", "scaled_similarity"]

@@ -20,10 +20,11 @@ import pytest
 from convla import ConvOperator, __version__
 from convla.cli import run
 from convla.errors import WeightsError
-from convla.models.inspection import LayerSettings, inspect_network
-from convla.models.kernels import choose_kernels, initialize_file, split_kernels
-from convla.models.parametrizations import assemble
-from convla.models.weights import Weights, read_model, read_weights, write_weights
+from convla.networks import inspect
+from convla.networks.kernels import choose_kernels, initialize_file, split_kernels
+from convla.networks.parametrizations import assemble
+from convla.networks.settings import LayerSettings
+from convla.networks.weights import Weights, read_model, read_weights, write_weights
 
 
 def ones(*shape: int) -> Any:
@@ -179,7 +180,7 @@ def test_half_precision_stays_half(suffix: str, tmp_path: Path) -> None:
 
 
 def note_of(arrays: dict[str, Any], image: tuple[int, ...], **settings: Any) -> str:
-    report = inspect_network(arrays, image, default=LayerSettings(**settings), spectra=False)
+    report = inspect(arrays, image=image, default=LayerSettings(**settings), measures=("similarity", "orthogonality"))
     return " | ".join(report.layers[0].notes)
 
 
@@ -187,8 +188,8 @@ class TestUses:
     def test_channels_last(self) -> None:
         kernel = ones(6, 5, 3, 3)
         hwio = np.ascontiguousarray(kernel.transpose(2, 3, 1, 0))
-        plain = inspect_network({"conv": kernel}, (7, 6)).layers[0]
-        found = inspect_network({"conv": hwio}, (7, 6), default=LayerSettings(layout="hwio")).layers[0]
+        plain = inspect({"conv": kernel}, image=(7, 6)).layers[0]
+        found = inspect({"conv": hwio}, image=(7, 6), default=LayerSettings(layout="hwio")).layers[0]
         assert found.quantities == plain.quantities
         for shape in ((3, 3, 3, 64), (1, 1, 64, 128), (3, 3, 16, 16), (7, 7, 3, 64), (3, 3, 3, 32, 64), (3, 64, 128)):
             assert "layout = 'hwio'" in note_of({"w": ones(*shape)}, (32,) * (len(shape) - 2)), shape
@@ -199,18 +200,18 @@ class TestUses:
         kernel = ones(6, 1, 3, 3)
         assert "a depthwise layer has groups = 6" in note_of({"w": kernel}, (8, 8))
         found, wanted = (
-            inspect_network({"w": kernel}, (8, 8), default=LayerSettings(groups=groups)).layers[0]
+            inspect({"w": kernel}, image=(8, 8), default=LayerSettings(groups=groups)).layers[0]
             for groups in ("depthwise", 6)
         )
         assert found.quantities == wanted.quantities
         keras = np.ascontiguousarray(kernel.reshape(3, 2, 3, 3).transpose(2, 3, 0, 1))  # two filters a channel
         settings = LayerSettings(groups="depthwise", layout="hwio")
         assert (
-            inspect_network({"w": keras}, (8, 8), default=settings).layers[0].quantities["similarity"]
+            inspect({"w": keras}, image=(8, 8), default=settings).layers[0].quantities["similarity"]
             == (wanted.quantities["similarity"])
         )
         with pytest.raises(ValueError, match="needs a kernel of one input channel"):
-            inspect_network({"w": ones(6, 2, 3, 3)}, (8, 8), default=LayerSettings(groups="depthwise"))
+            inspect({"w": ones(6, 2, 3, 3)}, image=(8, 8), default=LayerSettings(groups="depthwise"))
 
     @pytest.mark.torch
     @pytest.mark.parametrize(("stride", "padding", "groups"), [(1, 1, 1), (2, 1, 1), (2, 0, 2), (3, 2, 2)])
@@ -223,7 +224,7 @@ class TestUses:
         matrix = layer(unit).detach().reshape(len(unit), -1).numpy().T
         values = np.linalg.svd(matrix, compute_uv=False)
         settings = LayerSettings(stride=stride, padding=padding, groups=groups, transposed=True)
-        report = inspect_network({"w": layer.weight.detach().numpy()}, (5, 4), default=settings).layers[0]
+        report = inspect({"w": layer.weight.detach().numpy()}, image=(5, 4), default=settings).layers[0]
         assert report.quantities["sigma_max"] == pytest.approx(values[0], rel=1e-8)
         assert report.quantities["sigma_min"] == pytest.approx(values[-1], rel=1e-7)
         assert report.geometry["image"] == (5, 4)
@@ -234,34 +235,34 @@ class TestUses:
         with pytest.raises(
             ValueError, match=r"image must have at most 2 sizes.*got 3x32x32: give it without the channels"
         ):
-            inspect_network({"w": ones(4, 3, 3, 3)}, (3, 32, 32))
+            inspect({"w": ones(4, 3, 3, 3)}, image=(3, 32, 32))
         arrays = {"w": ones(4, 3, 3, 3, 3), "v": ones(4, 3, 3, 3)}
         with pytest.raises(ValueError, match="layer v: an image of 3 sizes, 3x8x8, does not fit a kernel of 2 axes"):
-            inspect_network(arrays, (3, 8, 8))
+            inspect(arrays, image=(3, 8, 8))
 
     def test_a_pointwise_layer_has_the_singular_values_of_its_matrix(self) -> None:
         kernel = ones(320, 1152, 1, 1)
-        found = inspect_network({"w": kernel}, (224, 224)).layers[0].quantities
+        found = inspect({"w": kernel}, image=(224, 224)).layers[0].quantities
         values = np.linalg.svd(kernel[:, :, 0, 0], compute_uv=False)
         assert found["sigma_max"] == pytest.approx(values[0], rel=1e-9)
         assert found["sigma_min"] == pytest.approx(values[-1], rel=1e-8)
         padded = ones(3, 2, 1, 1)
-        found = inspect_network({"w": padded}, (4, 4), default=LayerSettings(padding=1)).layers[0].quantities
+        found = inspect({"w": padded}, image=(4, 4), default=LayerSettings(padding=1)).layers[0].quantities
         dense = ConvOperator(padded, (4, 4), padding=1).to_dense()
         assert found["sigma_min"] == pytest.approx(np.linalg.svd(dense, compute_uv=False)[-1], rel=1e-9)
 
     @pytest.mark.parametrize("share", [0.0, 3e-8, 1e-30])
     def test_dead_filters_are_counted_and_left_out_of_pairs(self, share: float) -> None:
         kernel = ones(5, 3, 3, 3)
-        alone = inspect_network({"w": kernel[1:]}, (8, 8), spectra=False).layers[0]
+        alone = inspect({"w": kernel[1:]}, image=(8, 8), measures=("similarity", "orthogonality")).layers[0]
         kernel[0] *= share
-        found = inspect_network({"w": kernel}, (8, 8), spectra=False).layers[0]
+        found = inspect({"w": kernel}, image=(8, 8), measures=("similarity", "orthogonality")).layers[0]
         assert (alone.dead, found.dead) == (0, 1)
-        for name in ("normalized_similarity", "mutual_coherence"):
+        for name in ("scaled_similarity", "mutual_coherence"):
             assert found.quantities[name] == alone.quantities[name]
         assert any("1 of 5 filters are dead" in note for note in found.notes)
         kernel[0] = 1e-5 * ones(5, 3, 3, 3)[0]
-        assert inspect_network({"w": kernel}, (8, 8), spectra=False).layers[0].dead == 0
+        assert inspect({"w": kernel}, image=(8, 8), measures=("similarity", "orthogonality")).layers[0].dead == 0
 
 
 class TestReport:
@@ -280,7 +281,8 @@ class TestReport:
         report = json.loads(path.read_text())
         assert report["file"] == str(model)
         assert report["sha256"] == hashlib.sha256(model.read_bytes()).hexdigest()
-        assert (report["convla"], report["complete"]) == (__version__, True)
+        assert (report["schema"], report["complete"]) == ("convla-inspection-1", True)
+        assert report["versions"]["convla"] == __version__
         layer = report["layers"][0]
         assert layer["dtype"] == "float32"
         assert set(layer["status"]) == {"sigma_max", "sigma_min"}
@@ -289,20 +291,22 @@ class TestReport:
     def test_an_interruption_keeps_what_is_done(
         self, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from convla.models import inspection
+        from convla.networks import rows
 
-        real, path = inspection._measure, tmp_path / "a.json"
+        real, path = rows._described, tmp_path / "a.json"
+        seen: list[Any] = []
 
-        def interrupted(task: Any, columns: Any) -> Any:
-            if "conv2" in task.name:
+        def interrupted(layers: Any) -> Any:
+            seen.append(layers)
+            if len(seen) > 1:
                 raise KeyboardInterrupt
-            return real(task, columns)
+            return real(layers)
 
-        monkeypatch.setattr(inspection, "_measure", interrupted)
-        assert run(["inspect", str(model), "--image", "8x7", "--no-spectra", "--json", str(path)]) == 130
+        monkeypatch.setattr(rows, "_described", interrupted)
+        assert run(["inspect", str(model), "--image", "8x7", "--measures", "similarity", "--json", str(path)]) == 130
         out, err = capsys.readouterr()
         assert "features.conv1.weight  4x4x3x3" in out
-        assert err == f"convla: interrupted: 1 of 2 layers are done and shown, and in {path}\n"
+        assert err == f"convla: interrupted: 1 of 2 rows are done and shown, and in {path}\n"
         report = json.loads(path.read_text())
         assert (len(report["layers"]), report["complete"]) == (1, False)
 
@@ -331,7 +335,8 @@ class TestReport:
             assert layer["name"] in rows
             for value in layer["quantities"].values():
                 assert f"{value:.4g}" in rows.split()
-        long = [row for row in rows.splitlines() if len(row) > width and not row.startswith((str(model), "  features"))]
+        sentences = (str(model), "  features", "  * assumed")
+        long = [row for row in rows.splitlines() if len(row) > width and not row.startswith(sentences)]
         assert width < 60 or long == []
 
 
@@ -343,10 +348,10 @@ def test_one_strange_tensor_does_not_hide_the_others(tmp_path: Path, capsys: pyt
     }
     text = json.dumps(header).encode()
     path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(4) + np.ones(6, "<f4").tobytes())
-    assert run(["inspect", str(path), "--image", "8", "--no-spectra"]) == 0
+    assert run(["inspect", str(path), "--image", "8", "--measures", "similarity"]) == 0
     out = capsys.readouterr().out
     assert "conv.weight  2x1x3" in out
-    assert "not a kernel: eight.weight: dtype F8_E5M2, which is not read" in out
+    assert "no row: eight.weight: dtype F8_E5M2, which is not read" in out
 
 
 def test_an_archive_of_few_bytes_is_no_work_for_minutes(tmp_path: Path) -> None:

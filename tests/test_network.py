@@ -18,7 +18,7 @@ from convla import (
 )
 from convla.descent import Adam
 from convla.errors import ShapeError
-from convla.models.weights import read_weights, write_weights
+from convla.networks.weights import read_weights, write_weights
 from convla.similarity.layer import similarities_of_equal_layers
 
 

@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 
 from convla.experiments.training.formats import DatasetError, read_cifar_python
-from convla.models import pickles
-from convla.models.pickles import Called, Name, PickleError, Reference, read_pickle
+from convla.networks import pickles
+from convla.networks.pickles import Called, Name, PickleError, Reference, read_pickle
 
 PLAIN = {
     "values": [None, True, False, 0, -7, 2**40, -(2**70), 1.5, float("inf"), "text", "ü\n", b"", b"\x00\xff" * 200],

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from convla import orthonormalize
-from convla.frameworks.torch.operators import layer_map
+from convla.frameworks.torch.layer_maps import layer_map
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 from convla.frameworks.torch import OrthonormalSGD  # noqa: E402

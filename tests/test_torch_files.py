@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from convla.errors import WeightsError
-from convla.models.weights import read_model, read_weights, rewrite_weights, write_weights
+from convla.networks.weights import read_model, read_weights, rewrite_weights, write_weights
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 pytestmark = pytest.mark.torch
@@ -302,7 +302,7 @@ class TestRewriting:
 
 
 def test_rounding_to_bfloat16_is_pytorchs() -> None:
-    from convla.models.weights import _rounded
+    from convla.networks.weights import _rounded
 
     values = torch.randn(10_000, generator=torch.Generator().manual_seed(0))
     values[:4] = torch.tensor([1.00390625, 1.01171875, -0.0, 2e-40])  # ties, a zero and a subnormal
@@ -314,7 +314,7 @@ def test_pytorch_is_not_imported_to_read(tmp_path: Path) -> None:
     path = tmp_path / "model.pt"
     write_weights(path, {"a": np.ones(2)})
     script = (
-        "import sys; from convla.models.weights import read_weights\n"
+        "import sys; from convla.networks.weights import read_weights\n"
         f"read_weights({str(path)!r}); print('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

@@ -14,11 +14,11 @@ import pytest
 import convla
 from convla import ConvOperator
 from convla.errors import ShapeError
-from convla.models.parametrizations import assemble
+from convla.networks.parametrizations import assemble
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 from convla.frameworks import torch as adapter  # noqa: E402
-from convla.frameworks.torch.operators import layer_map  # noqa: E402
+from convla.frameworks.torch.layer_maps import layer_map  # noqa: E402
 
 pytestmark = pytest.mark.torch
 

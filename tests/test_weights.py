@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from convla.errors import WeightsError
-from convla.models.weights import WEIGHT_FORMATS, read_model, read_weights, write_weights
+from convla.networks.weights import WEIGHT_FORMATS, read_model, read_weights, write_weights
 
 FORMATS = [
     ".npz",
@@ -137,7 +137,7 @@ class TestHostileNpz:
         path = tmp_path / "model.npz"
         npz(path, {"a.npy": npy(np.zeros(10**6))}, compression=zipfile.ZIP_DEFLATED)
         assert path.stat().st_size < 50_000
-        monkeypatch.setattr("convla.models.archives.available_memory", lambda _: 10**6)
+        monkeypatch.setattr("convla.networks.archives.available_memory", lambda _: 10**6)
         refused(path, "holds 8000128 bytes of arrays, more than the 1000000 bytes of free memory")
 
     def test_other_members(self, tmp_path: Path) -> None:
@@ -263,7 +263,7 @@ def test_a_missing_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def absent(name: str) -> Any:
         raise ImportError(name)
 
-    monkeypatch.setattr("convla.models.weights.importlib.import_module", absent)
+    monkeypatch.setattr("convla.networks.weights.importlib.import_module", absent)
     path = tmp_path / "model.safetensors"
     path.touch()
     refused(path, r".safetensors files need the extra convla\[safetensors\]")

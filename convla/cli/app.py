@@ -22,7 +22,8 @@ __all__ = ["COMMANDS", "INTERRUPTED", "app", "run"]
 COMMANDS = {
     "reproduce": "Re-run the published experiments beside the printed numbers.",
     "verify": "Check every statement of the ledger.",
-    "inspect": "Measure every convolution kernel of a model.",
+    "inspect": "Measure every layer of a model, and bound the whole.",
+    "compare": "Show what changed between two models, layer by layer.",
     "initialize": "Minimise the convolutional similarity of a model's kernels before training.",
     "study": "Run a study of one's own: descents on kernels under every combination of some settings.",
     "train": "Train networks with and without the sources' methods, and compare them in pairs.",

@@ -9,8 +9,8 @@ import typer
 
 from convla.cli.app import INTERRUPTED, app
 from convla.cli.output import check_writable, complain, progress_bars
-from convla.models.kernels import ModelArrays, initialize_file
-from convla.models.weights import WEIGHT_FORMATS, printable
+from convla.networks.kernels import ModelArrays, initialize_file
+from convla.networks.weights import WEIGHT_FORMATS, printable
 from convla.similarity import Initialization
 
 __all__: list[str] = []

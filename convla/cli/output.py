@@ -21,7 +21,7 @@ __all__ = ["INTERRUPTED", "check_writable", "complain", "console", "progress_bar
 
 def complain(message: str) -> None:
     """Print one line on standard error."""
-    from convla.models.weights import printable
+    from convla.networks.weights import printable
 
     print(f"convla: {printable(' '.join(message.split()))}", file=sys.stderr)
 

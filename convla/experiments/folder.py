@@ -20,7 +20,7 @@ import numpy as np
 
 from convla.errors import ConvlaError
 from convla.extending import atomic_write
-from convla.models.weights import read_weights
+from convla.networks.weights import read_weights
 
 __all__ = ["ResultsError", "ResultsFolder", "Table", "as_records", "surroundings"]
 

@@ -2,6 +2,7 @@
 
 from convla.spectra.asymptotics import asymptotic_largest_singular_value
 from convla.spectra.bounds import SingularValueBounds, singular_value_bounds
+from convla.spectra.density import SpectralDensity, StableRank, spectral_density, stable_rank
 from convla.spectra.gradients import (
     SpectralGradient,
     condition_number_and_gradient,
@@ -23,7 +24,9 @@ __all__ = [
     "ConditionNumber",
     "SingularValueBounds",
     "SingularValues",
+    "SpectralDensity",
     "SpectralGradient",
+    "StableRank",
     "Status",
     "asymptotic_largest_singular_value",
     "condition_number",
@@ -35,4 +38,6 @@ __all__ = [
     "singular_values_and_gradients",
     "smallest_singular_value",
     "smallest_singular_value_and_gradient",
+    "spectral_density",
+    "stable_rank",
 ]

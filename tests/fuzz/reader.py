@@ -17,7 +17,7 @@ from typing import Any
 from convla.errors import ConvlaError
 
 READERS = {
-    **dict.fromkeys((".npz", ".safetensors", ".pt"), ("convla.models.weights", "read_weights")),
+    **dict.fromkeys((".npz", ".safetensors", ".pt"), ("convla.networks.weights", "read_weights")),
     ".idx3": ("convla.experiments.training.formats", "read_idx_images"),
     ".idx1": ("convla.experiments.training.formats", "read_idx_labels"),
     ".bin": ("convla.experiments.training.formats", "read_cifar_binary"),

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from convla.errors import ConvlaError
-from convla.models.pickles import Called, Name, PickleError, read_pickle
+from convla.networks.pickles import Called, Name, PickleError, read_pickle
 
 __all__ = ["DatasetError", "read_cifar_binary", "read_cifar_python", "read_idx_images", "read_idx_labels"]
 

@@ -15,6 +15,7 @@ from convla.frameworks.torch.descent import OrthonormalSGD
 from convla.frameworks.torch.initializers import delta_orthogonal_, orthogonal_
 from convla.frameworks.torch.layers import convolutions, image_shapes
 from convla.frameworks.torch.losses import convolutional_similarity_loss, kernel_orthogonality_loss, ocnn_loss
+from convla.frameworks.torch.maps import operator, operators
 from convla.frameworks.torch.normalization import spectral_norm
 from convla.frameworks.torch.optimizers import TRANSFORMS, GradientTransform
 from convla.frameworks.torch.projection import SpectralProjection
@@ -45,6 +46,8 @@ __all__ = [
     "minimize_similarity_",
     "network_similarity_loss",
     "ocnn_loss",
+    "operator",
+    "operators",
     "orthogonal_",
     "penalty",
     "similarity_losses",

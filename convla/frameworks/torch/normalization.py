@@ -16,7 +16,7 @@ from convla._threads import blas_on_one_thread
 from convla._validate import check_real
 from convla.errors import ConvergenceWarning
 from convla.frameworks.torch._closed_form import closed_form, full_precision
-from convla.frameworks.torch.operators import LayerMap, layer_map
+from convla.frameworks.torch.layer_maps import LayerMap, layer_map
 from convla.operators import ConvOperator
 from convla.projections.scaling import scaled_below
 from convla.spectra.values import singular_values

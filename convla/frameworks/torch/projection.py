@@ -9,8 +9,8 @@ import torch
 
 from convla._validate import check_integer, check_real
 from convla.errors import ConvergenceWarning
+from convla.frameworks.torch.layer_maps import LayerMap, layer_map
 from convla.frameworks.torch.layers import linear_maps, observed_shapes
-from convla.frameworks.torch.operators import LayerMap, layer_map
 from convla.projections.clipping import clip_singular_values
 
 __all__ = ["SpectralProjection"]

@@ -94,7 +94,7 @@ def _whole(suffix: str) -> bytes:
     rng = np.random.default_rng(0)
     arrays = {"conv": rng.standard_normal((4, 3, 3, 3)).astype(np.float32), "b/ü": rng.standard_normal((2, 4, 1))}
     if suffix in (".npz", ".safetensors", ".pt"):
-        from convla.models.weights import write_weights
+        from convla.networks.weights import write_weights
 
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"whole{suffix}"

@@ -79,7 +79,7 @@ def read_pickle(stream: Any, known: Callable[[Name], bool] = lambda _: True) -> 
     Examples
     --------
     >>> import io, pickle
-    >>> from convla.models.pickles import read_pickle
+    >>> from convla.networks.pickles import read_pickle
     >>> read_pickle(io.BytesIO(pickle.dumps({"a": [1, 2.5]})))
     {'a': [1, 2.5]}
     >>> read_pickle(io.BytesIO(pickle.dumps(len)))

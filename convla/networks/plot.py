@@ -11,8 +11,8 @@ from matplotlib.figure import Figure
 
 from convla._files import atomic_write
 from convla.errors import WeightsError
-from convla.models.inspection import Inspection
-from convla.models.weights import printable
+from convla.networks.report import Inspection
+from convla.networks.weights import printable
 
 __all__ = ["plot_inspection"]
 
@@ -41,11 +41,11 @@ def plot_inspection(report: Inspection, path: str | os.PathLike[str]) -> None:
     --------
     >>> import pathlib, tempfile
     >>> import numpy as np
-    >>> from convla.models.inspection import inspect_network
-    >>> from convla.models.plot import plot_inspection
+    >>> from convla import inspect
+    >>> from convla.networks.plot import plot_inspection
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = pathlib.Path(folder) / "layers.png"
-    ...     plot_inspection(inspect_network({"conv": np.ones((2, 1, 3))}, (8,)), path)
+    ...     plot_inspection(inspect({"conv": np.ones((2, 1, 3))}, image=(8,)), path)
     ...     path.exists()
     True
     """

@@ -17,8 +17,8 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from convla.errors import WeightsError
-from convla.models.archives import check_memory, copy_archive, open_archive
-from convla.models.pickles import Called, Name, PickleError, Reference, read_pickle
+from convla.networks.archives import check_memory, copy_archive, open_archive
+from convla.networks.pickles import Called, Name, PickleError, Reference, read_pickle
 
 __all__ = ["Tensor", "TorchFile", "open_torch", "widened"]
 

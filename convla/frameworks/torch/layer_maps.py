@@ -69,7 +69,7 @@ def layer_map(layer: Layer, image_shape: Sequence[int]) -> LayerMap:
     Examples
     --------
     >>> import torch
-    >>> from convla.frameworks.torch.operators import layer_map
+    >>> from convla.frameworks.torch.layer_maps import layer_map
     >>> layer = torch.nn.ConvTranspose1d(3, 2, 4, stride=2, padding=1)
     >>> found = layer_map(layer, (5,))
     >>> found.image_shape, found.operator(layer.weight).range_shape

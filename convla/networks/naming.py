@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["named_as_kernel", "neighbour", "parts_of", "why_no_kernel"]
+__all__ = ["named_as_kernel", "neighbour", "parts_of", "why_no_kernel", "why_no_matrix"]
 
 _MOMENTS = frozenset(
     ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "momentum_buffer", "square_avg", "grad_avg", "acc_delta")
@@ -42,7 +42,7 @@ def neighbour(name: str, last: str) -> str:
 
     Examples
     --------
-    >>> from convla.models.naming import neighbour
+    >>> from convla.networks.naming import neighbour
     >>> neighbour("layer1.conv.weight", "bias")
     'layer1.conv.bias'
     """
@@ -61,13 +61,30 @@ def why_no_kernel(name: str, arrays: Mapping[str, Any]) -> str | None:
     Examples
     --------
     >>> import numpy as np
-    >>> from convla.models.naming import why_no_kernel
+    >>> from convla.networks.naming import why_no_kernel
     >>> arrays = {"norm.weight": np.ones((4, 8, 8)), "norm.bias": np.ones((4, 8, 8))}
     >>> why_no_kernel("norm.weight", arrays)
     'a scale, such as that of a LayerNorm: its bias has the same shape'
     """
     array = arrays[name]
     return _why_not_by_shape(array) or _why_not_by_name(name, arrays) or _why_not_by_content(array)
+
+
+def why_no_matrix(name: str, arrays: Mapping[str, Any]) -> str | None:
+    """Return why an array is not the matrix of a linear layer, or None where nothing speaks against it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from convla.networks.naming import why_no_matrix
+    >>> arrays = {"fc.weight": np.ones((4, 8)), "embedding.weight": np.ones((4, 8))}
+    >>> why_no_matrix("fc.weight", arrays), why_no_matrix("embedding.weight", arrays)
+    (None, 'a table, such as one of positions, by its name')
+    """
+    array = arrays[name]
+    if array.ndim != 2:
+        return f"{array.ndim} axes: the matrix of a linear layer has 2, (outputs, inputs)"
+    return _why_not_by_numbers(array) or _why_not_by_name(name, arrays) or _why_not_by_content(array)
 
 
 def named_as_kernel(name: str) -> bool:
@@ -78,6 +95,10 @@ def named_as_kernel(name: str) -> bool:
 def _why_not_by_shape(array: Any) -> str | None:
     if not 3 <= array.ndim <= 5:
         return f"{array.ndim} axes: a convolution kernel has 3 to 5, (c_out, c_in, *kernel)"
+    return _why_not_by_numbers(array)
+
+
+def _why_not_by_numbers(array: Any) -> str | None:
     if array.dtype not in (np.float32, np.float64):
         return f"dtype {array.dtype}: a convolution kernel holds floating-point numbers"
     if array.size == 0:
@@ -93,11 +114,11 @@ def _why_not_by_name(name: str, arrays: Mapping[str, Any]) -> str | None:
     *path, last = parts_of(name)
     if last in _MOMENTS or _OPTIMIZER_SLOT.search(name) or any(map(_OPTIMIZER.search, path)):
         return "part of an optimizer's state"
-    bias = arrays.get(neighbour(name, "bias"))
-    if last != "bias" and bias is not None and bias.shape == arrays[name].shape:
+    array, bias = arrays[name], arrays.get(neighbour(name, "bias"))
+    if last != "bias" and bias is not None and bias.shape == array.shape:
         return "a scale, such as that of a LayerNorm: its bias has the same shape"
     layer = path[-1] if path and named_as_kernel(name) else last
-    if _POSITION.search(layer) or _TABLE.search(last):
+    if _POSITION.search(layer) or _TABLE.search(last) or (array.ndim == 2 and _TABLE.search(layer)):
         return "a table, such as one of positions, by its name"
     if _NORM.search(layer) or _SCALE.search(last):
         return "a scale or a bias, by its name"

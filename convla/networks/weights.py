@@ -21,8 +21,8 @@ import numpy as np
 
 from convla._files import atomic_write
 from convla.errors import WeightsError
-from convla.models.archives import check_memory, copy_archive, open_archive
-from convla.models.torch_files import Tensor, open_torch, widened
+from convla.networks.archives import check_memory, copy_archive, open_archive
+from convla.networks.torch_files import Tensor, open_torch, widened
 
 __all__ = [
     "WEIGHT_FORMATS",
@@ -54,12 +54,18 @@ class Weights:
         Why something else in the file is none of these arrays, by name.
     flat : bool
         Whether arrays by name are all that the file holds: no nesting, no other values.
+    layout : {"oihw", "hwio"}, optional
+        The order of kernels' axes, where the format says it.
+    source : dict of str to str
+        What was read, such as the name of the file.
     """
 
     arrays: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict)
     dtypes: dict[str, str] = field(default_factory=dict)
     unread: dict[str, str] = field(default_factory=dict)
     flat: bool = True
+    layout: str | None = None
+    source: dict[str, str] = field(default_factory=dict)
 
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, np.ndarray[Any, Any]]:
@@ -71,7 +77,7 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, np.ndarray[Any, Any]
     --------
     >>> import pathlib, tempfile
     >>> import numpy as np
-    >>> from convla.models.weights import read_weights, write_weights
+    >>> from convla.networks.weights import read_weights, write_weights
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = pathlib.Path(folder) / "model.npz"
     ...     write_weights(path, {"conv.weight": np.ones((2, 1, 3, 3), dtype=np.float32)})
@@ -112,7 +118,7 @@ def read_model(path: str | os.PathLike[str]) -> Weights:
     --------
     >>> import pathlib, tempfile
     >>> import numpy as np
-    >>> from convla.models.weights import read_model, write_weights
+    >>> from convla.networks.weights import read_model, write_weights
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = pathlib.Path(folder) / "model.npz"
     ...     write_weights(path, {"conv.weight": np.ones((2, 1, 3, 3), dtype=np.float16)})
@@ -206,7 +212,7 @@ def rewrite_weights(
     --------
     >>> import pathlib, tempfile
     >>> import numpy as np
-    >>> from convla.models.weights import read_model, rewrite_weights, write_weights
+    >>> from convla.networks.weights import read_model, rewrite_weights, write_weights
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = pathlib.Path(folder) / "model.npz"
     ...     write_weights(path, {"a": np.ones(2, dtype=np.float16), "b": np.arange(3)})

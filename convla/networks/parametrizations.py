@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from convla.models.naming import neighbour, parts_of
+from convla.networks.naming import neighbour, parts_of
 
 __all__ = ["Assembled", "assemble"]
 
@@ -45,7 +45,7 @@ def assemble(arrays: Mapping[str, Any]) -> dict[str, Assembled]:
     Examples
     --------
     >>> import numpy as np
-    >>> from convla.models.parametrizations import assemble
+    >>> from convla.networks.parametrizations import assemble
     >>> parts = {"conv.weight_g": np.full((1, 1, 1), 10.0), "conv.weight_v": np.array([[[3.0, 4.0]]])}
     >>> assemble(parts)["conv.weight"].array
     array([[[6., 8.]]])

@@ -1,9 +1,8 @@
-"""A layer as its kernel and how it is used: the map that it stands for, on images of a size."""
+"""How layers use their kernels, where a file of weights does not say: settings by name, and doubts about them."""
 
 from __future__ import annotations
 
 import fnmatch
-import functools
 import math
 import os
 import tomllib
@@ -17,28 +16,16 @@ import numpy as np
 from convla._validate import check_choice, check_per_axis, check_sizes
 from convla.errors import ConvlaError, ShapeError
 from convla.geometry import ConvGeometry
-from convla.models.naming import parts_of
-from convla.operators import ConvOperator
-from convla.spectra import (
-    SingularValueBounds,
-    SingularValues,
-    largest_singular_value,
-    singular_value_bounds,
-    smallest_singular_value,
-)
-from convla.typing import Padding
+from convla.networks.layers import Layer
+from convla.networks.naming import parts_of
+from convla.typing import Boundary, Padding
 
-__all__ = ["FACTORIZED", "Layer", "LayerSettings", "doubts", "make_layer", "read_settings", "settings_for"]
+__all__ = ["LayerSettings", "doubts", "make_layer", "read_settings", "settings_for"]
 
 LAYOUTS = ("oihw", "hwio")
 
-FACTORIZED = 4096
-"""The longest shorter side of a matrix whose smallest singular value is looked for: seconds, and hundreds of MiB. The
-matrix of a layer of groups falls into one for each group."""
-
-DEAD = 2.0**-20
-"""A filter is called dead if its norm is at most this share of the largest in its layer: eight units of rounding of
-single precision, so that it is lost in the rounding of what the other filters give."""
+SAYABLE = ("image", "padding", "stride", "dilation", "groups", "boundary", "transposed")
+"""What of a layer's geometry a file of weights does not say."""
 
 _LONG = 11
 """No usual kernel is longer; channels mostly are."""
@@ -59,95 +46,10 @@ class LayerSettings:
     """The order of the kernel's axes: PyTorch's, or that of TensorFlow, Keras and Flax, whatever their number."""
     transposed: bool = False
     """Whether it is a transposed convolution, whose kernel is (c_in, c_out // groups, *kernel)."""
-
-
-@dataclass(frozen=True, eq=False)
-class Layer:
-    """A kernel and the map that it stands for.
-
-    Attributes
-    ----------
-    kernel : numpy.ndarray of shape (c_out, c_in // groups, *kernel)
-        Of the convolution; for a transposed layer, of the one that it is the transpose of.
-    geometry : ConvGeometry
-        Likewise.
-    transposed : bool
-    """
-
-    kernel: np.ndarray[Any, Any]
-    geometry: ConvGeometry
-    transposed: bool
-
-    @functools.cached_property
-    def filters(self) -> np.ndarray[Any, Any]:
-        """The filters of the layer's outputs, (groups, outputs of a group, inputs of a group, *kernel)."""
-        shape = self.kernel.shape
-        groups = self.geometry.groups
-        grouped = self.kernel.reshape(groups, shape[0] // groups, *shape[1:])
-        return grouped.swapaxes(1, 2) if self.transposed else grouped
-
-    @functools.cached_property
-    def all_filters(self) -> np.ndarray[Any, Any]:
-        """The same without the groups."""
-        return self.filters.reshape(-1, *self.filters.shape[2:])
-
-    @functools.cached_property
-    def live(self) -> np.ndarray[Any, Any]:
-        """Which filters are not dead, (groups, outputs of a group): see `DEAD`."""
-        largest = np.abs(self.filters).max()
-        if largest == 0:
-            return np.zeros(self.filters.shape[:2], dtype=bool)
-        # Divided by the largest entry first: squares may leave the range of the dtype.
-        scaled = (self.filters / largest).reshape(*self.filters.shape[:2], -1).astype(np.float64)
-        norms = np.sqrt((scaled * scaled).sum(axis=2))
-        return np.asarray(norms > DEAD * norms.max())
-
-    @functools.cached_property
-    def operator(self) -> ConvOperator:
-        """A convolution with the singular values of the layer, each at least once.
-
-        That of the layer itself; of a pointwise one on one pixel, as its matrix acts on all pixels alike.
-        """
-        geometry = self.geometry
-        pointwise = (
-            all(size == 1 for size in (*geometry.kernel_shape[2:], *geometry.stride))
-            and not any(map(any, geometry.padding))
-        )  # fmt: skip
-        return ConvOperator(
-            self.kernel,
-            (1,) * len(geometry.image_shape) if pointwise else geometry.image_shape,
-            padding=geometry.padding,
-            stride=geometry.stride,
-            dilation=geometry.dilation,
-            groups=geometry.groups,
-            boundary=geometry.boundary,
-        )
-
-    @functools.cached_property
-    def largest(self) -> SingularValues:
-        """The largest singular value."""
-        return largest_singular_value(self.operator)
-
-    @functools.cached_property
-    def bounds(self) -> SingularValueBounds:
-        """Its enclosure, which holds whatever the iteration behind `largest` did."""
-        return singular_value_bounds(self.operator, start=self.largest)
-
-    @functools.cached_property
-    def smallest(self) -> SingularValues:
-        """The smallest singular value, where the matrix can be factorised.
-
-        Raises
-        ------
-        ValueError
-            If the matrix is too large.
-        """
-        if min(self.operator.shape) > FACTORIZED * self.geometry.groups:
-            raise ValueError(
-                f"a matrix of shape {self.operator.shape} is too large to factorise (more than {FACTORIZED} on its "
-                "shorter side, in each group): inspect the layer with a smaller image"
-            )
-        return smallest_singular_value(self.operator)
+    boundary: Boundary = "zero"
+    """What stands outside the image, where the padding is."""
+    said: frozenset[str] = frozenset()
+    """Which of these somebody said; the others are marked as assumed."""
 
 
 def make_layer(name: str, kernel: np.ndarray[Any, Any], settings: LayerSettings, image: Sequence[int]) -> Layer:
@@ -175,7 +77,7 @@ def make_layer(name: str, kernel: np.ndarray[Any, Any], settings: LayerSettings,
     Examples
     --------
     >>> import numpy as np
-    >>> from convla.models.layers import LayerSettings, make_layer
+    >>> from convla.networks.settings import LayerSettings, make_layer
     >>> layer = make_layer("up", np.ones((6, 4, 2, 2)), LayerSettings(stride=2, transposed=True), (8, 8))
     >>> layer.geometry.image_shape, layer.geometry.range_shape
     ((16, 16), (6, 8, 8))
@@ -195,10 +97,12 @@ def make_layer(name: str, kernel: np.ndarray[Any, Any], settings: LayerSettings,
             stride=settings.stride,
             dilation=settings.dilation,
             groups=groups,
+            boundary=settings.boundary,
         )
     except (ConvlaError, TypeError, ValueError) as error:
         raise type(error)(f"layer {name}: {error}") from error
-    return Layer(kernel, geometry, settings.transposed)
+    assumed = tuple(name for name in SAYABLE if name not in settings.said)
+    return Layer(kernel, geometry, settings.transposed, assumed=assumed)
 
 
 def _oriented(kernel: np.ndarray[Any, Any], settings: LayerSettings) -> tuple[np.ndarray[Any, Any], int]:
@@ -277,7 +181,7 @@ def read_settings(path: str | os.PathLike[str], default: LayerSettings) -> list[
     Examples
     --------
     >>> import pathlib, tempfile
-    >>> from convla.models.layers import LayerSettings, read_settings
+    >>> from convla.networks.settings import LayerSettings, read_settings
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = pathlib.Path(folder) / "layers.toml"
     ...     _ = path.write_text('["layer2.*"]\nstride = 2\n')
@@ -288,14 +192,14 @@ def read_settings(path: str | os.PathLike[str], default: LayerSettings) -> list[
         tables = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError(f"{path}: not a TOML file: {error}") from error
-    known = set(asdict(default))
+    known = set(asdict(default)) - {"said"}
     settings = []
     for pattern, table in tables.items():
         if not isinstance(table, dict) or not set(table) <= known:
             raise ValueError(f"{path}: [{pattern}] must be a table with the keys {', '.join(sorted(known))}")
         if "image" in table:
             table["image"] = check_sizes(f"{path}: [{pattern}] image", table["image"])
-        settings.append((pattern, replace(default, **table)))
+        settings.append((pattern, replace(default, **table, said=default.said | set(table))))
     return settings
 
 
@@ -307,10 +211,10 @@ def doubts(name: str, kernel: np.ndarray[Any, Any], settings: LayerSettings) -> 
     last = " ".join(parts_of(name)[-2:]).lower()
     if not settings.transposed and any(word in last for word in ("transpose", "deconv", "upconv", "up_conv")):
         found.append("its name is that of a transposed convolution: transposed = true reads it so")
-    if settings.groups == 1 and settings.layout == "oihw" and kernel.shape[1] == 1 < kernel.shape[0]:
+    outputs, inputs = kernel.shape[:2] if settings.layout == "oihw" else (kernel.shape[-1], kernel.shape[-2])
+    if settings.groups == 1 and inputs == 1 < outputs:
         found.append(
-            f"one input channel and {kernel.shape[0]} filters: a depthwise layer has groups = {kernel.shape[0]}, or "
-            "'depthwise'"
+            f"one input channel and {outputs} filters: a depthwise layer has groups = {outputs}, or 'depthwise'"
         )
     return found
 

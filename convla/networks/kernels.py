@@ -12,9 +12,9 @@ import numpy as np
 
 from convla._validate import check_integer
 from convla.errors import WeightsError
-from convla.models.naming import named_as_kernel, why_no_kernel
-from convla.models.parametrizations import assemble
-from convla.models.weights import (
+from convla.networks.naming import named_as_kernel, why_no_kernel
+from convla.networks.parametrizations import assemble
+from convla.networks.weights import (
     Weights,
     check_convertible,
     check_weights_name,
@@ -62,7 +62,7 @@ def split_kernels(arrays: Mapping[str, Any]) -> ModelArrays:
     Examples
     --------
     >>> import numpy as np
-    >>> from convla.models.kernels import split_kernels
+    >>> from convla.networks.kernels import split_kernels
     >>> split_kernels({"conv": np.ones((2, 1, 3, 3)), "linear": np.ones((2, 3))}).others
     {'linear': '2 axes: a convolution kernel has 3 to 5, (c_out, c_in, *kernel)'}
     """
@@ -107,8 +107,8 @@ def choose_kernels(weights: Weights, only: Sequence[str] = ()) -> ModelArrays:
     Examples
     --------
     >>> import numpy as np
-    >>> from convla.models.kernels import choose_kernels
-    >>> from convla.models.weights import Weights
+    >>> from convla.networks.kernels import choose_kernels
+    >>> from convla.networks.weights import Weights
     >>> weights = Weights({"conv.weight": np.ones((2, 1, 3)), "table": np.ones((2, 1, 3))})
     >>> choose_kernels(weights).others
     {'table': 'a table, such as one of positions, by its name'}
@@ -189,8 +189,8 @@ def initialize_file(
     --------
     >>> import pathlib, tempfile
     >>> import numpy as np
-    >>> from convla.models.kernels import initialize_file
-    >>> from convla.models.weights import write_weights
+    >>> from convla.networks.kernels import initialize_file
+    >>> from convla.networks.weights import write_weights
     >>> with tempfile.TemporaryDirectory() as name:
     ...     folder = pathlib.Path(name)
     ...     write_weights(folder / "in.npz", {"conv.weight": np.random.default_rng(0).standard_normal((4, 3, 3, 3))})

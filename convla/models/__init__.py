@@ -1,1 +1,0 @@
-"""Models in files: their arrays read and written, their kernels found, measured and initialised."""

@@ -1,0 +1,73 @@
+"""Files of models: which reader takes one, by its ending; those of weights alone are in `convla.networks.weights`."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from convla.errors import WeightsError
+from convla.networks.graph import Network
+from convla.networks.weights import WEIGHT_FORMATS, Weights, read_model
+
+__all__ = ["MODEL_FORMATS", "read_file"]
+
+_READERS = {
+    ".onnx": ("convla.networks.onnx_files", "read_onnx"),
+    ".msgpack": ("convla.networks.flax_files", "read_msgpack"),
+    ".index.json": ("convla.networks.shards", "read_shards"),
+    **dict.fromkeys((".keras", ".h5", ".hdf5"), ("convla.networks.keras_files", "read_keras")),
+}
+"""By ending: the module of a reader and its name; each imports what its format needs when it is called."""
+
+MODEL_FORMATS = (*WEIGHT_FORMATS, *_READERS)
+
+
+def read_file(path: Path, image: Sequence[int] | None = None) -> Network | Weights:
+    """Return the network in a file, or its weights where it holds no graph.
+
+    Parameters
+    ----------
+    path : path
+    image : sequence of int, optional
+        The sizes of the network's input behind its channels, where a graph leaves them open.
+
+    Raises
+    ------
+    WeightsError
+        If the file is malformed, of an unknown format, or what reads its format is not installed.
+    OSError
+        If there is no such file, or it may not be read.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> import numpy as np
+    >>> from convla.networks.files import read_file
+    >>> from convla.networks.weights import write_weights
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder) / "model.npz"
+    ...     write_weights(path, {"conv.weight": np.ones((2, 1, 3))})
+    ...     list(read_file(path).arrays)
+    ['conv.weight']
+    """
+    ending = next((one for one in _READERS if path.name.endswith(one)), None)
+    if ending is not None:
+        module, name = _READERS[ending]
+        found: Network | Weights = getattr(importlib.import_module(module), name)(path, image)
+    else:
+        if path.suffix == ".pt2":
+            raise WeightsError(
+                f"{path}: an exported program, which is not read from its file: inspect torch.export.load(...).module()"
+            )
+        if path.suffix not in WEIGHT_FORMATS:
+            raise WeightsError(f"{path}: the name must end in one of {', '.join(MODEL_FORMATS)}")
+        found = read_model(path)
+    return replace(found, source={"file": str(path), "sha256": _digest(path), **found.source})
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()

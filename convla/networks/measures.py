@@ -1,0 +1,131 @@
+"""What is measured on a layer: singular values, similarity, orthogonality, each by a name of its own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from convla._validate import check_choice
+from convla.networks.layers import Layer
+from convla.networks.spectrum import Spectrum
+from convla.similarity import convolutional_similarity
+from convla.similarity.orthogonality import kernel_orthogonality, mutual_coherence, ocnn_residual, spectral_isometry
+from convla.spectra.status import Status
+
+__all__ = ["MEASURES", "Column", "Subject", "columns_of"]
+
+
+class Subject(NamedTuple):
+    """What a row is about: the spectrum of a map, and the layer whose kernel it is, if it is of one layer."""
+
+    spectrum: Spectrum
+    layer: Layer | None
+
+    @property
+    def kernel_layer(self) -> Layer:
+        """The layer, for a measure of its kernel."""
+        if self.layer is None:
+            raise ValueError("not defined for several layers together")
+        return self.layer
+
+
+class Column(NamedTuple):
+    """One quantity: its name in a report, its heading in a table, and how it is found."""
+
+    name: str
+    heading: str
+    compute: Callable[[Subject], float]
+
+
+def _condition(subject: Subject) -> float:
+    smallest = subject.spectrum.smallest
+    if smallest.status == Status.RANK_DEFICIENT:
+        return math.inf
+    return subject.spectrum.largest.value / smallest.value if smallest.value else math.inf
+
+
+def _stable_rank(subject: Subject) -> float:
+    largest = subject.spectrum.largest.value
+    if largest == 0.0:
+        raise ValueError("not defined for a map that is zero")
+    # Divided one by one: the square may leave the range of float64.
+    return subject.spectrum.squared_frobenius_norm / largest / largest
+
+
+def _scaled_similarity(subject: Subject) -> float:
+    layer = subject.kernel_layer
+    live = layer.all_filters[layer.live.reshape(-1)]
+    if len(live) < 2:
+        raise ValueError(f"fewer than two live filters have no pairs, got {len(live)}")
+    return float(convolutional_similarity(live, normalized=True)) / math.comb(len(live), 2)
+
+
+def _coherence(subject: Subject) -> float:
+    layer = subject.kernel_layer
+    # Filters of different groups see different channels, and are orthogonal as they are.
+    groups = [group[live] for group, live in zip(layer.filters, layer.live, strict=True)]
+    values = [float(mutual_coherence(group)) for group in groups if len(group) > 1]
+    if not values:
+        raise ValueError("no group has two live filters, which have a cosine")
+    return max(values)
+
+
+def _ocnn_residual(subject: Subject) -> float:
+    layer = subject.kernel_layer
+    stride = layer.geometry.stride
+    if layer.transposed and any(step > 1 for step in stride):
+        raise ValueError("not defined for a transposed layer with a stride")
+    return math.fsum(float(ocnn_residual(group, stride=stride)) for group in layer.filters)
+
+
+def _kernel_orthogonality(subject: Subject) -> float:
+    return math.fsum(float(kernel_orthogonality(group)) for group in subject.kernel_layer.filters)
+
+
+def _spectral_isometry(subject: Subject) -> float:
+    return max(float(spectral_isometry(group)) for group in subject.kernel_layer.filters)
+
+
+MEASURES: dict[str, tuple[Column, ...]] = {
+    "sigma_max": (
+        Column("sigma_max", "sigma_max", lambda subject: subject.spectrum.largest.value),
+        Column("at_least", "at least", lambda subject: subject.spectrum.bounds[0]),
+        Column("at_most", "at most", lambda subject: subject.spectrum.bounds[1]),
+    ),
+    "sigma_min": (
+        Column("sigma_min", "sigma_min", lambda subject: subject.spectrum.smallest.value),
+        Column("condition", "cond", _condition),
+    ),
+    "stable_rank": (Column("stable_rank", "stable rank", _stable_rank),),
+    "similarity": (
+        Column("similarity", "L_CS", lambda subject: float(convolutional_similarity(subject.kernel_layer.all_filters))),
+        Column("scaled_similarity", "per pair, scaled", _scaled_similarity),
+    ),
+    "orthogonality": (
+        Column("kernel_orthogonality", "|WW'-I|^2", _kernel_orthogonality),
+        Column("spectral_isometry", "SRIP", _spectral_isometry),
+        Column("mutual_coherence", "coherence", _coherence),
+        Column("ocnn_residual", "OCNN", _ocnn_residual),
+    ),
+}
+"""Groups of columns; the enclosure of the largest singular value, "at_least" and "at_most", is proved."""
+
+OF_MAPS = ("sigma_max", "sigma_min", "stable_rank")
+"""The groups that are defined for any map, and not only for a kernel."""
+
+
+def columns_of(measures: Sequence[str] | None) -> tuple[Column, ...]:
+    """Return the columns of some groups of `MEASURES`, in that order; all by default.
+
+    Examples
+    --------
+    >>> from convla.networks.measures import columns_of
+    >>> [column.name for column in columns_of(["sigma_max"])]
+    ['sigma_max', 'at_least', 'at_most']
+    """
+    if isinstance(measures, str):
+        raise TypeError(f"measures must be a sequence of names, got the string {measures!r}")
+    for name in measures or ():
+        check_choice("measures", name, tuple(MEASURES))
+    return tuple(column for name, group in MEASURES.items() if measures is None or name in measures for column in group)

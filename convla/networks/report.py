@@ -1,0 +1,227 @@
+"""What an inspection has found: rows as objects, as a table of any library, as CSV, and as JSON with a schema."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import io
+import json
+import math
+import platform
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from convla.networks.certificate import Certificate
+from convla.networks.measures import Column
+
+__all__ = ["SCHEMA", "Inspection", "LayerReport", "csv_of", "frame_of", "pads", "sizes"]
+
+SCHEMA = "convla-inspection-1"
+"""The name of the layout of the JSON, whose number grows when a reader has to change."""
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """The quantities of one layer, or of several that stand together."""
+
+    name: str
+    kind: str
+    """"convolution", "linear", "normalization", or "run": several linear maps, each behind the other."""
+    shape: tuple[int, ...]
+    """Of the kernel, as the model holds it; of the matrix, for a run."""
+    dtype: str
+    geometry: dict[str, Any]
+    """Image, output, padding, stride, dilation, groups, boundary, and if it is transposed; empty for no convolution."""
+    assumed: tuple[str, ...]
+    """What of the geometry the model does not say."""
+    quantities: dict[str, float | None]
+    """By column name; None where a quantity is not defined, and `notes` says why."""
+    status: dict[str, str]
+    """What the singular values promise, by column name; None of them where they were not asked for."""
+    errors: dict[str, float]
+    """What the singular values may be off, by column name: bounds where they are proved, else estimates."""
+    deficiency: int | None
+    """How many singular values are zero, as far as float64 can tell; None where this was not found."""
+    dead: int
+    """Filters that are 0, or lost in the rounding of the others."""
+    notes: tuple[str, ...]
+    seconds: float
+
+    @property
+    def summary(self) -> str:
+        """The weakest thing that can be said of the row's singular values; "" where none were asked for."""
+        words = dict.fromkeys(self.status.values())
+        return ", ".join(words)
+
+
+@dataclass(frozen=True, repr=False)
+class Inspection:
+    """The layers of a model, what bounds the whole, and what is no layer in it, with the reason.
+
+    Attributes
+    ----------
+    layers : tuple of LayerReport
+        In the model's order; behind each run of linear maps that stand together a row of the run.
+    columns : tuple of Column
+        What was measured.
+    certificate : Certificate or None
+        What bounds the whole network; None where it was not asked for, or the model has no graph.
+    others : dict of str to str
+        Why something else in the model is no row.
+    source : dict of str to str
+        What was inspected, such as the name of the file and its digest.
+    complete : bool
+        Whether these are all rows, or those that were done before an interruption.
+    """
+
+    layers: tuple[LayerReport, ...]
+    columns: tuple[Column, ...]
+    certificate: Certificate | None = None
+    others: dict[str, str] = field(default_factory=dict)
+    source: dict[str, str] = field(default_factory=dict)
+    complete: bool = True
+
+    def __repr__(self) -> str:
+        bound = "" if self.certificate is None else f", {self.certificate.short}"
+        partly = "" if self.complete else " (interrupted)"
+        return f"<Inspection of {len(self.layers)} rows{partly}{bound}: .to_frame(), .to_csv(), .to_json()>"
+
+    def __iter__(self) -> Iterator[LayerReport]:
+        return iter(self.layers)
+
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __getitem__(self, name: str) -> LayerReport:
+        for layer in self.layers:
+            if layer.name == name:
+                return layer
+        raise KeyError(f"no layer {name!r} among {', '.join(layer.name for layer in self.layers)}")
+
+    def records(self) -> list[dict[str, Any]]:
+        """Return one flat mapping for each row: what `to_frame` and `to_csv` are made of."""
+        return [
+            {
+                "layer": layer.name,
+                "kind": layer.kind,
+                "shape": sizes(layer.shape),
+                "image": sizes(layer.geometry.get("image", ())),
+                "stride": sizes(layer.geometry.get("stride", ())),
+                "padding": pads(layer.geometry.get("padding", ())),
+                "groups": layer.geometry.get("groups"),
+                "transposed": layer.geometry.get("transposed"),
+                "dtype": layer.dtype,
+                **{column.name: layer.quantities[column.name] for column in self.columns},
+                "status": layer.summary,
+                "zero_values": layer.deficiency,
+                "assumed": " ".join(layer.assumed),
+                "seconds": layer.seconds,
+                "notes": "; ".join(layer.notes),
+            }
+            for layer in self.layers
+        ]
+
+    def to_frame(self) -> Any:
+        """Return the rows as a `pandas.DataFrame`.
+
+        Raises
+        ------
+        ImportError
+            If pandas is not installed.
+        """
+        return frame_of(self.records())
+
+    def to_csv(self) -> str:
+        """Return the rows as comma-separated values, with a line of names; what is not defined is empty."""
+        return csv_of(self.records(), "layer")
+
+    def to_html(self) -> str:
+        """Return one page of HTML that needs nothing else: see `convla.networks.page`."""
+        page: str = importlib.import_module("convla.networks.page").to_page(self)  # which imports this module
+        return page
+
+    def as_data(self) -> dict[str, Any]:
+        """Return the whole as mappings, lists, finite numbers and strings, for JSON; infinity as "Infinity"."""
+        version = importlib.import_module("convla").__version__  # which imports this module while it is made
+
+        layers = [
+            {
+                "name": layer.name,
+                "kind": layer.kind,
+                "shape": list(layer.shape),
+                "dtype": layer.dtype,
+                "geometry": _plain(layer.geometry),
+                "assumed": list(layer.assumed),
+                "quantities": {name: _number(value) for name, value in layer.quantities.items()},
+                "status": layer.status,
+                "errors": {name: _number(value) for name, value in layer.errors.items()},
+                "zero_values": layer.deficiency,
+                "dead": layer.dead,
+                "notes": list(layer.notes),
+                "seconds": layer.seconds,
+            }
+            for layer in self.layers
+        ]
+        return {
+            "schema": SCHEMA,
+            **self.source,
+            "versions": {"convla": version, "numpy": np.__version__, "python": platform.python_version()},
+            "complete": self.complete,
+            "certificate": None if self.certificate is None else self.certificate.as_data(),
+            "layers": layers,
+            "others": self.others,
+        }
+
+    def to_json(self) -> str:
+        """Return `as_data` as text."""
+        return json.dumps(self.as_data(), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _number(value: float | None) -> float | str | None:
+    """Return a number as JSON can hold it."""
+    if value is None or math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else "Infinity"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(one) for name, one in value.items()}
+    return [_plain(one) for one in value] if isinstance(value, (list, tuple)) else value
+
+
+def sizes(values: Sequence[int]) -> str:
+    """Return sizes as they are written: 3x224x224."""
+    return "x".join(map(str, values))
+
+
+def pads(values: Sequence[tuple[int, int]]) -> str:
+    """Return paddings as they are written: 1x1, or low:high where the sides differ."""
+    return "x".join(str(low) if low == high else f"{low}:{high}" for low, high in values)
+
+
+def frame_of(records: Sequence[dict[str, Any]]) -> Any:
+    """Return flat mappings as a `pandas.DataFrame`.
+
+    Raises
+    ------
+    ImportError
+        If pandas is not installed.
+    """
+    try:
+        import pandas
+    except ImportError as error:
+        raise ImportError("to_frame needs pandas: pip install pandas; records() gives the same rows") from error
+    return pandas.DataFrame.from_records(records)
+
+
+def csv_of(records: Sequence[dict[str, Any]], first: str) -> str:
+    """Return flat mappings as comma-separated values, with a line of names; `first` is that of the first, if any."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(records[0]) if records else [first], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return text.getvalue()
