@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import jupytext
+
 from convla import __version__
 
 project = "convla"
@@ -32,9 +33,9 @@ intersphinx_mapping: dict[str, tuple[str, None]] = {}
 myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 
-# The notebooks are jupytext percent scripts. Continuous integration executes them on every build, and an error in one fails
-# it; elsewhere the outputs of a script that has not changed are kept. Without their outputs the site takes a fraction of the
-# time: sphinx-build -D nb_execution_mode=off.
+# The notebooks are jupytext percent scripts. Continuous integration executes them on every build, and an error in one
+# fails it; elsewhere the outputs of a script that has not changed are kept. For a quick look at the pages, without the
+# outputs: sphinx-build -D nb_execution_mode=off.
 here = Path(__file__).parent
 shutil.copytree(here.parent / "notebooks", here / "notebooks", dirs_exist_ok=True)
 (here / "notebooks" / "download").mkdir(exist_ok=True)

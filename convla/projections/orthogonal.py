@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, get_args
 
 import numpy as np
@@ -66,11 +66,11 @@ class OrthogonalKernel:
     iterations : int
     """
 
-    kernel: Array
+    kernel: Array = field(repr=False)
     delta: float
     distance: float
     start: str
-    candidates: tuple[Candidate, ...]
+    candidates: tuple[Candidate, ...] = field(repr=False)
     status: Status
     iterations: int
 
