@@ -1,139 +1,33 @@
 """convla: the numerical linear algebra of convolutional layers."""
 
-from convla.algebra import block_diagonal, diagonal, hstack, identity, vstack, zero
-from convla.conv import convolve, cross_correlate, image_adjoint, kernel_adjoint
-from convla.geometry import ConvGeometry
-from convla.gradients import laplacian_smoothing, normalized_gradient, reweighted_gradient, sobolev_gradient
-from convla.initializers import delta_orthogonal_kernel, orthogonal_kernel
-from convla.linear_map import LinearMap
-from convla.networks import compare, inspect
-from convla.operators import ConvOperator, TransposedConvOperator
-from convla.orthonormal import orthonormalize, orthonormalize_layers, orthonormalize_operator
-from convla.penalties import PenaltyDescent, Trace, minimize_penalty, penalty, penalty_gradient
-from convla.projections import ClippedKernel, OrthogonalKernel, clip_singular_values, nearest_orthogonal
-from convla.similarity import (
-    Initialization,
-    NetworkSimilarity,
-    convolutional_similarity,
-    convolutional_similarity_and_gradient,
-    convolutional_similarity_gradient,
-    convolutional_similarity_hessian_product,
-    feature_map_gram,
-    feature_map_similarity,
-    feature_map_similarity_gradient,
-    initialize_network,
-    kernel_similarity,
-    kernel_similarity_gradient,
-    network_similarity,
-)
-from convla.spectra import (
-    ConditionNumber,
-    SingularValueBounds,
-    SingularValues,
-    SpectralDensity,
-    SpectralGradient,
-    StableRank,
-    Status,
-    asymptotic_largest_singular_value,
-    condition_number,
-    condition_number_and_gradient,
-    largest_singular_value,
-    largest_singular_value_and_gradient,
-    singular_value_bounds,
-    singular_values,
-    singular_values_and_gradients,
-    smallest_singular_value,
-    smallest_singular_value_and_gradient,
-    spectral_density,
-    stable_rank,
-)
-from convla.toeplitz import (
-    circulant_matrix,
-    convolution_matrix,
-    doubly_block_circulant,
-    doubly_block_toeplitz,
-    kernel_from_hwio,
-    toeplitz_matrix,
-    unvec,
-    vec,
-)
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+from pathlib import Path
+from typing import Any
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "ClippedKernel",
-    "ConditionNumber",
-    "ConvGeometry",
-    "ConvOperator",
-    "Initialization",
-    "LinearMap",
-    "NetworkSimilarity",
-    "OrthogonalKernel",
-    "PenaltyDescent",
-    "SingularValueBounds",
-    "SingularValues",
-    "SpectralDensity",
-    "SpectralGradient",
-    "StableRank",
-    "Status",
-    "Trace",
-    "TransposedConvOperator",
-    "__version__",
-    "asymptotic_largest_singular_value",
-    "block_diagonal",
-    "circulant_matrix",
-    "clip_singular_values",
-    "compare",
-    "condition_number",
-    "condition_number_and_gradient",
-    "convolution_matrix",
-    "convolutional_similarity",
-    "convolutional_similarity_and_gradient",
-    "convolutional_similarity_gradient",
-    "convolutional_similarity_hessian_product",
-    "convolve",
-    "cross_correlate",
-    "delta_orthogonal_kernel",
-    "diagonal",
-    "doubly_block_circulant",
-    "doubly_block_toeplitz",
-    "feature_map_gram",
-    "feature_map_similarity",
-    "feature_map_similarity_gradient",
-    "hstack",
-    "identity",
-    "image_adjoint",
-    "initialize_network",
-    "inspect",
-    "kernel_adjoint",
-    "kernel_from_hwio",
-    "kernel_similarity",
-    "kernel_similarity_gradient",
-    "laplacian_smoothing",
-    "largest_singular_value",
-    "largest_singular_value_and_gradient",
-    "minimize_penalty",
-    "nearest_orthogonal",
-    "network_similarity",
-    "normalized_gradient",
-    "orthogonal_kernel",
-    "orthonormalize",
-    "orthonormalize_layers",
-    "orthonormalize_operator",
-    "penalty",
-    "penalty_gradient",
-    "reweighted_gradient",
-    "singular_value_bounds",
-    "singular_values",
-    "singular_values_and_gradients",
-    "smallest_singular_value",
-    "smallest_singular_value_and_gradient",
-    "sobolev_gradient",
-    "spectral_density",
-    "stable_rank",
-    "toeplitz_matrix",
-    "unvec",
-    "vec",
-    "vstack",
-    "zero",
-]
+# What is public stands in the stub alone, which type checkers read as well. A name's module is imported when the name
+# is asked for: `import convla` loads neither SciPy nor NumPy.
+_STUB = Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8")
+_HOMES = {name: home for home, name in re.findall(r"^from (\S+) import (\w+) as \2$", _STUB, re.MULTILINE)}
+
+__all__ = sorted([*_HOMES, "__version__"])
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+    elif not name.startswith("_") and importlib.util.find_spec(f"convla.{name}") is not None:
+        value = importlib.import_module(f"convla.{name}")
+    else:
+        raise AttributeError(f"module 'convla' has no attribute {name!r}", name=name)
+    globals()[name] = value  # the next time it is found without this function
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

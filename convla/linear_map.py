@@ -156,6 +156,13 @@ class LinearMap(ABC):
 
     __array_ufunc__ = None  # NumPy leaves array @ operator to __rmatmul__
 
+    def __array__(self, *_: Any, **__: Any) -> Any:
+        # Without this NumPy would make an array of no axes that holds the map.
+        rows, columns = self.shape
+        raise TypeError(
+            f"a LinearMap is no array: to_dense() makes its {rows} x {columns} matrix, to_sparse() a sparse one"
+        )
+
     def __matmul__(self, other: Any) -> Any:
         if not isinstance(other, LinearMap):
             return self._multiply(other, None)

@@ -117,7 +117,8 @@ def resolve(function: str) -> tuple[str, str]:
         except ImportError:
             continue
         try:
-            for part in parts[split:]:
+            value = getattr(value, parts[split])  # a module's name may be imported only now
+            for part in parts[split + 1 :]:
                 value = inspect.getattr_static(value, part)
         except AttributeError:
             break

@@ -23,6 +23,8 @@ __all__ = ["counts", "main", "pages"]
 ROOT = Path(__file__).parent.parent
 HEADER = "<!-- Written by `python -m proofs_checks.page` from the statements in proofs_checks; change those. -->\n"
 
+PAGE_LINK = re.compile(r"\]\((?=[\w-]+\.md)")
+"""Where a link to a page of docs/ begins, for the pages in a folder of it."""
 FENCE = "  ~~~"
 """Before and after what a check found, so that `--check` knows its figures."""
 EXAMPLES = 50
@@ -41,12 +43,12 @@ def pages() -> dict[str, str]:
         If evidence whose findings are shown cannot run, or contradicts its verdict.
     """
     statements = ledger()
-    return {
-        "ledger.md": "\n".join(_ledger(statements)),
-        "errata.md": "\n".join(_errata(statements)),
-        "ledger-code.md": "\n".join(_code(statements)),
-        "../README.md": _readme(statements),
-    }
+    written = {"ledger.md": _ledger(statements), "errata.md": _errata(statements)}
+    for key in SOURCES:
+        own = tuple(statement for statement in statements if statement.source == key)
+        written[f"ledger/{key.lower()}.md"] = _source(key, own)
+        written[f"ledger/{key.lower()}-code.md"] = _code(key, own)
+    return {name: "\n".join(lines) for name, lines in written.items()} | {"../README.md": _readme(statements)}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -63,6 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
                 print(f"{path} is stale: run python -m proofs_checks.page", file=sys.stderr)
                 stale = 1
         else:
+            path.parent.mkdir(exist_ok=True)
             path.write_text(text, encoding="utf-8")
     return stale
 
@@ -152,22 +155,41 @@ def _ledger(statements: tuple[Statement, ...]) -> Iterator[str]:
     yield "A claim is quoted as it is meant, misprints mended; the correction says what is printed, or what holds instead."
     yield "What stands in a box under a counterexample or a measurement is what the check itself found.\n"
     yield "What is misprinted or false is collected on [its own page](errata.md). Each name of a check leads to its code.\n"
+    # The list of choices is made by _static/ledger.js; without it all statements are shown.
+    yield "```{raw} html"
+    yield '<div id="ledger-filter"></div>'
+    yield "```\n"
+    yield "```{toctree}"
+    yield ":hidden:\n"
+    for key in SOURCES:
+        yield f"ledger/{key.lower()}"
+        yield f"ledger/{key.lower()}-code"
+    yield "```\n"
     for key, title in SOURCES.items():
-        own = [statement for statement in statements if statement.source == key]
         yield f"## {key}\n"
-        yield f"*{title}*\n"
+        yield f"*{title}*: [all of its statements](ledger/{key.lower()}.md).\n"
         yield "| statement | where | verdict |"
         yield "|---|---|---|"
-        for statement in own:
-            yield f"| [{statement.id}](#{_anchor(statement)}) {statement.title} | {statement.number} | {statement.verdict.value} |"
+        for statement in statements:
+            if statement.source == key:
+                name = f"[{statement.id}](#{_anchor(statement)}) {statement.title}"
+                yield f"| {name} | {statement.number} | {statement.verdict.value} |"
         yield ""
-        for statement in own:
-            yield from _entry(statement)
+
+
+def _source(key: str, statements: tuple[Statement, ...]) -> Iterator[str]:
+    yield HEADER
+    yield f"# {key}: {SOURCES[key]}\n"
+    yield f"{counts(statements)}. [What the kinds of evidence mean](../ledger.md)."
+    yield f"Each name of a check leads to [its code]({key.lower()}-code.md).\n"
+    for statement in statements:
+        for line in _entry(statement):
+            yield PAGE_LINK.sub("](../", line)
 
 
 def _entry(statement: Statement) -> Iterator[str]:
     yield f"({_anchor(statement)})="
-    yield f"### {statement.id}: {statement.title}\n"
+    yield f"## {statement.id}: {statement.title}\n"
     where = "A result of this project." if statement.ours else f"{statement.source}, {statement.number}."
     where += " Suggested there, not stated." if statement.suggested else ""
     yield f"{where} **{statement.verdict.value.capitalize()}.**\n"
@@ -245,23 +267,21 @@ def _errata(statements: tuple[Statement, ...]) -> Iterator[str]:
             yield f": {statement.claim} *Counterexample:* {_linked(statement.counterexample)} [{statement.id}](#{_anchor(statement)})\n"
 
 
-def _code(statements: tuple[Statement, ...]) -> Iterator[str]:
+def _code(key: str, statements: tuple[Statement, ...]) -> Iterator[str]:
     yield HEADER
-    yield "# The evidence, as code\n"
+    yield f"# {key}: the evidence, as code\n"
     yield "Every check takes the number of random examples and returns a line on what it found; it raises `AssertionError` if"
-    yield "the claim fails.\n"
-    for key in SOURCES:
-        yield f"## Checks of {key}\n"
-        for piece in _unique(s for s in statements if s.source == key):
-            if piece.check.__module__.split(".")[1] != key.lower():
-                continue  # shared: it stands with its own source
-            path = Path(inspect.getfile(piece.check)).relative_to(ROOT).as_posix()
-            yield f"({_code_anchor(piece)})="
-            yield f"### {piece.name.replace('_', ' ')}\n"
-            yield f"`{path}`\n"
-            yield f"```{{literalinclude}} ../{path}"
-            yield f":pyobject: {piece.name}"
-            yield "```\n"
+    yield f"the claim fails. What each check is evidence for stands with [the statements]({key.lower()}.md).\n"
+    for piece in _unique(statements):
+        if piece.check.__module__.split(".")[1] != key.lower():
+            continue  # shared: it stands with its own source
+        path = Path(inspect.getfile(piece.check)).relative_to(ROOT).as_posix()
+        yield f"({_code_anchor(piece)})="
+        yield f"## {piece.name.replace('_', ' ')}\n"
+        yield f"`{path}`\n"
+        yield f"```{{literalinclude}} ../../{path}"
+        yield f":pyobject: {piece.name}"
+        yield "```\n"
 
 
 def _unique(statements: Iterable[Statement]) -> Iterator[Evidence]:

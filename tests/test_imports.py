@@ -20,13 +20,17 @@ HEAVY = ("numba", "cupy", "torch", "jax", "sympy", "flint", "matplotlib", "rich"
 
 
 def _loaded_after(statement: str) -> set[str]:
-    code = f"import sys, json; {statement}; print(json.dumps(sorted(sys.modules)))"
+    code = f"import sys, json\n{statement}\nprint(json.dumps(sorted(sys.modules)))"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return {name.partition(".")[0] for name in json.loads(run.stdout)}
 
 
-def test_the_package_imports_no_framework_and_no_compiler() -> None:
-    assert _loaded_after("import convla").isdisjoint(HEAVY)
+def test_the_package_imports_nothing_until_a_name_is_asked_for() -> None:
+    assert _loaded_after("import convla").isdisjoint({*HEAVY, "numpy", "scipy"})
+
+
+def test_the_public_names_import_no_framework_and_no_compiler() -> None:
+    assert _loaded_after("from convla import *").isdisjoint(HEAVY)
 
 
 def test_the_experiments_import_no_user_interface() -> None:
@@ -35,8 +39,10 @@ def test_the_experiments_import_no_user_interface() -> None:
     )
 
 
-def test_the_command_line_imports_no_gpu_library_and_no_torch() -> None:
-    assert _loaded_after("import convla.cli").isdisjoint({"cupy", "torch", "jax", "numba"})
+def test_the_help_of_the_command_line_imports_no_numerics() -> None:
+    quiet = "import contextlib, io\nwith contextlib.redirect_stdout(io.StringIO()):"
+    help_printed = f"from convla.cli import run\n{quiet} run(['--help'])"
+    assert _loaded_after(help_printed).isdisjoint({"cupy", "torch", "jax", "numba", "numpy", "scipy"})
 
 
 def test_the_adapter_names_the_extra_it_lacks() -> None:
@@ -48,6 +54,19 @@ def test_the_adapter_names_the_extra_it_lacks() -> None:
 def test_every_public_name_is_there_and_sorted() -> None:
     assert convla.__all__ == sorted(convla.__all__)
     assert [name for name in convla.__all__ if not hasattr(convla, name)] == []
+    assert set(convla.__all__) <= set(dir(convla))
+
+
+def test_each_line_of_the_stub_is_a_public_name_where_it_is_defined() -> None:
+    stub = (Path(convla.__file__).with_suffix(".pyi")).read_text(encoding="utf-8")
+    imports = [line for line in stub.splitlines() if line.startswith(("from", "import"))]
+    assert len(imports) == len(convla.__all__) - 1  # __version__ is the module's own: no line is passed over
+
+
+def test_modules_are_attributes_and_what_is_missing_is_told() -> None:
+    assert convla.spectra is sys.modules["convla.spectra"]
+    with pytest.raises(AttributeError, match="module 'convla' has no attribute 'spectrum_of_nothing'"):
+        _ = convla.spectrum_of_nothing
 
 
 @pytest.mark.parametrize("name", [module.name for module in pkgutil.walk_packages(convla.__path__, "convla.")])
@@ -65,6 +84,9 @@ def test_all_names_exactly_what_a_module_defines(name: str) -> None:
 
 
 def test_the_reference_has_every_public_name() -> None:
-    page = (Path(__file__).parents[1] / "docs" / "reference.md").read_text(encoding="utf-8")
-    documented = set(re.findall(r"^\.\. auto(?:function|class):: convla\.(\w+)$", page, re.MULTILINE))
-    assert documented >= set(convla.__all__) - {"__version__"}
+    pages = (Path(__file__).parents[1] / "docs" / "reference").glob("*.md")
+    documented = [
+        name for page in pages for name in re.findall(r"^   convla\.(\w+)$", page.read_text("utf-8"), re.MULTILINE)
+    ]
+    assert len(documented) == len(set(documented))
+    assert set(documented) >= set(convla.__all__) - {"__version__"}

@@ -123,7 +123,7 @@ def test_a_statement_without_what_its_verdict_speaks_of_is_refused() -> None:
 def test_a_page_is_stale_beyond_the_tolerance_of_its_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page_module, "run_evidence", functools.cache(run_evidence))  # the same pages six times
     assert main(["--docs", str(tmp_path)]) == 0
-    page = tmp_path / "ledger.md"
+    page = tmp_path / "ledger" / "csm.md"
     text = page.read_text(encoding="utf-8")
     median = re.search(rf"{FENCE}text\n  N = 3, M = 64, P = 0: median (0\.\d+)", text)
     assert median

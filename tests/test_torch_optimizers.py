@@ -116,6 +116,14 @@ def test_a_step_is_the_optimizers_step_along_the_transformed_gradient(
             assert torch.equal(a, b)
 
 
+def test_a_transform_tells_what_it_does_and_to_what() -> None:
+    optimizer = torch.optim.SGD(torch.nn.Conv2d(3, 8, 3).parameters(), lr=0.1)
+    handle = adapter.GradientTransform(optimizer, "sobolev", lam=2.0)
+    assert repr(handle) == "<GradientTransform sobolev, lam=2.0: of SGD>"
+    handle.remove()
+    assert repr(handle) == "<GradientTransform sobolev, lam=2.0: removed>"
+
+
 def test_closures_return_their_value_and_are_transformed_each_time() -> None:
     network = _network()
     optimizer = torch.optim.LBFGS([network[0].weight], lr=0.1, max_iter=3)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from typing import TYPE_CHECKING, Any
 
 from convla._files import atomic_write, check_replaceable
-from convla.networks.weights import printable
+
+if TYPE_CHECKING:  # what the help does not need is imported where it is used
+    from rich.console import Console
+    from rich.progress import Progress
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C; after SIGTERM, which is answered alike, it is 143."""
@@ -21,11 +21,15 @@ __all__ = ["INTERRUPTED", "check_writable", "complain", "console", "progress_bar
 
 def complain(message: str) -> None:
     """Print one line on standard error."""
+    from convla.networks.weights import printable
+
     print(f"convla: {printable(' '.join(message.split()))}", file=sys.stderr)
 
 
 def console() -> Console:
     """Return a console on standard output; a pipe has no width of its own: wide enough that no cell is folded."""
+    from rich.console import Console
+
     return Console(width=None if sys.stdout.isatty() else 240, highlight=False)
 
 
@@ -48,6 +52,9 @@ def write_json(path: Path, data: Any) -> None:
 
 def progress_bars(*, quiet: bool = False) -> Progress:
     """Return progress bars on standard error that show nothing where that is no terminal, and leave nothing."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
     console = Console(stderr=True)
     quiet = quiet or not console.is_terminal
     console.quiet = quiet  # bars that are off still end a line in some versions of Rich

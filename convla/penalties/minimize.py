@@ -86,7 +86,7 @@ class Settled:
         return bool(least[-1 - self.patience] - least[-1] <= self.tolerance * least[-1])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Trace:
     """What is recorded at every iterate, the first kernel included.
 
@@ -108,6 +108,10 @@ class Trace:
     sigma_min: Floats
     condition: Floats
     step: Floats
+
+    def __repr__(self) -> str:
+        last = len(self.reported) - 1
+        return f"<Trace of {last} iterations: penalty {self.reported[0]:.6g} to {self.reported[last]:.6g}, as reported>"
 
 
 def minimize_penalty(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -66,7 +66,7 @@ class ClippedKernel:
         Projections of either kind.
     """
 
-    kernel: Array
+    kernel: Array = field(repr=False)
     upper: float
     smallest: float | None
     distance: float

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, get_args
 
 import numpy as np
@@ -67,11 +67,11 @@ class OrthogonalKernel:
     iterations : int
     """
 
-    kernel: Array
+    kernel: Array = field(repr=False)
     delta: float
     distance: float
     start: str
-    candidates: tuple[Candidate, ...]
+    candidates: tuple[Candidate, ...] = field(repr=False)
     status: Status
     iterations: int
 

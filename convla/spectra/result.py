@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +20,9 @@ from convla.typing import Array
 __all__ = ["End", "SingularValues", "of_zero", "placed", "read_off", "smallest_triplet", "triplets", "weakest"]
 
 End = Literal["largest", "smallest"]
+
+SHOWN = 20
+"""Rows of the table in a notebook."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -67,6 +71,18 @@ class SingularValues:
         count = self.values.shape[0]
         more = f", ... {count} in all" if count > 4 else ""
         return f"<SingularValues {shown}{more}: {self.status}, by {self.method}>"
+
+    def _repr_html_(self) -> str:
+        values = to_numpy(self.values).tolist()
+        rows = [
+            f"<tr><th>{place}</th><td>{value:.12g}</td><td>{error:.2g}</td></tr>"
+            for place, (value, error) in enumerate(zip(values, self.errors.tolist(), strict=True), 1)
+            if place <= SHOWN
+        ]
+        more = f"<caption>the first {SHOWN} of {len(values)}</caption>" if len(values) > SHOWN else ""
+        head = "<thead><tr><th></th><th>singular value</th><th>off by at most or about</th></tr></thead>"
+        said = html.escape(f"{self.status}, by {self.method}: {self.status.sentence}")
+        return f"<table>{more}{head}<tbody>{''.join(rows)}</tbody></table><p>{said}</p>"
 
     @property
     def value(self) -> float:

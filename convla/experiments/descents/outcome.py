@@ -31,7 +31,7 @@ GROWTH = 1e3
 and steps that are merely too long for a while stay far below it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Outcome:
     """What is kept of each repetition of a setting; [:, 0] is the start of the descent and [:, 1] its end.
 
@@ -52,6 +52,10 @@ class Outcome:
     similarity: Floats
     norms: Floats
     cosine: Floats
+
+    def __repr__(self) -> str:
+        converged = int(np.count_nonzero(self.converged))
+        return f"<Outcome of {self.repetitions} repetitions of {self.norms.shape[-1]} kernels, {converged} converged>"
 
     @property
     def repetitions(self) -> int:

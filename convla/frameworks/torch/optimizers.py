@@ -83,6 +83,9 @@ class GradientTransform:
     output channels do nothing and "orthonormal" normalises each filter. In a transposed convolution, whose weight holds
     its input channels first, axis 0 is nevertheless that of the output channels.
 
+    "orthonormal" and "normalized" make a gradient's length the same at every step: the optimizer's rate alone says how
+    far it goes, and the rate of the plain gradient is most often much too large. 0.01 is one to begin with.
+
     Half-precision gradients are transformed in float32 and cast back. Do not hand gradients that are still scaled by a
     gradient scaler to a fused optimizer: call ``scaler.unscale_(optimizer)`` first; other optimizers need no care.
 
@@ -139,6 +142,15 @@ class GradientTransform:
         ]
         self._optimizer = weakref.ref(optimizer)
         _TRANSFORMED.add(optimizer)
+
+    def __repr__(self) -> str:
+        name = (
+            self._transform if isinstance(self._transform, str) else getattr(self._transform, "__name__", "a function")
+        )
+        options = "".join(f", {key}={value!r}" for key, value in self._options.items())
+        optimizer = self._optimizer()
+        on = "an optimizer that is gone" if optimizer is None else type(optimizer).__name__
+        return f"<GradientTransform {name}{options}: {f'of {on}' if self._hooks else 'removed'}>"
 
     def remove(self) -> None:
         """Leave the optimizer as it was."""
