@@ -7,10 +7,9 @@ from typing import Annotated
 
 import typer
 
-from convla._files import atomic_write
 from convla.cli.app import app
 from convla.cli.inspect import image_sizes
-from convla.cli.output import check_writable, write_json
+from convla.cli.output import check_writable, write_json, write_text
 from convla.networks import compare
 from convla.networks.comparison import Change, Comparison
 from convla.networks.files import MODEL_FORMATS
@@ -48,8 +47,7 @@ def _compare(
     if json_file is not None:
         write_json(json_file, found.as_data())
     if csv_file is not None:
-        with atomic_write(csv_file, follow_links=True) as file:
-            file.write(found.to_csv().encode("utf-8", "backslashreplace"))
+        write_text(csv_file, found.to_csv())
     print("\n".join(_lines(found)))
     return 0
 

@@ -9,9 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from convla._files import atomic_write
 from convla.cli.app import INTERRUPTED, app
-from convla.cli.output import check_writable, complain, progress_bars, write_json
+from convla.cli.output import check_writable, complain, progress_bars, write_json, write_text
 from convla.cli.rows import Screen
 from convla.cli.thresholds import Threshold, parse_threshold
 from convla.networks.files import MODEL_FORMATS
@@ -144,8 +143,7 @@ def _write(report: Inspection, json_file: Path | None, csv_file: Path | None, ht
         write_json(json_file, report.as_data())
     for path, text in ((csv_file, report.to_csv), (html_file, report.to_html)):
         if path is not None:
-            with atomic_write(path, follow_links=True) as file:
-                file.write(text().encode("utf-8", "backslashreplace"))
+            write_text(path, text())
 
 
 def _warned(report: Inspection, thresholds: list[Threshold]) -> int:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # what the help does not need is imported where it is used
 INTERRUPTED = 130
 """The exit code after Ctrl-C; after SIGTERM, which is answered alike, it is 143."""
 
-__all__ = ["INTERRUPTED", "check_writable", "complain", "console", "progress_bars", "write_json"]
+__all__ = ["INTERRUPTED", "check_writable", "complain", "console", "progress_bars", "write_json", "write_text"]
 
 
 def complain(message: str) -> None:
@@ -43,11 +43,15 @@ def check_writable(option: str, path: Path | None) -> None:
         raise OSError(f"{option} {path} cannot be written: {error.strerror}") from error
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a file as a whole; what is no text, a lone surrogate, as an escape."""
+    with atomic_write(path, follow_links=True) as file:
+        file.write(text.encode("utf-8", "backslashreplace"))
+
+
 def write_json(path: Path, data: Any) -> None:
     """Write a report."""
-    text = json.dumps(data, indent=1, ensure_ascii=False) + "\n"
-    with atomic_write(path, follow_links=True) as file:
-        file.write(text.encode("utf-8", "backslashreplace"))  # which is JSON's escape of a lone surrogate
+    write_text(path, json.dumps(data, indent=1, ensure_ascii=False) + "\n")  # the escape is JSON's own
 
 
 def progress_bars(*, quiet: bool = False) -> Progress:

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from convla._validate import check_integer
 from convla.cli.app import app
-from convla.cli.output import check_writable, console, progress_bars, write_json
+from convla.cli.output import check_writable, console, progress_bars, write_json, write_text
 from convla.errors import ConvlaError, install_line
 
 if TYPE_CHECKING:
@@ -84,9 +84,9 @@ def _verify(
     if json_file is not None:
         write_json(json_file, report.as_data())
     if markdown_file is not None:
-        markdown_file.write_text(markdown(report), encoding="utf-8")
+        write_text(markdown_file, markdown(report))
     if badge_file is not None:
-        badge_file.write_text(badge(report, badge_file), encoding="utf-8")
+        write_text(badge_file, badge(report, badge_file))
     _show(report)
     if ids:
         _tell(report)

@@ -20,7 +20,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from convla._files import atomic_write
-from convla.errors import WeightsError
+from convla.errors import WeightsError, install_line
 from convla.networks.archives import check_memory, copy_archive, open_archive
 from convla.networks.torch_files import Tensor, open_torch, widened
 
@@ -449,4 +449,4 @@ def _import_for(path: Path, module: str, extra: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise WeightsError(f"{path}: {path.suffix} files need the extra convla[{extra}]") from error
+        raise WeightsError(f"{path}: {path.suffix} files need the extra {extra}: {install_line(extra)}") from error

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
 from convla._array import to_numpy
+from convla._files import atomic_write
 from convla.errors import ConvlaError
 from convla.operators import ConvOperator
 from convla.penalties.steps import Step
@@ -32,7 +31,7 @@ def write(
     choices: Mapping[str, Any],
     arrays: Mapping[str, Any],
 ) -> None:
-    """Write a descent beside its place, and move it there.
+    """Write a descent: the old file or the new one is there, whenever the process ends.
 
     Parameters
     ----------
@@ -50,12 +49,8 @@ def write(
         for name, choice in choices.items()
     }
     text = json.dumps({**header, "geometry": geometry, "choices": options})
-    buffer = io.BytesIO()
-    np.savez(buffer, header=np.array(text), kernel=to_numpy(operator.kernel), **arrays)
-    target = Path(path)
-    part = target.with_name(f".{target.name}.part")
-    part.write_bytes(buffer.getvalue())
-    os.replace(part, target)
+    with atomic_write(path, follow_links=True) as file:
+        np.savez(file, header=np.array(text), kernel=to_numpy(operator.kernel), **arrays)
 
 
 def read(path: str | os.PathLike[str], build: Callable[[dict[str, Any]], Result], *, stop: type) -> Result:

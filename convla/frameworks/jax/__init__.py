@@ -5,10 +5,12 @@ arguments, float32 or float64, and in any device's memory: shapes and options ar
 not. Kernels are (c_out, c_in, *kernel) and images (..., c_in, *image), as everywhere in convla.
 """
 
+from convla.errors import install_line
+
 try:
     import jax as _jax  # noqa: F401
 except ImportError as error:
-    raise ImportError("convla.frameworks.jax needs JAX: pip install 'convla[jax]'") from error
+    raise ImportError(f"convla.frameworks.jax needs JAX: {install_line('jax')}") from error
 
 from convla.frameworks.jax.convolutions import cross_correlate, image_adjoint, kernel_adjoint
 from convla.frameworks.jax.initializers import delta_orthogonal, orthogonal

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from convla._validate import check_choice, check_integer, check_real
+from convla.errors import install_line
 from convla.frameworks.jax._checks import check_floats
 
 __all__ = ["laplacian_smoothing", "orthonormalize", "reweighted_gradient", "sobolev_gradient", "transform_gradients"]
@@ -220,7 +221,7 @@ def transform_gradients(transform: str, *, layout: Layout = "OIHW", **options: A
     try:
         import optax
     except ImportError as error:
-        raise ImportError("transform_gradients needs optax: pip install 'convla[jax]' optax") from error
+        raise ImportError(f"transform_gradients needs optax: {install_line('jax')}") from error
     function = TRANSFORMS[check_choice("transform", transform, tuple(TRANSFORMS))]
     check_choice("layout", layout, get_args(Layout))
     try:

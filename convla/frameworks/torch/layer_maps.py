@@ -12,8 +12,7 @@ from torch import nn
 from convla._array import describe
 from convla._validate import check_sizes
 from convla.errors import ShapeError
-from convla.frameworks.torch.layers import CONVOLUTIONS, TRANSPOSED
-from convla.frameworks.torch.spectral import BOUNDARIES, _padding
+from convla.frameworks.torch.layers import CONVOLUTIONS, TRANSPOSED, convolution_settings
 from convla.operators import ConvOperator
 
 __all__ = ["LayerMap", "layer_map"]
@@ -83,9 +82,9 @@ def layer_map(layer: Layer, image_shape: Sequence[int]) -> LayerMap:
             raise ShapeError(f"image_shape must be () for a linear layer, got {size}")
         return LayerMap((1,), {}, False)
     if isinstance(layer, CONVOLUTIONS):
-        found = LayerMap(size, _settings(layer), False)
+        found = LayerMap(size, convolution_settings(layer), False)
     elif isinstance(layer, TRANSPOSED):
-        found = LayerMap(_output_of_transposed(layer, size), _settings(layer), True)
+        found = LayerMap(_output_of_transposed(layer, size), convolution_settings(layer), True)
     else:
         raise TypeError(
             f"layer must be a convolution of torch.nn, transposed or not, or a torch.nn.Linear, got {describe(layer)}"
@@ -97,16 +96,6 @@ def layer_map(layer: Layer, image_shape: Sequence[int]) -> LayerMap:
             "the layer is then no transpose of a convolution on its output"
         )
     return found
-
-
-def _settings(layer: Layer) -> dict[str, Any]:
-    return {
-        "padding": _padding(layer),
-        "stride": tuple(layer.stride),
-        "dilation": tuple(layer.dilation),
-        "groups": layer.groups,
-        "boundary": BOUNDARIES[layer.padding_mode],
-    }
 
 
 def _output_of_transposed(layer: Layer, size: tuple[int, ...]) -> tuple[int, ...]:

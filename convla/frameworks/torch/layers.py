@@ -11,10 +11,12 @@ import torch
 from torch import nn
 
 from convla._array import describe
+from convla.typing import Boundary, Padding
 
 __all__ = [
     "Layout",
     "check_network",
+    "convolution_settings",
     "convolutions",
     "current_weight",
     "image_shapes",
@@ -30,6 +32,14 @@ Network = Any
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+BOUNDARIES: dict[str, Boundary] = {
+    "zeros": "zero",
+    "circular": "circular",
+    "reflect": "reflect",
+    "replicate": "replicate",
+}
+"""What a layer's `padding_mode` is called here."""
 
 
 @dataclass(frozen=True)
@@ -269,3 +279,32 @@ def _named_layers(network: Network, kinds: tuple[Any, ...]) -> Iterator[tuple[st
         if isinstance(layer.weight, nn.parameter.UninitializedParameter):
             raise ValueError(f"layer {name} has no weight yet: pass an input through the network first")
         yield name, layer
+
+
+def convolution_settings(layer: Layer) -> dict[str, Any]:
+    """Return a convolution's padding, stride, dilation, groups and boundary, as keywords of `convla.ConvOperator`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from convla.frameworks.torch.layers import convolution_settings
+    >>> convolution_settings(torch.nn.Conv1d(2, 4, 3, padding="same", padding_mode="circular", groups=2))
+    {'padding': ((1, 1),), 'stride': (1,), 'dilation': (1,), 'groups': 2, 'boundary': 'circular'}
+    """
+    return {
+        "padding": _padding(layer),
+        "stride": tuple(layer.stride),
+        "dilation": tuple(layer.dilation),
+        "groups": layer.groups,
+        "boundary": BOUNDARIES[layer.padding_mode],
+    }
+
+
+def _padding(layer: Layer) -> Padding:
+    """Return a layer's padding on both sides of each axis; PyTorch puts the odd entry of "same" after."""
+    if layer.padding == "same":
+        spans = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
+        return tuple((span // 2, span - span // 2) for span in spans)
+    if layer.padding == "valid":
+        return "valid"
+    return tuple((p, p) for p in layer.padding)

@@ -15,6 +15,7 @@ from convla.frameworks.torch._closed_form import check_weight, closed_form
 from convla.frameworks.torch.layers import (
     CONVOLUTIONS,
     check_network,
+    convolution_settings,
     convolutions,
     current_weight,
     image_shapes,
@@ -24,20 +25,11 @@ from convla.geometry import ConvGeometry
 from convla.operators import ConvOperator
 from convla.penalties.pairs import DENSE_ENTRIES, ActivePairs, Gram, Shifted, pair_gradients, shifted
 from convla.penalties.tracker import Tracker, TrackerName
-from convla.typing import Boundary, Padding
 
 __all__ = ["NetworkSpectralPenalty", "SpectralPenalty"]
 
 Tensor = Any
 Layer = Any
-
-BOUNDARIES: dict[str, Boundary] = {
-    "zeros": "zero",
-    "circular": "circular",
-    "reflect": "reflect",
-    "replicate": "replicate",
-}
-"""What a layer's `padding_mode` is called here."""
 
 
 class SpectralPenalty(nn.Module):  # type: ignore[misc]
@@ -129,14 +121,7 @@ class SpectralPenalty(nn.Module):  # type: ignore[misc]
         self._computed = hooked and any(parameter.requires_grad for parameter in layer.parameters(recurse=False))
         weight = layer.weight.detach()
         self.kernel_shape = tuple(weight.shape)
-        self.setting: dict[str, Any] = {
-            "image_shape": image_shape,
-            "padding": _padding(layer),
-            "stride": tuple(layer.stride),
-            "dilation": tuple(layer.dilation),
-            "groups": layer.groups,
-            "boundary": BOUNDARIES[layer.padding_mode],
-        }
+        self.setting: dict[str, Any] = {"image_shape": image_shape, **convolution_settings(layer)}
         self.setting["image_shape"] = ConvGeometry(self.kernel_shape, **self.setting).image_shape
         # Zeros of float32 or float64: the shapes say what a saved state must fit.
         target = self._target(torch.zeros_like(weight, dtype=_wide(weight.dtype)))
@@ -261,16 +246,6 @@ class NetworkSpectralPenalty(nn.Module):  # type: ignore[misc]
             except (TypeError, ValueError) as error:
                 raise type(error)(f"layer {name}: {error}") from error
         return values
-
-
-def _padding(layer: Layer) -> Padding:
-    """Return a layer's padding on both sides of each axis; PyTorch puts the odd entry of "same" after."""
-    if layer.padding == "same":
-        spans = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
-        return tuple((span // 2, span - span // 2) for span in spans)
-    if layer.padding == "valid":
-        return "valid"
-    return tuple((p, p) for p in layer.padding)
 
 
 def _wide(dtype: Any) -> Any:
