@@ -155,7 +155,7 @@ def test_a_start_must_fit(orientation: str) -> None:
     operator = operator if orientation == "plain" else operator.T
     with pytest.raises(ShapeError, match="start must have shape"):
         singular_value_bounds(operator, start=np.ones((1, 7)))
-    with pytest.raises(ValueError, match="not zero"):
+    with pytest.raises(ValueError, match="start must not be zero"):
         singular_value_bounds(operator, start=np.zeros(operator.domain_shape))
     with pytest.raises(ValueError, match="singular vectors"):
         singular_value_bounds(operator, start=singular_values(operator))

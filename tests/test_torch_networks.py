@@ -192,12 +192,13 @@ def test_the_documentation_quotes_the_numbers_that_hold() -> None:
 
 def test_the_script_of_the_documentation_trains() -> None:
     page = pathlib.Path(__file__).parent.parent / "docs" / "regularise-a-pytorch-network.md"
-    (script,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    script, recipe = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
     network = adapter.basic_cnn(in_channels=1, image_size=8)
     before = [p.detach().clone() for p in network.parameters()]
     batches = [(torch.rand(4, 1, 8, 8), torch.arange(4))] * 2
     names = {"network": network, "batches": batches}
     exec(script, names)
+    exec(recipe, names)
     assert torch.isfinite(names["loss"])
     for old, new in zip(before, network.parameters(), strict=True):
         assert torch.isfinite(new).all()
