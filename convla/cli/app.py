@@ -16,7 +16,7 @@ from convla import __version__
 from convla.cli.output import INTERRUPTED, complain
 from convla.errors import ConvlaError
 
-__all__ = ["COMMANDS", "INTERRUPTED", "app", "run"]
+__all__ = ["COMMANDS", "app", "run"]
 
 
 COMMANDS = {

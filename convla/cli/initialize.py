@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from convla.cli.app import INTERRUPTED, app
-from convla.cli.output import check_writable, complain, progress_bars
+from convla.cli.app import app
+from convla.cli.output import INTERRUPTED, check_writable, complain, progress_bars
 from convla.networks.kernels import ModelArrays, initialize_file
 from convla.networks.weights import WEIGHT_FORMATS, printable
 from convla.similarity import Initialization

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from convla.cli.app import INTERRUPTED, app
-from convla.cli.output import check_writable, complain, progress_bars, write_json, write_text
+from convla.cli.app import app
+from convla.cli.output import INTERRUPTED, check_writable, complain, progress_bars, write_json, write_text
 from convla.cli.rows import Screen
 from convla.cli.thresholds import Threshold, parse_threshold
 from convla.networks.files import MODEL_FORMATS

@@ -10,9 +10,12 @@ from matplotlib.figure import Figure
 
 from convla.extending import atomic_write
 
-__all__ = ["DECREASE", "INCREASE", "INK", "save_figure", "tidy"]
+__all__ = ["COLORS", "DECREASE", "INCREASE", "INK", "STYLES", "save_figure", "tidy"]
 
 DECREASE, INCREASE, INK = "#2a78b5", "#c8442e", "#333333"
+COLORS = (DECREASE, INCREASE, "#3f8f4e", "#8a5fb0", "#c98a1b", "#4aa5a0", "#b0557f")
+"""Of lines that are told apart."""
+STYLES = ("solid", "dashed", "dotted")
 
 
 def tidy(axis: Axes, *, right: bool = False, size: int = 9) -> None:

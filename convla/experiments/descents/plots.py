@@ -12,14 +12,13 @@ from matplotlib.figure import Figure
 
 from convla.experiments.descents.quantities import QUANTITIES
 from convla.experiments.descents.study import AXES, StudyError
-from convla.experiments.drawing import INK, save_figure, tidy
+from convla.experiments.drawing import COLORS, INK, STYLES, save_figure, tidy
 from convla.extending import check_choice
 
 __all__ = ["plot_rows"]
 
-COLORS = ("#2a78b5", "#c8442e", "#3f8f4e", "#8a5fb0", "#c98a1b", "#4aa5a0", "#b0557f", "#333333")
-STYLES = ("solid", "dashed", "dotted")
-MOST_LINES = len(COLORS) * len(STYLES)
+LINES = (*COLORS, INK)
+MOST_LINES = len(LINES) * len(STYLES)
 NORMAL = 1.96
 """Standard errors of a 95 % interval."""
 
@@ -61,7 +60,7 @@ def plot_rows(rows: Sequence[Mapping[str, Any]], quantity: str, axis: str, path:
     figure = Figure(figsize=(7.0, 4.6), layout="constrained")
     axes = figure.subplots()
     tidy(axes)
-    looks = itertools.cycle(itertools.product(STYLES, COLORS))
+    looks = itertools.cycle(itertools.product(STYLES, LINES))
     for (values, line), (style, color) in zip(lines.items(), looks, strict=False):
         places = [row[axis] if numbers else words.index(row[axis]) for row in line]
         order = sorted(range(len(line)), key=places.__getitem__)

@@ -2,35 +2,27 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from convla.extending import check_choice, check_integer, check_real
-from convla.gradients import laplacian_smoothing, normalized_gradient, reweighted_gradient, sobolev_gradient
-from convla.orthonormal import orthonormalize
+from convla.transforms import TRANSFORMS
 
 __all__ = ["Initialization", "Penalty", "Transform", "check_share"]
 
 INITIALIZATIONS = ("convolutional-similarity", "orthogonal", "delta-orthogonal")
 PENALTIES = ("convolutional-similarity", "kernel-orthogonality", "ocnn", "singular-values")
-TRANSFORMS = {
+OPTIONS = {
     "reweighted": ("lam", "axis"),
     "sobolev": ("lam", "blend", "axis", "discretization"),
     "laplacian": ("sigma", "axis"),
     "orthonormal": ("method", "rank_deficient"),
     "normalized": ("per_filter",),
 }
-FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "reweighted": functools.partial(reweighted_gradient, engine="reference"),
-    "sobolev": functools.partial(sobolev_gradient, engine="reference"),
-    "laplacian": functools.partial(laplacian_smoothing, engine="reference"),
-    "orthonormal": orthonormalize,
-    "normalized": normalized_gradient,
-}
+"""What an experiment may set of each transform."""
 AXES = {"output": 0, "input": 1, "rasterised": None}
 
 
@@ -132,7 +124,7 @@ class Transform:
     per_filter: bool | None = None
 
     def __post_init__(self) -> None:
-        known = TRANSFORMS[check_choice("kind", self.kind, tuple(TRANSFORMS))]
+        known = OPTIONS[check_choice("kind", self.kind, tuple(OPTIONS))]
         for name, value in vars(self).items():
             if name not in ("kind", "linear", "scale", *known) and value is not None:
                 raise ValueError(f"{name} is not an option of the transform {self.kind!r}: it has {', '.join(known)}")
@@ -140,11 +132,13 @@ class Transform:
         if self.axis is not None:
             check_choice("axis", self.axis, tuple(AXES))
         # Values that the function refuses are to be refused here, not at the first step of a run.
-        FUNCTIONS[self.kind](np.zeros((2, 2, 1)), **self.options())
+        function = TRANSFORMS[self.kind]
+        engine = {"engine": "reference"} if "engine" in inspect.signature(function).parameters else {}
+        function(np.zeros((2, 2, 1)), **self.options(), **engine)
 
     def options(self) -> dict[str, Any]:
         """Return the keyword arguments of the transform."""
-        given = {name: getattr(self, name) for name in TRANSFORMS[self.kind] if getattr(self, name) is not None}
+        given = {name: getattr(self, name) for name in OPTIONS[self.kind] if getattr(self, name) is not None}
         return given | ({"axis": AXES[given["axis"]]} if "axis" in given else {})
 
 

@@ -11,15 +11,14 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from convla.experiments.drawing import DECREASE, INCREASE, INK, save_figure, tidy
+from convla.experiments.drawing import COLORS, DECREASE, INCREASE, INK, STYLES, save_figure, tidy
 from convla.experiments.training.report import Report, Result, Row
 from convla.experiments.training.settings import MEASURES
 
 __all__ = ["plot_report"]
 
 GREY = "#8a8a8a"
-COLORS = ("#333333", "#2a78b5", "#c8442e", "#3f8f4e", "#8a5fb0", "#c98a1b", "#4aa5a0", "#b0557f")
-STYLES = ("solid", "dashed", "dotted")
+LINES = (INK, *COLORS)
 
 CURVES = {
     "final-test-accuracy": ("test_accuracy", "test accuracy, %", 100.0),
@@ -97,11 +96,11 @@ def _draw_mean(axis: Axes, result: Result, field: str, factor: float, number: in
         return
     values = factor * np.stack([getattr(curves, field) for curves in runs])
     mean, error = values.mean(axis=0), values.std(axis=0, ddof=1) / math.sqrt(len(runs)) if len(runs) > 1 else 0.0
-    style: dict[str, Any] = {"color": COLORS[number % len(COLORS)], "linewidth": 1.3}
+    style: dict[str, Any] = {"color": LINES[number % len(LINES)], "linewidth": 1.3}
     epochs = np.arange(mean.size)
     # One epoch is a point, which a line would not show.
     style["marker"] = "o" if np.isfinite(mean).sum() == 1 else ""
-    axis.plot(epochs, mean, label=result.cell.arm.name, linestyle=STYLES[number // len(COLORS) % 3], **style)
+    axis.plot(epochs, mean, label=result.cell.arm.name, linestyle=STYLES[number // len(LINES) % 3], **style)
     axis.fill_between(epochs, mean - error, mean + error, color=style["color"], alpha=0.15, linewidth=0)
 
 

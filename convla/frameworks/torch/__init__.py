@@ -17,7 +17,7 @@ from convla.frameworks.torch.layers import convolutions, image_shapes
 from convla.frameworks.torch.losses import convolutional_similarity_loss, kernel_orthogonality_loss, ocnn_loss
 from convla.frameworks.torch.maps import operator, operators
 from convla.frameworks.torch.normalization import spectral_norm
-from convla.frameworks.torch.optimizers import TRANSFORMS, GradientTransform
+from convla.frameworks.torch.optimizers import GradientTransform
 from convla.frameworks.torch.projection import SpectralProjection
 from convla.frameworks.torch.similarity import minimize_similarity_, network_similarity_loss, similarity_losses
 from convla.frameworks.torch.spectral import NetworkSpectralPenalty, SpectralPenalty
@@ -28,6 +28,7 @@ from convla.frameworks.torch.spectrum import (
     singular_values,
     smallest_singular_value,
 )
+from convla.transforms import TRANSFORMS
 
 __all__ = [
     "TRANSFORMS",

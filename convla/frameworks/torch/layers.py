@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from convla._array import describe
-from convla.typing import Boundary, Padding
+from convla.typing import Boundary
 
 __all__ = [
     "Layout",
@@ -289,22 +289,13 @@ def convolution_settings(layer: Layer) -> dict[str, Any]:
     >>> import torch
     >>> from convla.frameworks.torch.layers import convolution_settings
     >>> convolution_settings(torch.nn.Conv1d(2, 4, 3, padding="same", padding_mode="circular", groups=2))
-    {'padding': ((1, 1),), 'stride': (1,), 'dilation': (1,), 'groups': 2, 'boundary': 'circular'}
+    {'padding': 'same', 'stride': (1,), 'dilation': (1,), 'groups': 2, 'boundary': 'circular'}
     """
     return {
-        "padding": _padding(layer),
+        # The names mean the same there as here.
+        "padding": layer.padding if isinstance(layer.padding, str) else tuple((p, p) for p in layer.padding),
         "stride": tuple(layer.stride),
         "dilation": tuple(layer.dilation),
         "groups": layer.groups,
         "boundary": BOUNDARIES[layer.padding_mode],
     }
-
-
-def _padding(layer: Layer) -> Padding:
-    """Return a layer's padding on both sides of each axis; PyTorch puts the odd entry of "same" after."""
-    if layer.padding == "same":
-        spans = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
-        return tuple((span // 2, span - span // 2) for span in spans)
-    if layer.padding == "valid":
-        return "valid"
-    return tuple((p, p) for p in layer.padding)

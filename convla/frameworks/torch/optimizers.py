@@ -18,23 +18,13 @@ from convla._array import describe
 from convla._validate import check_choice
 from convla.frameworks.torch._closed_form import full_precision
 from convla.frameworks.torch.layers import Layout, weight_layouts
-from convla.gradients import laplacian_smoothing, normalized_gradient, reweighted_gradient, sobolev_gradient
-from convla.orthonormal import orthonormalize
+from convla.transforms import TRANSFORMS
 
-__all__ = ["TRANSFORMS", "GradientTransform"]
+__all__ = ["GradientTransform"]
 
 Array = Any
 Tensor = Any
 Transform = Callable[..., Any]
-
-TRANSFORMS: dict[str, Transform] = {
-    "reweighted": reweighted_gradient,
-    "sobolev": sobolev_gradient,
-    "laplacian": laplacian_smoothing,
-    "orthonormal": orthonormalize,
-    "normalized": normalized_gradient,
-}
-"""What `GradientTransform` knows by name."""
 
 
 class GradientTransform:
@@ -255,9 +245,9 @@ def _transform_filters(name: str, options: dict[str, Any], weight: Array, layout
 
 def _options_by_group(name: str, options: dict[str, Any]) -> dict[str, Any] | None:
     """Return the options that transform (groups, filters, ...) group by group; None for a transform of the whole."""
-    if name == "orthonormal":
-        return {**options, "batch_axes": 1 + options.get("batch_axes", 0)}
     parameters = inspect.signature(TRANSFORMS[name]).parameters
+    if "batch_axes" in parameters:
+        return {**options, "batch_axes": 1 + options.get("batch_axes", 0)}
     axis = options.get("axis", parameters["axis"].default) if "axis" in parameters else None
     if axis is None:
         return None

@@ -12,6 +12,7 @@ import torch
 
 from convla.errors import ConvlaError
 from convla.frameworks.torch.pooling import POOLINGS
+from convla.geometry import ConvGeometry
 from convla.networks import gains
 from convla.networks.graph import Node
 from convla.networks.layers import convolution_layer, dense_layer, normalization_layer
@@ -183,15 +184,14 @@ def _convolution(call: Call) -> Node:
     kernel, notes = _array(weight)
     rank = kernel.ndim - 2
     steps, spread = _pairs(1 if stride is None else stride, rank), _pairs(1 if dilation is None else dilation, rank)
-    extents = [(size - 1) * step for size, step in zip(kernel.shape[2:], spread, strict=True)]
-    if padding == "same":  # PyTorch puts the smaller half before
-        amounts = [(extent // 2, extent - extent // 2) for extent in extents]
+    if padding == "same":
+        amounts = ConvGeometry(kernel.shape, tuple(tensor.shape[-rank:]), padding="same", dilation=spread).padding
     else:
-        amounts = [(one, one) for one in _pairs(0 if padding in (None, "valid") else padding, rank)]
+        amounts = tuple((one, one) for one in _pairs(0 if padding in (None, "valid") else padding, rank))
     padded, boundary = call.watcher.paddings.get(id(tensor)), "zero"
     inputs: tuple[str, ...] = ()
     if padded is not None and len(padded.amounts) == rank and (padded.boundary == "zero" or not any(map(any, amounts))):
-        amounts = [(a + c, b + d) for (a, b), (c, d) in zip(amounts, padded.amounts, strict=True)]
+        amounts = tuple((a + c, b + d) for (a, b), (c, d) in zip(amounts, padded.amounts, strict=True))
         boundary, tensor = padded.boundary, padded.before
         inputs = call.watcher.inputs_of([tensor])
     layer = convolution_layer(
