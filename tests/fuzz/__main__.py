@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import time
 from collections import Counter
 
 if __name__ == "__main__":  # before NumPy starts its threads: the matrices are small
@@ -16,6 +17,9 @@ from tests.fuzz.search import Report, run_case, search_on
 
 SHOWN = 5
 """How many failures of one check are printed whole."""
+
+TOLD_EVERY = 60.0
+"""Seconds between two lines that say how far the search is: what a killed search leaves behind."""
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -49,6 +53,7 @@ def main(arguments: list[str] | None = None) -> int:
     seed = int.from_bytes(os.urandom(4)) if options.seed is None else options.seed
     print(f"seed {seed}, {options.minutes:g} minutes, {options.workers} processes", flush=True)
     total, shown = Report(), Counter[str]()
+    began = told = time.monotonic()
     try:
         for report in search_on(options.workers, seed, 60 * options.minutes, options.only):
             total.add(report)
@@ -57,6 +62,9 @@ def main(arguments: list[str] | None = None) -> int:
                 text = finding.reproducer if len(finding.reproducer) < 4000 else "(long: see --replay)"
                 body = f"\n{text}" if shown[finding.check] <= SHOWN else ""
                 print(f"\nFAILED {finding.name}\n# {finding.message}{body}", flush=True)
+            if (now := time.monotonic()) - told > TOLD_EVERY:
+                told = now
+                print(f"{(now - began) / 60:4.0f} min: {total.summary}", file=sys.stderr, flush=True)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
     print(f"\n{total}")

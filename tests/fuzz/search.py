@@ -60,6 +60,10 @@ class Report:
     def layers(self) -> int:
         return sum(counts["layers"] for counts in self.counts.values())
 
+    @property
+    def summary(self) -> str:
+        return f"{self.layers} layers drawn, {sum(self.cases.values())} cases, {sum(self.failed.values())} failed"
+
     def __str__(self) -> str:
         lines = [f"{'check':20s} {'cases':>8s} {'failed':>7s} {'s':>7s}  seen"]
         total: Counter[str] = Counter()
@@ -67,8 +71,7 @@ class Report:
             seen = ", ".join(f"{what} {n}" for what, n in sorted(self.counts[name].items()))
             lines.append(f"{name:20s} {self.cases[name]:8d} {self.failed[name]:7d} {self.seconds[name]:7.0f}  {seen}")
             total += self.counts[name]
-        ran, failed = sum(self.cases.values()), sum(self.failed.values())
-        lines.append(f"{self.layers} layers drawn, {ran} cases, {failed} failed")
+        lines.append(self.summary)
         if estimates := total["estimated"]:
             shares = [
                 f"{total[f'estimated beyond {what}'] / estimates:.2%} beyond {what}" for what in ("rtol", "errors")
