@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from convla._array import device_of, namespace, on_device_of, row_dots
+from convla._array import device_of, namespace, on_device_of, row_dots, to_numbers
 from convla.spectra.batch import Batch
 from convla.spectra.result import End
 from convla.typing import Array, Namespace
@@ -281,7 +281,8 @@ def _open_rows(
     inside = bar - signed
     inside = xp.where(inside < 0, xp.zeros_like(inside), inside)
     moving = (norms > tolerance) & (norms > least_share(order) * inside)
-    rows = [row for row in range(moving.shape[1]) if bool(xp.any(moving[:, row]))]
+    marks = to_numbers(xp.astype(xp.any(moving, axis=0), xp.int64))  # one copy from the device
+    rows = [row for row, mark in enumerate(marks) if mark]
     return rows, not any(row < settled for row in rows)
 
 
