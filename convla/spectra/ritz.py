@@ -85,7 +85,8 @@ class Ritz:
         The c leading Ritz values are below their eigenvalues by no more than the sum of their squared residuals over
         the gap to the rest of the spectrum (Kato and Temple), and by no more than Lehmann's bounds say, which are
         sharper. The rest is guessed: the next Ritz value is no farther on its way than its residual, or most of the
-        gap, and no farther off than the spacing allows. So these are estimates: they fail where a value hides.
+        gap, and no farther off than the spacing allows. So these are estimates: they fail where a value hides. At the
+        lower end, where a Krylov space shows few of the values that crowd there, no count of a cluster is believed.
         """
         values, residuals = self.values, self.residuals_of_gram
         rounding = self.rounding * float(values.max())
@@ -93,7 +94,8 @@ class Ritz:
         together = np.cumsum(residuals**2, axis=1)
         best = np.full(len(values), np.inf)
         cluster_of = np.zeros(len(values), dtype=int)
-        for cluster in range(1, min(_LARGEST_CLUSTER + 1, values.shape[1])):
+        most = _LARGEST_CLUSTER if self.down else 1
+        for cluster in range(1, min(most + 1, values.shape[1])):
             gap = np.abs(values[:, cluster - 1] - self._rest(cluster))
             with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
                 quality = np.where(gap > self._floor, together[:, cluster - 1] / gap, np.inf)

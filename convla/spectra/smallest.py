@@ -20,12 +20,12 @@ from convla.spectra.dense import (
     group_operators,
 )
 from convla.spectra.fourier import fourier_is_exact, fourier_triplets, values_of_symbol
-from convla.spectra.inertia import confirms_smallest, factorisation_is_cheap
+from convla.spectra.inertia import factorisation_is_cheap, shown_of_smallest
 from convla.spectra.inverse import SmallestTriplet, factorisation_work, smallest_by_inverse
 from convla.spectra.merge import smallest_of_parts, values_in
 from convla.spectra.parts import direct_sum
 from convla.spectra.result import SingularValues, smallest_triplet
-from convla.spectra.roundoff import rounding_of_entries
+from convla.spectra.roundoff import rounding_of_entries, schur_bound
 from convla.spectra.search import lanczos_triplets
 from convla.spectra.status import Status
 
@@ -74,7 +74,13 @@ def _smallest_of_map(
         if not isinstance(operator, ConvOperator):
             raise ValueError(f"method 'inverse' needs a convolution, got {type(operator).__name__}")
         return _smallest_by_inverse(operator, rtol, max_matvecs, rng)
-    return lanczos_triplets(operator, 1, rtol=rtol, criterion="value", max_matvecs=max_matvecs, rng=rng, end="smallest")
+    found = lanczos_triplets(
+        operator, 1, rtol=rtol, criterion="value", max_matvecs=max_matvecs, rng=rng, end="smallest"
+    )
+    if not isinstance(operator, ConvOperator):
+        return found
+    floor = max(operator.shape) * float(np.finfo(np.float64).eps) * schur_bound(operator)
+    return _judged(operator, found, floor, rtol)
 
 
 def _cheapest_for_smallest(operator: LinearMap) -> SmallestMethod:
@@ -108,28 +114,44 @@ def _smallest_by_inverse(
     left = among_groups(best.left[None, :], place, side.T, groups)
     left, right = (right, left) if wide else (left, right)
     values, left, right, residuals = smallest_triplet(operator, left, right, wide=wide)
-    status = Status.ESTIMATED if best.converged else Status.NOT_CONVERGED
-    entries = rounding_of_entries(operator)
-    error = best.error + entries
-    if min(float(values[0]), best.value) <= max(best.floor, entries):
-        status = Status.RANK_DEFICIENT
-    elif (
-        entries <= 0.25 * rtol * float(values[0])
-        and factorisation_is_cheap(operator)
-        and confirms_smallest(operator, float(values[0]), best.norm, rtol)
-    ):
-        status, error = Status.CONFIRMED, rtol * float(values[0])
-    return SingularValues(
+    result = SingularValues(
         values=on_device_of(values, operator.kernel, xp, dtype=xp.float64),
         left=left,
         right=right,
         residuals=residuals,
-        errors=np.array([error]),
+        errors=np.array([best.error]),
         upper=math.inf,
         matvecs=matvecs + 3,
-        status=status,
+        status=Status.ESTIMATED if best.converged else Status.NOT_CONVERGED,
         method="inverse",
     )
+    return _judged(operator, result, best.floor if best.value > best.floor else math.inf, rtol)
+
+
+def _judged(operator: ConvOperator, found: SingularValues, floor: float, rtol: float) -> SingularValues:
+    """Return the smallest triplet that an iteration found with what rounding, and factorisations, say of its value.
+
+    Parameters
+    ----------
+    operator : ConvOperator
+        With entries of order 1.
+    found : SingularValues
+    floor : float
+        What cannot be told from zero.
+    rtol : float
+    """
+    entries = rounding_of_entries(operator)
+    bounded = found.errors if found.status != Status.NOT_CONVERGED else np.maximum(found.errors, found.value)
+    found = replace(found, errors=bounded + entries)
+    if found.value <= max(floor, entries):
+        return replace(found, status=Status.RANK_DEFICIENT)
+    if not factorisation_is_cheap(operator):
+        return found
+    least, refuted = shown_of_smallest(operator, found.value, rtol)
+    error = found.value - least + entries
+    if error <= rtol * found.value:
+        return replace(found, errors=np.array([error]), status=Status.CONFIRMED)
+    return replace(found, errors=np.array([error]), status=Status.NOT_CONVERGED) if refuted else found
 
 
 def _smallest_by_fourier(operator: ConvOperator) -> SingularValues:

@@ -385,7 +385,7 @@ def _smallest(
         found = [_smallest(block.operator, rtol, method, max_matvecs, rng) for block in blocks]
         return finished(smallest_of_parts(unscaled, blocks, found), factor, operator)
     problem = prepared(operator)
-    return problem.finished(smallest_of_problem(problem, rtol, method, max_matvecs, rng), rtol)
+    return problem.finished(smallest_of_problem(problem, rtol, method, max_matvecs, rng), rtol, "smallest")
 
 
 def _warn(what: str, result: SingularValues, *, stacklevel: int) -> None:
