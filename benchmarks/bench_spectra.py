@@ -1,12 +1,14 @@
 """Singular values of a layer: convla against what a user would pick, in one run, at measured accuracy.
 
-Each row gives the least time of a few calls, fewer where they are long, the measured relative error against a float64 value of 1e-11, the
-convolutions, and how many times longer it took than convla's row of its block. A solver is asked for the accuracy that
-convla is asked for, 1e-6; "at best" is the loosest of its tolerances that reaches it, which a user does not know. Every
-library runs with the threads that it takes by default, and the time is that of the clock, for idle machines; with
-``--threads 1`` all are held to one, and the time is the processor's, for machines that are shared.
-Prints Markdown, in two or three minutes. Run with ``python benchmarks/bench_spectra.py [--threads N] [--repeats 5] [--slow]
-[--page]``; ``--slow`` adds SciPy's ``svds(which="SM")``, which takes minutes; ``--page`` writes the tables into the page.
+Each row gives the least time of a few calls, fewer where they are long, the measured relative error against a float64
+value of 1e-11, the convolutions, and how many times longer it took than convla's row of its block. A solver is asked
+for the accuracy that convla is asked for, 1e-6; "at best" is the loosest of its tolerances that reaches it, which a
+user does not know. Every library runs with the threads that it takes by default, and the time is that of the clock, for
+idle machines; with ``--threads 1`` all are held to one, and the time is the processor's, for machines that are shared.
+
+Prints Markdown, in two or three minutes. Run with ``python benchmarks/bench_spectra.py [--threads N] [--repeats 5]
+[--slow] [--page]``; ``--slow`` adds SciPy's ``svds(which="SM")``, which takes minutes; ``--page`` writes the tables
+into docs/performance-spectra.md.
 """
 
 from __future__ import annotations

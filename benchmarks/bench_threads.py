@@ -2,18 +2,19 @@
 
 One thread is asked for as a user would, with ``threadpoolctl.threadpool_limits(1)``; all is what nobody set. The two
 take turns. On the idle machine the least time of each counts; beside busy processes, which this starts itself, the
-mean, as the least would be of luck. Prints Markdown, and what was slower with more threads than with one. It takes
-about five minutes. Run with ``python benchmarks/bench_threads.py [--seconds S] [--only WORD] [--page]``; ``--page`` writes the table into
-docs/performance.md.
+mean, as the least would be of luck. Prints Markdown, and what was slower with more threads than with one, in about five
+minutes. Run with ``python benchmarks/bench_threads.py [--seconds S] [--only WORD] [--page]``; ``--page`` writes the
+table into docs/performance.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -126,42 +127,35 @@ def gradients() -> dict[str, Work]:
     return found
 
 
-def on_one_thread(work: Work) -> Work:
-    """Return the work with one thread for every library."""
-
-    def limited() -> Any:
-        every = torch.get_num_threads()
-        torch.set_num_threads(1)
-        try:
-            with threadpool_limits(1):
-                return timed(work)
-        finally:
-            torch.set_num_threads(every)
-
-    return limited
-
-
-def timed(work: Work) -> float:
-    """Return the seconds of a call."""
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Hold every library to one thread."""
+    every = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1):
+            yield
+    finally:
+        torch.set_num_threads(every)
 
 
 def both(work: Work, seconds: float, *, busy: bool) -> tuple[float, float]:
-    """Return the seconds of a call on one thread and on all, each called in turn for so long together."""
-    ways = (on_one_thread(work), lambda: timed(work))
+    """Return the seconds of a call on one thread and on all, taken in turn for so long together."""
     times: tuple[list[float], list[float]] = ([], [])
-    for way in ways:
-        way()
+    work()
     end = time.perf_counter() + seconds
     while not times[1] or time.perf_counter() < end:
-        for way, kept in zip(ways, times, strict=True):
-            time.sleep(0.005)  # lets the threads of the other way go to sleep
-            stretch = time.perf_counter() + seconds / 10
-            kept.append(way())
-            while time.perf_counter() < stretch:
-                kept.append(way())
+        for limits, kept in zip((one_thread, contextlib.nullcontext), times, strict=True):
+            with limits():
+                time.sleep(0.01)  # lets the threads of the other way go to sleep
+                work()
+                stretch = time.perf_counter() + seconds / 10
+                while True:
+                    began = time.perf_counter()
+                    work()
+                    kept.append(time.perf_counter() - began)
+                    if time.perf_counter() > stretch:
+                        break
     one, every = (statistics.fmean(kept) if busy else min(kept) for kept in times)
     return one, every
 

@@ -47,9 +47,9 @@ def filled(text: str, name: str, part: str) -> str:
         If the page has not these markers, once and in this order.
     """
     first, last = markers(name)
-    before, begun, rest = text.partition(first)
+    before, _, rest = text.partition(first)
     _, ended, after = rest.partition(last)
-    if not begun or not ended or first in after or last in after:
+    if not ended or text.count(first) != 1 or text.count(last) != 1:
         raise ValueError(f"the page must have {first} and {last}, each once")
     return f"{before}{first}\n\n{part.strip()}\n\n{last}{after}"
 
