@@ -129,6 +129,33 @@ def test_lanczos_finds_a_separated_smallest_value() -> None:
     assert found.values[0] == pytest.approx(0.5, rel=1e-9)
 
 
+def test_no_gap_is_seen_among_values_that_crowd_at_the_lower_end() -> None:
+    # A Krylov space that holds some of them takes the gap to the large ones for the gap to all others.
+    converged = 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        exact = np.array([2.3, 0.5, *10.0 ** rng.uniform(-5, -3, 6)])
+        matrix = np.linalg.qr(rng.standard_normal((8, 8)))[0] * exact
+        start = rng.standard_normal((1, 2, 8))
+        options = {"criterion": "value", "which": "smallest", "basis_size": 40, "rng": rng}
+        found = block_lanczos(gram_of(matrix), start, 1, rtol=1e-3, max_products=20, **options)
+        converged += found.converged
+        assert not found.converged or abs(found.values[0] - exact.min()) <= found.errors[0]
+    assert converged == 20
+
+
+def test_a_smallest_value_is_confirmed_or_refuted_by_a_factorisation() -> None:
+    operator = ConvOperator(np.random.default_rng(7).standard_normal((3, 2, 3)), (20,))
+    exact = dense_values(operator)[-1]
+    found = smallest_singular_value(operator, method="lanczos", rtol=1e-6)
+    assert found.status == "confirmed"
+    assert found.value == pytest.approx(exact, rel=1e-6)
+    with pytest.warns(ConvergenceWarning, match="smallest"):
+        early = smallest_singular_value(operator, method="lanczos", rtol=1e-6, max_matvecs=12)
+    assert early.status == "not converged"
+    assert 0 < early.value - exact <= early.errors[0] <= 8 * (early.value - exact)
+
+
 @pytest.mark.parametrize("k", [1, 2, 5])
 def test_restarts_with_a_small_basis_reach_the_same_values(k: int) -> None:
     rng = np.random.default_rng(8)

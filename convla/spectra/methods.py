@@ -15,8 +15,7 @@ from convla.spectra.inverse import factorisation_work
 from convla.spectra.largest import fourier_is_best, largest_by_lanczos
 from convla.spectra.method import Method, Search
 from convla.spectra.result import End, SingularValues
-from convla.spectra.search import lanczos_triplets
-from convla.spectra.smallest import smallest_by_factorisation, smallest_by_fourier
+from convla.spectra.smallest import smallest_by_factorisation, smallest_by_fourier, smallest_by_lanczos
 from convla.typing import Array
 
 __all__ = ["Auto", "Dense", "Fourier", "Inverse", "Lanczos"]
@@ -166,17 +165,7 @@ class Lanczos(Method):
 
     def smallest(self, operator: LinearMap, search: Search) -> SingularValues:
         """Iterate, which seldom converges."""
-        return lanczos_triplets(
-            operator,
-            1,
-            rtol=search.rtol,
-            criterion="value",
-            max_matvecs=search.max_matvecs,
-            rng=search.rng,
-            end="smallest",
-            block=self.block,
-            basis_size=self.basis_size,
-        )
+        return smallest_by_lanczos(operator, search, block=self.block, basis_size=self.basis_size)
 
 
 def _convolution(method: Method, operator: LinearMap) -> ConvOperator:

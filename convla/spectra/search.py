@@ -135,11 +135,15 @@ def lanczos_triplets(
                 values, left, right, residuals = again
     count = len(values)
     eps = float(xp.finfo(operator.dtype).eps)
-    # What was read off in float64 is what counts: it tells what the iteration may have lost sight of.
-    met = criterion == "value" or float(residuals.max()) <= 2 * max(rtol, _BLUR * eps) * float(values.max())
-    blur = _BLUR * eps * float(values[0])  # of the Ritz values, which the bound of the random start speaks of
     # A map that is no convolution multiplies in its own dtype.
     rounding = 0.0 if isinstance(operator, ConvOperator) else 4 * eps * float(values[0])
+    errors = found.errors[:count] + rounding
+    # What was read off in float64 is what counts: it tells what the iteration may have lost sight of.
+    met = criterion == "value" or float(residuals.max()) <= 2 * max(rtol, _BLUR * eps) * float(values.max())
+    if end == "smallest":  # of a square near its rounding a Krylov space knows no root, however little is left of it
+        met = met and float(errors[0]) <= rtol * float(values[-1])
+        errors = errors if found.converged and met else np.maximum(errors, values[::-1])  # it is not below zero
+    blur = _BLUR * eps * float(values[0])  # of the Ritz values, which the bound of the random start speaks of
     # A random part that is shorter than the vector makes the failure that much more probable.
     spread = random_start_error(random_steps, side.order, failure=random * _FAILURE / groups)
     ends = slice(None, None, 1 if end == "largest" else -1)
@@ -150,7 +154,7 @@ def lanczos_triplets(
         left=xp.astype(left, operator.dtype),
         right=xp.astype(right, operator.dtype),
         residuals=residuals[ends],
-        errors=found.errors[:count] + rounding,
+        errors=errors,
         upper=(float(values[0]) + blur) * (1.0 + spread) if end == "largest" and math.isfinite(spread) else math.inf,
         matvecs=2 * products + spent + 2 * (1 + wide),
         status=Status.ESTIMATED if found.converged and met else Status.NOT_CONVERGED,

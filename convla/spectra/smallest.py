@@ -13,16 +13,23 @@ from convla.operators import ConvOperator
 from convla.spectra.border import Problem
 from convla.spectra.dense import among_groups, group_operators
 from convla.spectra.fourier import fourier_is_exact, fourier_triplets, values_of_symbol
-from convla.spectra.inertia import confirms_smallest, factorisation_is_cheap
+from convla.spectra.inertia import factorisation_is_cheap, shown_of_smallest
 from convla.spectra.inverse import SmallestTriplet, smallest_by_inverse
 from convla.spectra.merge import smallest_of_parts, values_in
 from convla.spectra.method import Method, Search
 from convla.spectra.parts import direct_sum
 from convla.spectra.result import SingularValues, smallest_triplet
-from convla.spectra.roundoff import rounding_of_entries
+from convla.spectra.roundoff import rounding_of_entries, schur_bound
+from convla.spectra.search import lanczos_triplets
 from convla.spectra.status import Status
 
-__all__ = ["exactly_singular", "smallest_by_factorisation", "smallest_by_fourier", "smallest_of_problem"]
+__all__ = [
+    "exactly_singular",
+    "smallest_by_factorisation",
+    "smallest_by_fourier",
+    "smallest_by_lanczos",
+    "smallest_of_problem",
+]
 
 
 def smallest_of_problem(problem: Problem, method: Method, search: Search) -> SingularValues:
@@ -48,6 +55,27 @@ def smallest_of_problem(problem: Problem, method: Method, search: Search) -> Sin
     return replace(result, **in_dtype)
 
 
+def smallest_by_lanczos(
+    operator: LinearMap, search: Search, *, block: int = 2, basis_size: int | None = None
+) -> SingularValues:
+    """Return the smallest triplet of a map by iteration, which seldom converges."""
+    found = lanczos_triplets(
+        operator,
+        1,
+        rtol=search.rtol,
+        criterion="value",
+        max_matvecs=search.max_matvecs,
+        rng=search.rng,
+        end="smallest",
+        block=block,
+        basis_size=basis_size,
+    )
+    if not isinstance(operator, ConvOperator):
+        return found
+    floor = max(operator.shape) * float(np.finfo(np.float64).eps) * schur_bound(operator)
+    return _judged(operator, found, floor, search.rtol)
+
+
 def smallest_by_factorisation(operator: ConvOperator, search: Search) -> SingularValues:
     """Return the smallest triplet of a convolution by Lanczos on its pseudo-inverse, group by group."""
     xp = namespace(operator.kernel)
@@ -68,28 +96,44 @@ def smallest_by_factorisation(operator: ConvOperator, search: Search) -> Singula
     left = among_groups(best.left[None, :], place, side.T, groups)
     left, right = (right, left) if wide else (left, right)
     values, left, right, residuals = smallest_triplet(operator, left, right, wide=wide)
-    status = Status.ESTIMATED if best.converged else Status.NOT_CONVERGED
-    entries = rounding_of_entries(operator)
-    error = best.error + entries
-    if min(float(values[0]), best.value) <= max(best.floor, entries):
-        status = Status.RANK_DEFICIENT
-    elif (
-        entries <= 0.25 * search.rtol * float(values[0])
-        and factorisation_is_cheap(operator)
-        and confirms_smallest(operator, float(values[0]), best.norm, search.rtol)
-    ):
-        status, error = Status.CONFIRMED, search.rtol * float(values[0])
-    return SingularValues(
+    result = SingularValues(
         values=on_device_of(values, operator.kernel, xp, dtype=xp.float64),
         left=left,
         right=right,
         residuals=residuals,
-        errors=np.array([error]),
+        errors=np.array([best.error]),
         upper=math.inf,
         matvecs=matvecs + 3,
-        status=status,
+        status=Status.ESTIMATED if best.converged else Status.NOT_CONVERGED,
         method="inverse",
     )
+    return _judged(operator, result, best.floor if best.value > best.floor else math.inf, search.rtol)
+
+
+def _judged(operator: ConvOperator, found: SingularValues, floor: float, rtol: float) -> SingularValues:
+    """Return the smallest triplet that an iteration found with what rounding, and factorisations, say of its value.
+
+    Parameters
+    ----------
+    operator : ConvOperator
+        With entries of order 1.
+    found : SingularValues
+    floor : float
+        What cannot be told from zero.
+    rtol : float
+    """
+    entries = rounding_of_entries(operator)
+    bounded = found.errors if found.status != Status.NOT_CONVERGED else np.maximum(found.errors, found.value)
+    found = replace(found, errors=bounded + entries)
+    if found.value <= max(floor, entries):
+        return replace(found, status=Status.RANK_DEFICIENT)
+    if not factorisation_is_cheap(operator):
+        return found
+    least, refuted = shown_of_smallest(operator, found.value, rtol)
+    error = found.value - least + entries
+    if error <= rtol * found.value:
+        return replace(found, errors=np.array([error]), status=Status.CONFIRMED)
+    return replace(found, errors=np.array([error]), status=Status.NOT_CONVERGED) if refuted else found
 
 
 def smallest_by_fourier(operator: ConvOperator) -> SingularValues:

@@ -379,7 +379,7 @@ def _smallest(operator: LinearMap, method: Method, search: Search) -> SingularVa
         found = [_smallest(block.operator, method, search) for block in blocks]
         return finished(smallest_of_parts(unscaled, blocks, found), factor, operator)
     problem = prepared(operator)
-    return problem.finished(smallest_of_problem(problem, method, search), search.rtol)
+    return problem.finished(smallest_of_problem(problem, method, search), search.rtol, "smallest")
 
 
 def _warn(what: str, result: SingularValues, *, stacklevel: int) -> None:
