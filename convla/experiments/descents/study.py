@@ -21,7 +21,7 @@ from convla.experiments.descents.draws import digest
 from convla.experiments.descents.functions import source_digest
 from convla.experiments.descents.outcome import Outcome, run_setting, setting_engine
 from convla.experiments.descents.quantities import estimate_stream
-from convla.experiments.descents.settings import NAMED_LOSSES, Setting
+from convla.experiments.descents.settings import NAMED_OPTIMIZERS, Setting
 from convla.experiments.folder import ResultsFolder, surroundings
 from convla.experiments.pool import Pool
 from convla.experiments.reading import read_toml
@@ -66,7 +66,9 @@ class Part:
         setting = self.setting
         files = {"weights": digest(setting.weights), "inputs": digest(setting.inputs)}
         if setting.function is not None:
-            files["loss"] = source_digest(setting.loss)
+            files["loss"] = source_digest(setting.function)
+        if setting.optimizer not in NAMED_OPTIMIZERS:
+            files["optimizer"] = source_digest(setting.make_optimizer)
         return {"setting": setting.describe(), "files": files, "start": self.start, "stop": self.stop}
 
 
@@ -388,6 +390,6 @@ def _found(folder: Path, key: str, value: Any) -> Any:
         return [_found(folder, key, entry) for entry in value]
     is_file = isinstance(value, str) and (
         (key in ("weights", "inputs") and value.endswith(".npy"))
-        or (key == "loss" and value not in NAMED_LOSSES and value.rpartition(":")[0].endswith(".py"))
+        or (key in ("loss", "optimizer") and value.rpartition(":")[0].endswith(".py"))
     )
     return str(folder / value) if is_file else value
