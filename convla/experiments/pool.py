@@ -200,7 +200,7 @@ class Pool:
             )
         executor = MPIPoolExecutor(max_workers=self.workers, main=False)
         stack.callback(executor.shutdown, cancel_futures=True)
-        return executor, lambda: max(1, executor.num_workers)
+        return executor, lambda: max(1, int(executor.num_workers))
 
     def _start_dask(self, stack: contextlib.ExitStack) -> tuple[Executor, Callable[[], int]]:
         try:

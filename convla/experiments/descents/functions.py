@@ -62,7 +62,8 @@ def load_loss(name: str) -> LossFunction:
     LossError
         If there is no such function.
     """
-    return _load("loss", name, LossError)
+    loss: LossFunction = _load("loss", name, LossError)
+    return loss
 
 
 def load_optimizer(name: str) -> Callable[[float], Optimizer]:
@@ -80,7 +81,8 @@ def load_optimizer(name: str) -> Callable[[float], Optimizer]:
     OptimizerError
         If there is no such function or class.
     """
-    return _load("optimizer", name, OptimizerError)
+    make: Callable[[float], Optimizer] = _load("optimizer", name, OptimizerError)
+    return make
 
 
 @functools.cache
