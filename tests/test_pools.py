@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from convla.cli.bars import RunBars
 from convla.errors import EngineError
 from convla.experiments import Study, read_study
 from convla.experiments import pool as pools
@@ -208,6 +209,17 @@ def test_workers_that_come_later_are_given_work(monkeypatch: pytest.MonkeyPatch)
     found = iter((1, 8))
     count = pools._now_and_then(lambda: next(found))
     assert [count(), count(), count()] == [1, 1, 8]
+
+
+def test_progress_tells_rate_and_time_left(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter((0.0, 100.0, 110.0, 161.0))  # made, planned, and two ends
+    monkeypatch.setattr("convla.cli.bars.time.monotonic", lambda: next(clock))
+    bars = RunBars("parts")
+    bars.plan(1000, 398)  # of which some are from before: the rate is of this run
+    for unit in Study(N=[3, 4], M=8, loss="kernel", learning_rate=0.01, iterations=2).parts(1000):
+        bars.start(unit, 1)
+        bars.finish(unit)
+    assert capsys.readouterr().err == "convla: 400 of 1000 parts, 0.0328 a second, 5:05:00 left\n"
 
 
 def test_a_worker_with_other_versions_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,6 +92,11 @@ class Pool:
         """Return so many threads of this process, or so many processes of one thread each."""
         return cls(executor, 1, workers) if executor == "local" else cls(executor, workers, 1)
 
+    @classmethod
+    def of_processes(cls, executor: str | Executor, workers: int, threads: int = 1) -> Pool:
+        """Return this process, or so many others where more than one is asked for, each of so many threads."""
+        return cls("loky" if executor == "local" and workers > 1 else executor, workers, threads)
+
     @property
     def is_local(self) -> bool:
         """Whether all is done in this process."""

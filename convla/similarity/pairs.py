@@ -224,9 +224,7 @@ def feature_map_gram(
     return _restore(_gram(x, size, padding, stride, xp), power, dtype, xp)
 
 
-def _gram(
-    x: Array, size: tuple[int, ...], padding: Padding, stride: int | Sequence[int], xp: Namespace
-) -> Array:
+def _gram(x: Array, size: tuple[int, ...], padding: Padding, stride: int | Sequence[int], xp: Namespace) -> Array:
     split = x.ndim - len(size) - 1
     shape = tuple(x.shape)
     geometry = ConvGeometry((1, shape[split], *size), shape[split + 1 :], stride=stride, padding=padding)

@@ -152,8 +152,7 @@ class Request:
 
     def pool(self) -> Pool:
         """Return where the runs are done."""
-        several = self.executor == "local" and self.workers > 1
-        return Pool("loky" if several else self.executor, self.workers, self.threads)
+        return Pool.of_processes(self.executor, self.workers, self.threads)
 
     def plans(self) -> list[tuple[Experiment, Plan]]:
         """Return the experiments at the size that is asked for."""
