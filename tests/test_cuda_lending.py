@@ -145,9 +145,7 @@ def test_jax_arrays_and_their_streams(jax: Any) -> None:
     assert "dot_general" in str(traced)  # the reference, which JAX can follow
 
 
-def test_without_cupy_tensors_take_the_reference(
-    on_a_gpu: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_cupy_tensors_take_the_reference(on_a_gpu: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     torch = on_a_gpu
     for module in (_dispatch, _lending):
         monkeypatch.setattr(module, "cuda_is_available", lambda: False, raising=False)

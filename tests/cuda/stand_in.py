@@ -52,6 +52,9 @@ class Device:
     def __hash__(self) -> int:
         return hash(self.id)
 
+    def __repr__(self) -> str:
+        return f"<CUDA Device {self.id}>"
+
     def use(self) -> None:
         Device.current = self.id
 
@@ -109,6 +112,10 @@ class ndarray:  # noqa: N801 - the name that CuPy gives it
     def get(self) -> Any:
         COUNTS["waits"] += 1
         return self.values.copy()
+
+    def tolist(self) -> Any:
+        COUNTS["waits"] += 1
+        return self.values.tolist()
 
     def item(self) -> Any:
         COUNTS["waits"] += 1
