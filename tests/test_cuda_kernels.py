@@ -38,6 +38,8 @@ from convla.experiments.descents import pairs_cuda
 from convla.experiments.descents.outcome import run_setting
 from convla.experiments.descents.pairs import LOSSES, OPTIMIZERS, SIMILARITIES
 from convla.geometry import ConvGeometry
+from convla.spectra import density, lanczos
+from convla.spectra.lanczos import block_lanczos
 from tests.cuda.stand_in import COUNTS
 from tests.geometries import integers, name_of, product
 from tests.kernel_examples import EXAMPLES
@@ -511,3 +513,65 @@ def test_the_records_of_layers() -> None:
         for h in range(middle + 1):
             assert all(lag[p, q] == h for p, q in pairs[first[h] : first[h + 1]])
         assert len(pairs) == first[-1] == taps * (taps + 1) // 2
+
+
+@pytest.mark.parametrize("block", [1, 2])
+def test_lanczos_waits_once_for_several_steps(block: int, cupy: ModuleType) -> None:
+    rng = np.random.default_rng(13)
+    matrix = rng.standard_normal((90, 60))
+    gram, start = matrix.T @ matrix, rng.standard_normal((1, block, 60))
+    options: dict[str, Any] = {"rtol": 1e-10, "basis_size": 24, "max_products": 60 * block}
+    steps: list[int] = []
+
+    def multiply(rows: Any) -> Any:
+        steps.append(COUNTS["waits"])
+        return rows @ device
+
+    device, given = cupy.asarray(gram), cupy.asarray(start)
+    COUNTS.clear()
+    found = block_lanczos(multiply, given, 1, rng=np.random.default_rng(1), **options)
+    assert found.values[0] == pytest.approx(np.linalg.norm(matrix, 2), rel=1e-9)
+    looks = len(set(steps))
+    assert len(steps) >= 8
+    assert looks <= len(steps) / 2
+    assert COUNTS["waits"] <= 4 * looks + 4  # a restart and the start look at their rows as well
+
+
+@pytest.mark.parametrize(("at", "block"), [(1, 1), (2, 1), (3, 1), (6, 1), (4, 2), (3, 2)])
+def test_lanczos_takes_steps_anew_that_should_not_have_been_trusted(at: int, block: int, cupy: ModuleType) -> None:
+    # The Krylov space of the start ends after `at` vectors, in the middle of what is read together.
+    rng = np.random.default_rng(14)
+    values = np.linspace(1.0, 4.0, 30)
+    vectors = np.linalg.qr(rng.standard_normal((30, 30)))[0]
+    gram = (vectors * values) @ vectors.T
+    start = rng.standard_normal((1, block, at)) @ vectors[:, :at].T
+    processes = []
+    for library in (np, cupy):
+        given = library.asarray(gram)
+        process = lanczos._Process(
+            lambda rows, given=given: rows @ given, library.asarray(start), 1, 24, "largest", np.random.default_rng(2)
+        )
+        for _ in range(16 // block):
+            process.step()
+        process.settle()
+        processes.append(process)
+    host, device = processes
+    basis = device._V.get()[0, :16, :]
+    np.testing.assert_allclose(basis @ basis.T, np.eye(16), atol=1e-12)
+    np.testing.assert_allclose(device._H[0, :16, :16], basis @ gram @ basis.T, atol=1e-12)
+    np.testing.assert_allclose(device._H, host._H, atol=1e-12)
+    np.testing.assert_allclose(device._V.get(), host._V, atol=1e-9)
+
+
+def test_a_density_waits_once_for_a_probe(cupy: ModuleType) -> None:
+    kernel = np.random.default_rng(15).standard_normal((2, 2, 3))
+    device, host = (ConvOperator(array, (20,)) for array in (cupy.asarray(kernel), kernel))
+    coefficients = np.eye(9)[:3]
+    COUNTS.clear()
+    got = density._probe(device, 9.0, coefficients, 12, np.random.default_rng(0))
+    assert COUNTS["waits"] == 1
+    np.testing.assert_allclose(got, density._probe(host, 9.0, coefficients, 12, np.random.default_rng(0)), atol=1e-12)
+    ends = ConvOperator(np.eye(2)[:, :, None], (20,))  # its Krylov spaces have one dimension
+    np.testing.assert_allclose(
+        density._probe(ends, 1.0, coefficients, 12, np.random.default_rng(0)), [1.0, 1.0, 1.0], atol=1e-12
+    )
