@@ -339,7 +339,7 @@ def layer_similarities(
 
 def is_quickest_by_lags(kernels: Array) -> bool:
     """Tell whether kernels of 1 to 3 axes have few enough taps for the method "autocorrelation"."""
-    return kernels.ndim <= 5 and math.prod(kernels.shape[2:]) <= SPECTRAL_TAPS[kernels.ndim - 2]
+    return bool(kernels.ndim <= 5 and math.prod(kernels.shape[2:]) <= SPECTRAL_TAPS[kernels.ndim - 2])
 
 
 def _check_kernels(name: str, kernels: ArrayLike, xp: Namespace) -> Array:
