@@ -32,6 +32,7 @@ __all__ = [
     "is_exact",
     "is_followed",
     "is_numpy",
+    "is_on_gpu",
     "is_traced",
     "namespace",
     "on_device_of",
@@ -169,6 +170,19 @@ def is_numpy(array: Array) -> bool:
 def is_cupy(array: Array) -> bool:
     """Tell whether `array` is a CuPy array."""
     return bool(array_api_compat.is_cupy_array(array))
+
+
+def is_on_gpu(array: Array) -> bool:
+    """Tell whether `array` is CuPy's, or PyTorch's or JAX's and wholly on one CUDA device."""
+    if is_cupy(array):
+        return True
+    if array_api_compat.is_torch_array(array):
+        # PyTorch for AMD's devices calls them by the same name.
+        return array.device.type == "cuda" and importlib.import_module("torch").version.cuda is not None
+    if array_api_compat.is_jax_array(array) and not is_traced(array):
+        devices = array.devices()
+        return len(devices) == 1 and next(iter(devices)).platform in ("gpu", "cuda")
+    return False
 
 
 def device_of(array: Array) -> Any:
