@@ -17,7 +17,7 @@ from convla.networks import gains
 from convla.networks.graph import Node
 from convla.networks.layers import convolution_layer, dense_layer, normalization_layer
 
-__all__ = ["Call", "Padded", "Watcher", "interpret"]
+__all__ = ["STEPS", "Call", "Padded", "Watcher", "interpret", "plain_name"]
 
 Tensor = Any
 
@@ -75,8 +75,7 @@ class Call:
     def name(self) -> str:
         """The function's name, in place or as an operator too: "add" for add, add_, __add__ and __iadd__."""
         # An operator of an exported program is called "conv2d.default".
-        name = str(getattr(self.function, "__name__", self.function)).partition(".")[0].strip("_")
-        return _ALIASES.get(name, name)
+        return plain_name(str(getattr(self.function, "__name__", self.function)).partition(".")[0])
 
     def argument(self, position: int, name: str, default: Any = None) -> Any:
         """Return an argument, by its position or its name."""
@@ -104,6 +103,11 @@ _ALIASES = {
     "log_sigmoid": "logsigmoid", "concatenate": "cat", "maximum": "maximum", "absolute": "abs", "clip": "clamp",
     "clamp_min": "clamp", "clamp_max": "clamp", "rmatmul": "matmul", "mm": "matmul",
 }  # fmt: skip
+
+
+def plain_name(name: str) -> str:
+    """Return the name that `STEPS` has for a function: that of "add" for "add_" and "__iadd__" too."""
+    return _ALIASES.get(name.strip("_"), name.strip("_"))
 
 
 def interpret(call: Call) -> Node:
