@@ -335,13 +335,38 @@ def test_arrays_on_two_devices_are_refused(cupy: ModuleType) -> None:
         _windows.correlate(image, kernel, geometry)
 
 
-def test_too_little_memory_names_the_remedy(cupy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+class CUDARuntimeError(RuntimeError):
+    """As CuPy names the driver's."""
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        (
+            MemoryError("Out of memory allocating 512 bytes"),
+            MemoryError,
+            r"memory \(Out of .*\): pass fewer",
+        ),
+        (CUDARuntimeError("cudaErrorMemoryAllocation: out of memory"), MemoryError, r"free_all_blocks\(\)"),
+        (ImportError("libcublas.so.12: cannot open shared object file"), EngineError, r"cupy-cuda12x\[ctk\]"),
+        (
+            RuntimeError("CuPy failed to load libcufft.so.11: OSError"),
+            EngineError,
+            r"cannot be loaded \(Runtime",
+        ),
+        (CUDARuntimeError("cudaErrorIllegalAddress: ..."), CUDARuntimeError, r"^cudaErrorIllegalAddress: \.\.\.$"),
+    ],
+)
+def test_trouble_on_the_device_names_the_remedy(
+    error: Exception, kind: type[Exception], message: str, cupy: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*_: object, **__: object) -> None:
-        raise MemoryError("Out of memory allocating 512 bytes")
+        raise error
 
     monkeypatch.setattr(cupy_gradients, "launch_kernel", refuse)
-    with pytest.raises(MemoryError, match=r"too little memory \(Out of memory allocating 512 bytes\): pass fewer"):
+    with pytest.raises(kind, match=message):
         reweighted_gradient(cupy.asarray(np.ones((3, 3))), 2.0)
+    np.testing.assert_allclose(reweighted_gradient(np.ones((3, 3)), 2.0), np.ones((3, 3)))  # the CPU does not mind
 
 
 def test_a_compiler_that_is_not_there_names_the_remedy(cupy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
