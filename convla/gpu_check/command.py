@@ -26,17 +26,19 @@ from convla.gpu_check.timing import REPEATS, WARM_UP, Floors, device_time, measu
 __all__ = ["Report", "device_facts", "main", "markdown", "run_sanitizer", "run_tests"]
 
 CHECKOUT = Path(convla.__file__).parents[1]
-COLUMNS = (
-    "median_ms",
-    "least_ms",
-    "most_ms",
-    "floor_ms",
-    "fraction_of_floor",
-    "torch_ms",
-    "torch_ratio",
-    "target_ms",
-    "least_ratio",
-)
+COLUMNS = {
+    "median_ms": "ms",
+    "least_ms": "least",
+    "most_ms": "most",
+    "floor_ms": "floor",
+    "fraction_of_floor": "floor / ms",
+    "torch_ms": "PyTorch, ms",
+    "torch_ratio": "PyTorch / this",
+    "target_ms": "aim, ms",
+    "least_ratio": "aim, PyTorch / this",
+}
+"""What is printed of a row, and the head of its column."""
+
 SANITIZED = ("tests/test_kernels.py", "tests/test_similarity_engines.py")
 
 
