@@ -207,7 +207,7 @@ def _named(error: Exception) -> Exception | None:
     return None
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=256)
 def _copy(make: Callable[..., Any], arguments: tuple[Any, ...], device: int) -> Array:  # noqa: ARG001 - a part of the key
     cupy = importlib.import_module("cupy")
     table = cupy.asarray(make(*arguments))

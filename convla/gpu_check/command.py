@@ -83,6 +83,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.shrink < 1:
         parser.error(f"--shrink must be at least 1, got {options.shrink}")
+    if not options.minutes > 0:
+        parser.error(f"--minutes must be above 0, got {options.minutes}")
     return options
 
 
