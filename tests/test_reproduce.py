@@ -207,8 +207,9 @@ def test_the_other_readings_fail(readings: Readings, verdicts: Callable[..., dic
     assert counts["not reproduced"] >= sum(counts.values()) // 5
 
 
-def test_the_pages_say_what_their_numbers_say() -> None:
-    page = Path(__file__).parents[1] / "docs" / "verdicts_page.py"
+@pytest.mark.parametrize("name", ["verdicts_page", "studies_page", "scaling_page"])
+def test_the_pages_say_what_their_numbers_say(name: str) -> None:
+    page = Path(__file__).parents[1] / "docs" / f"{name}.py"
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
     assert subprocess.run([sys.executable, str(page), "--check"], env=environment, check=False).returncode == 0
 
