@@ -1,6 +1,6 @@
 """Run the three studies of the page *Studies of your own* and write what they find into it, or check that it says it.
 
-python docs/studies_page.py FOLDER    # runs what FOLDER does not hold yet, keeps the results beside the page, and writes
+python docs/studies_page.py FOLDER    # runs what FOLDER does not hold yet, keeps the results beside the page, writes
 python docs/studies_page.py           # writes anew from the CSV files beside the page
 python docs/studies_page.py --check   # exit code 1 if that would change the page
 """

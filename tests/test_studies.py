@@ -524,6 +524,8 @@ class TestCommand:
             (("= 20", "= 20\nkernels = 1"), "kernels must be between 2 and 4096, got 1"),
             (("N = 25", "N = "), "not a TOML file"),
             (("= 20", "= 20\npadding = -1"), "padding must be at least 0"),
+            (("= 20", "= 20\npadding = 1.5"), "or a number of positions, got 1.5"),
+            (("= 20", "= 20\nstream = '{'"), "stream must be a text with settings in braces, got '{'"),
         ],
     )
     def test_a_mistake_is_one_line(

@@ -118,8 +118,9 @@ class Setting:
         _ = self.make_optimizer
         check_choice("similarity", self.similarity, SIMILARITIES)
         check_choice("train", self.train, ("both", "first"))
-        if not isinstance(self.padding, int) or isinstance(self.padding, bool):
-            check_choice("padding", self.padding, PADDINGS)
+        if self.padding not in PADDINGS and (not isinstance(self.padding, int) or isinstance(self.padding, bool)):
+            known = ", ".join(map(repr, PADDINGS))
+            raise ValueError(f"padding must be one of {known}, or a number of positions, got {self.padding!r}")
         low, high = self._padded()
         if self.M + low + high < self.N:
             raise ValueError(f"N must be at most {self.M + low + high}, the padded input, got {self.N}")

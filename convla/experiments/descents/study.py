@@ -312,6 +312,8 @@ def _combinations(settings: Mapping[str, Any], together: Sequence[Mapping[str, A
                 stream = setting.stream.format(**setting.describe())
             except (KeyError, IndexError) as error:
                 raise ValueError(f"stream names {error}, which is no setting: {setting.stream!r}") from error
+            except ValueError as error:
+                raise ValueError(f"stream must be a text with settings in braces, got {setting.stream!r}") from error
             yield replace(setting, stream=stream)
 
 
