@@ -33,18 +33,28 @@ import convla
 from convla import ConvOperator, largest_singular_value
 from convla.experiments import Study
 from convla.experiments.pool import Pool
+from convla.experiments.session import Watcher
 
 HEADER = ("curve", "size", "clock", "processor", "mebibytes", "parts")
 THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "NUMBA_NUM_THREADS")
 CURVES: dict[str, tuple[int, ...]] = {
     "overhead": (100,),
+    "estimates": (100,),
     "workers": (1, 2),
     "repetitions": (10**3, 10**4, 10**5, 10**6, 10**7),
     "channels": (16, 32, 64, 128, 256, 512, 1024, 2048),
     "image": (16, 32, 64, 128, 256, 512),
     "files": (1, 10, 100, 1000),
 }
-GROWTH = {"repetitions": 10.0, "files": 10.0, "channels": 5.0, "image": 5.0, "workers": 1.0, "overhead": 1.0}
+GROWTH = {
+    "repetitions": 10.0,
+    "files": 10.0,
+    "channels": 5.0,
+    "image": 5.0,
+    "workers": 1.0,
+    "overhead": 1.0,
+    "estimates": 1.0,
+}
 """How many times longer than the one before a point may take, at most, with its preparation."""
 
 
@@ -114,16 +124,36 @@ class _Instantly(Executor):
         return future
 
 
+class _Lap(Watcher):
+    """Reads a stopwatch when a part is saved."""
+
+    def __init__(self, watch: Stopwatch) -> None:
+        self.watch, self.read = watch, watch.read
+
+    def finish(self, unit: Any) -> None:  # noqa: ARG002
+        self.read = self.watch.read
+
+
 def measure_overhead(size: int, folder: Path) -> Found:
-    """Measure what the driver does with parts as large as those of a second, their work aside."""
+    """Measure what the driver does with parts as large as those of a second until they are saved, their work aside."""
+    return _driver(size, folder)[0], size
+
+
+def measure_estimates(size: int, folder: Path) -> Found:
+    """Measure what it does with them when all are saved."""
+    return _driver(size, folder)[1], size
+
+
+def _driver(size: int, folder: Path) -> tuple[Any, Any]:
     part = study(N=9, M=64, loss="convolutional", iterations=400).settings[0].part
     plan = study(iterations=1, repetitions=size * part)
     study().run(folder / "warm", pool=Pool())
     executor = _Instantly()
     watch = Stopwatch()
-    plan.run(folder / "run", part=part, pool=Pool(executor))
-    clock, processor = watch.read - executor.working
-    return (clock, processor), size
+    lap = _Lap(watch)
+    plan.run(folder / "run", part=part, pool=Pool(executor), watcher=lap)
+    whole = np.array(watch.read)
+    return tuple(lap.read - executor.working), tuple(whole - lap.read)
 
 
 def measure_channels(size: int, folder: Path) -> Found:  # noqa: ARG001
@@ -157,6 +187,7 @@ def measure_files(size: int, folder: Path) -> Found:
 
 MEASURES: dict[str, Callable[[int, Path], Found]] = {
     "overhead": measure_overhead,
+    "estimates": measure_estimates,
     "workers": measure_workers,
     "repetitions": measure_repetitions,
     "channels": measure_channels,

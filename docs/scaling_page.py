@@ -75,29 +75,31 @@ def _exponents(curves: dict[str, list[Row]]) -> list[str]:
     return [*lines, "", f"convla {found['convla']} on {found['machine']}, one thread."]
 
 
-def overhead(curves: dict[str, list[Row]]) -> tuple[float, float]:
-    """Return what the driver takes for a part: of the processor, and of the clock, in seconds."""
-    row = curves["overhead"][-1]
-    return row["processor"] / row["parts"], row["clock"] / row["parts"]
+def _per_part(curves: dict[str, list[Row]], time: str) -> tuple[float, float]:
+    """Return the seconds that the driver takes for a part while the workers work, and after that."""
+    rows = (curves[name][-1] for name in ("overhead", "estimates"))
+    meanwhile, after = (row[time] / row["parts"] for row in rows)
+    return meanwhile, after
 
 
-def _speedup(workers: int, busy: float) -> float:
-    """Return how many parts of a second end in a second, where the driver takes `busy` seconds for each."""
-    # The driver does its share as workers do theirs: they wait for it only when it is busy all the time.
-    return min(workers / (1.0 + busy), 1.0 / busy)
+def _speedup(workers: int, curves: dict[str, list[Row]]) -> float:
+    """Return how many parts of a second end in a second."""
+    meanwhile, after = _per_part(curves, "clock")
+    return 1.0 / (max(1.0 / workers, meanwhile) + after)
 
 
 def _workers(curves: dict[str, list[Row]]) -> list[str]:
-    processor, clock = overhead(curves)
+    processor = sum(_per_part(curves, "processor"))
+    meanwhile, after = _per_part(curves, "clock")
     seconds = {int(row["size"]): row["clock"] for row in curves["workers"]}
     lines = ["| workers | parts a second, projected | measured |", "|---|---|---|"]
     for workers in WORKERS:
         measured = f"{seconds[1] / seconds[workers]:.2f}" if workers in seconds else ""
-        lines.append(f"| {workers} | {_speedup(workers, clock):.3g} | {measured} |")
+        lines.append(f"| {workers} | {_speedup(workers, curves):.3g} | {measured} |")
     return [
         f"A part of about a second costs the driver {1e3 * processor:.1f} ms of its processor, {100 * processor:.1f} % "
-        f"of the part, and {1e3 * clock:.1f} ms of the clock, with the waiting for the disk: it serves up to "
-        f"{math.floor(1.0 / clock)} workers.",
+        f"of the part. By the clock it is {1e3 * meanwhile:.1f} ms while the workers work, so that it keeps up with "
+        f"{math.floor(1.0 / meanwhile)} of them, and {1e3 * after:.1f} ms for the estimates when all parts are saved.",
         "",
         *lines,
     ]
@@ -129,8 +131,7 @@ def _draw(curves: dict[str, list[Row]], path: Path) -> None:
     memory.set_xlabel("repetitions of a study", fontsize=9, color=INK)
     memory.set_ylabel("the most memory, MiB", fontsize=9, color=INK)
     tidy(speed)
-    clock = overhead(curves)[1]
-    speed.loglog(WORKERS, [_speedup(n, clock) for n in WORKERS], color=COLORS[0], label="projected")
+    speed.loglog(WORKERS, [_speedup(n, curves) for n in WORKERS], color=COLORS[0], label="projected")
     speed.loglog(WORKERS, WORKERS, color=INK, linestyle="dotted", linewidth=1.0, label="without any overhead")
     seconds = {int(row["size"]): row["clock"] for row in curves["workers"]}
     speed.loglog(

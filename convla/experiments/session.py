@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from convla.experiments.folder import ResultsError, ResultsFolder
@@ -23,6 +25,9 @@ class Unit(Hashable, Protocol):
     def describe(self) -> dict[str, Any]:
         """Return what it is, as plain data."""
 
+
+WRITERS = 4
+"""Files that are written at a time."""
 
 U = TypeVar("U", bound=Unit)
 O = TypeVar("O")  # noqa: E741  (an outcome, a dataclass of arrays)
@@ -108,10 +113,23 @@ class Session(Generic[U, O]):
 
     def run(self, job: Job[U, O], units: Iterable[U]) -> None:
         """Run the units that are not saved, and save each as it ends; neither they nor what they leave are kept."""
-        for unit, outcome in self._run(job, self._missing(job, units)):
-            self._folder.save(unit.name, job.describe(unit), outcome)
-            job.forget(unit)
-            self._watcher.finish(unit)
+        saving: deque[tuple[U, Future[None]]] = deque()
+
+        def end(most: int) -> None:
+            while len(saving) > most:
+                unit, written = saving.popleft()
+                written.result()
+                job.forget(unit)
+                self._watcher.finish(unit)
+
+        # The disk is waited for beside the work: a file is there for good some 10 ms after it is written.
+        with ThreadPoolExecutor(WRITERS) as writers:
+            try:
+                for unit, outcome in self._run(job, self._missing(job, units)):
+                    saving.append((unit, writers.submit(self._folder.save, unit.name, job.describe(unit), outcome)))
+                    end(WRITERS)
+            finally:
+                end(0)
 
     def saved(self, job: Job[U, O], unit: U) -> O:
         """Return what a unit that has been run left.
