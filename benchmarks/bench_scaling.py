@@ -55,7 +55,7 @@ GROWTH = {
     "overhead": 1.0,
     "estimates": 1.0,
 }
-"""How many times longer than the one before a point may take, at most, with its preparation."""
+"""How many times longer than the one before it a point may take."""
 
 
 def peak() -> float:
@@ -236,19 +236,20 @@ def main() -> None:
     environment = {**os.environ, **dict.fromkeys(THREADS, "1")}
     deadline = time.monotonic() + arguments.seconds
     for curve, sizes in CURVES.items():
-        took = 0.0
+        expected = 0.0
         for size in sizes:
             if (curve, size) in done:
                 continue
             left = deadline - time.monotonic()
-            if GROWTH[curve] * took > left or left <= 0.0:
+            if expected > left or left <= 0.0:
                 print(f"{curve}: {size} and more would not fit into {left:.0f} s", flush=True)
                 break
             began = time.monotonic()
             command = [sys.executable, __file__, "--point", curve, str(size)]
             run = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-            took = time.monotonic() - began
             row = json.loads(run.stdout)
+            starting = time.monotonic() - began - row["clock"]
+            expected = starting + GROWTH[curve] * row["clock"]
             with table.open("a", newline="", encoding="utf-8") as file:
                 csv.writer(file, lineterminator="\n").writerow([row[name] for name in HEADER])
             clock, processor, memory = (float(row[name]) for name in ("clock", "processor", "mebibytes"))
