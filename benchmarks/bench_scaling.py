@@ -23,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any
 
@@ -108,19 +108,15 @@ def _one_part(plan: Study, part: int, place: int) -> None:
 
 
 class _Instantly(Executor):
-    """Does the work as it is handed over: what a run costs beside it is the driver's alone."""
+    """Gives every part what the first of them left: workers that take no time, so that the driver is never idle."""
 
     def __init__(self) -> None:
-        self.working = np.zeros(2)
+        self.first: Any = None
 
     def submit(self, function: Any, /, *arguments: Any, **options: Any) -> Any:
-        from concurrent.futures import Future
-
-        future: Any = Future()
-        watch = Stopwatch()
-        result = function(*arguments, **options)
-        self.working += watch.read
-        future.set_result(result)
+        self.first = self.first or function(*arguments, **options)
+        future: Future[Any] = Future()
+        future.set_result(self.first)
         return future
 
 
@@ -135,7 +131,7 @@ class _Lap(Watcher):
 
 
 def measure_overhead(size: int, folder: Path) -> Found:
-    """Measure what the driver does with parts as large as those of a second until they are saved, their work aside."""
+    """Measure what the driver does with parts as large as those of a second until they are saved."""
     return _driver(size, folder)[0], size
 
 
@@ -149,11 +145,11 @@ def _driver(size: int, folder: Path) -> tuple[Any, Any]:
     plan = study(iterations=1, repetitions=size * part)
     study().run(folder / "warm", pool=Pool())
     executor = _Instantly()
+    plan.repeated(part).run(folder / "first", part=part, pool=Pool(executor))
     watch = Stopwatch()
     lap = _Lap(watch)
-    plan.run(folder / "run", part=part, pool=Pool(executor), watcher=lap)
-    whole = np.array(watch.read)
-    return tuple(lap.read - executor.working), tuple(whole - lap.read)
+    plan.run(folder / "run", part=part, pool=Pool(executor, workers=size), watcher=lap)
+    return lap.read, tuple(np.subtract(watch.read, lap.read))
 
 
 def measure_channels(size: int, folder: Path) -> Found:  # noqa: ARG001
