@@ -105,6 +105,13 @@ def _workers(curves: dict[str, list[Row]]) -> list[str]:
     ]
 
 
+def _name_ticks(axes: Any, sizes: Sequence[float]) -> None:
+    """Write each size where its point is, where powers of ten are too far apart for that."""
+    if max(sizes) <= 10**4:
+        axes.minorticks_off()
+        axes.set_xticks(sizes, [f"{size:g}" for size in sizes])
+
+
 def _draw(curves: dict[str, list[Row]], path: Path) -> None:
     from matplotlib.figure import Figure
 
@@ -119,6 +126,7 @@ def _draw(curves: dict[str, list[Row]], path: Path) -> None:
         axes.loglog(sizes, times, "o-", color=COLORS[0], linewidth=1.3, markersize=4)
         guide = [times[-1] * (size / sizes[-1]) ** expected for size in sizes]
         axes.loglog(sizes, guide, color=INK, linestyle="dotted", linewidth=1.0)
+        _name_ticks(axes, sizes)
         title = f"exponent {exponent(rows):.2f}, expected {expected:g} (dotted)"
         axes.set_title(title, fontsize=9, color=INK)
         axes.set_xlabel(what, fontsize=9, color=INK)
@@ -127,7 +135,7 @@ def _draw(curves: dict[str, list[Row]], path: Path) -> None:
     tidy(memory)
     rows = curves["repetitions"]
     memory.semilogx([row["size"] for row in rows], [row["mebibytes"] for row in rows], "o-", color=COLORS[1])
-    memory.set_ylim(bottom=0.0)
+    memory.set_ylim(0.0, 1.1 * max(row["mebibytes"] for row in rows))
     memory.set_xlabel("repetitions of a study", fontsize=9, color=INK)
     memory.set_ylabel("the most memory, MiB", fontsize=9, color=INK)
     tidy(speed)
@@ -137,6 +145,7 @@ def _draw(curves: dict[str, list[Row]], path: Path) -> None:
     speed.loglog(
         list(seconds), [seconds[1] / time for time in seconds.values()], "o", color=COLORS[1], label="measured"
     )
+    _name_ticks(speed, WORKERS)
     speed.set_xlabel("workers", fontsize=9, color=INK)
     speed.set_ylabel("parts of a second that end in one", fontsize=9, color=INK)
     speed.legend(frameon=False, fontsize=8)
