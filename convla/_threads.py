@@ -22,13 +22,17 @@ import os
 import queue
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import threadpoolctl
 
-__all__ = ["BLAS_FROM", "at_most", "blas_for", "blas_on_one_thread", "share", "thread_limit"]
+__all__ = ["BLAS_FROM", "at_most", "blas_for", "blas_on_one_thread", "in_order", "share", "thread_limit"]
+
+A = TypeVar("A")
+R = TypeVar("R")
 
 BLAS_FROM = 2e8
 """Floating-point operations in one dense routine from which the BLAS's threads are worth waking."""
@@ -309,6 +313,57 @@ def share(work: Callable[[], object]) -> None:
         task.close()
     if task.error is not None:
         raise task.error
+
+
+def in_order(function: Callable[[A], R], arguments: Sequence[A]) -> Iterator[R]:
+    """Yield a function's results in the order of the arguments, of which as many are worked on at once as are allowed.
+
+    Each is worked on by one thread; where there is a single argument, or one thread is allowed, by the caller's own,
+    and compiled kernels may then have all that are allowed. What has begun when the caller stops asking is given up.
+
+    Parameters
+    ----------
+    function : callable
+        Of one argument; it may be called by several Python threads at once.
+    arguments : sequence
+
+    Examples
+    --------
+    >>> from convla._threads import in_order
+    >>> list(in_order(abs, [-1, 2, -3]))
+    [1, 2, 3]
+    """
+    threads = min(thread_limit(), len(arguments))
+    if threads < 2:
+        yield from map(function, arguments)
+        return
+    results: list[Future[R]] = [Future() for _ in arguments]
+    waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
+    for number in range(len(arguments)):
+        waiting.put(number)
+
+    def work() -> None:
+        with at_most(1):
+            while True:
+                try:
+                    number = waiting.get_nowait()
+                except queue.Empty:
+                    return
+                try:
+                    results[number].set_result(function(arguments[number]))
+                except BaseException as error:  # the caller's thread raises it
+                    results[number].set_exception(error)
+
+    # Daemons: a program that is interrupted does not wait for them.
+    for number in range(threads):
+        threading.Thread(target=work, name=f"convla-row-{number + 1}", daemon=True).start()
+    try:
+        for result in results:
+            yield result.result()
+    finally:
+        with contextlib.suppress(queue.Empty):
+            while True:
+                waiting.get_nowait()
 
 
 def _forget_threads() -> None:

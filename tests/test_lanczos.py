@@ -17,6 +17,7 @@ from convla import (
     smallest_singular_value,
 )
 from convla.errors import ConvergenceWarning
+from convla.spectra import Lanczos
 from convla.spectra.lanczos import block_lanczos, random_start_error
 from tests.spectra_oracles import dense_values, triplet_defects
 
@@ -44,6 +45,16 @@ def test_symmetric_kernels_with_double_singular_values(kernel: np.ndarray) -> No
     exact = dense_values(operator)[:6]
     assert exact[1] == pytest.approx(exact[2], rel=1e-12)
     np.testing.assert_allclose(singular_values(operator, 6, method="lanczos").values, exact, rtol=1e-9)
+
+
+@pytest.mark.parametrize("method", [Lanczos(block=1), Lanczos(block=5), Lanczos(block=3, basis_size=30)])
+def test_the_settings_change_the_way_and_not_the_values(method: Lanczos) -> None:
+    operator = ConvOperator(np.random.default_rng(5).standard_normal((4, 4, 3, 3)), (12, 12), stride=2)
+    found = singular_values(operator, 4, method=method, rtol=1e-9)
+    assert found.method == "lanczos"
+    assert triplet_defects(operator, found)[0] <= 1e-9 * found.value
+    np.testing.assert_allclose(found.values, dense_values(operator)[:4], rtol=1e-9)
+    assert found.matvecs != singular_values(operator, 4, method="lanczos", rtol=1e-9).matvecs
 
 
 def test_the_identity_has_as_many_copies_as_are_asked_for() -> None:

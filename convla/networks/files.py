@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from convla.errors import WeightsError
+from convla.errors import WeightsError, install_line
 from convla.networks.graph import Network
 from convla.networks.weights import WEIGHT_FORMATS, Weights, read_model
 
@@ -16,11 +16,17 @@ __all__ = ["MODEL_FORMATS", "read_file"]
 
 _READERS = {
     ".onnx": ("convla.networks.onnx_files", "read_onnx"),
+    ".pt2": ("convla.frameworks.torch.exported", "read_program"),
     ".msgpack": ("convla.networks.flax_files", "read_msgpack"),
     ".index.json": ("convla.networks.shards", "read_shards"),
     **dict.fromkeys((".keras", ".h5", ".hdf5"), ("convla.networks.keras_files", "read_keras")),
 }
-"""By ending: the module of a reader and its name; each imports what its format needs when it is called."""
+"""By ending: the module of a reader and its name; each imports what its format needs when it is called.
+
+That of exported programs stands above this package, with the framework that it needs.
+"""
+
+_PROGRAMS = (".jit", ".ts", ".torchscript")
 
 MODEL_FORMATS = (*WEIGHT_FORMATS, *_READERS)
 
@@ -56,11 +62,16 @@ def read_file(path: Path, image: Sequence[int] | None = None) -> Network | Weigh
     ending = next((one for one in _READERS if path.name.endswith(one)), None)
     if ending is not None:
         module, name = _READERS[ending]
-        found: Network | Weights = getattr(importlib.import_module(module), name)(path, image)
+        try:
+            reader = importlib.import_module(module)
+        except ImportError as error:
+            raise WeightsError(f"{path}: {ending} files need the extra torch: {install_line('torch')}") from error
+        found: Network | Weights = getattr(reader, name)(path, image)
     else:
-        if path.suffix == ".pt2":
+        if path.suffix in _PROGRAMS:
             raise WeightsError(
-                f"{path}: an exported program, which is not read from its file: inspect torch.export.load(...).module()"
+                f"{path}: a TorchScript archive, which is a program; save its weights as "
+                "torch.save(torch.jit.load(...).state_dict(), ...), or the model as ONNX or by torch.export"
             )
         if path.suffix not in WEIGHT_FORMATS:
             raise WeightsError(f"{path}: the name must end in one of {', '.join(MODEL_FORMATS)}")

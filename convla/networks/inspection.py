@@ -59,8 +59,8 @@ def inspect(
         "same", stride 1, one group.
     settings : sequence of (pattern, LayerSettings)
         For weights alone: as `read_settings` returns them.
-    measures : sequence of {"sigma_max", "sigma_min", "stable_rank", "similarity", "orthogonality"}, optional
-        What to find; all by default.
+    measures : sequence of {"sigma_max", "sigma_min", "stable_rank", "similarity", "orthogonality", "density"}, optional
+        What to find; all by default, but for densities that take more than about a tenth of a second each.
     only : str, optional
         A pattern of layers' names, ``*`` standing for anything; the network is then not bounded.
     runs : bool, default True
@@ -70,7 +70,7 @@ def inspect(
     data : tensor, or tuple or mapping of tensors, optional
         Inputs at which a module's Jacobian bounds the Lipschitz constant from below; the example by default.
     budget : float, optional
-        Seconds after which layers are only estimated; their rows say so.
+        Seconds. Layers are only estimated that would take longer than what is left of them; their rows say so.
     progress : callable, optional
         Called with each row as it is done.
 

@@ -27,6 +27,9 @@ class Subject(NamedTuple):
         """The layer, for a measure of its kernel."""
         if self.layer is None:
             raise ValueError("not defined for several layers together")
+        products = self.layer.kernel.size * self.layer.all_filters.shape[0]
+        if products > self.spectrum.effort.kernels:
+            raise ValueError(f"left out to save time: a kernel of shape {self.layer.kernel.shape}")
         return self.layer
 
 
@@ -108,8 +111,12 @@ MEASURES: dict[str, tuple[Column, ...]] = {
         Column("mutual_coherence", "coherence", _coherence),
         Column("ocnn_residual", "OCNN", _ocnn_residual),
     ),
+    "density": (),
 }
-"""Groups of columns; the enclosure of the largest singular value, "at_least" and "at_most", is proved."""
+"""Groups of columns; the enclosure of the largest singular value, "at_least" and "at_most", is proved.
+
+The density of a row is no number, and so in no column: `LayerReport.density`.
+"""
 
 OF_MAPS = ("sigma_max", "sigma_min", "stable_rank")
 """The groups that are defined for any map, and not only for a kernel."""

@@ -16,6 +16,7 @@ import numpy as np
 
 from convla.networks.certificate import Certificate
 from convla.networks.measures import Column
+from convla.spectra import SpectralDensity
 
 __all__ = ["SCHEMA", "Inspection", "LayerReport", "csv_of", "frame_of", "pads", "sizes"]
 
@@ -49,6 +50,8 @@ class LayerReport:
     """Filters that are 0, or lost in the rounding of the others."""
     notes: tuple[str, ...]
     seconds: float
+    density: SpectralDensity | None = None
+    """How the singular values are distributed; None where it was not asked for, or takes long: see `inspect`."""
 
     @property
     def summary(self) -> str:
@@ -158,6 +161,7 @@ class Inspection:
                 "quantities": {name: _number(value) for name, value in layer.quantities.items()},
                 "status": layer.status,
                 "errors": {name: _number(value) for name, value in layer.errors.items()},
+                "density": _density(layer.density),
                 "zero_values": layer.deficiency,
                 "dead": layer.dead,
                 "notes": list(layer.notes),
@@ -185,6 +189,22 @@ def _number(value: float | None) -> float | str | None:
     if value is None or math.isfinite(value):
         return value
     return "NaN" if math.isnan(value) else "Infinity"
+
+
+def _density(found: SpectralDensity | None) -> dict[str, Any] | None:
+    """Return a distribution of singular values for JSON."""
+    if found is None:
+        return None
+    return {
+        "edges": found.edges.tolist(),
+        "shares": found.shares.tolist(),
+        "errors": found.errors.tolist(),
+        "confidence": found.confidence,
+        "blur": found.blur,
+        "zeros": found.zeros,
+        "zeros_proved": found.zeros_proved,
+        "status": str(found.status),
+    }
 
 
 def _plain(value: Any) -> Any:

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from convla._array import available_memory
-from convla._threads import blas_on_one_thread
+from convla._threads import blas_on_one_thread, in_order, thread_limit
 from convla.errors import ConvergenceWarning
 from convla.networks.certificate import Certificate, certify
+from convla.networks.effort import FULL, QUICK, Effort, Pace, work_of
 from convla.networks.gains import outward
 from convla.networks.graph import Network
 from convla.networks.layers import Layer
 from convla.networks.measures import OF_MAPS, Column, Subject, columns_of
 from convla.networks.report import LayerReport
 from convla.networks.runs import folded, product_of
-from convla.networks.spectrum import FULL, QUICK, Spectrum
+from convla.networks.spectrum import Spectrum
+from convla.spectra import SpectralDensity
 from convla.spectra.status import Status
 
 __all__ = ["Inspector", "Task", "check_memory", "tasks_of"]
@@ -89,16 +93,34 @@ def check_memory(task: Task) -> None:
             )
 
 
+@dataclass(frozen=True)
+class _Found:
+    """What is measured of a map: all of a row that equal maps share."""
+
+    quantities: dict[str, float | None]
+    status: dict[str, str]
+    errors: dict[str, float]
+    deficiency: int | None
+    dead: int
+    density: SpectralDensity | None
+    notes: tuple[str, ...]
+
+
 class Inspector:
-    """Makes the rows of a report, one at a time; equal layers are worked on once.
+    """Makes the rows of a report, as many at a time as there are threads; equal layers are worked on once.
 
     Parameters
     ----------
     tasks : sequence of Task
     measures : sequence of str, optional
-        Names of groups in `MEASURES`; all by default.
+        Names of groups in `MEASURES`; all by default, and then densities only where they take a tenth of a second.
     budget : float
-        Seconds after which rows are only estimated.
+        Seconds after which rows are only estimated, as those are that would take longer than what is left.
+
+    Attributes
+    ----------
+    pace : Pace
+        What the rows so far say of how long the others will take.
     """
 
     def __init__(
@@ -106,14 +128,19 @@ class Inspector:
     ) -> None:
         self.tasks, self.columns = tuple(tasks), columns_of(measures)
         self._of_maps = {column.name for column in columns_of(OF_MAPS)}
+        self._with_density = measures is None or "density" in measures
+        self._effort = replace(FULL, density=math.inf) if measures is not None else FULL
         self._deadline = time.monotonic() + budget
         self._spectra: dict[Any, Spectrum] = {}
-        self._rows: dict[Any, LayerReport] = {}
+        self._found: dict[Any, _Found] = {}
+        self._lock = threading.Lock()
+        self._works = {task: work_of(task.layers) if self.is_spectral else _kernel_work(task) for task in self.tasks}
+        self.pace = Pace(list(self._works.values()), min(thread_limit(), max(1, len(self.tasks))))
 
     @property
     def is_spectral(self) -> bool:
         """Whether singular values are among the measures."""
-        return any(column.name in self._of_maps for column in self.columns)
+        return self._with_density or any(column.name in self._of_maps for column in self.columns)
 
     @property
     def has_bounds(self) -> bool:
@@ -121,9 +148,11 @@ class Inspector:
         return any(column.name == "at_most" for column in self.columns)
 
     def rows(self) -> Iterator[LayerReport]:
-        """Give the rows as they are done."""
-        for task in self.tasks:
-            yield self._row(task)
+        """Give the rows in order, as they are done."""
+        with warnings.catch_warnings():
+            # The status of a value says it; filters are of the whole process, and rows are made by several threads.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            yield from in_order(self._row, self.tasks)
 
     def certificate(self, network: Network) -> Certificate:
         """Bound the network by the enclosures of its layers and runs."""
@@ -141,42 +170,76 @@ class Inspector:
     def _norm(spectrum: Spectrum) -> float:
         return outward(spectrum.bounds[1])
 
-    @property
-    def _is_late(self) -> bool:
-        return time.monotonic() > self._deadline
+    def _effort_of(self, layers: tuple[Layer, ...]) -> Effort:
+        """Return what may go into a map: little, where the budget is used up, or would be by this one."""
+        left = self._deadline - time.monotonic()
+        late = left <= 0.0 or (left < math.inf and self.pace.expected(work_of(layers)) > left)
+        return QUICK if late else self._effort
 
     def _spectrum(self, layers: tuple[Layer, ...]) -> Spectrum:
         key = tuple(layer.key for layer in layers)
-        if key not in self._spectra:
-            parts = folded(layers)
-            effort = QUICK if self._is_late else FULL
-            if len(parts) == 1:
-                (part,) = parts
-                copies = math.prod(part.image) if part.pointwise else 1
-                spectrum = Spectrum(part.operator, rounding=part.rounding, copies=copies, effort=effort)
-            else:
-                norms = [self._norm(self._spectrum((part,))) for part in parts]
-                upper = outward(math.prod(norms), len(parts))
-                # What the factors lack of those that are meant, which the bound of each has in it.
-                exact = math.prod(norm - part.rounding for norm, part in zip(norms, parts, strict=True))
-                rounding = outward(upper - exact, len(parts))
-                spectrum = Spectrum(product_of(parts), rounding=rounding, upper=upper, effort=effort)
-            self._spectra[key] = spectrum
-        return self._spectra[key]
+        with self._lock:
+            if key in self._spectra:
+                return self._spectra[key]
+        spectrum = self._new_spectrum(layers)
+        with self._lock:
+            return self._spectra.setdefault(key, spectrum)
+
+    def _new_spectrum(self, layers: tuple[Layer, ...]) -> Spectrum:
+        parts = folded(layers)
+        effort = self._effort_of(layers)
+        if len(parts) == 1:
+            (part,) = parts
+            copies = math.prod(part.image) if part.pointwise else 1
+            near = [layer for layer in layers if layer.kind != "normalization"]
+            start = self._spectrum((near[0],)) if len(layers) > 1 and near else None
+            return Spectrum(part.operator, rounding=part.rounding, copies=copies, start=start, effort=effort)
+        norms = [self._norm(self._spectrum((part,))) for part in parts]
+        upper = outward(math.prod(norms), len(parts))
+        # What the factors lack of those that are meant, which the bound of each has in it.
+        exact = math.prod(norm - part.rounding for norm, part in zip(norms, parts, strict=True))
+        rounding = outward(upper - exact, len(parts))
+        return Spectrum(product_of(parts), rounding=rounding, upper=upper, effort=effort)
+
+    def _row(self, task: Task) -> LayerReport:
+        began = time.perf_counter()
+        layer = None if task.is_run else task.layers[0]
+        key = tuple(one.key for one in task.layers), None if layer is None else layer.kind
+        with self._lock:
+            known = self._found.get(key)
+        found = self._measured(task, layer) if known is None else known
+        with self._lock:
+            self._found[key] = found
+        seconds = time.perf_counter() - began
+        self.pace.note(self._works[task], seconds if known is None else None)
+        return LayerReport(
+            name=task.name,
+            kind="run" if layer is None else layer.kind,
+            shape=task.shape,
+            dtype=task.dtype,
+            geometry=_described(task.layers),
+            assumed=() if layer is None else layer.assumed,
+            quantities=found.quantities,
+            status=found.status,
+            errors=found.errors,
+            deficiency=found.deficiency,
+            dead=found.dead,
+            notes=(*task.notes, *found.notes),
+            seconds=seconds,
+            density=found.density,
+        )
 
     # The decompositions of a row are small: to wake the BLAS's threads for them takes longer than they do.
     @blas_on_one_thread()
-    def _row(self, task: Task) -> LayerReport:
-        began = time.perf_counter()
+    def _measured(self, task: Task, layer: Layer | None) -> _Found:
         spectrum = self._spectrum(task.layers)
-        layer = None if task.is_run else task.layers[0]
         # The factors of a normalisation are no filters.
         whole = layer is not None and layer.kind != "normalization"
         columns = [column for column in self.columns if whole or column.name in self._of_maps]
         quantities, reasons = _measured(Subject(spectrum, layer), columns)
         quantities = {column.name: quantities.get(column.name) for column in self.columns}
         status, errors = _support(spectrum, quantities)
-        notes = list(task.notes)
+        notes = []
         dead = int(np.count_nonzero(~layer.live)) if layer is not None and whole else 0
         if layer is not None and dead:
             notes.append(
@@ -188,22 +251,18 @@ class Inspector:
             deficiency = spectrum.deficiency
             many = "at least one" if deficiency is None else str(deficiency)
             notes.append(f"rank deficient: {many} of {min(task.matrix_shape)} singular values are zero to rounding")
+        if spectrum.effort is QUICK and self.is_spectral:
+            notes.append(
+                "estimated to save time; the enclosure is by the moduli of the entries, where no other is cheap"
+            )
         notes += [f"{', '.join(headings)}: {reason}" for reason, headings in reasons.items()]
-        return LayerReport(
-            name=task.name,
-            kind="run" if layer is None else layer.kind,
-            shape=task.shape,
-            dtype=task.dtype,
-            geometry=_described(task.layers),
-            assumed=() if layer is None else layer.assumed,
-            quantities=quantities,
-            status=status,
-            errors=errors,
-            deficiency=deficiency,
-            dead=dead,
-            notes=tuple(notes),
-            seconds=time.perf_counter() - began,
-        )
+        density = spectrum.density if self._with_density else None
+        return _Found(quantities, status, errors, deficiency, dead, density, tuple(notes))
+
+
+def _kernel_work(task: Task) -> float:
+    """Estimate the products that the measures of a kernel take."""
+    return float(sum(layer.kernel.size * layer.all_filters.shape[0] for layer in task.layers))
 
 
 def _measured(subject: Subject, columns: Sequence[Column]) -> tuple[dict[str, float | None], dict[str, list[str]]]:
@@ -212,8 +271,7 @@ def _measured(subject: Subject, columns: Sequence[Column]) -> tuple[dict[str, fl
     reasons: dict[str, list[str]] = {}
     for column in columns:
         # What overflows comes out as infinity or NaN, and is told below.
-        with warnings.catch_warnings(record=True) as caught, np.errstate(over="ignore", invalid="ignore"):
-            warnings.simplefilter("always", ConvergenceWarning)
+        with np.errstate(over="ignore", invalid="ignore"):
             try:
                 value = column.compute(subject)
                 if math.isnan(value):
@@ -222,8 +280,6 @@ def _measured(subject: Subject, columns: Sequence[Column]) -> tuple[dict[str, fl
             except (TypeError, ValueError, ArithmeticError, MemoryError) as error:
                 quantities[column.name] = None
                 reasons.setdefault(str(error) or type(error).__name__, []).append(column.heading)
-        for warning in caught:
-            reasons.setdefault(str(warning.message), []).append(column.heading)
     return quantities, reasons
 
 

@@ -21,9 +21,9 @@ from convla.spectra.certificate import U64, gamma
 from convla.spectra.dense import decomposition_is_cheap, dense_triplets
 from convla.spectra.enclosure import dense_upper_bound, symbol_maxima, symbol_upper_bound
 from convla.spectra.maximiser import SymbolPeak, start_vectors
-from convla.spectra.norms import norm_bound, written_out_bound
+from convla.spectra.norms import NormBound, norm_bound, written_out_bound
 from convla.spectra.result import SingularValues
-from convla.spectra.roundoff import in_double, product_error
+from convla.spectra.roundoff import in_double, product_error, schur_bound
 from convla.spectra.scaling import rounded_down, rounded_up
 from convla.spectra.search import lanczos_triplets
 from convla.spectra.starts import structured_start
@@ -38,6 +38,7 @@ _CHEAP = 10**7  # products in an application
 _NOISE = 0.05  # of the start, for the parts of the operator that the waves do not reach
 _WAVES = 4  # of the symbol's maxima, whose plane waves the short iteration starts from
 _INDEPENDENT = 1e-3  # of their overlaps' eigenvalues: waves closer to each other count once
+_MODULI = "row and column sums of the matrix's moduli"
 _BELOW = "norm of the image of a Ritz vector, in float64"
 _TOLERANCE = 1e-4  # of the short iteration: below what the torus adds to the other side
 
@@ -63,7 +64,7 @@ class SingularValueBounds(NamedTuple):
 def singular_value_bounds(
     operator: LinearMap,
     *,
-    method: Literal["auto", "dense", "symbol"] = "auto",
+    method: Literal["auto", "dense", "symbol", "entries"] = "auto",
     start: SingularValues | ArrayLike | None = None,
     max_matvecs: int | None = None,
     rng: Seed = 0,
@@ -74,8 +75,9 @@ def singular_value_bounds(
     ----------
     operator : LinearMap
         A `ConvOperator`, its transpose, or any other map.
-    method : {"auto", "dense", "symbol"}
-        How to bound from above: from the matrix itself, from the symbol (any size), or the cheapest that is tight. A
+    method : {"auto", "dense", "symbol", "entries"}
+        How to bound from above: from the matrix itself, from the symbol (any size), or the cheapest that is tight; by
+        "entries" from the row and column sums of the moduli, which costs two products and is seldom tight. A
         map made of several convolutions is bounded from theirs, and by "auto" from its matrix too where that is small.
     start : SingularValues or array of shape (..., *domain_shape), optional
         A previous result for this operator, or an image, whose first vector serves for the lower bound as it is. By
@@ -134,7 +136,7 @@ def singular_value_bounds(
     True
     """
     check_map(operator)
-    check_choice("method", method, ("auto", "dense", "symbol"))
+    check_choice("method", method, ("auto", "dense", "symbol", "entries"))
     if max_matvecs is not None:
         check_integer("max_matvecs", max_matvecs, minimum=2)
     given = None if start is None else _given_vector(operator, start)
@@ -185,14 +187,16 @@ def _of_convolution(
         zero = "no entry of the kernel that meets the image differs from zero"
         return SingularValueBounds(0.0, 0.0, zero, zero)
     dense = method == "dense" or (method == "auto" and min(scaled.shape) <= _DENSE_SIDE)
-    peaks = () if dense else symbol_maxima(scaled, rng)
+    peaks = () if dense or method == "entries" else symbol_maxima(scaled, rng)
     if given is not None:
         lower = _rayleigh_lower(scaled, given, transposed=problem.transposed)
     elif dense:
         lower = _rayleigh_lower(scaled, dense_triplets(in_double(scaled), 1).right)
     else:
         lower = _rayleigh_lower(scaled, _ritz_vector(scaled, peaks, max_matvecs, rng))
-    if dense:
+    if method == "entries":
+        upper, above = schur_bound(scaled), _MODULI
+    elif dense:
         upper, above = dense_upper_bound(scaled, guess=lower)
     else:
         upper, above = symbol_upper_bound(scaled, guess=lower, rng=rng, peaks=peaks)
@@ -203,7 +207,7 @@ def _of_map(
     scaled: LinearMap, method: str, given: Array | None, max_matvecs: int | None, rng: np.random.Generator
 ) -> SingularValueBounds:
     """Enclose the norm of a map that is no convolution, with parts of order 1."""
-    small = method != "symbol" and decomposition_is_cheap(scaled)
+    small = method in ("auto", "dense") and decomposition_is_cheap(scaled)
     if given is not None:
         lower = _rayleigh_lower(scaled, given)
     elif small or method == "dense":
@@ -214,7 +218,9 @@ def _of_map(
         )
         lower = _rayleigh_lower(scaled, found.right)
     bounds = [written_out_bound(scaled)] if small or method == "dense" else []
-    if method != "dense":
+    if method == "entries":
+        bounds = [NormBound(Fraction(schur_bound(scaled)), _MODULI)]
+    elif method != "dense":
         bounds += [bound for bound in [norm_bound(scaled, rng)] if bound is not None]
     if not bounds:
         return SingularValueBounds(lower, math.inf, _BELOW, "nothing: the map is not written out, and has no modulus")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.special
 
-from convla._array import namespace, on_device_of, to_numpy
+from convla._array import namespace, on_device_of, to_numbers, to_numpy
 from convla._threads import blas_on_one_thread
 from convla._validate import check_integer, check_real
 from convla.linear_map import LinearMap
@@ -24,7 +24,7 @@ from convla.spectra.status import Status
 from convla.spectra.values import largest_singular_value, singular_values
 from convla.typing import Array, Seed
 
-__all__ = ["SpectralDensity", "StableRank", "spectral_density", "stable_rank"]
+__all__ = ["SpectralDensity", "StableRank", "spectral_density", "stable_rank", "values_are_at_hand"]
 
 _DIRECT = 3e10  # operations of a decomposition: about a second
 _WRITTEN = 1 << 24  # entries of a matrix that is written out for its Frobenius norm
@@ -167,6 +167,7 @@ def spectral_density(
     probes: int = 16,
     degree: int = 64,
     confidence: float = _SHARE,
+    start: SingularValues | None = None,
     rng: Seed = 0,
 ) -> SpectralDensity:
     """Return which shares of a map's singular values lie in intervals of equal length.
@@ -183,6 +184,8 @@ def spectral_density(
         Of the polynomials that then stand for the intervals; each probe takes half as many products with the Gram map.
     confidence : float, default 0.95
         The share of runs in which all error bars hold together.
+    start : SingularValues, optional
+        A result for the largest singular value of this operator, which is then not looked for again.
     rng : numpy.random.Generator or seed
 
     Returns
@@ -224,9 +227,9 @@ def spectral_density(
     convolution = operator if isinstance(operator, ConvOperator) else operator.T
     parts = direct_sum(convolution) if isinstance(convolution, ConvOperator) else None
     structural = 0 if parts is None else min(operator.shape) - values_in(parts)
-    if _all_are_at_hand(operator):
+    if values_are_at_hand(operator):
         return _exact(singular_values(operator, rng=rng), bins, structural)
-    largest = largest_singular_value(operator, rng=rng)
+    largest = largest_singular_value(operator, rng=rng) if start is None else start
     if largest.value == 0.0:
         raise ValueError("operator must not be zero: a map that is zero has no density")
     # The polynomials are only bounded on an interval that holds all values.
@@ -249,7 +252,7 @@ def spectral_density(
     )
 
 
-def _all_are_at_hand(operator: LinearMap) -> bool:
+def values_are_at_hand(operator: LinearMap) -> bool:
     """Tell whether all singular values can be had in about a second."""
     convolution = operator if isinstance(operator, ConvOperator) else operator.T
     if not isinstance(convolution, ConvOperator):
@@ -296,16 +299,18 @@ def _probe(
     for _ in range(steps):
         image = xp.reshape(basis[-1, :], (1, *side.domain_shape))
         image = xp.reshape(side._adjoint(side._apply(image)), (size,)) / top / top
-        diagonal.append(float(xp.sum(image * basis[-1, :])))
+        diagonal.append(xp.sum(image * basis[-1, :]))
         for _ in range(2):  # what is left of the others after once is rounding of what was removed
             image = image - xp.matmul(xp.matmul(basis, image), basis)
-        norm = float(xp.sqrt(xp.sum(image * image)))
-        if norm <= 4 * float(xp.finfo(image.dtype).eps):  # the Krylov space is whole
-            break
+        norm = xp.sqrt(xp.sum(image * image))
         beside.append(norm)
-        basis = xp.concat([basis, (image / norm)[None, :]])
-    count = len(diagonal)
-    tridiagonal = np.diag(diagonal) + np.diag(beside[: count - 1], 1) + np.diag(beside[: count - 1], -1)
+        basis = xp.concat([basis, (image / xp.where(norm > 0, norm, xp.ones_like(norm)))[None, :]])
+    # Read together, which a GPU is waited for once. What comes after the Krylov space is whole is dropped.
+    numbers = np.array(to_numbers(xp.stack([*diagonal, *beside]))).reshape(2, steps)
+    ends = np.flatnonzero(numbers[1] <= 4 * float(xp.finfo(side.dtype).eps))
+    count = int(ends[0]) + 1 if ends.size else steps
+    off = numbers[1, : count - 1]
+    tridiagonal = np.diag(numbers[0, :count]) + np.diag(off, 1) + np.diag(off, -1)
     nodes, vectors = np.linalg.eigh(tridiagonal)
     angles = np.arccos(np.clip(2.0 * nodes - 1.0, -1.0, 1.0))
     polynomials = coefficients @ np.cos(np.arange(coefficients.shape[1])[:, None] * angles)

@@ -47,6 +47,7 @@ def lanczos_triplets(
     rng: np.random.Generator,
     start: Array | None = None,
     block: int = 2,
+    basis_size: int | None = None,
     end: End = "largest",
 ) -> SingularValues:
     """Run `block_lanczos` on the smaller Gram matrix of a map, and read the triplets off in float64.
@@ -66,6 +67,8 @@ def lanczos_triplets(
         How many vectors are multiplied at a time. With two, a pair of close values is told apart. From the symbol's
         waves the search for the largest value goes with one, and then on from it and its companion, the same wave a
         quarter of a period on: for cosine and sine of one wave are the rule among close pairs.
+    basis_size : int, optional
+        How many vectors are kept at most; see `_basis_size`.
     end : {"largest", "smallest"}
 
     Returns
@@ -105,7 +108,7 @@ def lanczos_triplets(
             rtol=rtol,
             criterion=criterion,
             which=end,
-            basis_size=_basis_size(k, vectors.dtype, xp, side),
+            basis_size=basis_size or _basis_size(k, vectors.dtype, xp, side),
             max_products=max(1, products),
             rng=rng,
             spacing=_spacing(operator) if isinstance(operator, ConvOperator) else 1.0,
