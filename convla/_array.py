@@ -174,6 +174,8 @@ def is_cupy(array: Array) -> bool:
 
 def is_on_gpu(array: Array) -> bool:
     """Tell whether `array` is CuPy's, or PyTorch's or JAX's and wholly on one CUDA device."""
+    if type(array) is np.ndarray:
+        return False
     if is_cupy(array):
         return True
     if array_api_compat.is_torch_array(array):

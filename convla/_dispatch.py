@@ -48,15 +48,15 @@ class EngineEntry(NamedTuple):
         Raises `EngineError` where the engine cannot run on this machine.
     direct : bool
         Its sums are those of the reference, in some order: their rounding errors are bounded entry by entry.
-    fit : callable
-        Returns what runs a kernel, whose reference is given too, on arrays of the kind of those of a call.
+    fit : callable, optional
+        Returns what runs a kernel, whose reference is given too, on arrays like those of a call; else the kernel does.
     """
 
     takes: Callable[[Any], bool]
     wants: str
     check: Callable[[], None] = lambda: None
     direct: bool = True
-    fit: Callable[[Callable[..., Any], Callable[..., Any], list[Any]], Callable[..., Any]] = lambda kernel, *_: kernel
+    fit: Callable[[Callable[..., Any], Callable[..., Any], list[Any]], Callable[..., Any]] | None = None
 
 
 def check_cuda() -> None:
@@ -153,7 +153,8 @@ class Accelerated(Generic[P, R]):
         choice = self.choose(*args, engine=engine, **kwargs)
         if choice == "reference":
             return self.reference
-        return ENGINES[choice].fit(load_kernel(self.operation, choice), self.reference, _arrays(args))
+        kernel, fit = load_kernel(self.operation, choice), ENGINES[choice].fit
+        return kernel if fit is None else fit(kernel, self.reference, _arrays(args))
 
     def choose(self, *args: Any, engine: str = "auto", **kwargs: Any) -> str:
         """Return the name of the engine that a call with these arguments would use."""

@@ -27,7 +27,7 @@ R = TypeVar("R")
 
 def takes(array: Array) -> bool:
     """Tell whether CuPy's kernels take an array: CuPy's own, or one that may be lent to them."""
-    return is_cupy(array) or (is_on_gpu(array) and not _is_followed(array) and cuda_is_available())
+    return is_on_gpu(array) and (is_cupy(array) or (not _is_followed(array) and cuda_is_available()))
 
 
 def _is_followed(array: Array) -> bool:
@@ -113,4 +113,4 @@ def _returned(result: Any, like: Array) -> Any:
     if array_api_compat.is_torch_array(like):
         return importlib.import_module("torch").from_dlpack(result)
     # JAX takes no array whose axes are in another order in memory.
-    return importlib.import_module("jax").dlpack.from_dlpack(importlib.import_module("cupy").ascontiguousarray(result))
+    return importlib.import_module("jax.dlpack").from_dlpack(importlib.import_module("cupy").ascontiguousarray(result))

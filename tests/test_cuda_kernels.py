@@ -17,6 +17,7 @@ from convla import (
     ConvOperator,
     _windows,
     convolutional_similarity_and_gradient,
+    initialize_network,
     laplacian_smoothing,
     largest_singular_value,
     network_similarity,
@@ -335,13 +336,38 @@ def test_arrays_on_two_devices_are_refused(cupy: ModuleType) -> None:
         _windows.correlate(image, kernel, geometry)
 
 
-def test_too_little_memory_names_the_remedy(cupy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+class CUDARuntimeError(RuntimeError):
+    """As CuPy names the driver's."""
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        (
+            MemoryError("Out of memory allocating 512 bytes"),
+            MemoryError,
+            r"memory \(Out of .*\): pass fewer",
+        ),
+        (CUDARuntimeError("cudaErrorMemoryAllocation: out of memory"), MemoryError, r"free_all_blocks\(\)"),
+        (ImportError("libcublas.so.12: cannot open shared object file"), EngineError, r"cupy-cuda12x\[ctk\]"),
+        (
+            RuntimeError("CuPy failed to load libcufft.so.11: OSError"),
+            EngineError,
+            r"cannot be loaded \(Runtime",
+        ),
+        (CUDARuntimeError("cudaErrorIllegalAddress: ..."), CUDARuntimeError, r"^cudaErrorIllegalAddress: \.\.\.$"),
+    ],
+)
+def test_trouble_on_the_device_names_the_remedy(
+    error: Exception, kind: type[Exception], message: str, cupy: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*_: object, **__: object) -> None:
-        raise MemoryError("Out of memory allocating 512 bytes")
+        raise error
 
     monkeypatch.setattr(cupy_gradients, "launch_kernel", refuse)
-    with pytest.raises(MemoryError, match=r"too little memory \(Out of memory allocating 512 bytes\): pass fewer"):
+    with pytest.raises(kind, match=message):
         reweighted_gradient(cupy.asarray(np.ones((3, 3))), 2.0)
+    np.testing.assert_allclose(reweighted_gradient(np.ones((3, 3)), 2.0), np.ones((3, 3)))  # the CPU does not mind
 
 
 def test_a_compiler_that_is_not_there_names_the_remedy(cupy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -453,6 +479,23 @@ def test_a_network_is_five_launches_and_one_wait(
         assert (found.shape, found.dtype) == (gradient.shape, gradient.dtype)
         # Where `normalized`, what is along a filter cancels: beside the largest entry, rounding stays.
         np.testing.assert_allclose(found.get(), gradient, rtol=eps, atol=eps * np.abs(gradient).max())
+
+
+def test_a_step_of_the_initialisation_waits_twice(cupy: ModuleType) -> None:
+    rng = np.random.default_rng(16)
+    kernels = {name: rng.standard_normal(shape) for name, shape in NETWORK.items()}
+    given = {name: cupy.asarray(kernel) for name, kernel in kernels.items()}
+    waits: list[int] = []
+    ours = initialize_network(given, iterations=3, progress=lambda _: waits.append(COUNTS["waits"]))
+    assert np.diff(waits).tolist() == [2, 2]
+    theirs = initialize_network(kernels, iterations=3)
+    assert ours.losses == pytest.approx(theirs.losses, rel=1e-12)
+    given["a"][0, 0, 0] = np.inf
+    with pytest.raises(ValueError, match="layer a: kernels must be finite"):
+        initialize_network(given, iterations=1)
+    given["a"][:] = 1e110
+    with pytest.raises(OverflowError, match="the gradient of the similarity overflows"):
+        initialize_network(given, iterations=1)
 
 
 def test_layers_that_a_launch_for_all_cannot_take_run_by_themselves(

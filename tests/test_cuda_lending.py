@@ -182,3 +182,20 @@ def test_which_arrays_are_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     assert _array.is_on_gpu(tensor)
     monkeypatch.setattr(torch.version, "cuda", None)  # another maker's device
     assert not _array.is_on_gpu(tensor)
+
+
+@pytest.mark.gpu
+@pytest.mark.torch
+def test_tensors_of_a_real_device_on_a_stream_of_their_own() -> None:
+    import torch
+
+    host = arrays(np.asarray)
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        given = arrays(lambda array: torch.from_numpy(array).cuda(non_blocking=True))
+        for operation, names in MAPS:
+            assert operation.choose(*(given[name] for name in names), GEOMETRY) == "cuda"
+            got = operation(*(given[name] for name in names), GEOMETRY)
+            assert got.is_cuda
+            wanted = operation.reference(*(host[name] for name in names), GEOMETRY)
+            np.testing.assert_array_equal(got.cpu().numpy(), wanted)

@@ -273,7 +273,7 @@ def initialize_network(
 
 def _step(state: Initialization, engine: Engine) -> None:
     similarity = network_similarity(state.kernels, normalized=bool(state.settings["keep_norms"]), engine=engine)
-    if not all(all_finite(gradient, namespace(gradient)) for gradient in similarity.gradients.values()):
+    if not _are_finite(list(similarity.gradients.values())):
         raise OverflowError("the gradient of the similarity overflows: kernels must be smaller, or norms kept")
     kernels, optimizers = {}, {name: copy.copy(adam) for name, adam in state.optimizers.items()}
     for name, gradient in similarity.gradients.items():
@@ -285,6 +285,19 @@ def _step(state: Initialization, engine: Engine) -> None:
     # In one call, which no interrupt divides: the state is that of a whole number of steps.
     losses, iteration = [*state.losses, similarity.total], state.iteration + 1
     vars(state).update(kernels=kernels, optimizers=optimizers, losses=losses, iteration=iteration)
+
+
+def _are_finite(arrays: Sequence[Array]) -> bool:
+    """Tell whether arrays hold no NaN and no infinity; those of a GPU are asked together first."""
+    if (
+        len({describe(array) for array in arrays if is_on_gpu(array)})
+        == len({describe(array) for array in arrays})
+        == 1
+    ):
+        xp = namespace(*arrays)
+        if all(map(math.isfinite, to_numbers(xp.stack([xp.astype(xp.sum(array), xp.float64) for array in arrays])))):
+            return True
+    return all(all_finite(array, namespace(array)) for array in arrays)
 
 
 def _adam(settings: Mapping[str, Any]) -> Adam:
