@@ -314,15 +314,15 @@ class PenaltyDescent(Generic[Map]):
         if self.status == DescentStatus.DIVERGED:
             return self
         try:
-            self._run(iterations, callback)
+            status = self._run(iterations, callback)
         except BaseException:
             self.status = DescentStatus.INTERRUPTED
             raise
-        if self.status == DescentStatus.DIVERGED:
+        if status == DescentStatus.DIVERGED:
             warnings.warn(self.message, ConvergenceWarning, stacklevel=4)
         return self
 
-    def _run(self, iterations: int, callback: Callback | None) -> None:
+    def _run(self, iterations: int, callback: Callback | None) -> DescentStatus:
         if self._at is None:
             self._record(self._course.begin(self._operator, confirmed=self.step.judges))
         self.status = DescentStatus.ITERATIONS
@@ -333,6 +333,7 @@ class PenaltyDescent(Generic[Map]):
                 self.status = DescentStatus.STOPPED
             if self.status != DescentStatus.ITERATIONS:
                 break
+        return self.status
 
     def _advance(self, at: Iterate) -> DescentStatus:
         """Take one step and return the status after it."""
