@@ -165,6 +165,21 @@ def test_the_callback_sees_every_step_and_can_stop() -> None:
     assert descent.status == "stopped"
 
 
+def test_an_interrupt_leaves_the_last_whole_step_to_go_on_from() -> None:
+    def interrupt(descent: PenaltyDescent[ConvOperator]) -> None:
+        if descent.iteration == 2:
+            raise KeyboardInterrupt
+
+    operator = ConvOperator(uniform(1, 1), IMAGE)
+    descent = PenaltyDescent(operator)
+    with pytest.raises(KeyboardInterrupt):
+        descent.run(5, interrupt)
+    assert (descent.status, descent.iteration, len(descent.trace.reported)) == ("interrupted", 2, 3)
+    whole = minimize_penalty(operator, iterations=5)
+    np.testing.assert_array_equal(descent.run(3).kernel, whole.kernel)
+    assert descent.status == "iterations"
+
+
 @pytest.mark.parametrize("rate", [1.0, 1e300])
 def test_divergence_is_reported_with_its_iteration(rate: float) -> None:
     with pytest.warns(ConvergenceWarning, match=r"iteration \d+: diverged"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import array_api_strict
 import numpy as np
 import pytest
 import scipy.optimize
@@ -261,3 +262,10 @@ def test_kernels_whose_squares_are_out_of_range_are_clipped_alike(exponent: int,
         assert math.isclose(np.ldexp(getattr(other, name), -exponent), getattr(one, name), rel_tol=1e-9), name
     nearest = convla.nearest_orthogonal(np.ldexp(kernel, exponent), (6,), boundary="circular", max_iterations=3)
     assert math.isclose(nearest.distance, max(2.0**exponent * float(np.linalg.norm(kernel)), math.sqrt(2)), rel_tol=0.2)
+
+
+def test_a_kernel_of_another_library_in_host_memory_is_clipped() -> None:
+    kernel = _kernel("same")
+    found = clip_singular_values(array_api_strict.asarray(kernel), (7,), maximum=1.0)
+    assert type(found.kernel) is type(array_api_strict.asarray(kernel))
+    np.testing.assert_array_equal(np.asarray(found.kernel), clip_singular_values(kernel, (7,), maximum=1.0).kernel)

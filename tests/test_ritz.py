@@ -57,6 +57,14 @@ def test_errors_are_no_smaller_than_rounding_and_no_larger_than_residuals() -> N
     np.testing.assert_allclose(ritz.residuals[0], [1e-9 / 3, 1e-3 / 2, 0.5])
 
 
+def test_errors_at_the_lower_end_are_residuals_and_what_rounding_leaves_of_a_root() -> None:
+    values, couplings = np.array([[0.0, 1e-20, 4.0, 9.0]]), np.array([[[0.0, 0.0, 0.1, 0.5]]])
+    ritz = Ritz(values, np.eye(4)[None], couplings, rtol=1e-6, rounding=1e-15, spacing=1.0, down=False)
+    some = np.sqrt(9e-15)
+    wanted = [some, np.sqrt(1e-20 + 9e-15) - 1e-10, 2 - np.sqrt(3.9), 3 - np.sqrt(8.5)]
+    np.testing.assert_allclose(ritz.errors[0], wanted, rtol=1e-12)
+
+
 @pytest.mark.parametrize("sizes", [(12,), (9, 8), (6, 5, 4)])
 def test_the_companion_is_the_same_wave_a_quarter_of_a_period_on(sizes: tuple[int, ...]) -> None:
     positions = np.meshgrid(*map(np.arange, sizes), indexing="ij")

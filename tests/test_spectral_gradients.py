@@ -158,3 +158,11 @@ def test_integers_and_single_precision() -> None:
     assert other.dtype == np.float32
     assert math.isclose(value, 2 + 2 * math.cos(math.pi / 7), rel_tol=1e-7)
     assert np.allclose(other, gradient, atol=1e-6)
+
+
+def test_values_that_are_zero_have_no_gradients() -> None:
+    for kernel, rank, size in ((np.outer([1.0, 2.0], [3.0, 1.0])[:, :, None], 1, 1), (np.ones((2, 1, 3)), 4, 5)):
+        operator = ConvOperator(kernel, (size,))
+        assert singular_values_and_gradients(operator, rank).gradient.shape == (rank, *kernel.shape)
+        with pytest.raises(ValueError, match=f"k must be at most {rank} for this operator, got {rank + 1}"):
+            singular_values_and_gradients(operator, rank + 1)

@@ -42,6 +42,7 @@ class DescentStatus(StrEnum):
     STATIONARY = "stationary"
     STALLED = "stalled"
     STOPPED = "stopped"
+    INTERRUPTED = "interrupted"
     DIVERGED = "diverged"
 
     @property
@@ -56,6 +57,7 @@ _SENTENCES = {
     DescentStatus.STATIONARY: "the gradient vanished",
     DescentStatus.STALLED: "no step along the gradient lowers the penalty",
     DescentStatus.STOPPED: "stopped by the callback",
+    DescentStatus.INTERRUPTED: "an exception, as of Ctrl-C, ended the run; what the last whole step left is kept",
     DescentStatus.DIVERGED: "diverged: the kernel grew without bound, try a smaller learning rate",
 }
 
@@ -159,7 +161,9 @@ def minimize_penalty(
     Returns
     -------
     PenaltyDescent
-        With the operator, the trace and the status; it can be saved, loaded and run on.
+        With the operator, the trace and the status; it can be saved, loaded and run on. Where an exception ends the
+        call, as Ctrl-C does, nothing is returned: ``descent = PenaltyDescent(operator)``, then ``descent.run(100)``,
+        keeps what the last whole step left.
 
     Raises
     ------
@@ -207,9 +211,9 @@ class PenaltyDescent(Generic[Map]):
     iteration : int
         How many steps were taken.
     status : DescentStatus
-        Why the last run ended, a string: "iterations", "converged", "stationary", "stalled", "stopped" or "diverged":
-        all iterations were done; the penalty no longer decreased; its gradient vanished; no step along it decreased the
-        penalty; the callback asked for it; the kernel grew without bound.
+        Why the last run ended, a string: "iterations", "converged", "stationary", "stalled", "stopped", "interrupted"
+        or "diverged": all iterations were done; the penalty no longer decreased; its gradient vanished; no step along
+        it decreased the penalty; the callback asked for it; an exception came; the kernel grew without bound.
     """
 
     def __init__(
@@ -309,19 +313,27 @@ class PenaltyDescent(Generic[Map]):
             raise TypeError(f"callback must be callable, got {callback!r}")
         if self.status == DescentStatus.DIVERGED:
             return self
+        try:
+            status = self._run(iterations, callback)
+        except BaseException:
+            self.status = DescentStatus.INTERRUPTED
+            raise
+        if status == DescentStatus.DIVERGED:
+            warnings.warn(self.message, ConvergenceWarning, stacklevel=4)
+        return self
+
+    def _run(self, iterations: int, callback: Callback | None) -> DescentStatus:
         if self._at is None:
-            self._at = self._recorded(self._course.begin(self._operator, confirmed=self.step.judges))
+            self._record(self._course.begin(self._operator, confirmed=self.step.judges))
         self.status = DescentStatus.ITERATIONS
         for _ in range(iterations):
-            self.status = self._advance(self._at)
+            self.status = self._advance(cast(Iterate, self._at))
             going = self.status == DescentStatus.ITERATIONS
             if going and callback is not None and callback(self) is True:
                 self.status = DescentStatus.STOPPED
             if self.status != DescentStatus.ITERATIONS:
                 break
-        if self.status == DescentStatus.DIVERGED:
-            warnings.warn(self.message, ConvergenceWarning, stacklevel=4)
-        return self
+        return self.status
 
     def _advance(self, at: Iterate) -> DescentStatus:
         """Take one step and return the status after it."""
@@ -332,23 +344,24 @@ class PenaltyDescent(Generic[Map]):
         found = self.step.take(self._course, at, gradient)
         if found is None and self.step.judges:
             return DescentStatus.STALLED
-        self.iteration += 1
         if found is None:
+            self.iteration += 1
             return DescentStatus.DIVERGED
-        self._at = self._recorded(found)
+        self._record(found, steps=1)
         converged = self.stop is not None and self.stop.holds([row[0] for row in self._rows])
         return DescentStatus.CONVERGED if converged else DescentStatus.ITERATIONS
 
-    def _recorded(self, found: Iterate) -> Iterate:
-        """Write an iterate into the trace, and return it."""
+    def _record(self, found: Iterate, steps: int = 0) -> None:
+        """Go on to an iterate, and write it into the trace."""
         spectrum = found.spectrum
         small = math.prod(found.operator.shape) <= DENSE_ENTRIES
         if self.measure is False:
             spectrum = None
         elif spectrum is None and (self.measure or small):
             spectrum = measure_spectrum(found.target)
-        self._rows.append((found.pairs.value, *(spectrum or (math.nan,) * 4), found.length))
-        return found
+        row = (found.pairs.value, *(spectrum or (math.nan,) * 4), found.length)
+        self._rows.append(row)
+        self._at, self.iteration = found, self.iteration + steps
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Save a descent of one convolution to an ``.npz`` file, from which `load` goes on with the same numbers.

@@ -278,7 +278,8 @@ def host_operator(kernel: ArrayLike, image_shape: Sequence[int], settings: dict[
     if operator.dtype == object:
         raise TypeError("kernel must hold float32, float64 or integers, got dtype object")
     place = device_of(operator.kernel)
-    if is_cupy(operator.kernel) or str(getattr(place, "type", getattr(place, "platform", place))) != "cpu":
+    # "cpu" of NumPy, "CPU_DEVICE" of array_api_strict; PyTorch's devices have a type, JAX's a platform.
+    if is_cupy(operator.kernel) or "cpu" not in str(getattr(place, "type", getattr(place, "platform", place))).lower():
         raise TypeError(f"kernel must be in host memory, where the projections work, got one on {place}: move it there")
     host = to_numpy(operator.kernel)
     return ConvOperator(host.astype(np.float64) if is_exact(host) else host, image_shape, **settings)

@@ -14,6 +14,7 @@ import numpy as np
 import scipy
 
 from convla._array import device_of, is_numpy, namespace, on_device_of, to_numpy
+from convla._threads import blas_for
 from convla.spectra.leading import leading_pairs
 from convla.spectra.symbol import FloatArray
 from convla.typing import Array
@@ -68,7 +69,7 @@ def certified_norm_bound(grams: Array, error: float, guess: float) -> float:
 
 def proved_below(grams: Array, error: float, bound: float) -> np.ndarray[Any, np.dtype[np.bool_]]:
     """Tell which matrices of a stack, known by their Gram matrices as above, are proved to have norms up to `bound`."""
-    proved = (_upper_eigenvalues(grams) + error) * (1 + 4 * U64) <= bound**2
+    proved = (_upper_eigenvalues(grams, bound**2) + error) * (1 + 4 * U64) <= bound**2
     left = np.flatnonzero(~proved)
     shift = (bound**2 * (1 - 8 * U64) - error) / _growth(grams.shape[-1])
     if left.size and shift > 0:
@@ -93,19 +94,24 @@ def _growth(order: int) -> float:
     return 1 + order * gamma(3 * (order + 3), U64) + 8 * U64
 
 
-def _upper_eigenvalues(grams: Array) -> FloatArray:
-    """Bound the eigenvalues of positive semidefinite matrices by their traces and Frobenius norms."""
+def _upper_eigenvalues(grams: Array, wanted: float) -> FloatArray:
+    """Bound the eigenvalues of positive semidefinite matrices by their traces, or Frobenius norms where these may help.
+
+    A Frobenius norm is at least the trace over the root of the order: beyond `wanted`, it need not be summed.
+    """
     xp = namespace(grams)
     order = grams.shape[-1]
-    real = xp.real(grams) if xp.isdtype(grams.dtype, "complex floating") else grams
-    squares = xp.sum(real * real, axis=(1, 2))
-    if real is not grams:
-        squares = squares + xp.sum(xp.imag(grams) ** 2, axis=(1, 2))
+    rounding = 1 + gamma(order * order + 8, U64)
     diagonal = on_device_of(np.arange(order) * (order + 1), grams, xp)
-    traces = xp.sum(xp.take(xp.reshape(real, (-1, order * order)), diagonal, axis=1), axis=1)
-    norms = xp.sqrt(squares)
-    least = np.minimum(np.asarray(to_numpy(traces), np.float64), np.asarray(to_numpy(norms), np.float64))
-    return least * (1 + gamma(order * order + 8, U64))
+    traces = xp.sum(xp.take(xp.reshape(grams, (-1, order * order)), diagonal, axis=1), axis=1)
+    bounds = np.real(to_numpy(traces)) * rounding
+    unknown = np.flatnonzero((bounds > wanted) & (bounds <= wanted * math.sqrt(order)))
+    if unknown.size:
+        some = _chosen(grams, unknown)
+        parts = (xp.real(some), xp.imag(some)) if xp.isdtype(some.dtype, "complex floating") else (some,)
+        norms = sum(np.asarray(to_numpy(xp.sum(part * part, axis=(1, 2))), np.float64) for part in parts) ** 0.5
+        bounds[unknown] = np.minimum(bounds[unknown], norms * rounding)
+    return bounds
 
 
 def _largest_eigenvalue(grams: Array) -> float:
@@ -133,7 +139,8 @@ def _factorise(shift: float, grams: Array) -> np.ndarray[Any, np.dtype[np.bool_]
     if is_numpy(matrices) and order >= _SINGLE_CALLS:
         factorise = scipy.linalg.lapack.zpotrf if matrices.dtype.kind == "c" else scipy.linalg.lapack.dpotrf
         # The transpose of a matrix in C order is its conjugate in Fortran's.
-        return np.array([factorise(matrix.T, lower=0, clean=0, overwrite_a=1)[1] == 0 for matrix in matrices])
+        with blas_for(order**3):
+            return np.array([factorise(matrix.T, lower=0, clean=0, overwrite_a=1)[1] == 0 for matrix in matrices])
     found = np.ones(matrices.shape[0], bool)
     found[_bisected(matrices, 0)] = False
     return found

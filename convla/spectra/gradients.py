@@ -92,7 +92,8 @@ def singular_values_and_gradients(
     Raises
     ------
     TypeError, ValueError
-        As `convla.singular_values`; also if the operator is no convolution, or the logarithm of 0 is asked for.
+        As `convla.singular_values`; also if the operator is no convolution, or one of the values cannot be told from 0,
+        where it has no gradient.
 
     Notes
     -----
@@ -121,13 +122,18 @@ def singular_values_and_gradients(
     options = {"rtol": rtol, "start": start, "max_matvecs": max_matvecs, "rng": rng}
     found = _leading(operator, k, tolerance, options)
     values = np.asarray(to_numpy(found.values), np.float64)
+    floor = max(operator.shape) * float(np.finfo(np.float64).eps) * values[0]
+    if (rank := int(np.count_nonzero(values[:k] > floor))) < k:
+        raise ValueError(
+            f"k must be at most {rank} for this operator, got {k}: the other singular values cannot be told from 0, "
+            "where they have slopes to either side and no gradient"
+        )
     members = [_members(values, place, tolerance * values[0]) for place in range(k)]
     xp = namespace(operator.like)
     gradients = xp.stack([_average(operator, found, chosen) for chosen in members])
     counts = tuple(len(chosen) for chosen in members)
     values = found.values[:k]
     if log:
-        _refuse_log_of_zero(float(values[-1]))
         scale = xp.astype(1 / values, gradients.dtype)
         gradients = gradients * xp.reshape(scale, (k, *(1,) * (gradients.ndim - 1)))
         values = xp.log(values)

@@ -2,15 +2,18 @@
 
 ``f* f`` is a trigonometric polynomial too, of twice the symbol's degree. So it is known everywhere from its values at
 ``2 m + 1`` frequencies along an axis: where a grid has more, those are formed from f, and the others interpolated.
+Until then the matrices ``S + i A``, S symmetric and A not, are held as the real ``S + A``: half the numbers.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
 
 from convla._array import namespace, on_device_of
+from convla._threads import blas_for
 from convla.spectra.certificate import U64, gamma
 from convla.spectra.grids import DenseTable, IntArray, TorusGrid, interpolation, values_on_grid
 from convla.spectra.symbol import Symbol, to_complex
@@ -18,7 +21,7 @@ from convla.typing import Array
 
 __all__ = ["GramMatrices"]
 
-_LARGE = 128  # order of Gram matrices
+_BLOCK = 1 << 19  # numbers in a block of matrices: smaller ones cost more calls, larger ones the cache
 _HIGHEST_DEGREE = 64  # for longer kernels f itself is as quickly evaluated
 
 
@@ -57,65 +60,65 @@ class GramMatrices:
                 DenseTable(interpolation(*axis) if less else np.eye(axis[-1]))
                 for axis, less in zip(axes, fewer, strict=True)
             ]
-        # Of f by `Symbol.on_grid`, then of the Gram matrix: complex sums of products, 3 > 2 sqrt(2) roundings each.
+        # Of f by `Symbol.on_grid`, then of the Gram matrix: real sums of products, see `_packed`.
         inner = max(symbol.rows, symbol.columns)
-        error = 2 * gamma(symbol.rounding_terms, U64) * (1 + 1e-9) + gamma(3 * inner + 3, U64)
+        error = 2 * gamma(symbol.rounding_terms, U64) * (1 + 1e-9) + 2 * gamma(2 * inner + 3, U64)
         scale = 1.0
         if self._nodes is not None and self._tables is not None:
             for table, nodes in zip(self._tables, self._nodes.sizes, strict=True):
                 scale *= table.norm
                 error = table.norm * error + gamma(nodes + 34, U64) * scale
-        self.error = error * symbol.largest_frobenius() ** 2 * (1 + 1e-9)
+        self.error = (error + gamma(2, U64) * scale) * symbol.largest_frobenius() ** 2 * (1 + 1e-9)
 
     def __iter__(self) -> Iterator[tuple[IntArray, Array]]:
         """Yield the grid's indices q (F, d), and arrays of shape (F, groups, c, c), complex128, in blocks."""
         xp, symbol = self._symbol.xp, self._symbol
         if self._nodes is None or self._tables is None:
             for q, values in symbol.on_grid(self._grid):
-                yield q, _gram(values)
+                yield q, _hermitian(_packed(values))
             return
         ((_, values),) = symbol.on_grid(self._nodes, limit=None)
-        order = min(symbol.rows, symbol.columns)
-        grams = xp.reshape(_gram(values), (*self._nodes.counts, -1))
+        packed = _packed(values)
+        shape = packed.shape[1:]
+        packed = xp.reshape(packed, (*self._nodes.counts, *shape))
         half = self._grid.half
         if self._nodes.sizes[half] < self._grid.sizes[half]:
-            grams = _both_halves(grams, self._nodes)
-        parts = xp.concat((xp.real(grams), xp.imag(grams)), axis=-1)
-        entries = grams.shape[-1]
-        for q, block in values_on_grid(parts, self._tables):
-            joined = to_complex(block[:, :entries], block[:, entries:])
-            yield q, xp.reshape(joined, (-1, symbol.groups, order, order))
+            packed = _both_halves(packed, self._nodes)
+        for q, block in values_on_grid(xp.reshape(packed, (*packed.shape[:-3], -1)), self._tables, limit=_BLOCK):
+            yield q, _hermitian(xp.reshape(block, (-1, *shape)))
 
 
-def _both_halves(grams: Array, grid: TorusGrid) -> Array:
+def _both_halves(packed: Array, grid: TorusGrid) -> Array:
     """Complete the values along the halved axis, which has no twist: ``-theta`` belongs to the complex conjugate."""
-    xp = namespace(grams)
-    mirrored = xp.conj(grams)
+    xp = namespace(packed)
+    mirrored = xp.matrix_transpose(packed)
     for axis, (size, twist) in enumerate(zip(grid.sizes, grid.twist, strict=True)):
         opposite = (-np.arange(size) - twist) % size
         if axis == grid.half:
             opposite = opposite[size // 2 + 1 :]
-        mirrored = xp.take(mirrored, on_device_of(opposite, grams, xp), axis=axis)
-    return xp.concat((grams, mirrored), axis=grid.half)
+        mirrored = xp.take(mirrored, on_device_of(opposite, packed, xp), axis=axis)
+    return xp.concat((packed, mirrored), axis=grid.half)
 
 
-def _gram(values: Array) -> Array:
-    """Return A* A, or A A* where that is smaller, of a stack: half the work of complex products."""
+def _packed(values: Array) -> Array:
+    """Return S + A of the Gram matrices ``S + i A = Z* Z``, or ``Z Z*`` where that is smaller, of a stack Z = X + i Y.
+
+    It is ``X^T (X + Y) + Y^T (Y - X)``, one real product. Its rounding errors are at most ``gamma_(2 n + 1)`` times
+    ``(abs(X) + abs(Y))^T (abs(X) + abs(Y))`` for Z of n rows, whose Frobenius norm is at most twice the square of Z's.
+    Those of S and A together have the same norm.
+    """
     xp = namespace(values)
     real, imaginary = xp.real(values), xp.imag(values)
     if values.shape[-1] > values.shape[-2]:
         real, imaginary = xp.matrix_transpose(real), -xp.matrix_transpose(imaginary)
-    stacked = xp.concat((real, imaginary), axis=-2)
-    product = xp.matmul(xp.matrix_transpose(real), imaginary)
-    return to_complex(_symmetric(stacked), product - xp.matrix_transpose(product))
+    first = xp.concat((real, imaginary), axis=-2)
+    second = xp.concat((real + imaginary, imaginary - real), axis=-2)
+    with blas_for(2 * math.prod(first.shape[-2:]) * first.shape[-1]):
+        return xp.matmul(xp.matrix_transpose(first), second)
 
 
-def _symmetric(matrices: Array) -> Array:
-    """Return A^T A for a stack: for large matrices one at a time, as the BLAS then computes one triangle only."""
-    xp = namespace(matrices)
-    order = matrices.shape[-1]
-    if order < _LARGE:
-        return xp.matmul(xp.matrix_transpose(matrices), matrices)
-    flat = xp.reshape(matrices, (-1, *matrices.shape[-2:]))
-    products = [xp.matmul(xp.matrix_transpose(flat[i, ...]), flat[i, ...]) for i in range(flat.shape[0])]
-    return xp.reshape(xp.stack(products), (*matrices.shape[:-2], order, order))
+def _hermitian(packed: Array) -> Array:
+    """Return the matrices S + i A from S + A."""
+    halves = packed / 2
+    turned = namespace(packed).matrix_transpose(halves)
+    return to_complex(halves + turned, halves - turned)

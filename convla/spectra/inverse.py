@@ -175,7 +175,9 @@ def _with_regularisation(
     left = solve_transposed(right) * 2.0**-scale
     left = left / xp.linalg.vector_norm(left)
     value = float(xp.linalg.vector_norm(tall @ right))
-    relative = float(found.errors[0]) / max(float(found.values[0]), float(np.finfo(np.float64).tiny))
+    # Values that are equal but for less than the residual hide from a space that was grown from one vector.
+    off = max(float(found.errors[0]), float(found.residuals[0]))
+    relative = off / max(float(found.values[0]), float(np.finfo(np.float64).tiny))
     return SmallestTriplet(
         value, left, right, relative * value, 0.0, 2 * (found.products + _MORE_SOLVES) + 2, found.converged
     )

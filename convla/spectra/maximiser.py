@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from convla._array import namespace, on_device_of, to_numpy
-from convla.spectra.grids import TorusGrid
+from convla.spectra.grids import BLOCK_ENTRIES, TorusGrid
 from convla.spectra.leading import leading_pairs
 from convla.spectra.symbol import FloatArray, Symbol, plane_wave, random_complex
 from convla.typing import Array
@@ -123,10 +123,17 @@ def climbed_norms(symbol: Symbol, peaks: Sequence[SymbolPeak], frequencies: Floa
     numpy.ndarray of shape (P, F)
         Of the block of the peak's group.
     """
-    norms = np.zeros(frequencies.shape[:2])
-    for index, (peak, near) in enumerate(zip(peaks, frequencies, strict=True)):
-        vectors = symbol.xp.broadcast_to(peak.vector, (len(near), symbol.columns))
-        norms[index], _ = _leading(symbol.at(near)[peak.group, ...], vectors, steps)
+    xp, (count, points, dims) = symbol.xp, frequencies.shape
+    norms = np.zeros((count, points))
+    together = max(1, BLOCK_ENTRIES // max(1, points * symbol.groups * symbol.rows * symbol.columns))
+    for first in range(0, count, together):
+        some = slice(first, min(first + together, count))
+        blocks = symbol.at(frequencies[some].reshape(-1, dims))
+        blocks = xp.reshape(blocks, (symbol.groups, -1, points, symbol.rows, symbol.columns))
+        matrices = xp.stack([blocks[peak.group, place, ...] for place, peak in enumerate(peaks[some])])
+        vectors = xp.stack([peak.vector for peak in peaks[some]])[:, None, :]
+        starts = xp.broadcast_to(vectors, (*matrices.shape[:2], symbol.columns))
+        norms[some], _ = _leading(matrices, starts, steps)
     return norms
 
 

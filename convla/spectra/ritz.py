@@ -93,7 +93,8 @@ class Ritz:
         rounding = self.rounding * float(values.max())
         bounds = np.maximum(residuals, rounding)
         if not self.down:
-            return np.asarray(self._roots - np.sqrt(np.maximum(values - bounds, 0.0)))
+            below, above = np.sqrt(np.maximum(values - bounds, 0.0)), np.sqrt(values + bounds)
+            return np.asarray(np.maximum(self._roots - below, above - self._roots))
         together = np.cumsum(residuals**2, axis=1)
         best = np.full(len(values), np.inf)
         cluster_of = np.zeros(len(values), dtype=int)
