@@ -60,7 +60,7 @@ start = copy.deepcopy(network).eval()
 
 # %%
 optimizer = torch.optim.Adam(network.parameters(), lr=0.01)
-for epoch in range(8):
+for _ in range(8):
     for batch in train[torch.randperm(len(train))].split(50):
         optimizer.zero_grad()
         nn.functional.cross_entropy(network(images[batch]), labels[batch]).backward()
@@ -80,9 +80,22 @@ f"{accuracy:.1%} of the test images are read right"
 # %%
 example = images[test[:1]]
 report = convla.inspect(network, example)
-columns = ["layer", "kind", "image", "stride", "sigma_max", "at_most", "sigma_min", "condition", "stable_rank", "status"]
+columns = [
+    "layer",
+    "kind",
+    "image",
+    "stride",
+    "sigma_max",
+    "at_most",
+    "sigma_min",
+    "condition",
+    "stable_rank",
+    "status",
+]
 for record in report.records():
-    print("  ".join(f"{record[name]:.4g}" if isinstance(record[name], float) else str(record[name]) for name in columns))
+    print(
+        "  ".join(f"{record[name]:.4g}" if isinstance(record[name], float) else str(record[name]) for name in columns)
+    )
 
 # %% [markdown]
 # ## The spectra
@@ -97,7 +110,7 @@ for panel, name in zip(panels, ["stem", "block.conv", "down"], strict=True):
         panel.stairs(density.shares, density.edges, label=label)
     panel.set(title=name, xlabel="singular value")
 panels[0].set_ylabel("share")
-panels[0].legend();  # fmt: skip
+panels[0].legend()
 
 # %% [markdown]
 # ## What bounds the network
