@@ -110,7 +110,7 @@ for panel, name in zip(panels, ["stem", "block.conv", "down"], strict=True):
         panel.stairs(density.shares, density.edges, label=label)
     panel.set(title=name, xlabel="singular value")
 panels[0].set_ylabel("share")
-panels[0].legend()
+_ = panels[0].legend()
 
 # %% [markdown]
 # ## What bounds the network
