@@ -28,7 +28,7 @@ th { position: sticky; top: 0; background: var(--head); padding: 0; } th[aria-so
 th button { all: unset; cursor: pointer; padding: .3rem .6rem; } th button:focus-visible { outline: 2px solid; }
 th[aria-sort=descending] button::after { content: " \\2193"; }
 th[aria-sort=ascending] button::after { content: " \\2191"; }
-td:first-child { white-space: normal; overflow-wrap: anywhere; min-width: 9rem; max-width: 20rem; }
+td:first-child { white-space: normal; overflow-wrap: anywhere; min-width: 12rem; max-width: 20rem; }
 .word { text-align: left; } .none { color: var(--quiet); } .assumed { color: var(--mark); }
 td svg { display: block; } .histogram rect { fill: var(--bar); } .histogram .zero { fill: var(--zero); }
 .histogram .error { fill: var(--bar); opacity: .35; } .histogram line { stroke: var(--quiet); }
@@ -51,7 +51,8 @@ ul { padding-left: 1.2rem; } code { font-size: .9em; }
   tbody tr { border: 1px solid var(--line); border-radius: .4rem; margin-bottom: .6rem; padding: .2rem 0; }
   td { display: flex; justify-content: space-between; gap: 1rem; border: 0; padding: .12rem .6rem; text-align: right; }
   td::before { content: attr(data-label); color: var(--quiet); text-align: left; } td:empty { display: none; }
-  td:first-child { font-weight: 600; text-align: left; max-width: none; } td:first-child::before { content: none; }
+  td:first-child { font-weight: 600; text-align: left; min-width: 0; max-width: none; }
+  td:first-child::before { content: none; }
   .steps { grid-template-columns: 5.5rem 1fr 4.2rem; gap: .15rem .4rem; font-size: .75rem; }
 }
 @page { size: A4 landscape; margin: 10mm; }
