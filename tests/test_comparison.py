@@ -38,7 +38,14 @@ def test_changes_layer_by_layer(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert found.to_csv().splitlines()[0] == "layer,quantity,before,after,ratio"
     outputs = [tmp_path / name for name in ("c.json", "c.csv")]
     arguments = ["compare", *map(str, files), "--image", "7", "--json", str(outputs[0]), "--csv", str(outputs[1])]
-    assert run(arguments) == 0
+    pictures = [tmp_path / name for name in ("d.html", "d.png")]
+    assert run([*arguments, "--html", str(pictures[0]), "--plot", str(pictures[1])]) == 0
+    assert pictures[1].read_bytes().startswith(b"\x89PNG")
+    page = Page()
+    page.feed(pictures[0].read_text())
+    assert page.asked == []
+    assert page.tags.count("tr") == 1 + 2 * len(("sigma_max", "stable_rank", "similarity", "scaled_similarity"))
+    assert run([*arguments, "--plot", str(tmp_path / "d.gif")]) == 2
     assert "  only in B: new.weight" in capsys.readouterr().out
     assert json.loads(outputs[0].read_text())["schema"] == "convla-comparison-1"
     with pytest.raises(ValueError, match="must have layers of one name"):
@@ -91,9 +98,12 @@ def test_the_page_draws_the_bound_step_by_step() -> None:
     certificate = certify(network, {"up": 4.0, "down": 0.5}.__getitem__)
     assert certificate.upper == pytest.approx(2.0, rel=1e-14)
     assert [step.name for step in certificate.largest_shares] == ["up"]
+    assert [(step.name, step.before, step.bound) for step in certificate.steps if step.is_shown] == [
+        ("up", 1.0, pytest.approx(4.0, rel=1e-14)), ("down", pytest.approx(4.0, rel=1e-14), certificate.upper),
+    ]  # fmt: skip
     page = Page()
     page.feed(to_page(Inspection((), (), certificate)))
-    assert page.tags.count("rect") == 4
+    assert page.tags.count("i") == 2
     refused = Network({**network.nodes, "y": Node("y", "unknown", ("down",), "a <gate>")}, ("y",))
     text = to_page(Inspection((), (), certify(refused, {"up": 4.0, "down": 0.5}.__getitem__)))
     assert "y: a &lt;gate&gt;" in text

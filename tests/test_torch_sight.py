@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -112,3 +114,21 @@ def test_tensors_within_lists_are_inputs() -> None:
     network = Function(lambda pair: 2.0 * pair[0] + 3.0 * pair[1])
     certificate = convla.inspect(network, ([torch.zeros(1, 3), torch.zeros(1, 3)],), certify=True).certificate
     assert certificate.upper == pytest.approx(5.0, rel=1e-12)  # type: ignore[union-attr]
+
+
+def test_the_page_has_the_bounds_of_the_networks_that_it_names() -> None:
+    root = Path(__file__).parent.parent
+    spec = importlib.util.spec_from_file_location("network_bounds", root / "benchmarks" / "network_bounds.py")
+    assert spec is not None
+    assert spec.loader is not None
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    page = (root / "docs" / "what-bounds-a-network.md").read_text(encoding="utf-8").split(benchmark.BEGIN)[1]
+    rows = {line.split("|")[1].strip(): line.split("|")[2:-1] for line in page.splitlines() if line.startswith("| ")}
+    found = benchmark.networks()
+    for place, name in enumerate(("linear", "one hidden layer")):
+        exact, _ = benchmark.truth(*found[name])
+        upper = benchmark.certified(*found[name])
+        assert exact <= upper
+        assert float(rows["**the constant**"][place]) == pytest.approx(exact, abs=6e-5)
+        assert float(rows["convla, proved"][place]) == pytest.approx(upper, abs=6e-5)

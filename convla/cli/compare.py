@@ -9,10 +9,11 @@ import typer
 
 from convla.cli.app import app
 from convla.cli.inspect import image_sizes
-from convla.cli.output import check_writable, write_json, write_text
+from convla.cli.output import check_plot, check_writable, write_json, write_text
 from convla.networks.comparison import Change, Comparison, compare
 from convla.networks.files import MODEL_FORMATS
 from convla.networks.measures import MEASURES
+from convla.networks.report import ENDS
 from convla.networks.settings import LayerSettings, read_settings
 from convla.networks.weights import printable
 
@@ -32,10 +33,15 @@ def _compare(
     ] = "sigma_max,stable_rank,similarity",
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write both reports there.")] = None,
     csv_file: Annotated[Path | None, typer.Option("--csv", help="Also write the changes there.")] = None,
+    html_file: Annotated[
+        Path | None, typer.Option("--html", help="Also write a page there that opens without a network.")
+    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="Also draw the changes there (.png, .svg, .pdf).")] = None,
 ) -> int:
     """Show what changed from A to B: each quantity of each layer that both have, and its ratio."""
-    check_writable("--json", json_file)
-    check_writable("--csv", csv_file)
+    for option, path in {"--json": json_file, "--csv": csv_file, "--html": html_file, "--plot": plot}.items():
+        check_writable(option, path)
+    check_plot(plot)
     found = compare(
         before,
         after,
@@ -47,13 +53,19 @@ def _compare(
         write_json(json_file, found.as_data())
     if csv_file is not None:
         write_text(csv_file, found.to_csv())
+    if html_file is not None:
+        write_text(html_file, found.to_html())
+    if plot is not None:
+        from convla.networks.plot import comparison_figure, save_figure  # matplotlib takes half a second to import
+
+        save_figure(comparison_figure(found), plot)
     print("\n".join(_lines(found)))
     return 0
 
 
 def _lines(found: Comparison) -> list[str]:
     """Return the changes as a table; an interval is no change of its own."""
-    changes = [change for change in found if change.quantity not in ("at_least", "at_most")]
+    changes = [change for change in found if change.quantity not in ENDS]
     rows = [("layer", "quantity", "before", "after", "ratio")]
     rows += [
         (printable(one.layer), one.quantity, _number(one.before), _number(one.after), _ratio(one)) for one in changes

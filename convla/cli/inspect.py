@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from convla.cli.app import app
-from convla.cli.output import INTERRUPTED, check_writable, complain, progress_bars, write_json, write_text
+from convla.cli.output import INTERRUPTED, check_plot, check_writable, complain, progress_bars, write_json, write_text
 from convla.cli.rows import Screen
 from convla.cli.thresholds import Threshold, parse_threshold
 from convla.networks.files import MODEL_FORMATS
@@ -21,8 +21,6 @@ from convla.networks.settings import LayerSettings, read_settings
 from convla.typing import Padding
 
 __all__ = ["image_sizes"]
-
-PLOT_FORMATS = (".png", ".svg", ".pdf")
 
 SAVED = 2.0
 """Seconds between two savings of an unfinished report."""
@@ -81,8 +79,7 @@ def _inspect(
     files = {"--json": json_file, "--csv": csv_file, "--html": html_file, "--plot": plot}
     for option, path in files.items():
         check_writable(option, path)
-    if plot is not None and plot.suffix not in PLOT_FORMATS:
-        raise ValueError(f"--plot must end in one of {', '.join(PLOT_FORMATS)}, got {str(plot)!r}")
+    check_plot(plot)
     thresholds = [parse_threshold(text) for text in warn or ()]
     said = {
         "padding": None if padding is None else _number_or_word(padding),

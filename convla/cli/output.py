@@ -18,6 +18,7 @@ INTERRUPTED = 130
 
 __all__ = [
     "INTERRUPTED",
+    "check_plot",
     "check_writable",
     "complain",
     "console",
@@ -26,6 +27,8 @@ __all__ = [
     "write_json",
     "write_text",
 ]
+
+_PLOTS = (".png", ".svg", ".pdf")
 
 
 def complain(message: str) -> None:
@@ -50,6 +53,12 @@ def check_writable(option: str, path: Path | None) -> None:
         check_replaceable(path, follow_links=True)
     except OSError as error:
         raise OSError(f"{option} {path} cannot be written: {error.strerror}") from error
+
+
+def check_plot(path: Path | None) -> None:
+    """Raise if the format of a picture is none that is drawn."""
+    if path is not None and path.suffix not in _PLOTS:
+        raise ValueError(f"--plot must end in one of {', '.join(_PLOTS)}, got {str(path)!r}")
 
 
 def write_text(path: Path, text: str) -> None:

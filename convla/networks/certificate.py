@@ -27,6 +27,8 @@ class Step:
     share : float
         By which factor the bound of the whole would be smaller if this step stretched nothing (had a gain of 1); for
         layers only, else 1.
+    before : float
+        The bound of what it takes, the largest where it takes several; 1 for an input.
     """
 
     name: str
@@ -34,6 +36,12 @@ class Step:
     gain: float
     bound: float
     share: float
+    before: float = 1.0
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether it changes the bound, which a picture of the bound is about."""
+        return 0.0 < self.bound < math.inf and (self.share > 1.0 or self.bound != self.before)
 
 
 @dataclass(frozen=True, repr=False)
@@ -90,6 +98,7 @@ class Certificate:
                 "gain": number(step.gain),
                 "bound": number(step.bound),
                 "share": number(step.share),
+                "before": number(step.before),
             }
             for step in self.steps
         ]
@@ -145,7 +154,8 @@ def certify(
             without = {run: value for run, value in known.items() if name not in run}
             left = _together(network, _bounds(network, {**norms, name: 1.0}, without))
             share = upper / left if left else math.inf
-        steps.append(Step(name, node.what, norms.get(name, node.gain), bounds[name], share))
+        before = max((bounds[one] for one in node.inputs), default=1.0)
+        steps.append(Step(name, node.what, norms.get(name, node.gain), bounds[name], share, before))
     unknown = [node for node in network.nodes.values() if node.kind == "unknown" and node.inputs]
     reached = _reached(network)
     reasons = tuple(f"{node.name}: {node.what}" for node in unknown if node.name in reached)

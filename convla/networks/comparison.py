@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import math
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from convla.networks.inspection import inspect
-from convla.networks.report import Inspection, csv_of, frame_of
+from convla.networks.report import ENDS, Inspection, csv_of, enclosure_of, frame_of
 
 __all__ = ["Change", "Comparison", "compare"]
 
@@ -22,6 +23,9 @@ class Change:
     quantity: str
     before: float | None
     after: float | None
+
+    enclosures: tuple[tuple[float, float] | None, tuple[float, float] | None] = (None, None)
+    """What is proved to hold the values, before and after; None where nothing is."""
 
     @property
     def ratio(self) -> float | None:
@@ -50,9 +54,15 @@ class Comparison:
     only_before: tuple[str, ...] = ()
     only_after: tuple[str, ...] = ()
 
+    @property
+    def quantities(self) -> list[str]:
+        """What is compared, without the ends of enclosures, which are no quantities of their own."""
+        return [name for name in dict.fromkeys(one.quantity for one in self.changes) if name not in ENDS]
+
     def __repr__(self) -> str:
         layers = len({change.layer for change in self.changes})
-        return f"<Comparison of {layers} layers, {len(self.changes)} quantities: .to_frame(), .to_csv(), .to_json()>"
+        size = f"{layers} layers, {len(self.changes)} quantities"
+        return f"<Comparison of {size}: .to_frame(), .to_csv(), .to_json(), .to_html()>"
 
     def __iter__(self) -> Iterator[Change]:
         return iter(self.changes)
@@ -83,6 +93,11 @@ class Comparison:
     def to_csv(self) -> str:
         """Return the changes as comma-separated values, with a line of names; what is not defined is empty."""
         return csv_of(self.records(), "layer")
+
+    def to_html(self) -> str:
+        """Return one page of HTML that needs nothing else: see `convla.networks.paired`."""
+        page: str = importlib.import_module("convla.networks.paired").to_page(self)  # which imports this module
+        return page
 
     def as_data(self) -> dict[str, Any]:
         """Return the whole for JSON: both reports, and which layers only one of them has."""
@@ -140,11 +155,12 @@ def compare(before: Any, after: Any, example: Any = None, **options: Any) -> Com
             f"the two models must have layers of one name, got {', '.join(names[0])} and {', '.join(names[1])}"
         )
     columns = [column.name for column in first.columns if column in second.columns]
-    changes = [
-        Change(name, column, names[0][name].quantities[column], names[1][name].quantities[column])
-        for name in shared
-        for column in columns
-    ]
+    changes = []
+    for name in shared:
+        one, other = names[0][name], names[1][name]
+        for column in columns:
+            sides = (enclosure_of(one, column), enclosure_of(other, column))
+            changes.append(Change(name, column, one.quantities[column], other.quantities[column], sides))
     if first.certificate is not None and second.certificate is not None:
         changes.append(Change("the network", "lipschitz", first.certificate.upper, second.certificate.upper))
     only = [tuple(name for name in names[one] if name not in names[1 - one]) for one in (0, 1)]

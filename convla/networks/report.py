@@ -18,7 +18,7 @@ from convla.networks.certificate import Certificate
 from convla.networks.measures import Column
 from convla.spectra import SpectralDensity
 
-__all__ = ["SCHEMA", "Inspection", "LayerReport", "csv_of", "frame_of", "pads", "sizes"]
+__all__ = ["ENDS", "SCHEMA", "Inspection", "LayerReport", "csv_of", "enclosure_of", "frame_of", "pads", "sizes"]
 
 SCHEMA = "convla-inspection-1"
 """The name of the layout of the JSON, whose number grows when a reader has to change."""
@@ -211,6 +211,26 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _plain(one) for name, one in value.items()}
     return [_plain(one) for one in value] if isinstance(value, (list, tuple)) else value
+
+
+ENDS = ("at_least", "at_most")
+"""The columns that enclose the largest singular value."""
+
+
+def enclosure_of(layer: LayerReport, column: str) -> tuple[float, float] | None:
+    """Return the proved enclosure of a quantity, where there is one: of the largest singular value.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from convla import inspect
+    >>> from convla.networks.report import enclosure_of
+    >>> row = inspect({"conv": np.ones((2, 1, 1))}, image=(8,))["conv"]
+    >>> enclosure_of(row, "sigma_min") is None, len(enclosure_of(row, "sigma_max"))
+    (True, 2)
+    """
+    low, high = (layer.quantities.get(name) for name in ENDS)
+    return None if column != "sigma_max" or low is None or high is None else (low, high)
 
 
 def sizes(values: Sequence[int]) -> str:
