@@ -11,7 +11,7 @@ from convla._files import atomic_write, check_replaceable
 
 if TYPE_CHECKING:  # what the help does not need is imported where it is used
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import Progress, ProgressColumn
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C; after SIGTERM, which is answered alike, it is 143."""
@@ -54,8 +54,11 @@ def write_json(path: Path, data: Any) -> None:
     write_text(path, json.dumps(data, indent=1, ensure_ascii=False) + "\n")  # the escape is JSON's own
 
 
-def progress_bars(*, quiet: bool = False) -> Progress:
-    """Return progress bars on standard error that show nothing where that is no terminal, and leave nothing."""
+def progress_bars(*columns: ProgressColumn, quiet: bool = False) -> Progress:
+    """Return progress bars on standard error that show nothing where that is no terminal, and leave nothing.
+
+    Lines that are printed meanwhile, on standard output too if it is the same terminal, stand above them.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -67,7 +70,9 @@ def progress_bars(*, quiet: bool = False) -> Progress:
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
+        *columns,
         console=console,
         disable=quiet,
+        redirect_stdout=sys.stdout.isatty(),
         transient=True,
     )

@@ -204,7 +204,7 @@ class ExportedProgram(nn.Module):  # type: ignore[misc]
             if kind == "user_input":
                 self._given.append(_name_of(entry["arg"]))
                 continue
-            stored = next((entry[key] for key in entry if key.endswith("_name")), None)
+            stored = next((str(entry[key]) for key in entry if key.endswith("_name")), "")
             if stored not in weights:
                 raise ValueError(f"its input of the kind {kind} is not stored")
             self._places[entry["arg"]["name"]] = stored
@@ -287,6 +287,8 @@ class ExportedProgram(nn.Module):  # type: ignore[misc]
             return made[0] if len(made) == 1 else tuple(made)
 
         metas = [self._values[one] for one in outputs if one in self._values]
+        if any("as_int" not in size for meta in metas for size in meta["sizes"]):
+            raise NotImplementedError(f"the operator {name[:60]!r} is not read where sizes are left open")
         if len(metas) < len(outputs) or not tensors or not torch._C._is_torch_function_mode_enabled():
             raise NotImplementedError(f"the operator {name[:60]!r} is not read")
         unread.__name__ = name

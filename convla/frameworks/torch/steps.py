@@ -458,7 +458,7 @@ _REARRANGEMENTS = (
     "moveaxis", "swapaxes", "swapdims", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "flip", "roll",
     "getitem", "narrow", "select", "index_select", "chunk", "split", "unbind", "tensor_split", "expand", "expand_as",
     "repeat", "tile", "repeat_interleave", "pad", "unfold", "view_as", "reshape_as", "rot90", "ravel",
-    "split_with_sizes", "get",
+    "split_with_sizes", "get", "slice",
 )  # fmt: skip
 
 STEPS: dict[str, Callable[[Call], Node]] = {
