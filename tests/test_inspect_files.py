@@ -18,8 +18,10 @@ from convla._threads import at_most, in_order
 from convla.cli import run
 from convla.cli.inspections import Targets
 from convla.errors import WeightsError
-from convla.networks.effort import Pace
-from convla.networks.rows import Inspector, tasks_of
+from convla.networks.effort import Pace, work_of
+from convla.networks.graph import Network, Node
+from convla.networks.layers import Layer, convolution_layer, dense_layer
+from convla.networks.rows import tasks_of
 from convla.networks.settings import LayerSettings
 from convla.networks.weights import write_weights
 
@@ -358,11 +360,24 @@ class TestJacobians:
                 inspect(target)
 
 
-def test_every_row_has_a_cost() -> None:
-    from convla.networks.graph import Network, Node
-    from convla.networks.layers import convolution_layer, dense_layer
+def a_network(**layers: Layer) -> Network:
+    nodes = [Node("x", "input"), *(Node(name, "layer", ("x",), "Conv", layer=layer) for name, layer in layers.items())]
+    return Network({node.name: node for node in nodes}, tuple(layers))
 
-    layers = {"a": convolution_layer(np.ones((64, 64, 3, 3)), (56, 56), padding=1), "b": dense_layer(np.ones((3, 4)))}
-    nodes = [Node("x", "input"), *(Node(name, "layer", ("x",), layer=layer) for name, layer in layers.items())]
-    inspector = Inspector(tasks_of(Network({node.name: node for node in nodes}, ("a", "b"))))
-    assert inspector.pace.seconds_left > 0.0
+
+def test_every_row_has_a_cost() -> None:
+    network = a_network(
+        a=convolution_layer(np.ones((64, 64, 3, 3)), (56, 56), padding=1), b=dense_layer(np.ones((3, 4)))
+    )
+    works = [work_of(task.layers) for task in tasks_of(network)]
+    assert works[0] > 1000 * works[1] > 0.0
+
+
+def test_weights_that_are_not_finite_have_no_row() -> None:
+    kernel = np.ones((2, 2, 3, 3), np.float32)
+    kernel[1, 0, 2, 2] = np.nan
+    report = inspect(a_network(good=dense_layer(np.eye(2)), bad=convolution_layer(kernel, (8, 8), padding=1)))
+    assert [row.name for row in report] == ["good"]
+    assert report.others == {"bad": "Conv: NaN or infinity in its weight"}
+    assert report.certificate is not None
+    assert report.certificate.reasons == ("bad: Conv: NaN or infinity in its weight",)

@@ -8,6 +8,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -144,16 +145,15 @@ class Plan:
         data: Any = None,
         budget: float | None = None,
     ) -> None:
-        self._module = None if data is None else _module_of(model, image)
-        if data is not None and self._module is not None:
+        self._data, self._at_data = (example, False) if data is None else (data, True)
+        self._module = model if _is_module(model) else _module_of(model, image) if self._at_data else None
+        if self._at_data:
             _jacobians().check_data(self._module, data)
-        elif _is_module(model):
-            self._module = model
-        self._data = example if data is None else data
         seconds = math.inf if budget is None else check_real("budget", budget, minimum=0.0)
         found = read(model, example, image)
         self._source = dict(found.source)
         if isinstance(found, Network):
+            found = _finite(found)
             tasks = tasks_of(found, runs=runs)
             self._others = {one.name: one.what for one in found.nodes.values() if one.kind == "unknown" and one.inputs}
         else:
@@ -201,7 +201,7 @@ class Plan:
         if self._network is None:
             return None
         certificate = self._inspector.certificate(self._network)
-        if self._module is None:
+        if self._module is None or (math.isinf(certificate.upper) and not self._at_data):
             return certificate
         try:
             return certificate.with_lower(_jacobians().largest_jacobian_norm(self._module, self._data))
@@ -247,13 +247,21 @@ def read(model: Any, example: Any = None, image: Sequence[int] | None = None) ->
     raise TypeError(f"model must be a torch.nn.Module, a path, or arrays by name, got {describe(model)}")
 
 
+def _finite(network: Network) -> Network:
+    """Return a network in which nothing is known of layers whose weights hold NaN or infinity."""
+    damaged = {
+        name: replace(node, kind="unknown", what=f"{node.what}: NaN or infinity in its weight", layer=None)
+        for name, node in network.nodes.items()
+        if node.layer is not None and not np.isfinite(node.layer.kernel).all()
+    }
+    return replace(network, nodes={**network.nodes, **damaged}) if damaged else network
+
+
 def _module_of(model: Any, image: Sequence[int] | None) -> Any:
-    """Return a model as a module of PyTorch, to be differentiated at data."""
-    if _is_module(model):
-        return model
-    if isinstance(model, (str, os.PathLike)):
-        return open_module(Path(model), image)
-    raise ValueError(f"data are of use for modules and for files with a graph, got {describe(model)}")
+    """Return the network in a file as a module of PyTorch, to be differentiated at data."""
+    if not isinstance(model, (str, os.PathLike)):
+        raise ValueError(f"data are of use for modules and for files with a graph, got {describe(model)}")
+    return open_module(Path(model), image)
 
 
 def _jacobians() -> Any:
