@@ -278,7 +278,7 @@ class TestJacobians:
         assert certificate.lower <= certificate.upper
         np.save(tmp_path / "wrong.npy", x[:, :1])
         assert run(["inspect", str(path), "--data", str(tmp_path / "wrong.npy")]) == 2
-        assert "data must be what the network takes, with a batch, got 1x1x6x5" in capsys.readouterr().err
+        assert "data must be what the network takes, with the batch, got 1x1x6x5" in capsys.readouterr().err
         module, _ = open_onnx(path)
         module._steps[2] = ("LeakyRelu", ["n"], ["r"], {"alpha": 0.3})  # another function than the file's
         with pytest.raises(NotImplementedError, match="not those of ONNX's evaluator"):

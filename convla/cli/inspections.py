@@ -18,6 +18,7 @@ from convla.cli.rows import Screen, words_of
 from convla.cli.thresholds import Threshold
 from convla.errors import ConvlaError
 from convla.experiments.pool import Pool
+from convla.extending import at_most
 from convla.networks.inspection import Plan, inspect
 from convla.networks.report import Inspection, LayerReport
 
@@ -134,7 +135,7 @@ _Reports = Iterator[tuple[Path, "Inspection | Exception"]]
 
 def _here(files: Sequence[Path], options: Mapping[str, Any], pool: Pool, targets: Targets, *, wide: bool) -> _Reports:
     """Inspect one file after another, and show each row as it is done."""
-    with pool.limits():
+    with at_most(pool.threads):
         for file in files:
             report: Inspection | Exception
             try:

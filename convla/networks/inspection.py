@@ -48,7 +48,7 @@ def inspect(
     Parameters
     ----------
     model : torch.nn.Module, path, mapping of str to array, Weights or Network
-        A module is run once on the example. A file may hold a graph (.onnx, .keras), or weights alone (see
+        A module is run once on the example. A file may hold a graph (.onnx, .pt2, .keras), or weights alone (see
         `read_model`); weights do not say how they are used, and what is assumed is marked in the report.
     example : tensor, or tuple or mapping of tensors, optional
         What a module takes; a batch of one will do. Only modules need one.

@@ -102,7 +102,7 @@ def check_data(module: Any, data: Any) -> None:
         sizes = ", ".join("x".join(map(str, value.shape)) for value in given if isinstance(value, torch.Tensor))
         words = " ".join(str(error).split())[:200] or type(error).__name__
         raise ValueError(
-            f"data must be what the network takes, with the batch, got {sizes or data!r}: {words}"
+            f"data must be what the network takes, with the batch, got {sizes or 'no tensor'}: {words}"
         ) from error
 
 
