@@ -1,8 +1,10 @@
 """Gradient transforms and orthogonal initialisation beside what a user of PyTorch would write, in one run.
 
 What is compared runs in turn, round by round; a ratio is the median of the rounds' ratios, a time the median of the
-rounds' times. On one thread (the default) times are processor time, which other work on the machine changes little; on
-more, time on the clock. Prints Markdown tables. Run with ``python benchmarks/bench_gradients.py [--threads N]``.
+rounds' times. First with the threads that every library takes by default, by the clock; then, in a process of its own,
+on one thread by processor time, which other work on the machine changes little. Prints Markdown tables, in two or three
+minutes. Run with ``python benchmarks/bench_gradients.py [--one-thread] [--page]``; ``--page`` writes them into
+docs/performance-gradients.md.
 """
 
 from __future__ import annotations
@@ -12,12 +14,15 @@ import os
 
 # ruff: noqa: E402
 _parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
-_parser.add_argument("--threads", type=int, default=1)
-THREADS: int = _parser.parse_args().threads
-for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
-    os.environ[_name] = str(THREADS)  # before the libraries load
+_parser.add_argument("--one-thread", action="store_true", help="only that half")
+_parser.add_argument("--page", action="store_true", help="write the tables into docs/performance-gradients.md")
+OPTIONS = _parser.parse_args()
+if OPTIONS.one_thread:
+    for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        os.environ[_name] = "1"  # before the libraries load
 
-import platform
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -25,13 +30,13 @@ from typing import Any
 import numpy as np
 import threadpoolctl
 import torch
+from pages import machine, measured
 
 import convla
 from convla.experiments.training.networks import resnet18
 from convla.frameworks.torch import GradientTransform
 
-torch.set_num_threads(THREADS)
-clock = time.process_time if THREADS == 1 else time.perf_counter
+clock = time.process_time if OPTIONS.one_thread else time.perf_counter
 
 Array = np.ndarray[Any, Any]
 
@@ -263,16 +268,14 @@ def wrappers() -> None:
 
 def main() -> None:
     blas = {pool["architecture"] for pool in threadpoolctl.threadpool_info() if pool.get("architecture")}
-    print(
-        f"{platform.processor() or platform.machine()}, torch {torch.__version__}, numpy {np.__version__}, OpenBLAS "
-        f"kernels for {', '.join(sorted(blas))}, {THREADS} thread(s)\n"
-    )
-    orthonormalisation()
-    whole_network()
-    channel_directed()
-    initialisation()
-    operator()
-    wrappers()
+    threads = "one thread" if OPTIONS.one_thread else "default threads"
+    with measured("performance-gradients.md", threads, write=OPTIONS.page):
+        print(f"{machine('numba', 'torch', threads=threads)} OpenBLAS runs kernels for {', '.join(sorted(blas))}.\n")
+        for part in (orthonormalisation, whole_network, channel_directed, initialisation, operator, wrappers):
+            part()
+    if not OPTIONS.one_thread:
+        command = [sys.executable, __file__, "--one-thread", *["--page"] * OPTIONS.page]
+        subprocess.run(command, check=True)
 
 
 if __name__ == "__main__":

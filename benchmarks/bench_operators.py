@@ -1,34 +1,26 @@
 """Time the convolution operator against what a user would pick instead; print the tables of docs/performance.md.
 
-Run ``python benchmarks/bench_operators.py [--quick] [--busy N] [--output FILE]`` on an otherwise idle machine, with
-nothing set in the environment: the defaults are what is measured. Two libraries that are compared take turns, a
-stretch of calls each, and each figure is the least of all its calls: the time that the code needs when nothing else
-runs. With ``--busy N`` so many processes compute beside it all the time, and each figure is the mean of all calls.
-PyTorch is optional; its columns stay empty without it.
+Run ``python benchmarks/bench_operators.py [--long] [--only PART] [--page]`` on an otherwise idle machine, with nothing
+set in the environment: the defaults are what is measured. Two libraries that are compared take turns, a stretch of
+calls each, and each figure is the least of all its calls: the time that the code needs when nothing else runs. PyTorch
+is optional; its columns stay empty without it. With ``--page`` the tables go into the page.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import datetime
-import os
-import platform
-import subprocess
-import sys
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
 import scipy.signal
 import scipy.sparse
+from pages import machine, measured
 
 from convla import ConvGeometry, ConvOperator, convolution_matrix
-from convla._threads import at_most, thread_limit
 
 try:
     import torch
@@ -38,24 +30,8 @@ except ImportError:
 Work = Callable[[], Any]
 
 
-busy = False
-"""Whether other processes compute all the time: then the mean of all calls counts, as the least would be of luck."""
-
-
-@contextlib.contextmanager
-def busy_processes(count: int) -> Iterator[None]:
-    """Let so many other processes compute meanwhile."""
-    spinning = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
-    try:
-        yield
-    finally:
-        for process in spinning:
-            process.kill()
-            process.wait()
-
-
 def least_times(*works: Work, rounds: int, seconds: float) -> list[float]:
-    """Return the least time of each piece of work, in seconds; the mean time on a busy machine."""
+    """Return the least time of each piece of work, in seconds."""
     times: list[list[float]] = [[] for _ in works]
     for work in works:
         work()  # compile, plan, allocate
@@ -70,7 +46,7 @@ def least_times(*works: Work, rounds: int, seconds: float) -> list[float]:
                 times[index].append(stop - start)
                 if stop > end:
                     break
-    return [float(np.mean(calls) if busy else np.min(calls)) for calls in times]
+    return [min(calls) for calls in times]
 
 
 def gemm_peak(dtype: Any, rounds: int) -> float:
@@ -90,8 +66,8 @@ def copy_bandwidth(rounds: int) -> float:
     return 2 * source.nbytes / least_times(lambda: np.copyto(target, source), rounds=rounds, seconds=0.3)[0]
 
 
-def operator_rows(quick: bool) -> Iterator[str]:
-    rounds, seconds = (5, 0.12) if quick else (10, 0.3)
+def operator_rows(long: bool) -> Iterator[str]:
+    rounds, seconds = (10, 0.3) if long else (4, 0.08)
     rng = np.random.default_rng(0)
     bandwidth = copy_bandwidth(rounds)
     yield f"Copying memory: {bandwidth / 1e9:.1f} GB/s, read and written.\n"
@@ -131,9 +107,9 @@ def operator_rows(quick: bool) -> Iterator[str]:
                 )
 
 
-def kernel_adjoint_rows(quick: bool) -> Iterator[str]:
+def kernel_adjoint_rows(long: bool) -> Iterator[str]:
     """Time the gradient of a layer in its weights, as `apply` and `adjoint` above."""
-    rounds, seconds = (5, 0.12) if quick else (10, 0.3)
+    rounds, seconds = (10, 0.3) if long else (4, 0.08)
     rng = np.random.default_rng(0)
     for dtype in (np.float32, np.float64):
         peak = gemm_peak(dtype, rounds)
@@ -167,38 +143,9 @@ def kernel_adjoint_rows(quick: bool) -> Iterator[str]:
                 )
 
 
-def alone(work: Work) -> Work:
-    """Return the work on one thread."""
-
-    def on_one_thread() -> Any:
-        with at_most(1):
-            return work()
-
-    return on_one_thread
-
-
-def thread_rows(quick: bool) -> Iterator[str]:
-    """Time each product on one thread and on all that are allowed: more must not take longer."""
-    rounds, seconds = (5, 0.12) if quick else (20, 0.3)
-    rng = np.random.default_rng(0)
-    yield "| image | channels | product | one thread, us | all, us | ratio |\n" + "|---" * 6 + "|"
-    for size, channels in ((32, 1), (32, 16), (32, 32), (32, 64), (7, 512), (224, 3), (224, 16), (224, 64)):
-        kernel = rng.standard_normal((channels, channels, 3, 3)).astype(np.float32)
-        image = rng.standard_normal((channels, size, size)).astype(np.float32)
-        operator = ConvOperator(kernel, (size, size))
-        products: dict[str, Work] = {
-            "apply": lambda o=operator, x=image: o.apply(x),
-            "adjoint": lambda o=operator, x=image: o.adjoint(x),
-            "kernel adjoint": lambda o=operator, x=image: o.kernel_adjoint(x, x),
-        }
-        for name, work in products.items():
-            one, every = least_times(alone(work), work, rounds=rounds, seconds=seconds)
-            yield f"| {size} x {size} | {channels} | {name} | {1e6 * one:.1f} | {1e6 * every:.1f} | {one / every:.2f} |"
-
-
-def batch_rows(quick: bool) -> Iterator[str]:
+def batch_rows(long: bool) -> Iterator[str]:
     """Time several images at once, for each of them."""
-    rounds, seconds = (5, 0.12) if quick else (10, 0.3)
+    rounds, seconds = (10, 0.3) if long else (4, 0.08)
     rng = np.random.default_rng(0)
     yield "| image | channels | 1 image, us | 2, us each | 4, us each | 8, us each |\n" + "|---" * 6 + "|"
     for size, channels in ((8, 16), (32, 64), (16, 128), (14, 256), (7, 512)):
@@ -211,9 +158,9 @@ def batch_rows(quick: bool) -> Iterator[str]:
         yield f"| {size} x {size} | {channels} | {' | '.join(each)} |"
 
 
-def filter_rows(quick: bool) -> Iterator[str]:
+def filter_rows(long: bool) -> Iterator[str]:
     """Time long filters of one channel, by default and summed directly, against SciPy's transforms."""
-    rounds, seconds = (3, 0.12) if quick else (10, 0.3)
+    rounds, seconds = (10, 0.3) if long else (3, 0.08)
     rng = np.random.default_rng(0)
     yield (
         "| dtype | points | taps | apply, us | adjoint, us | kernel adjoint, us | oaconvolve, us | ratio "
@@ -287,7 +234,7 @@ def peak_memory(work: Work) -> int:
         tracemalloc.stop()
 
 
-def sparse_rows(quick: bool) -> Iterator[str]:
+def sparse_rows(long: bool) -> Iterator[str]:
     yield (
         "| channels | image | stored entries | convla, ms | kron/diags blocks, ms | ratio | loop over entries, ms "
         "| ratio | peak memory / result: convla | blocks |\n" + "|---" * 10 + "|"
@@ -298,7 +245,7 @@ def sparse_rows(quick: bool) -> Iterator[str]:
         geometry = ConvGeometry(kernel.shape, (size, size), padding="same")
         works: list[Work] = [lambda k=kernel, g=geometry: convolution_matrix(k, g, format="csr")]
         works += [lambda k=kernel, n=size, f=build: f(k, n) for build in (by_blocks, by_entries)]
-        if quick and channels * size > 256:
+        if not long and channels * size > 256:
             continue
         ours, blocks, entries = least_times(*works, rounds=3, seconds=0.05)
         matrix = works[0]()
@@ -312,7 +259,7 @@ def sparse_rows(quick: bool) -> Iterator[str]:
         )
 
 
-def dense_rows(quick: bool) -> Iterator[str]:
+def dense_rows(long: bool) -> Iterator[str]:
     yield "| channels | image | bytes | convla, ms | writing as many bytes, ms | ratio |\n" + "|---" * 6 + "|"
     for channels, size in ((1, 32), (1, 64), (1, 100), (4, 16), (16, 16), (16, 24)):
         kernel = np.ones((channels, channels, 3, 3), np.float32)
@@ -320,58 +267,38 @@ def dense_rows(quick: bool) -> Iterator[str]:
         ours, write = least_times(
             lambda k=kernel, g=geometry: convolution_matrix(k, g, format="dense"),
             lambda g=geometry: np.full(g.shape, 1, np.float32),
-            rounds=3 if quick else 6,
+            rounds=6 if long else 3,
             seconds=0.1,
         )
         count = 4 * geometry.shape[0] * geometry.shape[1]
         yield f"| {channels} | {size} x {size} | {count} | {1e3 * ours:.2f} | {1e3 * write:.2f} | {ours / write:.2f} |"
 
 
-def processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
+PARTS: dict[str, Callable[[bool], Iterator[str]]] = {
+    "products": operator_rows,
+    "kernel adjoint": kernel_adjoint_rows,
+    "several images": batch_rows,
+    "long filters": filter_rows,
+    "sparse construction": sparse_rows,
+    "dense construction": dense_rows,
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="fewer repetitions and no large sparse matrices")
-    parser.add_argument("--output", type=Path, help="also write the tables to this file")
-    parser.add_argument("--only", help="the one section to print, by its title")
-    parser.add_argument("--busy", type=int, default=0, metavar="N", help="processes that compute beside it")
+    parser.add_argument("--long", action="store_true", help="more repetitions, and large sparse matrices")
+    parser.add_argument("--only", choices=PARTS, help="one part")
+    parser.add_argument("--page", action="store_true", help="write the tables into docs/performance.md")
     options = parser.parse_args()
-    global busy
-    busy = options.busy > 0
-    versions = [f"numpy {np.__version__}", f"scipy {scipy.__version__}", f"numba {numba.__version__}"]
-    if torch is not None:
-        versions.append(f"torch {torch.__version__}")
-    machine = (
-        f"{processor()}, {thread_limit()} threads on {os.cpu_count()} cores, {options.busy} busy processes beside it"
-    )
-    lines = [f"{datetime.date.today()}, {machine}, Python {platform.python_version()}, {', '.join(versions)}."]
-    print(lines[0], flush=True)
-    sections = {
-        "Application and image adjoint": operator_rows,
-        "Kernel adjoint": kernel_adjoint_rows,
-        "Threads": thread_rows,
-        "Several images": batch_rows,
-        "Long filters": filter_rows,
-        "Sparse construction": sparse_rows,
-        "Dense construction": dense_rows,
-    }
-    if options.only is not None:
-        sections = {options.only: sections[options.only]}
-    with torch.inference_mode() if torch is not None else contextlib.nullcontext(), busy_processes(options.busy):
-        for title, rows in sections.items():
-            lines.append(f"\n### {title}\n")
-            print(lines[-1])
-            for row in rows(options.quick):
-                lines.append(row)
-                print(row, flush=True)
-    if options.output:
-        options.output.write_text("\n".join(lines) + "\n")
+    libraries = ["scipy", "numba"] + ["torch"] * (torch is not None)
+    with torch.inference_mode() if torch is not None else contextlib.nullcontext():
+        for name, rows in PARTS.items():
+            if options.only not in (None, name):
+                continue
+            with measured("performance.md", name, write=options.page):
+                print(f"{machine(*libraries)}\n")
+                for row in rows(options.long):
+                    print(row, flush=True)
 
 
 if __name__ == "__main__":

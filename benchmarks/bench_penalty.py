@@ -5,17 +5,26 @@ divided by that of one application to one image, the mean of `apply` and `adjoin
 are its parts: the eight applications, made on two images at a time, and the kernel adjoint. Processor time of one
 thread, which other work on the machine disturbs less than the time of day.
 
-    OPENBLAS_NUM_THREADS=1 NUMBA_NUM_THREADS=1 python benchmarks/bench_penalty.py [--rounds N]
+    python benchmarks/bench_penalty.py [--rounds N] [--page]
+
+The compiled engine first, then, in a process of its own, the reference. ``--page`` writes both tables into the page.
 """
 
 from __future__ import annotations
 
 import argparse
-import platform
+import os
 import statistics
+import subprocess
+import sys
 import time
 
+# ruff: noqa: E402
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
+    os.environ[_name] = "1"  # before the libraries load
+
 import numpy as np
+from pages import machine, measured
 
 from convla import ConvOperator
 from convla.penalties import Power, shifted
@@ -69,11 +78,8 @@ def measure(kernel_shape, image_shape, rounds):
     return [statistics.median(column) for column in zip(*rows, strict=True)]
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=60)
-    rounds = parser.parse_args().rounds
-    print(f"{platform.processor() or platform.machine()}, NumPy {np.__version__}, {time.strftime('%Y-%m-%d')}")
+def table(rounds):
+    print(f"{machine('numba', threads='one thread')}\n")
     print(
         "| kernel | image | application ms | step ms | step / application | eight applications in pairs "
         "| kernel adjoint |\n" + "|---" * 7 + "|"
@@ -83,6 +89,21 @@ def main():
         shapes = ("x".join(map(str, kernel)), "x".join(map(str, image)))
         cells = [*shapes, f"{application:.3g}", f"{step:.3g}", *(f"{ratio:.1f}" for ratio in ratios)]
         print(f"| {' | '.join(cells)} |", flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--page", action="store_true", help="write the tables into docs/performance-penalty.md")
+    options = parser.parse_args()
+    if "CONVLA_ENGINE" in os.environ:
+        with measured("performance-penalty.md", os.environ["CONVLA_ENGINE"], write=options.page):
+            table(options.rounds)
+        return
+    with measured("performance-penalty.md", "compiled", write=options.page):
+        table(options.rounds)
+    command = [sys.executable, __file__, "--rounds", str(max(1, options.rounds // 3)), *["--page"] * options.page]
+    subprocess.run(command, env=os.environ | {"CONVLA_ENGINE": "reference"}, check=True)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,13 @@
 """Convolutional similarity, value and gradient: convla against PyTorch, the memory's speed, and its own methods.
 
-Prints the Markdown tables of the documentation's performance page, all from one run. Run with
-``python benchmarks/bench_similarity.py``; ``--quick`` leaves out the minute-long definition in PyTorch.
+Prints the Markdown tables of the documentation's performance page, all from one run of a minute or two. Run with
+``python benchmarks/bench_similarity.py [--page]``; ``--page`` writes them into docs/performance-similarity.md.
 """
 
 from __future__ import annotations
 
+import argparse
 import functools
-import platform
-import sys
 import time
 import tracemalloc
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from typing import Any
 
 import numba
 import numpy as np
+from pages import machine, measured
 
 from convla import convolutional_similarity_and_gradient, initialize_network, network_similarity
 
@@ -25,11 +25,11 @@ for WIDTH in (128, 256, 512):
 PUBLISHED_STEP = 90.0  # seconds on an A5000 GPU, CSM Section 7
 
 
-def best(function: Callable[[], Any], repeats: int = 50) -> float:
-    """Return the shortest time of some calls, in milliseconds, after one that compiles."""
+def best(function: Callable[[], Any], repeats: int = 50, seconds: float = 3.0) -> float:
+    """Return the shortest time of some calls, fewer where they are long, in milliseconds, after one that compiles."""
     function()
-    times = []
-    for _ in range(repeats):
+    times: list[float] = []
+    while len(times) < repeats and sum(times) < seconds:
         began = time.perf_counter()
         function()
         times.append(time.perf_counter() - began)
@@ -78,7 +78,6 @@ def pytorch_pairs(kernels: Any) -> float:
     """Time the definition as one writes it in PyTorch, every pair's full convolutions and autograd: milliseconds."""
     import torch
 
-    torch.set_num_threads(2)
     leaf = torch.from_numpy(kernels).requires_grad_()
     pad = [size - 1 for size in kernels.shape[2:]]
     began = time.perf_counter()
@@ -92,9 +91,9 @@ def pytorch_pairs(kernels: Any) -> float:
     return 1e3 * seconds
 
 
-def against_pytorch(quick: bool) -> None:
+def against_pytorch() -> None:
     print("| kernels | PyTorch, all pairs (ms) | convla (ms) | ratio |\n|---|---|---|---|")
-    for channels in (16, 32) if quick else (16, 32, 64):
+    for channels in (16, 32, 64):
         kernels = random_kernels((channels, channels, 3, 3))
         ours = best(functools.partial(convolutional_similarity_and_gradient, kernels))
         theirs = pytorch_pairs(kernels)
@@ -102,9 +101,7 @@ def against_pytorch(quick: bool) -> None:
 
 
 def against_memory() -> None:
-    print(
-        "\n| float32 | threads | value and gradient (ms) | memory floor (ms) | ratio | memory taken, of the kernels' |"
-    )
+    print("| float32 | threads | value and gradient (ms) | memory floor (ms) | ratio | memory taken, of the kernels' |")
     print("|---|---|---|---|---|---|")
     network = {str(i): random_kernels(shape, i) for i, shape in enumerate(RESNET18)}
     cases = [("512x512x3x3", {"0": random_kernels((512, 512, 3, 3))}), ("ResNet18, 20 layers", network)]
@@ -123,7 +120,7 @@ def against_memory() -> None:
 
 
 def against_each_other() -> None:
-    print("\n| kernels | autocorrelation (ms) | its reference (ms) | spectral (ms) |\n|---|---|---|---|")
+    print("| kernels | autocorrelation (ms) | its reference (ms) | spectral (ms) |\n|---|---|---|---|")
     sizes: list[tuple[int, ...]] = [
         (3, 3),
         (5, 5),
@@ -152,12 +149,14 @@ def against_each_other() -> None:
 
 
 def main() -> None:
-    print(f"{platform.processor() or platform.machine()}, {numba.config.NUMBA_NUM_THREADS} threads, ", end="")
-    print(f"Python {platform.python_version()}, NumPy {np.__version__}, Numba {numba.__version__}\n")
-    against_memory()
-    print()
-    against_pytorch("--quick" in sys.argv)
-    against_each_other()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--page", action="store_true", help="write the tables into docs/performance-similarity.md")
+    write = parser.parse_args().page
+    parts = {"memory": against_memory, "definition": against_pytorch, "methods": against_each_other}
+    for name, part in parts.items():
+        with measured("performance-similarity.md", name, write=write):
+            print(f"{machine('numba', 'torch')}\n")
+            part()
 
 
 if __name__ == "__main__":

@@ -1,30 +1,29 @@
 """Singular values of a layer: convla against what a user would pick, in one run, at measured accuracy.
 
-Each row gives the least time of a few calls, the measured relative error against a float64 value of 1e-11, the
-convolutions, and how many times longer it took than convla's row of its block. A solver is asked for the accuracy that
-convla is asked for, 1e-6; "at best" is the loosest of its tolerances that reaches it, which a user does not know. Every
-library runs with the threads that it takes by default, and the time is that of the clock, for idle machines; with
-``--threads 1`` all are held to one, and the time is the processor's, for machines that are shared.
-Prints Markdown. Run with ``python benchmarks/bench_spectra.py [--threads N] [--repeats 5] [--slow]``;
-``--slow`` adds SciPy's ``svds(which="SM")``, which takes minutes.
+Each row gives the least time of a few calls, fewer where they are long, the measured relative error against a float64
+value of 1e-11, the convolutions, and how many times longer it took than convla's row of its block. A solver is asked
+for the accuracy that convla is asked for, 1e-6; "at best" is the loosest of its tolerances that reaches it, which a
+user does not know. Every library runs with the threads that it takes by default, and the time is that of the clock, for
+idle machines; with ``--threads 1`` all are held to one, and the time is the processor's, for machines that are shared.
+
+Prints Markdown, in two or three minutes. Run with ``python benchmarks/bench_spectra.py [--threads N] [--repeats 5]
+[--slow] [--page]``; ``--slow`` adds SciPy's ``svds(which="SM")``, which takes minutes; ``--page`` writes the tables
+into docs/performance-spectra.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import datetime
 import math
-import os
-import platform
 import time
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import scipy
 import torch
+from pages import machine, measured
 from scipy.sparse.linalg import ArpackError, LinearOperator, splu, svds
 from threadpoolctl import threadpool_limits
 
@@ -37,6 +36,7 @@ from convla import (
 )
 
 ACCURACY = 1e-6
+PATIENCE = 1.5  # seconds for the calls of one row, but for the first
 clock = time.perf_counter
 
 
@@ -46,13 +46,13 @@ def layer(channels: int, seed: int = 0, dtype: Any = np.float32) -> np.ndarray:
 
 
 def timed(function: Callable[[], float], repeats: int) -> tuple[float, float]:
-    """Return the best time in milliseconds, and the value."""
-    times = []
-    for _ in range(repeats):
+    """Return the best time in milliseconds, and the value; the first call counts where it is the only one."""
+    times: list[float] = []
+    while len(times) <= repeats and sum(times) < PATIENCE:
         began = clock()
         value = function()
         times.append(clock() - began)
-    return 1e3 * min(times), float(value)
+    return 1e3 * min(times[1:] or times), float(value)
 
 
 class Count:
@@ -129,9 +129,8 @@ def block(title: str, rows: list[tuple[str, list[Callable[[], float]]]], referen
                 warnings.simplefilter("ignore")  # of solvers that say they have not converged: the error column tells
                 Count.convolutions = 0
                 try:
-                    call()
-                    count = Count.convolutions
                     elapsed, value = timed(call, repeats)
+                    count = Count.convolutions
                 except ArpackError:
                     began = clock()
                     with contextlib.suppress(ArpackError):
@@ -144,26 +143,7 @@ def block(title: str, rows: list[tuple[str, list[Callable[[], float]]]], referen
         print(f"| {name} | {error} | {count or ''} | {elapsed:.1f} | {elapsed / ours:.2f} |", flush=True)
 
 
-def main() -> None:
-    global clock
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int, help="of every library; by default what each takes")
-    parser.add_argument("--slow", action="store_true")
-    arguments = parser.parse_args()
-    repeats = arguments.repeats
-    threads = arguments.threads
-    if threads is not None:
-        torch.set_num_threads(threads)
-        threadpool_limits(threads)
-        if threads == 1:
-            clock = time.process_time
-    print(
-        f"{datetime.date.today()}, {platform.processor() or platform.machine()}, {os.cpu_count()} cores, "
-        f"{threads or 'default'} threads, Python "
-        f"{platform.python_version()}, NumPy {np.__version__}, SciPy {scipy.__version__}, PyTorch {torch.__version__}"
-    )
-
+def largest(repeats: int) -> None:
     for channels, n, seed in ((64, 32, 0), (64, 32, 1), (64, 32, 2), (64, 32, 3), (512, 7, 0)):
         kernel = layer(channels, seed)
         precise = ConvOperator(kernel.astype(np.float64), (n, n))
@@ -188,6 +168,8 @@ def main() -> None:
         ]
         block(f"sigma_max, {channels} -> {channels}, 3x3, {n}x{n}, zero-padded, seed {seed}", rows, reference, repeats)
 
+
+def enclosures(repeats: int) -> None:
     for channels, n in ((64, 32), (64, 56), (512, 7)):
         kernel = layer(channels)
         operator = ConvOperator(kernel, (n, n))
@@ -207,6 +189,8 @@ def main() -> None:
             repeats,
         )
 
+
+def smallest(repeats: int, *, slow: bool) -> None:
     for channels in (4, 8):
         kernel = layer(channels, dtype=np.float64)
         small = ConvOperator(kernel, (16, 16))
@@ -215,26 +199,54 @@ def main() -> None:
             ("convla", [lambda o=small: smallest_singular_value(o).value]),
             ("sparse LU + svds", [lambda k=kernel: lu_svds(k, 16)]),
         ]
-        if arguments.slow:
+        if slow:
             rows.append(("svds SM", [lambda o=small: svds_value(o.as_linear_operator(), which="SM", maxiter=20000)]))
         block(
             f"sigma_min, {channels} -> {channels}, 3x3, 16x16, zero-padded",
             rows,
             reference,
-            repeats if not arguments.slow else 1,
+            1 if slow else repeats,
         )
 
+
+def circular(repeats: int) -> None:
     kernel = layer(64)
-    circular = ConvOperator(kernel, (32, 32), boundary="circular")
+    operator = ConvOperator(kernel, (32, 32), boundary="circular")
     block(
         "All singular values, 64 -> 64, 3x3, 32x32, circular",
         [
-            ("convla", [lambda: float(singular_values(circular).values[0])]),
+            ("convla", [lambda: float(singular_values(operator).values[0])]),
             ("NumPy fft2 + batched svd", [lambda: fft_svd(kernel, 32)]),
         ],
         fft_svd(kernel.astype(np.float64), 32),
         repeats,
     )
+
+
+def main() -> None:
+    global clock
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--threads", type=int, help="of every library; by default what each takes")
+    parser.add_argument("--slow", action="store_true")
+    parser.add_argument("--page", action="store_true", help="write the tables into docs/performance-spectra.md")
+    arguments = parser.parse_args()
+    repeats, threads = arguments.repeats, arguments.threads
+    if threads is not None:
+        torch.set_num_threads(threads)
+        threadpool_limits(threads)
+        if threads == 1:
+            clock = time.process_time
+    parts: dict[str, Callable[[], None]] = {
+        "largest": lambda: largest(repeats),
+        "enclosures": lambda: enclosures(repeats),
+        "smallest": lambda: smallest(repeats, slow=arguments.slow),
+        "circular": lambda: circular(repeats),
+    }
+    for name, part in parts.items():
+        with measured("performance-spectra.md", name, write=arguments.page):
+            print(machine("scipy", "numba", "torch", threads=f"{threads or 'default'} threads"))
+            part()
 
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ from convla.gradients import sobolev_gradient as sobolev_gradient
 from convla.initializers import delta_orthogonal_kernel as delta_orthogonal_kernel
 from convla.initializers import orthogonal_kernel as orthogonal_kernel
 from convla.linear_map import LinearMap as LinearMap
-from convla.networks import compare as compare
-from convla.networks import inspect as inspect
+from convla.networks.comparison import compare as compare
+from convla.networks.inspection import inspect as inspect
 from convla.operators import ConvOperator as ConvOperator
 from convla.operators import TransposedConvOperator as TransposedConvOperator
 from convla.orthonormal import orthonormalize as orthonormalize

@@ -32,6 +32,7 @@ __all__ = [
     "is_exact",
     "is_followed",
     "is_numpy",
+    "is_on_gpu",
     "is_traced",
     "namespace",
     "on_device_of",
@@ -53,8 +54,13 @@ def namespace(*values: ArrayLike) -> Namespace:
     TypeError
         If the values belong to more than one array library, or are JAX arrays without JAX's 64-bit numbers.
     """
+    for value in values:  # nearly every call is of NumPy's arrays, and asking costs microseconds
+        if type(value) is not np.ndarray:
+            break
+    else:
+        return _namespace_of_numpy()
     arrays = [value for value in values if array_api_compat.is_array_api_obj(value)]
-    if all(type(array) is np.ndarray for array in arrays):  # nearly every call, and asking costs microseconds
+    if all(type(array) is np.ndarray for array in arrays):
         return _namespace_of_numpy()
     libraries = {_library(array) for array in arrays}
     if len(libraries) > 1:
@@ -166,13 +172,32 @@ def is_cupy(array: Array) -> bool:
     return bool(array_api_compat.is_cupy_array(array))
 
 
+def is_on_gpu(array: Array) -> bool:
+    """Tell whether `array` is CuPy's, or PyTorch's or JAX's and wholly on one CUDA device."""
+    if type(array) is np.ndarray:
+        return False
+    if is_cupy(array):
+        return True
+    if array_api_compat.is_torch_array(array):
+        # PyTorch for AMD's devices calls them by the same name.
+        return array.device.type == "cuda" and importlib.import_module("torch").version.cuda is not None
+    if array_api_compat.is_jax_array(array) and not is_traced(array):
+        devices = array.devices()
+        return len(devices) == 1 and next(iter(devices)).platform in ("gpu", "cuda")
+    return False
+
+
 def device_of(array: Array) -> Any:
     """Return the device that holds `array`; None, for the default one, where it is traced and on none yet."""
+    if type(array) is np.ndarray:
+        return "cpu"
     return None if is_traced(array) else array_api_compat.device(array)
 
 
 def on_device_of(values: ArrayLike, like: Array, xp: Namespace, *, dtype: Any = None) -> Array:
     """Return host `values` (index tables, coefficients) as an array of `xp` on the device of `like`."""
+    if type(like) is np.ndarray:
+        return np.asarray(values, dtype=dtype)
     if isinstance(values, np.ndarray) and any(stride < 0 for stride in values.strides):
         values = values.copy()  # PyTorch takes no array that is read backwards
     return xp.asarray(values, dtype=dtype, device=device_of(like))

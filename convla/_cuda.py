@@ -11,6 +11,7 @@ import functools
 import importlib
 import importlib.util
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from importlib import resources
 from typing import Any, ParamSpec, TypeVar
@@ -22,6 +23,7 @@ from convla.typing import Array
 
 __all__ = [
     "C_TYPES",
+    "LIBRARIES",
     "WORKSPACE",
     "blocks_for",
     "c_type",
@@ -51,6 +53,14 @@ C_TYPES = {
 
 WORKSPACE = 2**28
 """The bytes that an operation may take beyond its arguments and its result, where one piece of work fits in them."""
+
+LIBRARIES = (
+    "where CuPy lacks its CUDA libraries, install them: pip install 'cupy-cuda12x[ctk]', or "
+    "'cupy-cuda13x[ctk]' for CUDA 13"
+)
+"""What helps where a library that CuPy loads when it first needs it is not found."""
+
+_NOT_LOADED = re.compile(r"lib\w+\.so|\.dll\b|failed to load|cannot open shared object", re.IGNORECASE)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -104,8 +114,7 @@ def _kernel(source: str, name: str, options: tuple[str, ...], device: int) -> An
         kernel.compile()
     except Exception as error:
         raise EngineError(
-            f"the CUDA kernel {name} cannot be compiled ({type(error).__name__}: {error}); where CuPy lacks its CUDA "
-            "libraries, install them: pip install 'cupy-cuda12x[ctk]', or 'cupy-cuda13x[ctk]' for CUDA 13"
+            f"the CUDA kernel {name} cannot be compiled ({type(error).__name__}: {error}); {LIBRARIES}"
         ) from error
     return kernel
 
@@ -158,7 +167,7 @@ def on_its_device(operation: Callable[P, R]) -> Callable[P, R]:
     Raises
     ------
     EngineError
-        If the arrays are on several devices.
+        If the arrays are on several devices, or CuPy does not find a library of CUDA.
     MemoryError
         If the device has too little memory.
     """
@@ -175,16 +184,30 @@ def on_its_device(operation: Callable[P, R]) -> Callable[P, R]:
         with cupy.cuda.Device(*devices):
             try:
                 return operation(*args, **kwargs)
-            except MemoryError as error:
-                raise MemoryError(
-                    f"the device has too little memory ({error}): pass fewer images or filters at a time, or give back "
-                    "what CuPy keeps, with cupy.get_default_memory_pool().free_all_blocks()"
-                ) from error
+            except (ImportError, MemoryError, OSError, RuntimeError) as error:
+                named = _named(error)
+                if named is None:
+                    raise
+                raise named from error
 
     return run
 
 
-@functools.lru_cache(maxsize=64)
+def _named(error: Exception) -> Exception | None:
+    """Return an error of CuPy's as one that names the remedy; None where none is known."""
+    if isinstance(error, EngineError):
+        return None
+    if isinstance(error, MemoryError) or "cudaErrorMemoryAllocation" in str(error):
+        return MemoryError(
+            f"the device has too little memory ({error}): pass fewer images or filters at a time, or give back "
+            "what CuPy keeps, with cupy.get_default_memory_pool().free_all_blocks()"
+        )
+    if isinstance(error, ImportError) or _NOT_LOADED.search(str(error)):
+        return EngineError(f"a library of CUDA cannot be loaded ({type(error).__name__}: {error}); {LIBRARIES}")
+    return None
+
+
+@functools.lru_cache(maxsize=256)
 def _copy(make: Callable[..., Any], arguments: tuple[Any, ...], device: int) -> Array:  # noqa: ARG001 - a part of the key
     cupy = importlib.import_module("cupy")
     table = cupy.asarray(make(*arguments))

@@ -16,8 +16,9 @@ from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar
 
 import array_api_compat
 
-from convla._array import cuda_is_available, describe, is_cupy, is_numpy
+from convla._array import cuda_is_available, describe, is_numpy
 from convla._cuda import cuda_trouble
+from convla._lending import lent, takes
 from convla.errors import EngineError
 
 __all__ = [
@@ -47,12 +48,15 @@ class EngineEntry(NamedTuple):
         Raises `EngineError` where the engine cannot run on this machine.
     direct : bool
         Its sums are those of the reference, in some order: their rounding errors are bounded entry by entry.
+    fit : callable, optional
+        Returns what runs a kernel, whose reference is given too, on arrays like those of a call; else the kernel does.
     """
 
     takes: Callable[[Any], bool]
     wants: str
     check: Callable[[], None] = lambda: None
     direct: bool = True
+    fit: Callable[[Callable[..., Any], Callable[..., Any], list[Any]], Callable[..., Any]] | None = None
 
 
 def check_cuda() -> None:
@@ -67,7 +71,12 @@ def _is_float(array: Any) -> bool:
 
 ENGINES: dict[str, EngineEntry] = {
     "numba": EngineEntry(lambda a: is_numpy(a) and a.dtype.char in "fd", "NumPy arrays of float32 or float64"),
-    "cuda": EngineEntry(is_cupy, "CuPy arrays (cupy.from_dlpack makes one of a tensor without a copy)", check_cuda),
+    "cuda": EngineEntry(
+        takes,
+        "CuPy arrays, and those of PyTorch and JAX on a CUDA device that no derivative is asked of",
+        check_cuda,
+        fit=lent,
+    ),
     "fft": EngineEntry(_is_float, "arrays of float32 or float64", direct=False),
 }
 """The engines by name, in the order in which "auto" prefers them where nothing else is measured."""
@@ -92,6 +101,7 @@ KERNELS: dict[tuple[str, str], str] = {
     ("summed_autocorrelations", "cuda"): "convla.engines.cupy_filters:summed_autocorrelations",
     ("correlate_lags", "numba"): "convla.engines.numba_similarity:correlate_lags",
     ("correlate_lags", "cuda"): "convla.engines.cupy_filters:correlate_lags",
+    ("layer_similarities", "cuda"): "convla.engines.cupy_filters:layer_similarities",
     ("laplacian_smoothing", "numba"): "convla.engines.numba_gradients:laplacian_smoothing",
     ("laplacian_smoothing", "cuda"): "convla.engines.cupy_gradients:laplacian_smoothing",
     ("reweighted_gradient", "numba"): "convla.engines.numba_gradients:reweighted_gradient",
@@ -141,13 +151,16 @@ class Accelerated(Generic[P, R]):
     def resolve(self, *args: Any, engine: str = "auto", **kwargs: Any) -> Callable[..., R]:
         """Return the kernel that a call with these arguments would run, for those who call it many times."""
         choice = self.choose(*args, engine=engine, **kwargs)
-        return self.reference if choice == "reference" else load_kernel(self.operation, choice)
+        if choice == "reference":
+            return self.reference
+        kernel, fit = load_kernel(self.operation, choice), ENGINES[choice].fit
+        return kernel if fit is None else fit(kernel, self.reference, _arrays(args))
 
     def choose(self, *args: Any, engine: str = "auto", **kwargs: Any) -> str:
         """Return the name of the engine that a call with these arguments would use."""
         if engine not in engine_names():
             raise ValueError(f"engine must be one of {', '.join(map(repr, engine_names()))}, got {engine!r}")
-        arrays = [value for value in args if array_api_compat.is_array_api_obj(value)]
+        arrays = _arrays(args)
         if engine in ("auto", "direct"):
             return self._automatic(engine, arrays, args, kwargs)
         self._check(engine, arrays)
@@ -185,6 +198,10 @@ class Accelerated(Generic[P, R]):
                 raise EngineError(
                     f"engine {engine!r} takes {entry.wants}, got {describe(array)} of dtype {array.dtype}"
                 )
+
+
+def _arrays(values: Iterable[Any]) -> list[Any]:
+    return [value for value in values if array_api_compat.is_array_api_obj(value)]
 
 
 def prepares(prepare: Callable[..., Any]) -> Callable[[R], R]:

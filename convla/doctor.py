@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from convla._cuda import cuda_trouble
+from convla._cuda import LIBRARIES, cuda_trouble
 from convla._dispatch import ENGINES
 from convla._threads import thread_limit
 from convla.errors import EngineError, install_line
@@ -126,8 +126,7 @@ def _libraries(cupy: Any) -> Iterator[Finding]:
             use()
             yield Finding("GPU", name, "works")
         except Exception as error:
-            remedy = "pip install 'cupy-cuda12x[ctk]', or 'cupy-cuda13x[ctk]' for CUDA 13"
-            yield Finding("GPU", name, f"{type(error).__name__}: {error}; {remedy}", True)
+            yield Finding("GPU", name, f"{type(error).__name__}: {error}; {LIBRARIES}", True)
 
 
 def _threads() -> Iterator[Finding]:

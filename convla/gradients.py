@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from convla._array import accumulation_dtype, all_finite, is_cupy, is_exact, namespace, on_device_of
+from convla._array import accumulation_dtype, all_finite, is_exact, is_on_gpu, namespace, on_device_of
 from convla._dispatch import accelerated
 from convla._validate import check_array, check_choice, check_floating, check_integer, check_real
 from convla.errors import ShapeError
@@ -286,7 +286,7 @@ def normalized_gradient(gradient: ArrayLike, *, per_filter: bool = False) -> Arr
 def _few_long_lines(blocks: Array) -> bool:
     """Tell whether the processors of a GPU outnumber the lines: its library shares one line among many of them."""
     outer, n, inner = blocks.shape
-    return is_cupy(blocks) and outer * inner < FEW_LINES and n > LONG_LINE
+    return is_on_gpu(blocks) and outer * inner < FEW_LINES and n > LONG_LINE
 
 
 def _for_lines(blocks: Array, *_: Any) -> str:

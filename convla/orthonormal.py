@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from convla._array import describe, device_of, is_cupy, namespace
+from convla._array import describe, device_of, is_on_gpu, namespace
 from convla._validate import check_choice, check_floating, check_integer, check_real
 from convla.errors import ShapeError
 from convla.typing import Array, ArrayLike, Namespace
@@ -177,7 +177,7 @@ def orthonormalize_layers(
         layers[name] = gradient, wide, tall
         # An arbitrary direction may lie among the columns that are filled up: then these are the same for all.
         sides = wide.shape[1:] if rank_deficient == "complete" else wide.shape[1:2]
-        kind = (*sides, str(wide.dtype), _tolerance(rtol, wide, xp)) if is_cupy(wide) else name
+        kind = (*sides, str(wide.dtype), _tolerance(rtol, wide, xp)) if is_on_gpu(wide) else name
         stacks.setdefault(kind, []).append(name)
     found: dict[str, Array] = {}
     for names in stacks.values():

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import base64
+import html
+import io
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -16,8 +21,11 @@ from convla.spectra.symbol import Symbol
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
-__all__ = ["plot_spectrum", "plot_symbol", "show_matrix"]
+__all__ = ["Slider", "plot_spectrum", "plot_symbol", "show_matrix", "slider"]
+
+Value = TypeVar("Value")
 
 LARGEST = 2**22
 """Entries of a matrix that is drawn; more than a screen has points."""
@@ -167,6 +175,112 @@ def plot_symbol(operator: ConvOperator, *, points: int = 129, ax: Axes | None = 
     return ax
 
 
+@dataclass(frozen=True, repr=False)
+class Slider:
+    """Pictures under a slider, as `slider` makes them; a notebook shows it, and so does its page, without a server.
+
+    Attributes
+    ----------
+    label : str
+        What the slider changes.
+    values : tuple of str
+        Its positions.
+    pictures : tuple of bytes
+        A PNG for each.
+    """
+
+    label: str
+    values: tuple[str, ...]
+    pictures: tuple[bytes, ...]
+
+    def __repr__(self) -> str:
+        return f"<Slider: {len(self.values)} pictures, {self.label} = {self.values[0]} to {self.values[-1]}>"
+
+    def _repr_html_(self) -> str:
+        label = html.escape(self.label)
+        images = "".join(
+            f'<img alt="{label} = {html.escape(value)}" src="data:image/png;base64,{base64.b64encode(png).decode()}"'
+            f' style="max-width:100%{"" if index == 0 else ";display:none"}">'
+            for index, (value, png) in enumerate(zip(self.values, self.pictures, strict=True))
+        )
+        return (
+            f'<figure class="convla-slider" style="margin:0">{images}'
+            '<label style="display:flex;gap:0.6em;align-items:center;max-width:40em">'
+            f'<span>{label}</span><input type="range" min="0" max="{len(self.values) - 1}" value="0" style="flex:1"'
+            f' aria-valuetext="{html.escape(self.values[0])}" oninput="{_TURN}">'
+            f"<output>{html.escape(self.values[0])}</output></label></figure>"
+        )
+
+
+# What a slider does when it is moved: one picture is shown, and its value beside the slider and to a screen reader.
+_TURN = (
+    "const figure = this.closest('figure'), images = figure.querySelectorAll('img');"
+    "images.forEach((image, i) => { image.style.display = i == this.value ? '' : 'none'; });"
+    "const value = images[this.value].alt.split(' = ').pop();"
+    "figure.querySelector('output').value = value; this.setAttribute('aria-valuetext', value);"
+)
+
+
+def slider(
+    draw: Callable[[Value, Figure], object],
+    values: Iterable[Value],
+    *,
+    label: str,
+    size: tuple[float, float] = (6.4, 3.2),
+) -> Slider:
+    """Draw a picture for each value, to be looked at under a slider in a notebook.
+
+    All pictures are drawn at once, so that the slider moves without Python, in the page of a notebook too.
+
+    Parameters
+    ----------
+    draw : callable
+        `draw(value, figure)` draws into an empty figure.
+    values : iterable
+        At least one; `str(value)` stands beside the slider.
+    label : str
+        What the values are.
+    size : (float, float), default (6.4, 3.2)
+        Width and height of the figure, in inches.
+
+    Returns
+    -------
+    Slider
+
+    Raises
+    ------
+    ValueError
+        If there are no values.
+    ImportError
+        If Matplotlib is missing.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from convla import ConvOperator
+    >>> from convla.plotting import plot_spectrum, slider
+    >>> def draw(size, figure):
+    ...     plot_spectrum(ConvOperator(np.array([[[0.25, 0.5, 0.25]]]), (size,)), ax=figure.subplots())
+    >>> slider(draw, (4, 8, 16), label="samples")
+    <Slider: 3 pictures, samples = 4 to 16>
+    """
+    values = tuple(values)
+    if not values:
+        raise ValueError("values must be at least one, got none")
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise _missing() from error
+    pictures = []
+    for value in values:
+        figure = Figure(figsize=size, layout="constrained")
+        draw(value, figure)
+        file = io.BytesIO()
+        figure.savefig(file, format="png", dpi=100)
+        pictures.append(file.getvalue())
+    return Slider(label, tuple(map(str, values)), tuple(pictures))
+
+
 def _check_map(operator: Any, name: str = "operator") -> None:
     if not isinstance(operator, LinearMap):
         raise TypeError(f"{name} must be a LinearMap, got {type(operator).__name__}")
@@ -178,5 +292,9 @@ def _axes(ax: Axes | None) -> Axes:
     try:
         from matplotlib import pyplot
     except ImportError as error:
-        raise ImportError(f"pictures need Matplotlib: {install_line('cli')}") from error
+        raise _missing() from error
     return pyplot.subplots(layout="constrained")[1]
+
+
+def _missing() -> ImportError:
+    return ImportError(f"pictures need Matplotlib: {install_line('cli')}")

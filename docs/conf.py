@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import json
 import os
 import re
 import shutil
 from pathlib import Path
 
 import jupytext
+from PIL import Image
 
 from convla import __version__
 
@@ -68,7 +72,17 @@ html_theme = "furo"
 html_title = "convla"
 html_static_path = ["_static"]
 html_css_files = ["convla.css"]
-html_js_files = ["ledger.js"]
+html_js_files = ["ledger.js", "versions.js"]
+html_sidebars = {
+    "**": [
+        "sidebar/brand.html",
+        "versions.html",
+        "sidebar/search.html",
+        "sidebar/scroll-start.html",
+        "sidebar/navigation.html",
+        "sidebar/scroll-end.html",
+    ]
+}
 
 
 def _escape_mathematics(_app, _what, _name, _object, _options, lines: list[str]) -> None:
@@ -81,6 +95,33 @@ def _escape_mathematics(_app, _what, _name, _object, _options, lines: list[str])
         lines[number] = "".join(parts)
 
 
+def _make_thumbnails(app, exception) -> None:
+    """Put a small picture of each notebook where the gallery shows it: of the cell tagged "thumbnail", or the first."""
+    if exception or app.builder.format != "html":
+        return
+    place = Path(app.outdir) / "_static" / "thumbnails"
+    place.mkdir(parents=True, exist_ok=True)
+    for notebook in (Path(app.outdir).parent / "jupyter_execute" / "notebooks").glob("*.ipynb"):
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        cells.sort(key=lambda cell: "thumbnail" not in cell["metadata"].get("tags", []))
+        data = [output.get("data", {}) for cell in cells for output in cell.get("outputs", [])]
+        for png in [each["image/png"] for each in data if "image/png" in each][:1]:  # none without execution
+            picture = Image.open(io.BytesIO(base64.b64decode("".join(png))))
+            picture.thumbnail((560, 280))
+            picture.save(place / f"{notebook.stem}.png", optimize=True)
+
+
+def _list_versions(app, exception) -> None:
+    """Write the list of versions, those of the changelog; it belongs into the folder above their sites."""
+    if not exception and app.builder.format == "html":
+        changes = (here.parent / "CHANGELOG.md").read_text(encoding="utf-8")
+        names = re.findall(r"^## \[(\d[^]]*)\]", changes, re.MULTILINE)
+        versions = [{"name": name, "url": f"{name}/"} for name in names]
+        (Path(app.outdir) / "versions.json").write_text(json.dumps(versions, indent=1) + "\n", encoding="utf-8")
+
+
 def setup(app) -> None:
+    app.connect("build-finished", _list_versions)
+    app.connect("build-finished", _make_thumbnails)
     # Before numpydoc, which takes the docstring apart.
     app.connect("autodoc-process-docstring", _escape_mathematics, priority=100)

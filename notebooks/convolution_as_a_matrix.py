@@ -30,6 +30,7 @@ from convla import (
     toeplitz_matrix,
     vec,
 )
+from convla.plotting import plot_spectrum, plot_symbol, show_matrix, slider
 
 # %% [markdown]
 # ## One dimension: a Toeplitz matrix
@@ -63,6 +64,24 @@ for axis, padding in zip(axes, ("full", "same", "valid"), strict=True):
     axis.imshow(doubly_block_toeplitz(taps, (6, 6), padding), cmap="tab10", vmin=0, vmax=9, interpolation="nearest")
     axis.set_title(padding)
 plt.show()
+
+# %% [markdown]
+# Move the slider: the middle of a blur grows until it is a sharpening. The matrix keeps its places, the symbol is lifted,
+# and where it touches zero the layer cannot be inverted.
+
+
+# %%
+def draw(middle, figure):
+    kernel = np.array([[0.0, 0.25, 0.0], [0.25, middle, 0.25], [0.0, 0.25, 0.0]])[None, None]
+    layer = ConvOperator(kernel, (8, 8), padding="same")
+    matrix, symbol, spectrum = figure.subplots(1, 3)
+    show_matrix(layer, ax=matrix)
+    plot_symbol(layer, points=33, ax=symbol)
+    plot_spectrum(layer, ax=spectrum)
+    spectrum.set(ylim=(0, 3))
+
+
+slider(draw, np.linspace(-1, 2, 9).round(3), label="middle tap", size=(9, 2.8))
 
 # %% [markdown]
 # ## Which vec()?

@@ -72,7 +72,7 @@ np.max(np.abs(found - np.sort(known.ravel())[::-1]))
 # A wave of frequency $\theta$ goes through the layer with the factor $f(\theta)$, but for the edges of the image. Fast waves
 # are lengthened, slow ones hardly pass: the layer is badly conditioned.
 
-# %%
+# %% tags=["thumbnail"]
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
 plot_symbol(M, ax=left)
 plot_spectrum(M, ax=right)

@@ -19,6 +19,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import convla
+from convla.plotting import slider
 
 rng = np.random.default_rng(0)
 image = (15, 15)
@@ -119,6 +120,36 @@ axes[0].set(title=r"$\sigma_{\min}(M)$", xlabel="iteration", ylim=(0, None))
 axes[1].set(title=r"$\kappa(M)$", xlabel="iteration", ylim=(0, None))
 axes[0].legend(frameon=False)
 plt.show()
+
+# %% [markdown]
+# Step by step, under a slider: every singular value of both descents. That of $M^T M$ ends as soon as the largest is below
+# $\sqrt 2$ (dotted), wherever the others are; that of $M M^T$ goes on, and draws them together around 1.
+
+
+# %%
+def follow(gram):
+    """The kernel at the start and after every step."""
+    kernels = [wide]
+    convla.minimize_penalty(
+        layer, iterations=30, gram=gram, callback=lambda descent: kernels.append(descent.kernel.copy()), **settling
+    )
+    return [spectrum(kernel) for kernel in kernels]
+
+
+paths = {"$M^T M$": follow("input"), "$M M^T$": follow("smaller")}
+
+
+def draw(step, figure):
+    axis = figure.subplots()
+    for label, path in paths.items():
+        axis.semilogy(path[min(step, len(path) - 1)], label=label)
+    axis.axhline(1.0, color="0.7", linewidth=0.8)
+    axis.axhline(np.sqrt(2.0), color="0.7", linewidth=0.8, linestyle="dotted")
+    axis.set(xlabel="index", ylabel="singular value", ylim=(0.1, 10))
+    axis.legend(frameon=False, loc="upper right")
+
+
+slider(draw, range(max(map(len, paths.values()))), label="step")
 
 # %% [markdown]
 # ## At the end both ends balance

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
 
+from proofs_checks.claims import load_claims
+from proofs_checks.ledger import ledger
 from proofs_checks.statement import Evidence, Statement, UnavailableError
 
-__all__ = ["Outcome", "Report", "changes", "markdown", "run_evidence", "verify"]
+__all__ = ["Outcome", "Report", "Spread", "changes", "markdown", "run_evidence", "verify"]
+
+
+Found: TypeAlias = tuple[str, str, float]
+"""A status, a finding and the seconds that it took: what another process can send of an outcome."""
 
 
 @dataclass(frozen=True)
@@ -101,10 +108,47 @@ def run_evidence(statement: Statement, piece: Evidence, examples: int) -> Outcom
     return Outcome(statement, piece, status, finding, time.perf_counter() - start)
 
 
+class Spread(Protocol):
+    """What calls a function on arguments anywhere, as `convla.experiments.pool.Pool.map` does."""
+
+    def __call__(
+        self, function: Callable[[tuple[str, int]], Found], arguments: Iterable[tuple[str, int]], /
+    ) -> Iterator[tuple[tuple[str, int], Found]]:
+        """Yield each argument with its result as it ends, in any order."""
+
+
+@dataclass(frozen=True)
+class _Elsewhere:
+    """Runs the evidence at a place, the id of a statement and a number, in a process that loads the statements itself."""
+
+    claims: str | None
+    examples: int
+
+    def __call__(self, place: tuple[str, int]) -> Found:
+        return _found(_statements(self.claims)[place[0]], place[1], self.examples)
+
+
+@functools.cache
+def _statements(claims: str | None) -> dict[str, Statement]:
+    return {statement.id: statement for statement in (ledger() if claims is None else load_claims(claims))}
+
+
+def _found(statement: Statement, number: int, examples: int) -> Found:
+    outcome = run_evidence(statement, statement.evidence[number], examples)
+    return outcome.status, outcome.finding, outcome.seconds
+
+
 def verify(
-    statements: Iterable[Statement], *, examples: int, progress: Callable[[Outcome], None] = lambda _: None
+    statements: Iterable[Statement],
+    *,
+    examples: int,
+    progress: Callable[[Outcome], None] = lambda _: None,
+    spread: Spread | None = None,
+    claims: str | None = None,
 ) -> Report:
     """Run all evidence of `statements` with `examples` random examples for each property.
+
+    Evidence that several statements share runs once, and has taken no time the second time.
 
     Parameters
     ----------
@@ -113,21 +157,27 @@ def verify(
         The number of inputs that each property draws, at least 1.
     progress : callable
         Called with every outcome as it comes.
-
-    Evidence that several statements share runs once, and has taken no time the second time.
+    spread : callable, optional
+        Runs the pieces in other processes, to the same findings: the draws follow from the checks alone.
+    claims : str, optional
+        What `proofs_checks.claims.load_claims` takes the statements from; by default they are the ledger's.
     """
-    outcomes: list[Outcome] = []
-    seen: dict[int, Outcome] = {}
-    for statement in statements:
-        for piece in statement.evidence:
-            before = seen.get(id(piece))
-            if before:
-                outcome = replace(before, statement=statement, seconds=0.0)
-            else:
-                outcome = seen[id(piece)] = run_evidence(statement, piece, examples)
-            outcomes.append(outcome)
-            progress(outcome)
-    return Report(tuple(outcomes), examples)
+    pieces = [(statement, number) for statement in statements for number in range(len(statement.evidence))]
+    sharing: dict[int, list[int]] = {}
+    for position, (statement, number) in enumerate(pieces):
+        sharing.setdefault(id(statement.evidence[number]), []).append(position)
+    firsts = {(pieces[group[0]][0].id, pieces[group[0]][1]): group for group in sharing.values()}
+    by_id = {statement.id: statement for statement, _ in pieces}
+    here = ((place, _found(by_id[place[0]], place[1], examples)) for place in firsts)
+    ended = here if spread is None else spread(_Elsewhere(claims, examples), firsts)
+    outcomes: dict[int, Outcome] = {}
+    for place, (status, finding, seconds) in ended:
+        for position in firsts[place]:
+            statement, number = pieces[position]
+            took = seconds if position == firsts[place][0] else 0.0
+            outcomes[position] = Outcome(statement, statement.evidence[number], status, finding, took)
+            progress(outcomes[position])
+    return Report(tuple(outcomes[position] for position in range(len(pieces))), examples)
 
 
 def markdown(report: Report) -> str:

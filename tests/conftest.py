@@ -32,7 +32,13 @@ COMMANDS = frozenset(
         "reproduce",
         "training",
         "verify",
-        *("cuda_emulator", "cuda_kernels", "cuda_sources", "gpu_check"),  # which build the kernels first
+        *(
+            "cuda_emulator",
+            "cuda_kernels",
+            "cuda_lending",
+            "cuda_sources",
+            "gpu_check",
+        ),  # which build the kernels first
     )
 )
 

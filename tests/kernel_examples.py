@@ -14,6 +14,8 @@ import numpy as np
 from convla import _windows, autocorrelation, gradients
 from convla._dispatch import Accelerated
 from convla.experiments.descents import pairs
+from convla.similarity import layer
+from convla.similarity.signatures import SAFE_ENERGY
 from tests.geometries import integers, product
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
@@ -91,6 +93,16 @@ def _correlate_lags() -> Iterator[Call]:
     for kernels in _kernels():
         lags = integers(rng, (kernels.shape[0], int(np.prod([2 * k - 1 for k in kernels.shape[2:]]))), np.float64)
         yield (kernels, lags + lags[:, ::-1]), {}
+
+
+@examples(layer.layer_similarities)
+def _layer_similarities() -> Iterator[Call]:
+    rng = np.random.default_rng(4)
+    shapes = ((40, 3, 3, 3), (3, 4, 5), (1, 2, 1), (5, 33, 3, 3), (2, 2, 2, 3, 2))
+    for dtype in (np.float32, np.float64):
+        layers = [integers(rng, shape, dtype) // 4 for shape in shapes]
+        for ways in ("unordered", "ordered"):
+            yield tuple(layers), {"pairs": ways, "normalized": False, "safe": SAFE_ENERGY}
 
 
 @examples(pairs._descend_pairs)

@@ -52,6 +52,26 @@ def test_entries_beyond_an_array(sizes: tuple[int, int], cupy: ModuleType) -> No
     assert b.get()[:3].tolist() == [7, 6, 5]
 
 
+@pytest.mark.parametrize(
+    "what",
+    [
+        "__shared__ double shared[8]; shared[n + 2] = 1.0; b[0] = shared[0];",
+        "double local[4] = {0}; b[0] = local[n];",
+        "b[0] = (double)(7 / (6 - n));",
+    ],
+)
+def test_what_has_no_meaning(what: str, cupy: ModuleType) -> None:
+    source = """extern "C" __global__ void odd(double *b, int n) { WHAT }"""
+    b = cupy.zeros(1)
+    for n in (6, 0):
+        given = source.replace("WHAT", what)
+        if n:
+            with pytest.raises(AssertionError, match="odd: an operation without a meaning"):
+                run(cupy, given, b, np.int32(n), blocks=1, threads=1)
+        else:
+            run(cupy, given, b, np.int32(n), blocks=1, threads=1)
+
+
 def test_entries_before_an_array(cupy: ModuleType) -> None:
     source = 'extern "C" __global__ void before(double *a, const double *b, double *c) { WHAT }'
     a, b, c = cupy.zeros(4), cupy.zeros(4), cupy.zeros(1)

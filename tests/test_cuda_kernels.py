@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import re
 import sys
 from types import ModuleType
@@ -16,6 +17,7 @@ from convla import (
     ConvOperator,
     _windows,
     convolutional_similarity_and_gradient,
+    initialize_network,
     laplacian_smoothing,
     largest_singular_value,
     network_similarity,
@@ -37,6 +39,8 @@ from convla.experiments.descents import pairs_cuda
 from convla.experiments.descents.outcome import run_setting
 from convla.experiments.descents.pairs import LOSSES, OPTIMIZERS, SIMILARITIES
 from convla.geometry import ConvGeometry
+from convla.spectra import density, lanczos
+from convla.spectra.lanczos import block_lanczos
 from tests.cuda.stand_in import COUNTS
 from tests.geometries import integers, name_of, product
 from tests.kernel_examples import EXAMPLES
@@ -332,13 +336,38 @@ def test_arrays_on_two_devices_are_refused(cupy: ModuleType) -> None:
         _windows.correlate(image, kernel, geometry)
 
 
-def test_too_little_memory_names_the_remedy(cupy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+class CUDARuntimeError(RuntimeError):
+    """As CuPy names the driver's."""
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        (
+            MemoryError("Out of memory allocating 512 bytes"),
+            MemoryError,
+            r"memory \(Out of .*\): pass fewer",
+        ),
+        (CUDARuntimeError("cudaErrorMemoryAllocation: out of memory"), MemoryError, r"free_all_blocks\(\)"),
+        (ImportError("libcublas.so.12: cannot open shared object file"), EngineError, r"cupy-cuda12x\[ctk\]"),
+        (
+            RuntimeError("CuPy failed to load libcufft.so.11: OSError"),
+            EngineError,
+            r"cannot be loaded \(Runtime",
+        ),
+        (CUDARuntimeError("cudaErrorIllegalAddress: ..."), CUDARuntimeError, r"^cudaErrorIllegalAddress: \.\.\.$"),
+    ],
+)
+def test_trouble_on_the_device_names_the_remedy(
+    error: Exception, kind: type[Exception], message: str, cupy: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*_: object, **__: object) -> None:
-        raise MemoryError("Out of memory allocating 512 bytes")
+        raise error
 
     monkeypatch.setattr(cupy_gradients, "launch_kernel", refuse)
-    with pytest.raises(MemoryError, match=r"too little memory \(Out of memory allocating 512 bytes\): pass fewer"):
+    with pytest.raises(kind, match=message):
         reweighted_gradient(cupy.asarray(np.ones((3, 3))), 2.0)
+    np.testing.assert_allclose(reweighted_gradient(np.ones((3, 3)), 2.0), np.ones((3, 3)))  # the CPU does not mind
 
 
 def test_a_compiler_that_is_not_there_names_the_remedy(cupy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -427,16 +456,165 @@ def test_a_layer_that_is_wrong_is_named() -> None:
     assert orthonormalize_layers({}) == {}
 
 
-def test_a_networks_similarity_waits_once_for_a_group_and_once_for_all(cupy: ModuleType) -> None:
+NETWORK = {"a": (3, 2, 3), "b": (3, 2, 3), "c": (2, 2, 1), "d": (9, 4, 3, 3), "e": (1, 70, 1, 1), "f": (5, 2, 2, 3, 2)}
+
+
+@pytest.mark.parametrize("normalized", [False, True])
+@pytest.mark.parametrize(("threads", "dtype"), [(4, np.float32), (32, np.float64)])
+def test_a_network_is_five_launches_and_one_wait(
+    threads: int, normalized: bool, dtype: Any, cupy: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cupy_filters, "_THREADS", threads)
     rng = np.random.default_rng(10)
-    shapes = {"a": (3, 2, 3), "b": (3, 2, 3), "c": (2, 2, 1), "d": (3, 2, 3)}
-    kernels = {name: rng.standard_normal(shape) for name, shape in shapes.items()}
+    kernels = {name: rng.standard_normal(shape).astype(dtype) for name, shape in NETWORK.items()}
     given = {name: cupy.asarray(kernel) for name, kernel in kernels.items()}
     COUNTS.clear()
-    ours = network_similarity(given)
-    assert (COUNTS["waits"], COUNTS["summed_autocorrelations"], COUNTS["correlate_lags"]) == (3, 2, 2)
-    theirs = network_similarity(kernels)
-    assert ours.layers == pytest.approx(theirs.layers, rel=1e-12)
-    assert ours.total == pytest.approx(theirs.total, rel=1e-12)
+    ours = network_similarity(given, normalized=normalized, pairs="ordered")
+    assert (COUNTS["waits"], COUNTS["launches"]) == (1, 4)  # and a copy of all kernels into one row
+    theirs = network_similarity(kernels, normalized=normalized, pairs="ordered")
+    eps = 4 * float(np.finfo(dtype).eps) + 1e-14
+    assert ours.layers == pytest.approx(theirs.layers, rel=eps)
     for name, gradient in theirs.gradients.items():
-        np.testing.assert_allclose(ours.gradients[name].get(), gradient, rtol=1e-12, atol=1e-12)
+        found = ours.gradients[name]
+        assert (found.shape, found.dtype) == (gradient.shape, gradient.dtype)
+        # Where `normalized`, what is along a filter cancels: beside the largest entry, rounding stays.
+        np.testing.assert_allclose(found.get(), gradient, rtol=eps, atol=eps * np.abs(gradient).max())
+
+
+def test_a_step_of_the_initialisation_waits_twice(cupy: ModuleType) -> None:
+    rng = np.random.default_rng(16)
+    kernels = {name: rng.standard_normal(shape) for name, shape in NETWORK.items()}
+    given = {name: cupy.asarray(kernel) for name, kernel in kernels.items()}
+    waits: list[int] = []
+    ours = initialize_network(given, iterations=3, progress=lambda _: waits.append(COUNTS["waits"]))
+    assert np.diff(waits).tolist() == [2, 2]
+    theirs = initialize_network(kernels, iterations=3)
+    assert ours.losses == pytest.approx(theirs.losses, rel=1e-12)
+    given["a"][0, 0, 0] = np.inf
+    with pytest.raises(ValueError, match="layer a: kernels must be finite"):
+        initialize_network(given, iterations=1)
+    given["a"][:] = 1e110
+    with pytest.raises(OverflowError, match="the gradient of the similarity overflows"):
+        initialize_network(given, iterations=1)
+
+
+def test_layers_that_a_launch_for_all_cannot_take_run_by_themselves(
+    cupy: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cupy_filters, "TILE", 12)
+    monkeypatch.setattr(cupy_filters, "_THREADS", 32)
+    rng = np.random.default_rng(11)
+    kernels = {name: rng.standard_normal(shape) for name, shape in NETWORK.items()}
+    kernels |= {"tiny": 1e-70 * kernels["a"], "integers": rng.integers(-4, 5, (3, 2, 3)), "large": np.ones((2, 1, 13))}
+    kernels |= {"single": kernels["b"].astype(np.float32), "pruned": np.array([[[1.0, 2.0]], [[0.0, 0.0]]])}
+    ours = network_similarity({name: cupy.asarray(kernel) for name, kernel in kernels.items()})
+    theirs = network_similarity(kernels)
+    assert list(ours.gradients) == list(kernels)
+    assert ours.layers == pytest.approx(theirs.layers, rel=1e-6)
+    assert ours.layers["tiny"] > 0
+    for name, gradient in theirs.gradients.items():
+        rtol = 1e-6 if name == "single" else 1e-12
+        np.testing.assert_allclose(ours.gradients[name].get(), gradient, rtol=rtol, atol=rtol * np.abs(gradient).max())
+    with pytest.raises(ValueError, match="layer pruned: normalized similarity needs kernels that are not 0"):
+        network_similarity({name: cupy.asarray(kernels[name]) for name in ("a", "pruned")}, normalized=True)
+    with pytest.raises(ValueError, match="layer b: kernels must be finite"):
+        network_similarity({"a": cupy.asarray(np.ones((2, 1, 1))), "b": cupy.asarray(np.full((2, 1, 1), np.nan))})
+
+
+@pytest.mark.parametrize("room", [2**28, 3000, 1])
+def test_layers_in_batches(room: int, cupy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cupy_filters, "WORKSPACE", room)
+    monkeypatch.setattr(cupy_filters, "_THREADS", 32)
+    shapes = list(NETWORK.values())
+    batches = list(cupy_filters._batches(shapes, 8))
+    assert [i for some in batches for i in range(some.start, some.stop)] == list(range(len(shapes)))
+    for some in batches:
+        lags = sum(shape[0] * np.prod([2 * k - 1 for k in shape[2:]]) for shape in shapes[some])
+        taken = sum(8 * np.prod(shape) for shape in shapes[some]) + 16 * lags
+        assert taken <= room or some.stop - some.start == 1
+    rng = np.random.default_rng(12)
+    kernels = {name: integers(rng, shape, np.float64) for name, shape in NETWORK.items()}
+    ours = network_similarity({name: cupy.asarray(kernel) for name, kernel in kernels.items()})
+    assert ours.layers == network_similarity(kernels).layers
+    assert COUNTS["launches"] == 4 * len(batches)
+
+
+def test_the_records_of_layers() -> None:
+    shapes = [(3, 2, 2), (4, 1, 3, 1), (5, 2, 2)]
+    records = cupy_filters._layers(shapes, ((2,), (3, 1))).reshape(3, 10)
+    np.testing.assert_array_equal(
+        records[:, :8],
+        # first, filters, channels, taps, middle, and where entries, lags and blocks begin
+        [[0, 3, 2, 2, 1, 0, 0, 0], [3, 4, 1, 3, 2, 12, 9, 2], [7, 5, 2, 2, 1, 24, 29, 5]],
+    )
+    tables = cupy_filters._tables(((2,), (3, 1)))
+    for (_, _, *size), readers, offsets in zip(shapes, records[:, 8], records[:, 9], strict=True):
+        taps, middle = math.prod(size), math.prod(2 * k - 1 for k in size) // 2
+        lag = np.subtract.outer(tables[offsets : offsets + taps], tables[offsets : offsets + taps]).T
+        first = tables[readers : readers + middle + 2]
+        pairs = tables[readers + middle + 2 : offsets].reshape(-1, 2)
+        for h in range(middle + 1):
+            assert all(lag[p, q] == h for p, q in pairs[first[h] : first[h + 1]])
+        assert len(pairs) == first[-1] == taps * (taps + 1) // 2
+
+
+@pytest.mark.parametrize("block", [1, 2])
+def test_lanczos_waits_once_for_several_steps(block: int, cupy: ModuleType) -> None:
+    rng = np.random.default_rng(13)
+    matrix = rng.standard_normal((90, 60))
+    gram, start = matrix.T @ matrix, rng.standard_normal((1, block, 60))
+    options: dict[str, Any] = {"rtol": 1e-10, "basis_size": 24, "max_products": 60 * block}
+    steps: list[int] = []
+
+    def multiply(rows: Any) -> Any:
+        steps.append(COUNTS["waits"])
+        return rows @ device
+
+    device, given = cupy.asarray(gram), cupy.asarray(start)
+    COUNTS.clear()
+    found = block_lanczos(multiply, given, 1, rng=np.random.default_rng(1), **options)
+    assert found.values[0] == pytest.approx(np.linalg.norm(matrix, 2), rel=1e-9)
+    looks = len(set(steps))
+    assert len(steps) >= 8
+    assert looks <= len(steps) / 2
+    assert COUNTS["waits"] <= 4 * looks + 4  # a restart and the start look at their rows as well
+
+
+@pytest.mark.parametrize(("at", "block"), [(1, 1), (2, 1), (3, 1), (6, 1), (4, 2), (3, 2)])
+def test_lanczos_takes_steps_anew_that_should_not_have_been_trusted(at: int, block: int, cupy: ModuleType) -> None:
+    # The Krylov space of the start ends after `at` vectors, in the middle of what is read together.
+    rng = np.random.default_rng(14)
+    values = np.linspace(1.0, 4.0, 30)
+    vectors = np.linalg.qr(rng.standard_normal((30, 30)))[0]
+    gram = (vectors * values) @ vectors.T
+    start = rng.standard_normal((1, block, at)) @ vectors[:, :at].T
+    processes = []
+    for library in (np, cupy):
+        given = library.asarray(gram)
+        process = lanczos._Process(
+            lambda rows, given=given: rows @ given, library.asarray(start), 1, 24, "largest", np.random.default_rng(2)
+        )
+        for _ in range(16 // block):
+            process.step()
+        process.settle()
+        processes.append(process)
+    host, device = processes
+    basis = device._V.get()[0, :16, :]
+    np.testing.assert_allclose(basis @ basis.T, np.eye(16), atol=1e-12)
+    np.testing.assert_allclose(device._H[0, :16, :16], basis @ gram @ basis.T, atol=1e-12)
+    np.testing.assert_allclose(device._H, host._H, atol=1e-12)
+    np.testing.assert_allclose(device._V.get(), host._V, atol=1e-9)
+
+
+def test_a_density_waits_once_for_a_probe(cupy: ModuleType) -> None:
+    kernel = np.random.default_rng(15).standard_normal((2, 2, 3))
+    device, host = (ConvOperator(array, (20,)) for array in (cupy.asarray(kernel), kernel))
+    coefficients = np.eye(9)[:3]
+    COUNTS.clear()
+    got = density._probe(device, 9.0, coefficients, 12, np.random.default_rng(0))
+    assert COUNTS["waits"] == 1
+    np.testing.assert_allclose(got, density._probe(host, 9.0, coefficients, 12, np.random.default_rng(0)), atol=1e-12)
+    ends = ConvOperator(np.eye(2)[:, :, None], (20,))  # its Krylov spaces have one dimension
+    np.testing.assert_allclose(
+        density._probe(ends, 1.0, coefficients, 12, np.random.default_rng(0)), [1.0, 1.0, 1.0], atol=1e-12
+    )

@@ -60,7 +60,7 @@ def test_the_error_bars_hold_in_the_stated_share_of_runs(monkeypatch: pytest.Mon
     operator = ConvOperator(np.random.default_rng(1).standard_normal((2, 2, 3, 3)), (7, 7))
     values = np.linalg.svd(operator.to_dense(), compute_uv=False)
     exact = spectral_density(operator, bins=6)
-    monkeypatch.setattr(density, "_all_are_at_hand", lambda _: False)
+    monkeypatch.setattr(density, "values_are_at_hand", lambda _: False)
     held, runs = 0, 60
     for seed in range(runs):
         found = spectral_density(operator, bins=6, probes=8, degree=24, confidence=0.9, rng=seed)
@@ -92,7 +92,7 @@ def test_other_maps_and_the_same_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     estimated = stable_rank(operator, rng=1)
     assert estimated.status == "estimated"
     assert abs(estimated.value - exact) <= estimated.error
-    monkeypatch.setattr(density, "_all_are_at_hand", lambda _: False)
+    monkeypatch.setattr(density, "values_are_at_hand", lambda _: False)
     one, two = (spectral_density(operator, bins=5, degree=16, rng=3) for _ in range(2))
     assert np.array_equal(one.shares, two.shares)
 

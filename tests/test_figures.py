@@ -79,7 +79,8 @@ def test_the_command_writes_tables_plots_and_verdicts(tmp_path: Path, capsys: py
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["complete"] is True
     assert manifest["identity"]["kernels"] == 3
-    assert manifest["resumed_settings"] == len(manifest["settings"])
+    parts = list((tmp_path / "out" / "runs").glob("*.npz"))  # of two kernels, and of one
+    assert manifest["resumed_parts"] == len(parts) == 2 * len(manifest["settings"])
 
 
 def _panel(setting: FigureSetting, kernels: int = 8, **changes: float) -> Traces:

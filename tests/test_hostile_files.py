@@ -17,7 +17,7 @@ import pytest
 
 from convla.cli import run
 from convla.errors import WeightsError
-from convla.networks import inspect
+from convla.networks.inspection import inspect
 from convla.networks.kernels import initialize_file
 from convla.networks.plot import plot_inspection
 from convla.networks.settings import LayerSettings

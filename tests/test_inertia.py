@@ -16,8 +16,8 @@ from convla.spectra.dense import group_operators
 from convla.spectra.inertia import (
     BandedGram,
     confirm_largest,
-    confirms_smallest,
     factorisation_is_cheap,
+    shown_of_smallest,
     vector_of,
 )
 from tests.spectra_oracles import dense_values
@@ -98,9 +98,13 @@ def test_the_smallest_value_is_confirmed_and_no_larger_one(name: str) -> None:
     operator = make(name)
     exact = dense_values(operator)
     if exact[-1] > 1e-3 * exact[0]:
-        assert confirms_smallest(operator, exact[-1], exact[0], 1e-6)
-        assert not confirms_smallest(operator, exact[-1] * (1 + 2e-6), exact[0], 1e-6)
-    assert not confirms_smallest(operator, 1e-9 * exact[0], exact[0], 1e-6)  # below what rounding leaves
+        for above, refuted in ((0.0, False), (2e-6, True), (0.5, True)):
+            least, wrong = shown_of_smallest(operator, exact[-1] * (1 + above), 1e-6)
+            assert wrong == refuted
+            assert least <= exact[-1] * (1 + 1e-12)
+            assert (least >= exact[-1] * (1 - 1e-6)) or refuted
+            assert least >= exact[-1] * (1 - above) / 8
+    assert shown_of_smallest(operator, 1e-9 * exact[0], 1e-6) == (0.0, False)  # below what rounding leaves
 
 
 @pytest.mark.parametrize(

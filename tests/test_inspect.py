@@ -11,7 +11,7 @@ import pytest
 
 from convla import ConvOperator, convolutional_similarity, network_similarity
 from convla.cli import run
-from convla.networks import inspect
+from convla.networks.inspection import inspect
 from convla.networks.kernels import initialize_file, split_kernels
 from convla.networks.measures import columns_of
 from convla.networks.settings import LayerSettings, read_settings

@@ -17,6 +17,7 @@ from convla import (
     smallest_singular_value,
 )
 from convla.errors import ConvergenceWarning
+from convla.spectra import Lanczos
 from convla.spectra.lanczos import block_lanczos, random_start_error
 from tests.spectra_oracles import dense_values, triplet_defects
 
@@ -44,6 +45,16 @@ def test_symmetric_kernels_with_double_singular_values(kernel: np.ndarray) -> No
     exact = dense_values(operator)[:6]
     assert exact[1] == pytest.approx(exact[2], rel=1e-12)
     np.testing.assert_allclose(singular_values(operator, 6, method="lanczos").values, exact, rtol=1e-9)
+
+
+@pytest.mark.parametrize("method", [Lanczos(block=1), Lanczos(block=5), Lanczos(block=3, basis_size=30)])
+def test_the_settings_change_the_way_and_not_the_values(method: Lanczos) -> None:
+    operator = ConvOperator(np.random.default_rng(5).standard_normal((4, 4, 3, 3)), (12, 12), stride=2)
+    found = singular_values(operator, 4, method=method, rtol=1e-9)
+    assert found.method == "lanczos"
+    assert triplet_defects(operator, found)[0] <= 1e-9 * found.value
+    np.testing.assert_allclose(found.values, dense_values(operator)[:4], rtol=1e-9)
+    assert found.matvecs != singular_values(operator, 4, method="lanczos", rtol=1e-9).matvecs
 
 
 def test_the_identity_has_as_many_copies_as_are_asked_for() -> None:
@@ -116,6 +127,33 @@ def test_lanczos_finds_a_separated_smallest_value() -> None:
     found = block_lanczos(gram_of(matrix), start, 1, **options)
     assert found.converged
     assert found.values[0] == pytest.approx(0.5, rel=1e-9)
+
+
+def test_no_gap_is_seen_among_values_that_crowd_at_the_lower_end() -> None:
+    # A Krylov space that holds some of them takes the gap to the large ones for the gap to all others.
+    converged = 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        exact = np.array([2.3, 0.5, *10.0 ** rng.uniform(-5, -3, 6)])
+        matrix = np.linalg.qr(rng.standard_normal((8, 8)))[0] * exact
+        start = rng.standard_normal((1, 2, 8))
+        options = {"criterion": "value", "which": "smallest", "basis_size": 40, "rng": rng}
+        found = block_lanczos(gram_of(matrix), start, 1, rtol=1e-3, max_products=20, **options)
+        converged += found.converged
+        assert not found.converged or abs(found.values[0] - exact.min()) <= found.errors[0]
+    assert converged == 20
+
+
+def test_a_smallest_value_is_confirmed_or_refuted_by_a_factorisation() -> None:
+    operator = ConvOperator(np.random.default_rng(7).standard_normal((3, 2, 3)), (20,))
+    exact = dense_values(operator)[-1]
+    found = smallest_singular_value(operator, method="lanczos", rtol=1e-6)
+    assert found.status == "confirmed"
+    assert found.value == pytest.approx(exact, rel=1e-6)
+    with pytest.warns(ConvergenceWarning, match="smallest"):
+        early = smallest_singular_value(operator, method="lanczos", rtol=1e-6, max_matvecs=12)
+    assert early.status == "not converged"
+    assert 0 < early.value - exact <= early.errors[0] <= 8 * (early.value - exact)
 
 
 @pytest.mark.parametrize("k", [1, 2, 5])

@@ -20,7 +20,7 @@ import pytest
 from convla import ConvOperator, __version__
 from convla.cli import run
 from convla.errors import WeightsError
-from convla.networks import inspect
+from convla.networks.inspection import inspect
 from convla.networks.kernels import choose_kernels, initialize_file, split_kernels
 from convla.networks.parametrizations import assemble
 from convla.networks.settings import LayerSettings

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from convla import ConvOperator, singular_values
-from convla.plotting import plot_spectrum, plot_symbol, show_matrix
+from convla.plotting import plot_spectrum, plot_symbol, show_matrix, slider
 
 pyplot = pytest.importorskip("matplotlib.pyplot", reason="Matplotlib is not installed")
 
@@ -75,3 +75,16 @@ def test_what_has_no_picture_is_refused() -> None:
         plot_symbol(layer(1, 1, 2, 2, 2))
     with pytest.raises(TypeError, match="spectrum must be a LinearMap, got ndarray"):
         plot_spectrum(np.ones(3))  # type: ignore[arg-type]
+
+
+def test_a_slider_has_a_picture_for_each_value_and_shows_the_first() -> None:
+    shown = slider(lambda level, figure: figure.subplots().axhline(level), (0.25, 0.5, 0.75), label="a < b")
+    assert len(set(shown.pictures)) == 3
+    page = shown._repr_html_()
+    hidden = [tag for tag in page.split("<img ")[1:] if "display:none" in tag.split(">")[0]]
+    assert len(hidden) == 2
+    assert page.count('alt="a &lt; b = ') == 3
+    assert 'max="2"' in page
+    assert "http" not in page  # it needs no network
+    with pytest.raises(ValueError, match="values must be at least one"):
+        slider(lambda _value, _figure: None, (), label="nothing")

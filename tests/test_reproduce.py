@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,7 @@ def test_an_interrupted_run_resumes_to_the_same_numbers(
     capsys.readouterr()
     assert run(["reproduce", "tables", *SMALL, "--output", str(broken)]) == 130
     message = capsys.readouterr().err
-    assert "8 of 18 settings are saved" in message
+    assert "8 of 18 parts are saved" in message
     assert "--resume" in message
     assert message.count("\n") == 1
     assert not json.loads((broken / "manifest.json").read_text())["complete"]
@@ -91,7 +91,7 @@ def test_an_interrupted_run_resumes_to_the_same_numbers(
     assert run(["reproduce", "tables", *SMALL, "--output", str(broken), "--resume"]) == 0
     assert len(ran) == 10
     assert _numbers(broken) == _numbers(whole)
-    assert json.loads((broken / "manifest.json").read_text())["resumed_settings"] == 8
+    assert json.loads((broken / "manifest.json").read_text())["resumed_parts"] == 8
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
@@ -105,8 +105,9 @@ def test_a_killed_run_keeps_whole_files(tmp_path: Path) -> None:
     process.wait()
     request = Request(targets=("tables",), repetitions=200_000, output=tmp_path)
     folder = ResultsFolder(tmp_path, request.identity)
-    settings = table_settings()
-    loaded = [folder.load(setting.name, setting.describe(), Outcome, 200_000) for setting in settings]
+    tables = source.Tables(("tables",), 200_000, 0, Readings(), "auto")
+    parts = [part for setting in table_settings() for part in tables.parts(setting)]
+    loaded = [folder.load(part.name, part.describe(), Outcome, tables.rows(part)) for part in parts]
     assert sum(outcome is not None for outcome in loaded) >= 2
 
 
@@ -134,6 +135,16 @@ def test_the_engines_of_the_cpu_save_the_same_bits(setting: Setting) -> None:
     for field in fields(Outcome):
         first, second = (getattr(outcome, field.name) for outcome in outcomes)
         np.testing.assert_array_equal(first, second, err_msg=field.name)
+
+
+def test_a_setting_is_the_sum_of_its_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    request = Request(targets=("table3",), repetitions=70, output=tmp_path / "whole")
+    whole = reproduce(request)
+    monkeypatch.setattr(source.Tables, "cut", lambda *_: 32)
+    cut = reproduce(replace(request, output=tmp_path / "cut"))
+    assert len(list((tmp_path / "cut" / "runs").glob("*.npz"))) == 3 * len(whole.outcomes)
+    assert all(_same(cut.outcomes[setting], outcome) for setting, outcome in whole.outcomes.items())
+    assert _numbers(tmp_path / "cut") == _numbers(tmp_path / "whole")
 
 
 def test_more_repetitions_keep_the_first_ones() -> None:
@@ -235,7 +246,7 @@ def test_divergence_is_counted_and_dropped() -> None:
         (["--engine", "gpu"], "engine must be one of 'auto', 'direct', 'reference', 'numba', 'cuda', 'fft', got 'gpu'"),
         (
             ["--executor", "cloud"],
-            "executor must be 'local', 'loky', 'dask-local:N', 'dask://HOST:PORT' or an Executor, got 'cloud'",
+            "executor must be 'local', 'loky', 'dask-local:N', 'dask://HOST:PORT', 'mpi' or an Executor, got 'cloud'",
         ),
         (["--similarity", "cubed"], "similarity must be one of"),
         (["--kernel-loss", "outer"], "kernel_loss must be one of"),

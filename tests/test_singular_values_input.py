@@ -20,6 +20,7 @@ from convla import (
     vstack,
 )
 from convla.errors import ShapeError
+from convla.spectra import Lanczos
 from tests.spectra_oracles import dense_values
 
 
@@ -90,6 +91,10 @@ def test_integer_kernels_give_float64() -> None:
         (lambda o: (o @ o.T).with_kernels(None), TypeError, "kernels must be a sequence"),
         (lambda o: largest_singular_value(o, method="lanczos", start=np.ones((1, 4))), ShapeError, "start must have"),
         (lambda o: smallest_singular_value(o, method="svds"), ValueError, "method must be one of"),
+        (lambda o: singular_values(o, 1, method=7), TypeError, "method must be one of"),
+        (lambda o: singular_values(o, 1, method="inverse"), ValueError, "'inverse' is for the smallest"),
+        (lambda _: Lanczos(block=0), ValueError, "block must be"),
+        (lambda _: Lanczos(basis_size=0), ValueError, "basis_size must be"),
         (lambda o: singular_value_bounds(o, method="guess"), ValueError, "method must be one of"),
         (lambda o: singular_value_bounds(o.to_dense()), TypeError, "operator must be a LinearMap"),
         (lambda o: largest_singular_value(o.to_dense()), TypeError, "operator must be a LinearMap"),

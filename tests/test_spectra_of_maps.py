@@ -169,9 +169,13 @@ def test_what_cancels_is_known_to_what_is_left_of_it() -> None:
         assert abs(found.value - wanted) <= found.errors[0] + 1e-14 * wanted
         bounds = singular_value_bounds(difference)
         assert bounds.lower <= wanted <= bounds.upper
-    nothing = singular_value_bounds(vstack([first, first]) - vstack([first, first]))
+    zero = vstack([first, first]) - vstack([first, first])
+    nothing = singular_value_bounds(zero)
     assert nothing.lower == 0.0
     assert nothing.upper <= 1e-12
+    beside = largest_singular_value(block_diagonal([first, zero]), method="lanczos", rtol=1e-3)
+    assert beside.status == "estimated"  # only a smallest value is one of a rank
+    assert beside.value == pytest.approx(np.linalg.svd(first.to_dense(), compute_uv=False)[0], rel=1e-3)
 
 
 def test_blocks_are_searched_one_by_one() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
@@ -197,14 +198,17 @@ class TestDescents:
             assert abs(run.similarity[repetition, 0] - seen) <= 64 * setting.taps * EPS * scale
 
     @pytest.mark.torch
-    @pytest.mark.parametrize("optimizer", ["SGD", "Adam"])
+    @pytest.mark.parametrize("optimizer", ["SGD", "momentum", "Nesterov", "AdaGrad", "RMSprop", "Adam"])
     def test_the_descent_is_pytorchs(self, optimizer: str) -> None:
         torch = pytest.importorskip("torch")
         setting = _setting(dimensions=2, channels=2, kernels=3, optimizer=optimizer, iterations=10, learning_rate=0.003)
         _, kernels, gram = _start(setting, 1)
         ours = descend_filters(kernels.reshape(1, 3, -1), gram, setting)
         k = torch.tensor(kernels[0], requires_grad=True)
-        stepper = getattr(torch.optim, optimizer)([k], lr=setting.learning_rate)
+        momentum = {"momentum": 0.9} if optimizer == "momentum" else {"momentum": 0.9, "nesterov": True}
+        theirs = {"momentum": "SGD", "Nesterov": "SGD", "AdaGrad": "Adagrad"}.get(optimizer, optimizer)
+        options = momentum if optimizer in ("momentum", "Nesterov") else {}
+        stepper = getattr(torch.optim, theirs)([k], lr=setting.learning_rate, **options)
         for _ in range(setting.iterations):
             stepper.zero_grad()
             planes = k.reshape(6, 1, 3, 3)
@@ -216,6 +220,27 @@ class TestDescents:
         np.testing.assert_allclose(
             ours.kernels[0].reshape(k.shape), k.detach().numpy(), rtol=0, atol=256 * EPS * setting.iterations
         )
+
+    @pytest.mark.parametrize("padding", ["full", "valid", 1])
+    @pytest.mark.parametrize("dimensions", [1, 2])
+    def test_strided_feature_maps_are_every_other_entry(self, padding: Any, dimensions: int) -> None:
+        setting = _setting(dimensions=dimensions, channels=2, M=7, stride=2, padding=padding, similarity="signed")
+        x, kernels = draw(setting, 0, 0, 2)
+        seen = run_setting(setting, repetitions=2, seed=0).similarity[:, 0]
+        width = {"full": 2, "valid": 0}.get(padding, padding)
+        for repetition in range(2):
+            image = np.pad(x[repetition], [(0, 0), *[(width, width)] * dimensions])
+            maps = [
+                sum(signal.correlate(plane, tap, "valid") for plane, tap in zip(image, kernel, strict=True))
+                for kernel in kernels[repetition]
+            ]
+            one, other = (plane[(slice(None, None, 2),) * dimensions] for plane in maps)
+            size = float(np.sum(np.abs(one)) * np.sum(np.abs(other)))
+            assert abs(seen[repetition] - np.sum(one * other)) <= 64 * setting.taps * EPS * size
+
+    def test_a_stride_is_compiled_to_the_same_bits(self) -> None:
+        runs = [run_setting(_setting(stride=3), repetitions=70, seed=2, engine=e) for e in ("reference", "numba")]
+        assert all(np.array_equal(a, b) for a, b in zip(*(vars(run).values() for run in runs), strict=True))
 
     def test_one_trained_kernel_leaves_the_others(self) -> None:
         setting = _setting(kernels=3, train="first")
@@ -274,6 +299,49 @@ def loss(kernels):
     def test_what_is_not_there_is_named(self, name: str) -> None:
         with pytest.raises(functions.LossError, match=name.partition(":")[0]):
             _setting(loss=name)
+
+
+class TestOptimizersOfOnesOwn:
+    GOOD = """\
+class Half:
+    def __init__(self, rate):
+        self.rate, self.steps = rate, 0
+
+    def step(self, parameter, gradient):
+        self.steps += 1
+        return parameter - self.rate * gradient / self.steps
+"""
+
+    def test_it_is_followed(self, tmp_path: Path) -> None:
+        (tmp_path / "mine.py").write_text(self.GOOD)
+        path = tmp_path / "mine.toml"
+        path.write_text(EIGHT_LINES.replace('"SGD"', '"mine.py:Half"').replace("= 20", "= 1"))
+        own = read_study(path).settings[0]
+        assert setting_engine(own, "auto") == "reference"
+        # Of one step it is gradient descent.
+        runs = [
+            run_setting(setting, repetitions=8, seed=0, engine="reference")
+            for setting in (own, replace(own, optimizer="SGD"))
+        ]
+        np.testing.assert_allclose(runs[0].norms, runs[1].norms, rtol=64 * own.N * EPS)
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (("return parameter", "return parameter.mean() + 0 * parameter"), "column 0 of 4 alone steps to elsewhere"),
+            (("return parameter", "return parameter[0]"), "step must return float64 of shape (3, 4), got float64"),
+            (("def step", "def stop"), "must return an object with a method step"),
+        ],
+    )
+    def test_what_is_none_is_refused(self, tmp_path: Path, change: tuple[str, str], message: str) -> None:
+        (tmp_path / "bad.py").write_text(self.GOOD.replace(*change).replace("gradient / self.steps", "gradient[0]"))
+        with pytest.raises(functions.OptimizerError, match=re.escape(message)):
+            run_setting(_setting(optimizer=f"{tmp_path}/bad.py:Half"), repetitions=3, seed=0)
+
+    @pytest.mark.parametrize("name", ["none.py:Half", "no.such.module:Half", "math:Half"])
+    def test_what_is_not_there_is_named(self, name: str) -> None:
+        with pytest.raises(functions.OptimizerError, match=name.partition(":")[0]):
+            _setting(optimizer=name)
 
 
 class TestMoments:
@@ -439,7 +507,11 @@ class TestCommand:
             ),
             (('"normal"', '"none.npy"'), "none.npy cannot be read"),
             (('"normal"', '"natural"\nchannels = 2'), "channels must be 1 or 3 for natural images, got 2"),
-            (('"SGD"', '"sgd"'), "optimizer must be one of 'SGD', 'Adam', got 'sgd'"),
+            (
+                ('"SGD"', '"sgd"'),
+                "optimizer must be one of 'SGD', 'momentum', 'Nesterov', 'AdaGrad', 'RMSprop', 'Adam', got 'sgd'",
+            ),
+            (("= 20", "= 20\nstride = 0"), "stride must be between 1 and 4096, got 0"),
             (("0.001", "-1"), "learning_rate must be positive"),
             (("= 20", "= 20\nstream = '{x}'"), "stream names 'x', which is no setting"),
             (("= 20", "= 20\ntogether = 3"), "together must be a list of tables"),

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import pickle
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
 
 from convla.cli import run
 from convla.errors import install_line
+from convla.experiments.pool import Pool
 from proofs_checks import ledger as ledger_module
 from proofs_checks.claims import load_claims
 from proofs_checks.csm import STATEMENTS
 from proofs_checks.mutation import applied, mutants
+from proofs_checks.runner import verify
 
 
 def test_table_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -168,3 +174,36 @@ def test_graph(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert '"CSM-bound" -> "CSM-6";' in out
     assert '"CSM-35" -> "CSM-34" [dir=none, style=dashed];' in out
+
+
+def test_evidence_that_is_spread_finds_the_same(tmp_path: Path) -> None:
+    file = tmp_path / "shared_claims.py"
+    file.write_text(
+        "from proofs_checks.statement import Kind, Statement, Verdict, evidence\n"
+        "@evidence(Kind.PROOF, 'one')\n"
+        "def never(_):\n"
+        "    assert 1 == 2, 'one is not two'\n"
+        "@evidence(Kind.PROPERTY, 'all')\n"
+        "def drawn(examples):\n"
+        "    return f'{examples} drawn'\n"
+        "STATEMENTS = (Statement('OWN-1', 'p. 1', 't', 'c', Verdict.HOLDS, (never, drawn)),\n"
+        "              Statement('OWN-2', 'p. 2', 't', 'c', Verdict.HOLDS, (drawn,)))\n",
+        encoding="utf-8",
+    )
+
+    def spread(function: Any, arguments: Any) -> Iterator[Any]:
+        # As another process gets the work, and with the last piece ending first.
+        for argument in reversed(list(arguments)):
+            yield argument, pickle.loads(pickle.dumps(function))(argument)
+
+    statements = load_claims(str(file))
+    alone = verify(statements, examples=3)
+    elsewhere = verify(statements, examples=3, spread=spread, claims=str(file))
+    found = [(o.statement.id, o.evidence.name, o.status, o.finding) for o in alone.outcomes]
+    assert found == [(o.statement.id, o.evidence.name, o.status, o.finding) for o in elsewhere.outcomes]
+    assert found[2] == ("OWN-2", "drawn", "confirmed", "3 drawn")
+    assert elsewhere.outcomes[2].seconds == 0.0
+    with ThreadPoolExecutor(2) as executor:
+        of_ledger = verify(STATEMENTS[:3], examples=2, spread=Pool(executor, workers=2).map)
+    expected = verify(STATEMENTS[:3], examples=2)
+    assert [o.finding for o in of_ledger.outcomes] == [o.finding for o in expected.outcomes]

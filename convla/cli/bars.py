@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import sys
+import time
 from pathlib import Path
 from typing import Self
 
 from rich.progress import TaskID
 
-from convla.cli.output import INTERRUPTED, complain, progress_bars
+from convla.cli.output import INTERRUPTED, complain, progress_bars, time_left
 from convla.experiments.session import Unit, Watcher
 
 __all__ = ["RunBars"]
+
+TOLD = 60.0
+"""Seconds between two lines where there is no terminal, in the log of a queue's job for one."""
 
 
 class RunBars(Watcher):
@@ -28,6 +33,8 @@ class RunBars(Watcher):
         self._progress = progress_bars()
         self._whole = self._progress.add_task(what, total=None)
         self._bars: dict[Unit, TaskID] = {}
+        self._began = self._told = time.monotonic()
+        self._before = 0
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -38,7 +45,8 @@ class RunBars(Watcher):
 
     def plan(self, units: int, saved: int) -> None:
         """Take up the number of units."""
-        self.units, self.saved = units, saved
+        self.units, self.saved, self._before = units, saved, saved
+        self._began = self._told = time.monotonic()
         self._progress.update(self._whole, total=units, completed=saved)
 
     def start(self, unit: Unit, steps: int) -> None:
@@ -54,6 +62,16 @@ class RunBars(Watcher):
         self.saved += 1
         self._progress.remove_task(self._bars.pop(unit))
         self._progress.advance(self._whole)
+        now = time.monotonic()
+        if self._progress.disable and now >= self._told + TOLD:
+            self._told = now
+            print(f"convla: {self.told(now - self._began)}", file=sys.stderr, flush=True)
+
+    def told(self, seconds: float) -> str:
+        """Return how far it is after so many seconds, at what rate, and how long it will take from here."""
+        rate = (self.saved - self._before) / seconds
+        left = time_left((self.units - self.saved) / rate)
+        return f"{self.saved} of {self.units} {self._what}, {rate:.3g} a second, {left} left"
 
     def interrupted(self, output: Path) -> int:
         """Say what is saved, and how to go on; return the exit code."""

@@ -10,8 +10,7 @@ import typer
 from convla.cli.app import app
 from convla.cli.inspect import image_sizes
 from convla.cli.output import check_writable, write_json, write_text
-from convla.networks import compare
-from convla.networks.comparison import Change, Comparison
+from convla.networks.comparison import Change, Comparison, compare
 from convla.networks.files import MODEL_FORMATS
 from convla.networks.measures import MEASURES
 from convla.networks.settings import LayerSettings, read_settings

@@ -13,7 +13,7 @@ from typing import Any
 from rich.progress import ProgressColumn, Task
 from rich.text import Text
 
-from convla.cli.output import INTERRUPTED, check_writable, complain, progress_bars, write_json, write_text
+from convla.cli.output import INTERRUPTED, check_writable, complain, progress_bars, time_left, write_json, write_text
 from convla.cli.rows import Screen, words_of
 from convla.cli.thresholds import Threshold
 from convla.errors import ConvlaError
@@ -184,15 +184,14 @@ class _TimeLeft(ProgressColumn):
         """Return the time in words."""
         if not task.completed:
             return Text("")
-        seconds = self._plan.seconds_left
-        return Text(f"about {seconds:.0f} s left" if seconds < 100 else f"about {seconds / 60:.0f} min left")
+        return Text(f"about {time_left(self._plan.seconds_left)} left")
 
 
 def _watched(plan: Plan, screen: Screen, json_file: Path | None) -> Inspection:
     """Measure, show each row as it is done, and keep what is done in the file."""
     done: list[LayerReport] = []
     saved = time.monotonic()
-    with progress_bars(_TimeLeft(plan)) as progress:
+    with progress_bars(last=_TimeLeft(plan)) as progress:
         bar = progress.add_task("layers", total=len(plan.tasks))
 
         def show(layer: LayerReport) -> None:

@@ -16,7 +16,16 @@ if TYPE_CHECKING:  # what the help does not need is imported where it is used
 INTERRUPTED = 130
 """The exit code after Ctrl-C; after SIGTERM, which is answered alike, it is 143."""
 
-__all__ = ["INTERRUPTED", "check_writable", "complain", "console", "progress_bars", "write_json", "write_text"]
+__all__ = [
+    "INTERRUPTED",
+    "check_writable",
+    "complain",
+    "console",
+    "progress_bars",
+    "time_left",
+    "write_json",
+    "write_text",
+]
 
 
 def complain(message: str) -> None:
@@ -54,13 +63,44 @@ def write_json(path: Path, data: Any) -> None:
     write_text(path, json.dumps(data, indent=1, ensure_ascii=False) + "\n")  # the escape is JSON's own
 
 
-def progress_bars(*columns: ProgressColumn, quiet: bool = False) -> Progress:
+def time_left(seconds: float) -> str:
+    """Return a duration as a screen shows it.
+
+    Examples
+    --------
+    >>> time_left(75.2), time_left(90000)
+    ('1:15', '25:00:00')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def progress_bars(*, quiet: bool = False, last: ProgressColumn | None = None) -> Progress:
     """Return progress bars on standard error that show nothing where that is no terminal, and leave nothing.
 
-    Lines that are printed meanwhile, on standard output too if it is the same terminal, stand above them.
+    Lines that are printed meanwhile, on standard output too if it is the same terminal, stand above them. The last
+    column says how long the rest will take, if all take the same; or what `last` says.
     """
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        ProgressColumn,
+        Task,
+        TextColumn,
+        TimeElapsedColumn,
+    )
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        """How many a second, and how long it will take from here."""
+
+        def render(self, task: Task) -> Text:
+            if not task.speed or task.remaining is None:
+                return Text("")
+            return Text(f"{task.speed:.3g}/s, {time_left(task.remaining / task.speed)} left")
 
     console = Console(stderr=True)
     quiet = quiet or not console.is_terminal
@@ -70,9 +110,10 @@ def progress_bars(*columns: ProgressColumn, quiet: bool = False) -> Progress:
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        *columns,
+        Rate() if last is None else last,
         console=console,
         disable=quiet,
         redirect_stdout=sys.stdout.isatty(),
         transient=True,
+        speed_estimate_period=600.0,  # units may take minutes
     )

@@ -83,7 +83,7 @@ def _reproduce(
         resume=resume,
     )
     check_writable("--json", json_file)
-    bars = RunBars("settings")
+    bars = RunBars("parts")
     try:
         with bars:
             result = reproduce(request, bars, draw=True)

@@ -15,6 +15,7 @@ from convla._validate import check_integer
 from convla.cli.app import app
 from convla.cli.output import check_writable, console, progress_bars, write_json, write_text
 from convla.errors import ConvlaError, install_line
+from convla.experiments.pool import EXECUTORS, Pool
 
 if TYPE_CHECKING:
     from proofs_checks.runner import Outcome, Report
@@ -43,6 +44,8 @@ def _verify(
     baseline: Annotated[
         Path | None, typer.Option(help="An earlier --json report: exit with 1 if anything it confirmed is lost.")
     ] = None,
+    executor: Annotated[str, typer.Option(help=EXECUTORS)] = "local",
+    workers: Annotated[int, typer.Option(help="Processes; more than one needs the extra parallel.")] = 1,
     graph: Annotated[
         bool, typer.Option("--graph", help="Run nothing: print which statement rests on which, as DOT.")
     ] = False,
@@ -53,6 +56,7 @@ def _verify(
     contradicted by its evidence.
     """
     check_integer("--max-examples", max_examples, minimum=1)
+    pool = Pool.of_processes(executor, workers)
     check_writable("--json", json_file)
     check_writable("--markdown", markdown_file)
     check_writable("--badge", badge_file)
@@ -80,7 +84,8 @@ def _verify(
         def show(outcome: Outcome) -> None:
             progress.update(bar, advance=1, description=f"{outcome.statement.id:12}")
 
-        report = verify(statements, examples=max_examples, progress=show)
+        spread = None if pool.is_local else pool.map
+        report = verify(statements, examples=max_examples, progress=show, spread=spread, claims=claims)
     if json_file is not None:
         write_json(json_file, report.as_data())
     if markdown_file is not None:

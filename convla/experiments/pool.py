@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
+import math
 import os
 import platform
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, wait
 from dataclasses import dataclass
 from importlib import metadata
@@ -23,7 +26,7 @@ __all__ = ["EXECUTORS", "Pool", "WorkerError"]
 A = TypeVar("A")
 R = TypeVar("R")
 
-EXECUTORS = "local (threads of this process), loky or dask-local:N (processes), or dask://HOST:PORT (a cluster)"
+EXECUTORS = "local (threads of this process), loky or dask-local:N (processes), dask://HOST:PORT (a cluster), or mpi"
 """The executors in words."""
 
 WATCHED = 0.5
@@ -34,6 +37,12 @@ RESTARTS = 3
 
 WAITING = 3
 """Pieces of work for each worker that an executor is given at a time: the one it does, and those that wait there."""
+
+PATIENCE = 60
+"""Seconds that a scheduler may take to answer: one that is started anew is not there at once."""
+
+COUNTED = 1.0
+"""Seconds between two looks at how many workers a cluster has."""
 
 
 class WorkerError(ConvlaError, RuntimeError):
@@ -48,10 +57,12 @@ class Pool:
     ----------
     executor : str or concurrent.futures.Executor
         "local" is this process; "loky" (extra ``parallel``) and "dask-local:N" (extra ``dask``) are processes on this
-        machine; "dask://HOST:PORT" is the scheduler of a Dask cluster. An executor of one's own is used as it is, and
-        not shut down.
+        machine; "dask://HOST:PORT" is the scheduler of a Dask cluster; "mpi" (extra ``mpi``) are the other ranks of
+        ``mpiexec -n N python -m mpi4py.futures -m convla ...``, or processes that MPI starts. An executor of one's own
+        is used as it is, and not shut down.
     workers : int
-        Processes of loky, no more of them than CPUs; or how many workers an executor of one's own has.
+        Processes of loky, no more of them than CPUs; processes that MPI starts; or how many workers an executor of
+        one's own has.
     threads : int
         Of each process.
 
@@ -67,10 +78,10 @@ class Pool:
 
     def __post_init__(self) -> None:
         if not isinstance(self.executor, Executor) and not re.fullmatch(
-            r"local|loky|dask-local:[1-9]\d*|dask://[^/\s]+:\d+", str(self.executor)
+            r"local|loky|mpi|dask-local:[1-9]\d*|dask://[^/\s]+:\d+", str(self.executor)
         ):
             raise ValueError(
-                "executor must be 'local', 'loky', 'dask-local:N', 'dask://HOST:PORT' or an Executor, "
+                "executor must be 'local', 'loky', 'dask-local:N', 'dask://HOST:PORT', 'mpi' or an Executor, "
                 f"got {self.executor!r}"
             )
         for name in ("workers", "threads"):
@@ -80,6 +91,11 @@ class Pool:
     def of(cls, executor: str | Executor, workers: int) -> Pool:
         """Return so many threads of this process, or so many processes of one thread each."""
         return cls(executor, 1, workers) if executor == "local" else cls(executor, workers, 1)
+
+    @classmethod
+    def of_processes(cls, executor: str | Executor, workers: int, threads: int = 1) -> Pool:
+        """Return this process, or so many others where more than one is asked for, each of so many threads."""
+        return cls("loky" if executor == "local" and workers > 1 else executor, workers, threads)
 
     @property
     def is_local(self) -> bool:
@@ -92,7 +108,7 @@ class Pool:
         with at_most(self.threads), blas_on_one_thread():
             yield
 
-    def map(self, function: Callable[[A], R], arguments: Sequence[A]) -> Iterator[tuple[A, R]]:
+    def map(self, function: Callable[[A], R], arguments: Iterable[A]) -> Iterator[tuple[A, R]]:
         """Yield each argument with its result as it ends, in any order; what has not begun is given up when one fails.
 
         What a process was doing when it was killed, by the system for the memory that it took or by somebody, is done
@@ -101,7 +117,8 @@ class Pool:
         Parameters
         ----------
         function : picklable callable
-        arguments : sequence
+        arguments : iterable
+            Drawn as workers come free, `WAITING` for each of them at a time: they may be millions.
 
         Raises
         ------
@@ -110,18 +127,22 @@ class Pool:
         WorkerError
             If processes are lost again and again, or have other versions of convla, NumPy or numba than this one.
         """
-        waiting = list(reversed(arguments))
+        source = iter(arguments)
+        waiting = deque(itertools.islice(source, 1))  # drawn, and not yet with the executor
         lost = 0
         while waiting:
             running: dict[Future[tuple[dict[str, str], R]], A] = {}
             with contextlib.ExitStack() as stack:
                 executor, workers = self._start(stack, running)
                 try:
-                    while waiting or running:
-                        # A few pieces wait at the executor, not all of them: a million would flood a scheduler.
-                        while waiting and len(running) < WAITING * workers:
-                            future = executor.submit(_tagged, function, waiting[-1], self.threads)
-                            running[future] = waiting.pop()
+                    while True:
+                        room = WAITING * workers() - len(running) - len(waiting)
+                        waiting += itertools.islice(source, max(0, room))
+                        while waiting:
+                            running[executor.submit(_tagged, function, waiting[0], self.threads)] = waiting[0]
+                            waiting.popleft()
+                        if not running:
+                            return
                         for future in wait(running, return_when=FIRST_COMPLETED).done:
                             found, result = future.result()
                             _check_versions(found)
@@ -129,7 +150,7 @@ class Pool:
                             lost = 0
                             yield argument, result
                 except self._losses() as error:
-                    waiting += reversed(running.values())
+                    waiting.extendleft(reversed(running.values()))
                     lost += 1
                     if lost == RESTARTS or isinstance(self.executor, Executor):
                         raise WorkerError(
@@ -142,17 +163,20 @@ class Pool:
         if not str(self.executor).startswith("dask"):
             return (BrokenExecutor, CancelledError)
         from distributed import KilledWorker  # after three of them died at the same piece of work
+        from distributed.comm import CommClosedError
 
-        return (BrokenExecutor, CancelledError, KilledWorker)
+        return (BrokenExecutor, CancelledError, CommClosedError, KilledWorker)
 
-    def _start(self, stack: contextlib.ExitStack, running: dict[Any, Any]) -> tuple[Executor, int]:
-        """Return an executor, and how many workers it has; the stack ends it, with what is running if need be."""
+    def _start(self, stack: contextlib.ExitStack, running: dict[Any, Any]) -> tuple[Executor, Callable[[], int]]:
+        """Return an executor, and what counts its workers; the stack ends it, with what is running if need be."""
         if isinstance(self.executor, Executor):
             stack.callback(lambda: [future.cancel() for future in running])
-            return self.executor, self.workers
-        return self._start_loky(stack, running) if self.executor == "loky" else self._start_dask(stack)
+            return self.executor, lambda: self.workers
+        if self.executor == "loky":
+            return self._start_loky(stack, running)
+        return self._start_mpi(stack) if self.executor == "mpi" else self._start_dask(stack)
 
-    def _start_loky(self, stack: contextlib.ExitStack, running: dict[Any, Any]) -> tuple[Executor, int]:
+    def _start_loky(self, stack: contextlib.ExitStack, running: dict[Any, Any]) -> tuple[Executor, Callable[[], int]]:
         try:
             from loky import get_reusable_executor
         except ImportError as error:
@@ -166,9 +190,24 @@ class Pool:
             initargs=(os.getpid(),),
         )
         stack.callback(lambda: executor.shutdown(kill_workers=bool(running)))  # type: ignore[call-arg]
-        return executor, workers
+        return executor, lambda: workers
 
-    def _start_dask(self, stack: contextlib.ExitStack) -> tuple[Executor, int]:
+    def _start_mpi(self, stack: contextlib.ExitStack) -> tuple[Executor, Callable[[], int]]:
+        try:
+            from mpi4py import MPI
+            from mpi4py.futures import MPIPoolExecutor, _core
+        except (ImportError, RuntimeError) as error:  # the latter where mpi4py finds no library of MPI
+            raise EngineError(f"executor 'mpi' needs mpi4py and an MPI: {install_line('mpi')}") from error
+        if MPI.COMM_WORLD.Get_size() > 1 and _core.SharedPool is None:
+            # Every rank would run the whole, and write the same files.
+            raise EngineError(
+                "executor 'mpi': the ranks of mpiexec are workers if it runs python -m mpi4py.futures -m convla ..."
+            )
+        executor = MPIPoolExecutor(max_workers=self.workers, main=False)
+        stack.callback(executor.shutdown, cancel_futures=True)
+        return executor, lambda: max(1, int(executor.num_workers))
+
+    def _start_dask(self, stack: contextlib.ExitStack) -> tuple[Executor, Callable[[], int]]:
         try:
             from distributed import Client, LocalCluster
         except ImportError as error:
@@ -180,12 +219,53 @@ class Pool:
                 place = stack.enter_context(LocalCluster(**options)).scheduler_address
             else:
                 place = f"tcp:{place}"
-            client = stack.enter_context(Client(place, timeout=10, set_as_default=False))
+            client = stack.enter_context(Client(place, timeout=PATIENCE, set_as_default=False))
         except OSError as error:  # a timeout, too
             raise EngineError(f"executor {self.executor!r}: no scheduler answers at {place}") from error
-        executor: Executor = client.get_executor()
-        stack.callback(executor.shutdown, wait=False)
-        return executor, max(1, sum(client.nthreads().values()))
+
+        def workers() -> int:
+            try:
+                return max(1, sum(client.nthreads().values()))
+            except OSError as error:
+                raise BrokenExecutor("the scheduler is gone") from error
+
+        # A cluster grows and shrinks; a queue gives its workers one after the other.
+        return _DaskExecutor(client), _now_and_then(workers)
+
+
+class _DaskExecutor(Executor):
+    """The futures of a client of Dask as those of `concurrent.futures`, each of which ends, however the client's does.
+
+    One of `Client.get_executor` waits for ever where the connection broke as its result was on its way.
+    """
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+
+    def submit(self, function: Callable[..., R], /, *arguments: Any) -> Future[R]:  # type: ignore[override]
+        ours: Future[R] = Future()
+
+        def pass_on(theirs: Any) -> None:
+            try:
+                ours.set_result(theirs.result())
+            except BaseException as error:
+                ours.set_exception(error)
+
+        self._client.submit(function, *arguments, pure=False).add_done_callback(pass_on)
+        return ours
+
+
+def _now_and_then(count: Callable[[], int]) -> Callable[[], int]:
+    """Return what calls a function anew once `COUNTED` seconds are over, and else returns what it returned."""
+    counted, found = -math.inf, 0
+
+    def current() -> int:
+        nonlocal counted, found
+        if time.monotonic() > counted + COUNTED:
+            counted, found = time.monotonic(), count()
+        return found
+
+    return current
 
 
 def _tagged(function: Callable[[A], R], argument: A, threads: int) -> tuple[dict[str, str], R]:

@@ -1,9 +1,10 @@
-"""The experiments of the sources, run as one: what the targets need, saved setting by setting, beside the printed."""
+"""The experiments of the sources, run as one: what the targets need, saved part by part, beside the printed."""
 
 from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -19,7 +20,7 @@ from convla.experiments.folder import ResultsFolder, surroundings
 from convla.experiments.pool import Pool
 from convla.experiments.rck import source as rck
 from convla.experiments.session import Session, Watcher
-from convla.experiments.source import Conclusion, Report, Source
+from convla.experiments.source import Conclusion, Report, Source, joined
 from convla.extending import check_choice, check_integer, engine_names
 
 __all__ = ["DEFAULT_TARGETS", "TARGETS", "Request", "Run", "reproduce"]
@@ -176,13 +177,11 @@ def reproduce(request: Request, watcher: Watcher | None = None, *, draw: bool = 
     folder = ResultsFolder(request.output, request.identity)
     work = [(source, source.units()) for source in request.sources()]
     began = time.perf_counter()
-    manifest = _describe(request, engine) | {
-        "settings": [source.describe(unit) for source, units in work for unit in units]
-    }
+    manifest = _describe(request, engine) | {"settings": [unit.describe() for _, units in work for unit in units]}
     folder.write_manifest(manifest)
     session: Session[Any, Any] = Session(folder, request.pool(), watcher, resume=request.resume)
-    session.announce(work)
-    done = [(source, session.complete(source, units)) for source, units in work]
+    session.announce([(source, [part for unit in units for part in source.parts(unit)]) for source, units in work])
+    done = [(source, _outcomes(session, source, units)) for source, units in work]
     reports = tuple(source.report(outcomes) for source, outcomes in done)
     run = Run(reports, {unit: o for _, outcomes in done for unit, o in outcomes.items()}, folder.path, [], 0.0)
     run.files.extend(name for report in reports for name in folder.write_tables(report.tables()))
@@ -199,12 +198,19 @@ def reproduce(request: Request, watcher: Watcher | None = None, *, draw: bool = 
         | {
             "complete": True,
             "seconds": round(seconds, 3),  # of this run; what was resumed took its own
-            "resumed_settings": session.resumed,
+            "resumed_parts": session.resumed,
             "files": run.files,
         }
         | {key: value for report in reports for key, value in report.totals().items()}
     )
     return replace(run, seconds=seconds)
+
+
+def _outcomes(session: Session[Any, Any], source: Source[Any, Any], units: Sequence[Any]) -> dict[Any, Any]:
+    """Return what settings leave, each part of them run and saved by itself."""
+    parts = {unit: source.parts(unit) for unit in units}
+    done = session.complete(source, [part for of_unit in parts.values() for part in of_unit])
+    return {unit: joined([done[part] for part in of_unit]) for unit, of_unit in parts.items()}
 
 
 def _describe(request: Request, engine: str) -> dict[str, Any]:

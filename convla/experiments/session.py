@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
-from convla.experiments.folder import ResultsFolder
+from convla.experiments.folder import ResultsError, ResultsFolder
 from convla.experiments.pool import Pool
 
 __all__ = ["Job", "O", "Session", "U", "Unit", "Watcher"]
@@ -92,35 +92,50 @@ class Session(Generic[U, O]):
         self._folder, self._pool, self._resume = folder, pool, resume
         self._watcher = watcher or Watcher()
 
-    def announce(self, work: Sequence[tuple[Job[Any, Any], Sequence[Any]]]) -> None:
-        """Tell the watcher of all units that jobs will be asked to complete."""
-        units = {unit: job for job, units in work for unit in units}
-        self._watcher.plan(len(units), sum(self._load(job, unit) is not None for unit, job in units.items()))
+    def announce(self, work: Iterable[tuple[Job[Any, Any], Iterable[Any]]]) -> None:
+        """Tell the watcher of all units that jobs will be asked to complete, each of them once."""
+        units = saved = 0
+        for job, of_job in work:
+            for unit in of_job:
+                units += 1
+                saved += self._load(job, unit) is not None
+        self._watcher.plan(units, saved)
 
     def complete(self, job: Job[U, O], units: Sequence[U]) -> dict[U, O]:
-        """Return what units leave, in their order: loaded where it is saved, run and saved where it is not."""
-        done = dict(self.stream(job, units))
-        return {unit: done[unit] for unit in dict.fromkeys(units)}
+        """Return what units leave, in their order: what is not saved is run first."""
+        self.run(job, dict.fromkeys(units))
+        return {unit: self.saved(job, unit) for unit in units}
 
-    def stream(self, job: Job[U, O], units: Sequence[U]) -> Iterator[tuple[U, O]]:
-        """Yield each unit with what it leaves, once it is saved, those first that are, the others as they end."""
-        missing = []
-        for unit in dict.fromkeys(units):
-            saved = self._load(job, unit)
-            if saved is not None:
-                self.resumed += 1
-                yield unit, saved
-            else:
-                missing.append(unit)
-                if not self._resume:
-                    job.forget(unit)
-        for unit, outcome in self._run(job, missing):
+    def run(self, job: Job[U, O], units: Iterable[U]) -> None:
+        """Run the units that are not saved, and save each as it ends; neither they nor what they leave are kept."""
+        for unit, outcome in self._run(job, self._missing(job, units)):
             self._folder.save(unit.name, job.describe(unit), outcome)
             job.forget(unit)
             self._watcher.finish(unit)
-            yield unit, outcome
 
-    def _run(self, job: Job[U, O], units: Sequence[U]) -> Iterator[tuple[U, O]]:
+    def saved(self, job: Job[U, O], unit: U) -> O:
+        """Return what a unit that has been run left.
+
+        Raises
+        ------
+        ResultsError
+            If its file is gone.
+        """
+        found: O | None = self._folder.load(unit.name, job.describe(unit), job.kind, job.rows(unit))
+        if found is None:
+            raise ResultsError(f"{self._folder.path}: {unit.name} is gone, though it was saved")
+        return found
+
+    def _missing(self, job: Job[U, O], units: Iterable[U]) -> Iterator[U]:
+        for unit in units:
+            if self._load(job, unit) is not None:
+                self.resumed += 1
+                continue
+            if not self._resume:
+                job.forget(unit)
+            yield unit
+
+    def _run(self, job: Job[U, O], units: Iterable[U]) -> Iterator[tuple[U, O]]:
         if self._pool.is_local:
             with self._pool.limits():
                 for unit in units:

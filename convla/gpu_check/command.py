@@ -13,6 +13,7 @@ import platform
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,19 @@ from convla.gpu_check.timing import REPEATS, WARM_UP, Floors, device_time, measu
 __all__ = ["Report", "device_facts", "main", "markdown", "run_sanitizer", "run_tests"]
 
 CHECKOUT = Path(convla.__file__).parents[1]
-COLUMNS = ("median_ms", "least_ms", "most_ms", "floor_ms", "fraction_of_floor", "torch_ms", "torch_ratio", "target_ms")
+COLUMNS = {
+    "median_ms": "ms",
+    "least_ms": "least",
+    "most_ms": "most",
+    "floor_ms": "floor",
+    "fraction_of_floor": "floor / ms",
+    "torch_ms": "PyTorch, ms",
+    "torch_ratio": "PyTorch / this",
+    "target_ms": "aim, ms",
+    "least_ratio": "aim, PyTorch / this",
+}
+"""What is printed of a row, and the head of its column."""
+
 SANITIZED = ("tests/test_kernels.py", "tests/test_similarity_engines.py")
 
 
@@ -38,17 +51,20 @@ def main(arguments: Sequence[str]) -> int:
         return 2
     report = Report(options.output)
     report.add(device=device_facts(), command=f"python -m convla.gpu_check {' '.join(arguments)}".rstrip())
+    end = time.monotonic() + 60 * options.minutes
     try:
         if not options.no_tests:
-            report.add(tests=run_tests(["-m", "gpu"]))
-            report.add(sanitizer=run_sanitizer())
+            report.add(tests=run_tests(["-m", "gpu"], seconds=30 * options.minutes))
         _benchmark(report, options.shrink)
+        if not options.no_tests:
+            report.add(sanitizer=run_sanitizer(max(10.0, end - time.monotonic())))
     except KeyboardInterrupt:
         print(f"convla.gpu_check: interrupted; what was done is in {options.output}", file=sys.stderr)
         return 130
     print(markdown(report.data))
     steps = (report.data.get("tests", {}), report.data.get("sanitizer", {}))
-    return int(any(step.get("exit_code", 0) for step in steps))
+    rows = report.data.get("rows", [])
+    return int(any(step.get("exit_code", 0) for step in steps) or any("error" in row for row in rows))
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -57,6 +73,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         description="Run the tests that need a GPU, compute-sanitizer where it is there, and the benchmark.",
     )
     parser.add_argument("--output", type=Path, default=Path("gpu-check"), help="the folder of the two files")
+    parser.add_argument(
+        "--minutes", type=float, default=8.0, help="what it may take: half for the tests, the rest for the sanitizer"
+    )
     parser.add_argument("--no-tests", action="store_true", help="the benchmark only")
     parser.add_argument(
         "--shrink", type=int, default=1, metavar="N", help="divide all sizes by N: to try the command, not to measure"
@@ -64,6 +83,8 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if options.shrink < 1:
         parser.error(f"--shrink must be at least 1, got {options.shrink}")
+    if not options.minutes > 0:
+        parser.error(f"--minutes must be above 0, got {options.minutes}")
     return options
 
 
@@ -115,32 +136,47 @@ def _torch() -> Any:
     return torch if torch.cuda.is_available() else None
 
 
-def run_tests(arguments: Sequence[str], prefix: Sequence[str] = ()) -> dict[str, Any]:
+def run_tests(arguments: Sequence[str], prefix: Sequence[str] = (), *, seconds: float = 240.0) -> dict[str, Any]:
     """Run pytest on the checkout in a process of its own, where a skip for want of a GPU is a failure."""
     if not (CHECKOUT / "tests").is_dir() or importlib.util.find_spec("pytest") is None:
         return {"skipped": "the tests need a checkout, and pip install -e '.[test]'"}
     command = [*prefix, sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
-    done = subprocess.run(
-        command,
-        cwd=CHECKOUT,
-        env=os.environ | {"CONVLA_REQUIRE_GPU": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
-    return {"exit_code": done.returncode, "last_lines": lines[-20:]}
+    try:
+        done = subprocess.run(
+            command,
+            cwd=CHECKOUT,
+            env=os.environ | {"CONVLA_REQUIRE_GPU": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+            timeout=seconds,
+        )
+    except subprocess.TimeoutExpired as stopped:
+        output = stopped.output or b""
+        text = output.decode(errors="replace") if isinstance(output, bytes) else output
+        return {"stopped": f"after {seconds:.0f} s: --minutes gives it more", "last_lines": _last_lines(text)}
+    except OSError as error:
+        return {"exit_code": 1, "last_lines": [f"{type(error).__name__}: {error}"]}
+    return {"exit_code": done.returncode, "last_lines": _last_lines(done.stdout)}
 
 
-def run_sanitizer() -> dict[str, Any]:
+def _last_lines(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.strip()][-20:]
+
+
+def run_sanitizer(seconds: float = 240.0) -> dict[str, Any]:
     """Run the kernels' tests under each tool of compute-sanitizer, where it is there."""
     sanitizer = shutil.which("compute-sanitizer")
     if sanitizer is None:
         return {"skipped": "compute-sanitizer is not on the PATH"}
     tools: dict[str, Any] = {}
     for tool in ("memcheck", "racecheck", "synccheck", "initcheck"):
-        tools[tool] = run_tests(["-m", "gpu", *SANITIZED], [sanitizer, "--tool", tool, "--error-exitcode", "9"])
-    return {"exit_code": max(result.get("exit_code", 0) for result in tools.values()), "tools": tools}
+        prefix = [sanitizer, "--tool", tool, "--error-exitcode", "9"]
+        tools[tool] = run_tests(["-m", "gpu", *SANITIZED], prefix, seconds=seconds / 4)
+    stopped = [f"{tool} stopped {result['stopped']}" for tool, result in tools.items() if "stopped" in result]
+    code = max(result.get("exit_code", 0) for result in tools.values())
+    return {"exit_code": code, "tools": tools} | ({"last_lines": stopped} if stopped else {})
 
 
 def _benchmark(report: Report, shrink: int) -> None:
@@ -148,22 +184,30 @@ def _benchmark(report: Report, shrink: int) -> None:
     if torch:
         # The same arithmetic on both sides: by default PyTorch's convolutions round their factors to 10 bits.
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    floors = measure_floors(entries=max(1, 2**28 // shrink**2), side=max(1, 8192 // shrink))
-    report.add(floors=floors._asdict(), shrink=shrink, rows=[])
+    floors: Floors | None = None
+    try:
+        floors = measure_floors(entries=max(1, 2**28 // shrink**2), side=max(1, 8192 // shrink))
+        report.add(floors=floors._asdict())
+    except Exception as error:
+        report.add(floors={"error": f"{type(error).__name__}: {error}"})
+    report.add(shrink=shrink, rows=[])
     for case in cases(torch, shrink=shrink):
         report.add(rows=[*report.data["rows"], _row(case, floors)])
 
 
-def _row(case: Case, floors: Floors) -> dict[str, Any]:
+def _row(case: Case, floors: Floors | None) -> dict[str, Any]:
     """Time one case; one that fails says so in its row, and the others go on."""
-    floor = floors.milliseconds(case.moved, case.operations)
-    row: dict[str, Any] = {"name": case.name, "floor_ms": floor, "target_ms": case.target}
+    row: dict[str, Any] = {"name": case.name, "target_ms": case.target, "least_ratio": case.least_ratio}
     try:
-        row |= {f"{name}_ms": value for name, value in device_time(case.run)._asdict().items()}
-        row["fraction_of_floor"] = floor / row["median_ms"]
+        times = device_time(case.run)
+        row |= {f"{name}_ms": value for name, value in times._asdict().items() if name != "calls"}
+        row["calls"] = times.calls
+        if floors is not None:
+            row["floor_ms"] = floors.milliseconds(case.moved, case.operations)
+            row["fraction_of_floor"] = row["floor_ms"] / times.median
         if case.torch is not None:
             row["torch_ms"] = torch_time(case.torch).median
-            row["torch_ratio"] = row["torch_ms"] / row["median_ms"]
+            row["torch_ratio"] = row["torch_ms"] / times.median
     except Exception as error:
         row["error"] = f"{type(error).__name__}: {error}"
     return row
@@ -189,13 +233,11 @@ def markdown(data: dict[str, Any]) -> str:
     if data["shrink"] != 1:
         lines += [f"All sizes are divided by {data['shrink']}: these figures try the command and measure nothing.", ""]
     lines += [
-        f"Median of {REPEATS} calls by the device's events, after {WARM_UP} to warm up, float32 without TF32. The "
-        "floor is the least time that moving the data, or the operations, take at "
-        f"{data['floors']['bytes_per_second']:.4g} bytes and {data['floors']['operations_per_second']:.4g} operations "
-        "a second, both measured on this card in this run.",
+        f"Median of {REPEATS} calls, or of fewer where they take long, by the device's events, after {WARM_UP} to warm "
+        f"up, float32 without TF32. {_floors_in_words(data['floors'])}",
         "",
-        "| operation | ms | least | most | floor | floor / ms | PyTorch, ms | PyTorch / this | aim, ms |",
-        "|---|---|---|---|---|---|---|---|---|",
+        f"| {' | '.join(['operation', *COLUMNS.values()])} |",
+        "|" + "---|" * (len(COLUMNS) + 1),
     ]
     for row in data["rows"]:
         cells = [f"{row[column]:.4g}" if row.get(column) is not None else "" for column in COLUMNS]
@@ -204,9 +246,21 @@ def markdown(data: dict[str, Any]) -> str:
     return "\n".join([*lines, ""])
 
 
+def _floors_in_words(floors: dict[str, Any]) -> str:
+    if "error" in floors:
+        return f"The floors could not be measured: {floors['error']}."
+    return (
+        "The floor is the least time that moving the data, or the operations, take at "
+        f"{floors['bytes_per_second']:.4g} bytes and {floors['operations_per_second']:.4g} operations a second, both "
+        "measured on this card in this run."
+    )
+
+
 def _outcome(step: dict[str, Any]) -> str:
     if "skipped" in step:
         return f"not run: {step['skipped']}"
+    if "stopped" in step:
+        return f"stopped {step['stopped']}"
     verdict = "passed" if step["exit_code"] == 0 else f"FAILED (exit code {step['exit_code']})"
     last = step.get("last_lines")
     return f"{verdict}; {last[-1]}" if last else verdict

@@ -1,6 +1,5 @@
-"""A network as a graph of maps: read from a module or a file, measured layer by layer, bounded as a whole."""
+"""A network as a graph of maps: read from a module or a file, measured layer by layer, bounded as a whole.
 
-from convla.networks.comparison import compare
-from convla.networks.inspection import inspect
-
-__all__ = ["compare", "inspect"]
+The functions are `convla.inspect` and `convla.compare`. Nothing is imported here, so that who reads a file of weights
+does not wait for what measures layers.
+"""

@@ -68,7 +68,7 @@ def read_file(path: Path, image: Sequence[int] | None = None) -> Network | Weigh
     """
     if path.is_dir():
         raise WeightsError(f"{path}: a folder; give a file, or for shards their .index.json")
-    if path.exists() and path.stat().st_size == 0:
+    if path.is_file() and path.stat().st_size == 0:
         raise WeightsError(f"{path}: an empty file")
     ending = next((one for one in _READERS if path.name.endswith(one)), None)
     if ending is not None:

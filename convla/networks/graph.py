@@ -37,6 +37,9 @@ class Node:
     shape : tuple of int
         Of its value, with the batch.
     layer : Layer or None
+    from_left : bool
+        Whether the layer's matrix acts on the first axis, as in ``A @ x``, so that it does not stand together with one
+        that acts on the last.
     gain : float
         A proved upper bound of the Lipschitz constant of a "map".
     weights : tuple of float
@@ -51,6 +54,7 @@ class Node:
     what: str = ""
     shape: tuple[int, ...] = ()
     layer: Layer | None = None
+    from_left: bool = False
     gain: float = 1.0
     weights: tuple[float, ...] = ()
     notes: tuple[str, ...] = ()
@@ -116,12 +120,21 @@ class Network:
             if node.layer is None or not _is_applied_once(node, node.layer):
                 continue
             before = node.inputs[0]
-            chain = chains.pop(before, ()) if readers[before] == 1 else ()
-            chains[name] = (*chain, name)
+            goes_on = readers[before] == 1 and before in chains and _fit(self.nodes[before].layer, node.layer)
+            chains[name] = (*(chains.pop(before) if goes_on else ()), name)
         return [chain for chain in chains.values() if len(chain) > 1]
 
 
+def _fit(before: Layer | None, behind: Layer) -> bool:
+    """Tell whether the one gives what the other takes, both in the same order of axes."""
+    if before is None or before.channels[1] != behind.channels[0]:
+        return False
+    return "normalization" in (before.kind, behind.kind) or before.output == behind.image
+
+
 def _is_applied_once(node: Node, layer: Layer) -> bool:
+    if node.from_left:
+        return False
     return layer.kind == "normalization" or math.prod(node.shape[1:]) == layer.shape[0]
 
 

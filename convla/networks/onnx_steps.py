@@ -201,7 +201,7 @@ def _product(step: Step) -> Node:
     positions = math.prod(step.size[1:-1]) if place else 1
     notes = (f"one matrix, applied at {positions} positions alike",) if positions > 1 else ()
     layer = dense_layer(matrix.T if place else matrix)
-    return Node(_layer_name(step, place), "layer", (), "MatMul", layer=layer, notes=notes)
+    return Node(_layer_name(step, place), "layer", (), "MatMul", layer=layer, from_left=place == 0, notes=notes)
 
 
 def _batch_normalization(step: Step) -> Node:

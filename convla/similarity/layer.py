@@ -8,14 +8,13 @@ that stands for a filter so is called its signature here; its power spectrum is 
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
 
 from convla._array import all_finite, is_exact, namespace
+from convla._dispatch import accelerated
 from convla._validate import check_array, check_choice, check_same_shape
 from convla.errors import ShapeError
 from convla.similarity.definition import similarity_by_definition
@@ -38,7 +37,8 @@ __all__ = [
     "convolutional_similarity_and_gradient",
     "convolutional_similarity_gradient",
     "convolutional_similarity_hessian_product",
-    "similarities_of_equal_layers",
+    "is_quickest_by_lags",
+    "layer_similarities",
 ]
 
 Method = Literal["auto", "autocorrelation", "pairwise", "spectral"]
@@ -255,8 +255,7 @@ def _evaluate(
             raise TypeError("normalized similarity needs floating-point kernels, got an object array")
         kernels = xp.astype(kernels, xp.float64)
     if method == "auto":
-        many = math.prod(kernels.shape[2:]) > SPECTRAL_TAPS[kernels.ndim - 2]
-        method = "spectral" if many and not is_exact(kernels) else "autocorrelation"
+        method = "autocorrelation" if is_exact(kernels) or is_quickest_by_lags(kernels) else "spectral"
     if method == "spectral" and is_exact(kernels):
         raise TypeError(f"method 'spectral' needs floating-point kernels, got dtype {kernels.dtype}")
     # Overflow in the first attempt is what the second, scaled one is for; in the result it is infinity.
@@ -316,36 +315,31 @@ def _floating(
     return value, slope
 
 
-def similarities_of_equal_layers(
-    layers: Sequence[Array], *, pairs: Pairs = "unordered", normalized: bool = False, engine: Engine = "auto"
-) -> list[tuple[Array, Array]]:
-    """Return value and gradient of layers of one shape and dtype, with the launches of one layer.
+@accelerated("layer_similarities")
+def layer_similarities(
+    *layers: Array,
+    pairs: Pairs,
+    normalized: bool,
+    safe: tuple[float, float],  # noqa: ARG001 - for kernels, which take no second attempt
+) -> tuple[Array, ...]:
+    """Return the values (layers,) of a network's layers in float64, and the gradient of each, by "autocorrelation".
 
-    Results and errors are those of `convolutional_similarity_and_gradient`, layer by layer. The layers are copied into
-    one array: worth it where a launch costs more than a copy, which is on a GPU.
+    The layers are of one floating-point dtype, and checked but for their values. A kernel may give NaN for the value of
+    a layer whose filters do not all have squared norms within `safe`, or which it cannot take: that layer has to be
+    run by itself, and its gradient stands for nothing. There is a kernel for GPUs, where a launch costs more than the
+    work on a layer.
     """
     xp = namespace(*layers)
-    layers = [_check_kernels("kernels", layer, xp) for layer in layers]
-    shape, dtype = tuple(layers[0].shape), layers[0].dtype
-    stack = xp.concat(layers, axis=0)
-    form = signature_form("autocorrelation", stack)
-    signatures = form.signatures(stack, engine)
-    energies = signatures @ form.unit
-    if is_exact(stack) or not energies_are_safe(energies, xp):
-        one = functools.partial(
-            convolutional_similarity_and_gradient, pairs=pairs, normalized=normalized, engine=engine
-        )
-        return [one(layer) for layer in layers]
-    factor = _factor(pairs)
-    signatures = xp.reshape(signatures, (len(layers), shape[0], -1))
-    if normalized:
-        values, weights = normalized_pairs(signatures, xp.reshape(energies, (len(layers), -1)), form.unit, xp)
-    else:
-        before, weights = sums_of_others(signatures, xp)
-        values = xp.sum(signatures * before, axis=(-2, -1))
-    slope = form.pull_back(stack, factor * xp.reshape(weights, (len(layers) * shape[0], -1)), engine)
-    values = xp.astype(factor * values, dtype)
-    return [(values[i], slope[i * shape[0] : (i + 1) * shape[0], ...]) for i in range(len(layers))]
+    found = [
+        convolutional_similarity_and_gradient(layer, method="autocorrelation", pairs=pairs, normalized=normalized)
+        for layer in layers
+    ]
+    return xp.stack([xp.astype(value, xp.float64) for value, _ in found]), *(gradient for _, gradient in found)
+
+
+def is_quickest_by_lags(kernels: Array) -> bool:
+    """Tell whether kernels of 1 to 3 axes have few enough taps for the method "autocorrelation"."""
+    return bool(kernels.ndim <= 5 and math.prod(kernels.shape[2:]) <= SPECTRAL_TAPS[kernels.ndim - 2])
 
 
 def _check_kernels(name: str, kernels: ArrayLike, xp: Namespace) -> Array:

@@ -6,15 +6,21 @@ import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 from array_api_compat import is_torch_array
 
-from convla._array import accumulation_dtype, all_finite, describe, is_cupy, is_numpy, namespace, to_numpy
-from convla._validate import check_array, check_integer, check_same_shape
+from convla._array import accumulation_dtype, all_finite, describe, device_of, is_on_gpu, namespace, to_numbers
+from convla._validate import check_array, check_choice, check_integer, check_same_shape
 from convla.descent import Adam
-from convla.similarity.layer import Pairs, convolutional_similarity_and_gradient, similarities_of_equal_layers
+from convla.similarity.layer import (
+    Pairs,
+    convolutional_similarity_and_gradient,
+    is_quickest_by_lags,
+    layer_similarities,
+)
+from convla.similarity.signatures import SAFE_ENERGY
 from convla.typing import Array, ArrayLike, Engine, Namespace
 
 __all__ = ["Initialization", "NetworkSimilarity", "initialize_network", "network_similarity"]
@@ -56,7 +62,7 @@ def network_similarity(
 
     Notes
     -----
-    On a GPU, layers of equal shape are stacked and run in the launches of one.
+    On a GPU all layers of one dtype share their launches, and the host waits once, for the values.
 
     References
     ----------
@@ -74,22 +80,45 @@ def network_similarity(
     _check_mapping(kernels)
     names = list(kernels)
     arrays = {name: _layer(name, kernels[name]) for name in names}
-    results: dict[str, tuple[Array, Array]] = {}
-    for group in _groups(arrays):
-        try:
-            if len(group) == 1:
-                results[group[0]] = convolutional_similarity_and_gradient(
-                    arrays[group[0]], pairs=pairs, normalized=normalized, engine=engine
+    check_choice("pairs", pairs, get_args(Pairs))
+    found = _together(arrays, pairs, normalized, engine)
+    for name in names:
+        if name not in found:
+            try:
+                value, gradient = convolutional_similarity_and_gradient(
+                    arrays[name], pairs=pairs, normalized=normalized, engine=engine
                 )
-            else:
-                stacked = similarities_of_equal_layers(
-                    [arrays[name] for name in group], pairs=pairs, normalized=normalized, engine=engine
-                )
-                results.update(zip(group, stacked, strict=True))
-        except (TypeError, ValueError, OverflowError) as error:
-            raise type(error)(f"layer {', '.join(group)}: {error}") from error
-    layers = _numbers({name: results[name][0] for name in names})
-    return NetworkSimilarity(math.fsum(layers.values()), layers, {name: results[name][1] for name in names})
+            except (TypeError, ValueError, OverflowError) as error:
+                raise type(error)(f"layer {name}: {error}") from error
+            found[name] = _number(name, value), gradient
+    layers = {name: found[name][0] for name in names}
+    return NetworkSimilarity(math.fsum(layers.values()), layers, {name: found[name][1] for name in names})
+
+
+def _together(
+    arrays: Mapping[str, Array], pairs: Pairs, normalized: bool, engine: Engine
+) -> dict[str, tuple[float, Array]]:
+    """Return value and gradient of the layers that a kernel for whole networks takes: floats on a GPU."""
+    found: dict[str, tuple[float, Array]] = {}
+    if engine not in ("auto", "direct", "cuda"):
+        return found
+    kinds: dict[Any, list[str]] = {}
+    for name, array in arrays.items():
+        if is_on_gpu(array) and _is_floating(array, namespace(array)) and is_quickest_by_lags(array):
+            kinds.setdefault((describe(array), str(array.dtype), str(device_of(array))), []).append(name)
+    for names in kinds.values():
+        given = [arrays[name] for name in names]
+        run = layer_similarities.resolve(*given, engine=engine)
+        if run is layer_similarities.reference:
+            continue
+        values, *gradients = run(*given, pairs=pairs, normalized=normalized, safe=SAFE_ENERGY)
+        numbers = to_numbers(values)  # the only thing that is waited for
+        found |= {
+            name: (number, gradient)
+            for name, number, gradient in zip(names, numbers, gradients, strict=True)
+            if not math.isnan(number)
+        }
+    return found
 
 
 @dataclass
@@ -244,7 +273,7 @@ def initialize_network(
 
 def _step(state: Initialization, engine: Engine) -> None:
     similarity = network_similarity(state.kernels, normalized=bool(state.settings["keep_norms"]), engine=engine)
-    if not all(all_finite(gradient, namespace(gradient)) for gradient in similarity.gradients.values()):
+    if not _are_finite(list(similarity.gradients.values())):
         raise OverflowError("the gradient of the similarity overflows: kernels must be smaller, or norms kept")
     kernels, optimizers = {}, {name: copy.copy(adam) for name, adam in state.optimizers.items()}
     for name, gradient in similarity.gradients.items():
@@ -256,6 +285,19 @@ def _step(state: Initialization, engine: Engine) -> None:
     # In one call, which no interrupt divides: the state is that of a whole number of steps.
     losses, iteration = [*state.losses, similarity.total], state.iteration + 1
     vars(state).update(kernels=kernels, optimizers=optimizers, losses=losses, iteration=iteration)
+
+
+def _are_finite(arrays: Sequence[Array]) -> bool:
+    """Tell whether arrays hold no NaN and no infinity; those of a GPU are asked together first."""
+    if (
+        len({describe(array) for array in arrays if is_on_gpu(array)})
+        == len({describe(array) for array in arrays})
+        == 1
+    ):
+        xp = namespace(*arrays)
+        if all(map(math.isfinite, to_numbers(xp.stack([xp.astype(xp.sum(array), xp.float64) for array in arrays])))):
+            return True
+    return all(all_finite(array, namespace(array)) for array in arrays)
 
 
 def _adam(settings: Mapping[str, Any]) -> Adam:
@@ -293,15 +335,6 @@ def _layer(name: str, kernel: ArrayLike, *, floating: bool = False) -> Array:
     return array
 
 
-def _numbers(values: Mapping[str, Array]) -> dict[str, float]:
-    """Return values as numbers; from a GPU all at once, which is waited for once."""
-    if values and all(is_cupy(value) for value in values.values()):
-        xp = namespace(*values.values())
-        stacked = xp.stack([xp.astype(value, xp.float64) for value in values.values()])
-        return dict(zip(values, to_numpy(stacked).tolist(), strict=True))
-    return {name: _number(name, value) for name, value in values.items()}
-
-
 def _number(name: str, value: Array) -> float:
     # A number read from a tensor that autograd follows brings a warning.
     value = value.detach() if is_torch_array(value) else value
@@ -313,12 +346,3 @@ def _number(name: str, value: Array) -> float:
 
 def _is_floating(array: Array, xp: Namespace) -> bool:
     return array.dtype in (xp.float32, xp.float64)
-
-
-def _groups(arrays: Mapping[str, Array]) -> list[list[str]]:
-    """Return the names of layers to be run together: on a GPU those of one shape and dtype, else each alone."""
-    groups: dict[Any, list[str]] = {}
-    for name, array in arrays.items():
-        key = name if is_numpy(array) else (tuple(array.shape), str(array.dtype))
-        groups.setdefault(key, []).append(name)
-    return list(groups.values())

@@ -162,18 +162,21 @@ def feature_map_similarity_gradient(
     slopes = []
     for k in (k2, k1):
         (kernel, image), power, dtype = _prepare((k, x), (1, 2), xp)
-        gram = _gram(image if channels else image[None, ...], kernel_size, padding, xp)
+        gram = _gram(image if channels else image[None, ...], kernel_size, padding, 1, xp)
         _check_range(gram, kernel, math.prod(k1.shape))
         slope = xp.reshape(gram @ xp.reshape(kernel, (-1,)), tuple(k1.shape))
         slopes.append(_restore(slope, power, dtype, xp))
     return slopes[0], slopes[1]
 
 
-def feature_map_gram(x: ArrayLike, kernel_size: Sequence[int], *, padding: Padding) -> Array:
+def feature_map_gram(
+    x: ArrayLike, kernel_size: Sequence[int], *, padding: Padding, stride: int | Sequence[int] = 1
+) -> Array:
     """Return the Gram matrix T of the input's windows: <F1, F2> = K1^T T K2 for any two kernels.
 
-    ``T[(c, a), (d, b)]`` is the sum over output positions i of ``X[c, i + a] X[d, i + b]``, X extended by its padding.
-    For full padding it is the Toeplitz matrix of the autocorrelation of X (CSM Eq. 6).
+    ``T[(c, a), (d, b)]`` is the sum over output positions i of ``X[c, i + a] X[d, i + b]``, X extended by its padding;
+    with a stride s, over i that are multiples of s. For full padding and stride 1 it is the Toeplitz matrix of the
+    autocorrelation of X (CSM Eq. 6).
 
     Parameters
     ----------
@@ -183,6 +186,8 @@ def feature_map_gram(x: ArrayLike, kernel_size: Sequence[int], *, padding: Paddi
         The kernels' sizes without channels, one for each image axis.
     padding : {"full", "same", "valid"}, int, or sequence of (int, int)
         Of the cross-correlation.
+    stride : int or sequence of int, default 1
+        Of the cross-correlation, one for all image axes or one for each.
 
     Returns
     -------
@@ -216,13 +221,13 @@ def feature_map_gram(x: ArrayLike, kernel_size: Sequence[int], *, padding: Paddi
     x = check_array("x", x, xp, min_ndim=len(size) + 1, axes=f"(..., c_in, *image) with {len(size)} image axes")
     _check_dtype("x", x, xp)
     (x,), power, dtype = _prepare((x,), (2,), xp)
-    return _restore(_gram(x, size, padding, xp), power, dtype, xp)
+    return _restore(_gram(x, size, padding, stride, xp), power, dtype, xp)
 
 
-def _gram(x: Array, size: tuple[int, ...], padding: Padding, xp: Namespace) -> Array:
+def _gram(x: Array, size: tuple[int, ...], padding: Padding, stride: int | Sequence[int], xp: Namespace) -> Array:
     split = x.ndim - len(size) - 1
     shape = tuple(x.shape)
-    geometry = ConvGeometry((1, shape[split], *size), shape[split + 1 :], padding=padding)
+    geometry = ConvGeometry((1, shape[split], *size), shape[split + 1 :], stride=stride, padding=padding)
     extended = extend(x, geometry, xp)
     windows = xp.stack([extended[(..., *window)] for _, window in geometry.windows()], axis=split + 1)
     rows = xp.reshape(windows, (*shape[:split], shape[split] * math.prod(size), math.prod(geometry.output_shape)))

@@ -25,6 +25,7 @@ from convla.similarity.scaling import times_powers
 from convla.typing import Array, Engine, Namespace
 
 __all__ = [
+    "SAFE_ENERGY",
     "Form",
     "energies_are_safe",
     "normalized_pairs",
@@ -37,7 +38,7 @@ __all__ = [
 
 # Signatures are squares of the kernels and are multiplied in pairs: with energies in this range nothing can leave
 # float64 on the way.
-_SAFE_ENERGY = (2.0**-250, 2.0**250)
+SAFE_ENERGY = (2.0**-250, 2.0**250)
 
 
 class Form(NamedTuple):
@@ -107,7 +108,7 @@ def normalized_pairs(signatures: Array, energies: Array, unit: Array, xp: Namesp
 
 def energies_are_safe(energies: Array, xp: Namespace) -> bool:
     """Tell whether products of filters with these squared norms stay in float64; NaN, infinity and 0 are not safe."""
-    low, high = _SAFE_ENERGY
+    low, high = SAFE_ENERGY
     return bool(xp.all((energies >= low) & (energies <= high)))
 
 

@@ -10,6 +10,8 @@ from convla.spectra.gradients import (
     singular_values_and_gradients,
     smallest_singular_value_and_gradient,
 )
+from convla.spectra.method import Method, Search
+from convla.spectra.methods import Auto, Dense, Fourier, Inverse, Lanczos
 from convla.spectra.result import SingularValues
 from convla.spectra.status import Status
 from convla.spectra.values import (
@@ -21,7 +23,14 @@ from convla.spectra.values import (
 )
 
 __all__ = [
+    "Auto",
     "ConditionNumber",
+    "Dense",
+    "Fourier",
+    "Inverse",
+    "Lanczos",
+    "Method",
+    "Search",
     "SingularValueBounds",
     "SingularValues",
     "SpectralDensity",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 from convla._array import namespace
@@ -22,10 +23,14 @@ class Batch:
     linear_map: LinearMap
     groups: int
 
-    @property
+    @functools.cached_property
     def order(self) -> int:
         """The length of a vector of one group."""
         return self.linear_map.shape[1] // self.groups
+
+    @functools.cached_property
+    def _transposed(self) -> Batch:
+        return Batch(self.linear_map.T, self.groups)
 
     def images(self, rows: Array) -> Array:
         """Turn rows (groups, j, n) into images (j, *domain_shape)."""
@@ -43,7 +48,7 @@ class Batch:
 
     def adjoint(self, rows: Array) -> Array:
         """Multiply rows (groups, j, m) by the transposes: (groups, j, n)."""
-        return Batch(self.linear_map.T, self.groups).apply(rows)
+        return self._transposed.apply(rows)
 
     def gram(self, rows: Array) -> Array:
         """Multiply rows (groups, j, n) by the Gram matrices of the groups."""

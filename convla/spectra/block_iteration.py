@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from convla._array import device_of, namespace, on_device_of, row_dots
+from convla._array import device_of, namespace, on_device_of, row_dots, to_numbers
 from convla.spectra.batch import Batch
 from convla.spectra.result import End
 from convla.typing import Array, Namespace
@@ -120,8 +120,8 @@ def iterate(
         squares, ritz = values[:, :count], ritz[:, :, :count]
         remainder = space.products(ritz) - squares[..., None] * space.vectors(ritz)
         norms = xp.sqrt(row_dots(remainder, remainder, xp))
-        scale = float(xp.max(xp.abs(values[:, 0] if end == "largest" else values[:, space.alive - 1])))
-        open_, converged = _open_rows(squares, norms, settled, end, rtol * scale, bar, batch.order, xp)
+        tolerance = rtol * xp.max(xp.abs(values[:, 0] if end == "largest" else values[:, space.alive - 1]))
+        open_, converged = _open_rows(squares, norms, settled, end, tolerance, bar, batch.order, xp)
         if step >= steps or (converged and (probed or step >= probe_steps)):
             break
         multiply = 1
@@ -148,7 +148,7 @@ def iterate(
     return (
         Block(squares, xp.sqrt(row_dots(remainder, remainder, xp)), vectors, images, space.multiplied),
         converged,
-        rtol * scale,
+        float(tolerance),
     )
 
 
@@ -249,7 +249,7 @@ class _SearchSpace:
         """
         xp = self._xp
         rows, alive = _independent(rows, [vectors for vectors, _, _ in self._chunks], xp)
-        some = [row for row in range(rows.shape[1]) if bool(xp.any(alive[:, row] != 0))]
+        some = _columns_with(alive != 0, xp)
         if len(some) < rows.shape[1]:
             chosen = on_device_of(np.array(some, np.int64), rows, xp)
             rows, alive = xp.take(rows, chosen, axis=1), xp.take(alive, chosen, axis=1)
@@ -267,7 +267,7 @@ class _SearchSpace:
 
 
 def _open_rows(
-    squares: Array, norms: Array, settled: int, end: End, tolerance: float, bar: float, order: int, xp: Namespace
+    squares: Array, norms: Array, settled: int, end: End, tolerance: Array, bar: float, order: int, xp: Namespace
 ) -> tuple[list[int], bool]:
     """Return which rows have vectors that still move, and whether the outermost ones of all have settled.
 
@@ -277,12 +277,17 @@ def _open_rows(
     """
     signed = squares if end == "largest" else -squares
     outermost = xp.sort(xp.reshape(signed, (-1,)), descending=True)
-    bar = max(bar, float(outermost[min(settled, outermost.shape[0]) - 1]))
-    inside = bar - signed
+    last = outermost[min(settled, outermost.shape[0]) - 1]
+    inside = xp.where(last > bar, last, xp.full_like(last, bar)) - signed
     inside = xp.where(inside < 0, xp.zeros_like(inside), inside)
     moving = (norms > tolerance) & (norms > least_share(order) * inside)
-    rows = [row for row in range(moving.shape[1]) if bool(xp.any(moving[:, row]))]
+    rows = _columns_with(moving, xp)
     return rows, not any(row < settled for row in rows)
+
+
+def _columns_with(marks: Array, xp: Namespace) -> list[int]:
+    """Return which columns of (maps, rows) have a mark; a GPU is waited for once."""
+    return [column for column, mark in enumerate(to_numbers(xp.astype(xp.any(marks, axis=0), xp.int8))) if mark]
 
 
 def orthonormal(rows: Array, xp: Namespace) -> Array:

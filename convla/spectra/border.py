@@ -20,7 +20,7 @@ from convla.linear_map import LinearMap
 from convla.operators import ConvOperator
 from convla.spectra.certificate import U64
 from convla.spectra.folding import folded
-from convla.spectra.result import SingularValues, read_off
+from convla.spectra.result import End, SingularValues, read_off
 from convla.spectra.roundoff import product_error
 from convla.spectra.scaling import exponent_of, scaled_by_images, scaled_to_unit, unit_scaled
 from convla.spectra.status import Status
@@ -68,10 +68,11 @@ class Problem:
         """The map, where it is a convolution."""
         return self.operator if isinstance(self.operator, ConvOperator) else None
 
-    def finished(self, result: SingularValues, rtol: float) -> SingularValues:
+    def finished(self, result: SingularValues, rtol: float, end: End = "largest") -> SingularValues:
         """Return a result for what was given: scaled back, in its library, transposed if it was, with its nullity.
 
-        Where `slack` leaves more open than the tolerance, a value is not said to be confirmed.
+        Where `slack` leaves more open than the tolerance, a value is not said to be confirmed; and a smallest one that
+        it covers cannot be told from zero.
 
         Raises
         ------
@@ -84,8 +85,8 @@ class Problem:
             errors, status = result.errors + self.slack, result.status
             if status == Status.CONFIRMED and float(errors[0]) > rtol * result.value:
                 status = Status.ESTIMATED
-            if result.upper == math.inf and result.value <= self.slack and result.values.shape[0] == 1:
-                status = Status.RANK_DEFICIENT  # a smallest value
+            if end == "smallest" and result.value <= self.slack:
+                status = Status.RANK_DEFICIENT
             result = replace(result, errors=errors, upper=result.upper + self.slack, status=status)
         return finished(result, self.factor, self.given)
 

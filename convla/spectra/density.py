@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import scipy.special
 
-from convla._array import namespace, on_device_of, to_numpy
+from convla._array import namespace, on_device_of, to_numbers, to_numpy
 from convla._threads import blas_on_one_thread
 from convla._validate import check_integer, check_real
 from convla.linear_map import LinearMap
@@ -299,16 +299,18 @@ def _probe(
     for _ in range(steps):
         image = xp.reshape(basis[-1, :], (1, *side.domain_shape))
         image = xp.reshape(side._adjoint(side._apply(image)), (size,)) / top / top
-        diagonal.append(float(xp.sum(image * basis[-1, :])))
+        diagonal.append(xp.sum(image * basis[-1, :]))
         for _ in range(2):  # what is left of the others after once is rounding of what was removed
             image = image - xp.matmul(xp.matmul(basis, image), basis)
-        norm = float(xp.sqrt(xp.sum(image * image)))
-        if norm <= 4 * float(xp.finfo(image.dtype).eps):  # the Krylov space is whole
-            break
+        norm = xp.sqrt(xp.sum(image * image))
         beside.append(norm)
-        basis = xp.concat([basis, (image / norm)[None, :]])
-    count = len(diagonal)
-    tridiagonal = np.diag(diagonal) + np.diag(beside[: count - 1], 1) + np.diag(beside[: count - 1], -1)
+        basis = xp.concat([basis, (image / xp.where(norm > 0, norm, xp.ones_like(norm)))[None, :]])
+    # Read together, which a GPU is waited for once. What comes after the Krylov space is whole is dropped.
+    numbers = np.array(to_numbers(xp.stack([*diagonal, *beside]))).reshape(2, steps)
+    ends = np.flatnonzero(numbers[1] <= 4 * float(xp.finfo(side.dtype).eps))
+    count = int(ends[0]) + 1 if ends.size else steps
+    off = numbers[1, : count - 1]
+    tridiagonal = np.diag(numbers[0, :count]) + np.diag(off, 1) + np.diag(off, -1)
     nodes, vectors = np.linalg.eigh(tridiagonal)
     angles = np.arccos(np.clip(2.0 * nodes - 1.0, -1.0, 1.0))
     polynomials = coefficients @ np.cos(np.arange(coefficients.shape[1])[:, None] * angles)

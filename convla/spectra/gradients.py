@@ -323,7 +323,7 @@ def _smallest_cluster(operator: LinearMap, found: SingularValues, tolerance: flo
         values = to_numpy(smallest.values)
         within = int(np.count_nonzero(np.abs(values - values.min()) <= gap))
         if within < count or count == most or count >= _MOST:
-            triplets = problem.finished(smallest, tolerance)
+            triplets = problem.finished(smallest, tolerance, "smallest")
             order = np.argsort(to_numpy(triplets.values), kind="stable")[:within]
             return _chosen(triplets, order.tolist())
         count = min(2 * count, most)

@@ -28,8 +28,8 @@ __all__ = [
     "BandedGram",
     "Confirmed",
     "confirm_largest",
-    "confirms_smallest",
     "factorisation_is_cheap",
+    "shown_of_smallest",
     "vector_of",
 ]
 
@@ -68,6 +68,8 @@ class BandedGram:
     ----------
     tall : scipy sparse array of shape (m, n), n <= m
         M or its transpose.
+    square_bound : float
+        Of the square of the largest singular value, by Schur's test.
     rounding : float
         A bound on what rounding does to a factorisation, relative to the square of the largest singular value.
 
@@ -106,10 +108,10 @@ class BandedGram:
         # abs(R^T) abs(R) has 2 w - 1 entries in a row, none above the largest of the diagonal (Higham, Theorem 10.5);
         # and the entries of the Gram matrix are sums, of terms whose moduli Schur's test bounds.
         moduli = abs(self.tall)
-        schur = float(moduli.sum(axis=0).max()) * float(moduli.sum(axis=1).max())
+        self.square_bound = float(moduli.sum(axis=0).max()) * float(moduli.sum(axis=1).max())
         least = max(float(self._bands[0, :].max(initial=0.0)), float(np.finfo(float).tiny))  # of the norm's square
         terms = int(np.diff(self.tall.tocsc().indptr).max(initial=0))
-        self.rounding = 2 * width * gamma(width + 2, U64) + gamma(terms + 2, U64) * schur / least
+        self.rounding = 2 * width * gamma(width + 2, U64) + gamma(terms + 2, U64) * self.square_bound / least
 
     def solver_above(self, bound: float) -> Callable[[FloatArray], FloatArray] | None:
         """Return the map ``x -> (bound^2 I - G)^-1 x``, or None where a singular value is above `bound`."""
@@ -242,24 +244,36 @@ def _on_rows(solve: Callable[[FloatArray], FloatArray]) -> Callable[[Array], Arr
     return lambda rows: np.stack([solve(row) for row in rows[0]])[None]
 
 
-def confirms_smallest(operator: ConvOperator, value: float, largest: float, rtol: float) -> bool:
-    """Tell whether a factorisation shows that no singular value is below a value by more than `rtol`.
+def shown_of_smallest(operator: ConvOperator, value: float, rtol: float) -> tuple[float, bool]:
+    """Return what factorisations show of the smallest singular value.
 
     Parameters
     ----------
     operator : ConvOperator
         For which `factorisation_is_cheap`, with entries of order 1.
-    value, largest : float
-        The value, positive, and the largest singular value, or a bound of it.
+    value : float
+        Positive; attained, so that the smallest singular value is no larger.
     rtol : float
+        The relative accuracy that `value` is believed to have.
+
+    Returns
+    -------
+    least : float
+        No singular value is below it. It is above ``value * (1 - rtol)`` if the value has that accuracy and rounding
+        leaves enough of its square, and 0 where rounding leaves nothing.
+    refuted : bool
+        Whether they show that one is below `value` by more than a third of the tolerance.
     """
+    least, refuted = value, False
     for group in group_operators(operator):
         gram = BandedGram(group)
-        if gram.rounding * largest**2 > 0.25 * rtol * value**2:
-            return False  # rounding alone may move the square by as much
-        if not gram.all_above(value * (1.0 - 0.5 * rtol)):
-            return False
-    return True
+        rounding = gram.rounding * gram.square_bound
+        width = 0.5 * rtol
+        while rounding < (bound := least * (1.0 - width)) ** 2 and not gram.all_above(bound):
+            refuted = refuted or bound**2 + rounding < (value * (1.0 - rtol / 3)) ** 2
+            width = min(_WIDENING * width, 1.0 - (1.0 - width) / _WIDENING)
+        least = math.sqrt(max(bound**2 - rounding, 0.0))
+    return least, refuted
 
 
 def vector_of(confirmed: Confirmed, operator: ConvOperator) -> Array:

@@ -57,8 +57,6 @@ class SmallestTriplet:
         An estimate of the error of the value, rounding included.
     floor : float
         What rounding alone makes of zero: a value below it cannot be told from it.
-    norm : float
-        A bound of the largest singular value.
     matvecs : int
     converged : bool
     """
@@ -68,7 +66,6 @@ class SmallestTriplet:
     right: Array
     error: float
     floor: float
-    norm: float
     matvecs: int
     converged: bool
 
@@ -132,7 +129,7 @@ def smallest_by_inverse(
         alpha = max(found.value, 1e-3 * floor)
     assert found is not None
     error = found.error + 4 * float(np.finfo(np.float64).eps) * norm
-    return replace(found, floor=floor, norm=norm, error=error, matvecs=matvecs)
+    return replace(found, floor=floor, error=error, matvecs=matvecs)
 
 
 def _with_regularisation(
@@ -180,7 +177,7 @@ def _with_regularisation(
     value = float(xp.linalg.vector_norm(tall @ right))
     relative = float(found.errors[0]) / max(float(found.values[0]), float(np.finfo(np.float64).tiny))
     return SmallestTriplet(
-        value, left, right, relative * value, 0.0, 0.0, 2 * (found.products + _MORE_SOLVES) + 2, found.converged
+        value, left, right, relative * value, 0.0, 2 * (found.products + _MORE_SOLVES) + 2, found.converged
     )
 
 

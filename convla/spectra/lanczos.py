@@ -14,7 +14,7 @@ from typing import Literal
 import array_api_extra as xpx
 import numpy as np
 
-from convla._array import device_of, namespace, on_device_of, to_numpy
+from convla._array import device_of, is_on_gpu, namespace, on_device_of, to_numpy
 from convla.spectra.ritz import FloatArray, Ritz
 from convla.typing import Array
 
@@ -22,6 +22,7 @@ __all__ = ["LanczosResult", "block_lanczos", "random_start_error"]
 
 _KEPT = 0.7  # of a unit vector, after what it has of others was removed: then it is orthogonal to them to rounding
 _SHORT = 1e-2  # of the largest coupling, below which a row is cleaned once more
+_UNREAD_STEPS = 4  # that a GPU is given before its numbers are read: more would be wasted once it has converged
 _FRESH_STEPS = 6  # of a start from random vectors, at least, before it can have shown what was hidden
 
 
@@ -131,6 +132,7 @@ def block_lanczos(
         # The decompositions are not free next to small convolutions.
         if not (whole or full or spent or since % process.pace == 0):
             continue
+        process.settle()
         ritz = process.ritz(rtol, spacing)
         early = since < (min_steps if before is None else max(_FRESH_STEPS, min_steps // 2))
         done = whole or ritz.converged(k, by_value=criterion == "value" and not early)
@@ -199,8 +201,27 @@ def random_start_error(steps: int, order: int, *, failure: float) -> float:
     return math.inf if share >= 1 else (1 - share) ** -0.5 - 1
 
 
+@dataclass(frozen=True)
+class _Step:
+    """A step whose numbers have not been read: where it began, what it multiplied, and what its next block is made of.
+
+    The numbers are the components along the basis that were removed, first those of the recurrence, and then for each
+    row of the image its components along the rows before it and its length.
+    """
+
+    size: int
+    local: int
+    width: int
+    image: Array
+    numbers: list[Array]
+
+
 class _Process:
-    """The growing bases V, in rows for each map, and the projections ``H = V G V^T``, restarted in place."""
+    """The growing bases V, in rows for each map, and the projections ``H = V G V^T``, restarted in place.
+
+    Numbers decide where a row has to be cleaned or replaced, which is rare. So on a GPU, which would have to be waited
+    for, some steps are taken on trust, and read together; from one that was wrong they are taken anew.
+    """
 
     def __init__(
         self,
@@ -226,6 +247,8 @@ class _Process:
         self._last = self._block  # how many of the last vectors span the block that is multiplied next
         self._local = 0  # the first vector that the next product is coupled to
         self._size = 0
+        self._unread: list[_Step] = []
+        self._patient = is_on_gpu(start)
         self.products = 0
         self._append(start[:, : self._block, :], raw=True)
 
@@ -242,27 +265,53 @@ class _Process:
     @property
     def pace(self) -> int:
         """How many steps to take from one look at the Ritz values to the next: more where they take longer."""
-        return 1 + (self._parts > 1) + self._size // 16
+        pace = 1 + (self._parts > 1) + self._size // 16
+        return max(pace, _UNREAD_STEPS) if self._patient else pace
 
     def step(self) -> None:
         """Multiply the newest block, and add it to the bases."""
-        size, width = self._size, self._last
-        basis = self._V[:, : size + width, :]
-        image = self._gram(self._V[:, size : size + width, :])
+        size, width, end = self._size, self._last, self._size + self._last
+        basis = self._V[:, :end, :]
+        image = self._gram(self._V[:, size:end, :])
         self.products += width
         # First what the recurrence couples the block to, then what rounding errors have brought of the others.
         image, near = self._removed(image, basis[:, self._local :, :])
         image, more = self._removed(image, basis)
-        near, coefficients = self._read(near, more)
-        coefficients[:, self._local :, :] += near
-        end = size + width
+        local, self._local, self._size = self._local, size, end
+        self._last = min(self._block, self._n - end)
+        numbers = self._tentative(image) if self._last else []
+        self._unread.append(_Step(size, local, width, image, [near, more, *numbers]))
+        if not self._patient:
+            self.settle()
+
+    def settle(self) -> None:
+        """Read the numbers of the steps that were taken on trust, and take those anew that should not have been."""
+        steps, self._unread = self._unread, []
+        if not steps:
+            return
+        numbers = iter(self._read(*(array for step in steps for array in step.numbers)))
+        for place, step in enumerate(steps):
+            read = [next(numbers) for _ in step.numbers]
+            self._project(step, read[0], read[1])
+            self._size = end = step.size + step.width
+            self._local, self._last = step.size, min(self._block, self._n - end)
+            coupling = self._coupling_of(step, read[2:])
+            if coupling is None:
+                self._coupling = self._append(step.image)
+                for _ in steps[place + 1 :]:
+                    self.step()
+                self.settle()
+                return
+            self._coupling = coupling
+
+    def _project(self, step: _Step, near: FloatArray, coefficients: FloatArray) -> None:
+        """Put the products of a step with the basis into the projection."""
+        size, end = step.size, step.size + step.width
+        coefficients[:, step.local :, :] += near
         self._H[:, :end, size:end] = coefficients
         self._H[:, size:end, :end] = np.swapaxes(coefficients, 1, 2)
         square = self._H[:, size:end, size:end]
         self._H[:, size:end, size:end] = (square + np.swapaxes(square, 1, 2)) / 2
-        self._local, self._size = size, end
-        self._last = min(self._block, self._n - end)
-        self._coupling = self._append(image) if self._last else np.zeros((self._parts, 0, width))
 
     def ritz(self, rtol: float, spacing: float) -> Ritz:
         """Return the eigenvalue decompositions of the projections, the wanted end first."""
@@ -303,9 +352,12 @@ class _Process:
         self._append(following[:, : self._last, :], raw=bool(fresh))
 
     def _read(self, *arrays: Array) -> list[FloatArray]:
-        """Return arrays that agree but for the second axis on the host, in one transfer: a GPU is waited for once."""
-        joined = np.array(to_numpy(self._xp.concat(arrays, axis=1)), np.float64)
-        return np.split(joined, np.cumsum([array.shape[1] for array in arrays])[:-1], axis=1)
+        """Return arrays on the host, in one transfer: a GPU is waited for once."""
+        xp = self._xp
+        joined = np.array(to_numpy(xp.concat([xp.reshape(array, (-1,)) for array in arrays])), np.float64)
+        shapes = [tuple(int(n) for n in array.shape) for array in arrays]
+        parts = np.split(joined, np.cumsum([math.prod(shape) for shape in shapes])[:-1])
+        return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
 
     def _removed(self, rows: Array, basis: Array) -> tuple[Array, Array]:
         """Remove from rows their components along orthonormal ones; return them, and the components in columns."""
@@ -313,6 +365,37 @@ class _Process:
         coefficients = xp.matmul(basis, xp.matrix_transpose(rows))
         rows = rows - xp.matmul(xp.matrix_transpose(coefficients), basis)
         return rows, coefficients
+
+    def _tentative(self, rows: Array) -> list[Array]:
+        """Put the next block after the bases as `_append` does where no row is short; return what would tell."""
+        size, width, numbers = self._size, self._last, []
+        for i in range(rows.shape[1]):
+            row, end = rows[:, i : i + 1, :], size + min(i, width)
+            if i:
+                row, part = self._removed(row, self._V[:, size:end, :])
+                numbers.append(part)
+            if i < width:
+                row, length = self._unit(row)
+                numbers.append(length)
+                self._V = xpx.at(self._V)[:, end : end + 1, :].set(row)
+        return numbers
+
+    def _coupling_of(self, step: _Step, numbers: list[FloatArray]) -> FloatArray | None:
+        """Return how the block after a step is made of its image; None if a row was too short to be trusted."""
+        width, rest, least = self._last, iter(numbers), _SHORT * self._scale()
+        coupling = np.zeros((self._parts, width, step.width))
+        for i in range(step.width if width else 0):
+            if i:
+                coupling[:, : min(i, width), i] = next(rest)[:, :, 0]
+            if i < width:
+                coupling[:, i, i] = next(rest)[:, 0, 0]
+                if bool((coupling[:, i, i] < least).any()):
+                    return None
+        return coupling
+
+    def _scale(self) -> float:
+        """Return the largest coupling so far, which short rows are compared with."""
+        return max(float(np.abs(self._H).max(initial=0.0)), float(np.finfo(float).tiny))
 
     def _append(self, rows: Array, *, raw: bool = False) -> FloatArray:
         """Put the next block after the bases, orthonormal, and return how it is made of the rows given.
@@ -322,7 +405,7 @@ class _Process:
         """
         xp, size, width = self._xp, self._size, self._last
         coupling = np.zeros((self._parts, width, rows.shape[1]))
-        scale = max(float(np.abs(self._H).max(initial=0.0)), float(np.finfo(float).tiny))
+        scale = self._scale()
         for i in range(rows.shape[1]):
             row, end = rows[:, i : i + 1, :], size + min(i, width)
             made = []

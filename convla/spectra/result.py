@@ -39,7 +39,9 @@ class SingularValues:
         ``norm(M^T left - value right)``, or ``norm(M right - value left)`` where that is larger, as it can be for a
         smallest value. Some singular value lies within the residual of each value.
     errors : numpy.ndarray of float64, shape (k,)
-        What the values may be off: bounds where the status is "exact" or "confirmed", else the iteration's estimates.
+        What the values may be off: bounds where the status is "exact" or "confirmed"; where it is "estimated" what the
+        iteration makes of its residuals and of the gaps that it has seen, which fails where a value hides. Of a
+        smallest value that has not converged they are bounds too: the value, or what a factorisation leaves open.
     upper : float
         What the largest singular value does not exceed: proved where the status is "exact" or "confirmed"; where it is
         "estimated", but for a probability of 1e-10 over the random vectors that the iteration started from. Infinity

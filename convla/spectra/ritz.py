@@ -85,16 +85,20 @@ class Ritz:
         The c leading Ritz values are below their eigenvalues by no more than the sum of their squared residuals over
         the gap to the rest of the spectrum (Kato and Temple), and by no more than Lehmann's bounds say, which are
         sharper. The rest is guessed: the next Ritz value is no farther on its way than its residual, or most of the
-        gap, and no farther off than the spacing allows. So these are estimates: they fail where a value hides.
+        gap, and no farther off than the spacing allows. So these are estimates: they fail where a value hides. At the
+        lower end, where values crowd and a Krylov space shows few of them, no gap is believed: some eigenvalue is
+        within the residual of each Ritz value, and that is all.
         """
         values, residuals = self.values, self.residuals_of_gram
         rounding = self.rounding * float(values.max())
         bounds = np.maximum(residuals, rounding)
+        if not self.down:
+            return np.asarray(self._roots - np.sqrt(np.maximum(values - bounds, 0.0)))
         together = np.cumsum(residuals**2, axis=1)
         best = np.full(len(values), np.inf)
         cluster_of = np.zeros(len(values), dtype=int)
         for cluster in range(1, min(_LARGEST_CLUSTER + 1, values.shape[1])):
-            gap = np.abs(values[:, cluster - 1] - self._rest(cluster))
+            gap = values[:, cluster - 1] - self._rest(cluster)
             with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
                 quality = np.where(gap > self._floor, together[:, cluster - 1] / gap, np.inf)
             cluster_of, best = np.where(quality < best, cluster, cluster_of), np.minimum(best, quality)
@@ -103,7 +107,7 @@ class Ritz:
         wanted = max(self.rtol, self.rounding) * float(values.max())
         for p in np.flatnonzero((cluster_of > 0) & (bounds[:, 0] > wanted) & (best < _WORTHWHILE * wanted)):
             cluster = int(cluster_of[p])
-            ends = self._lehmann(int(p), cluster, float(self._rest(cluster)[p]))
+            ends = lehmann_bounds(self.values[p], self.couplings[p], float(self._rest(cluster)[p]), cluster)
             bounds[p, :cluster] = np.minimum(
                 bounds[p, :cluster], np.maximum(np.abs(ends - values[p, :cluster]), rounding)
             )
@@ -114,16 +118,8 @@ class Ritz:
     def _rest(self, cluster: int) -> FloatArray:
         """Guess what bounds the eigenvalues of each map after the first `cluster`; of shape (P,)."""
         before, after = self.values[:, cluster - 1], self.values[:, cluster]
-        gap = np.abs(before - after)
-        way = np.minimum(self.residuals_of_gram[:, cluster], _WAY * gap)
-        if not self.down:
-            return np.maximum(after - way, 0.0)
+        way = np.minimum(self.residuals_of_gram[:, cluster], _WAY * (before - after))
         return np.maximum(after + way, before * (1.0 - self.spacing) ** 2)
-
-    def _lehmann(self, p: int, cluster: int, rest: float) -> FloatArray:
-        """Bound the leading eigenvalues of one map, given a bound of the others."""
-        sign = 1.0 if self.down else -1.0
-        return sign * lehmann_bounds(sign * self.values[p], self.couplings[p], sign * rest, cluster)
 
     def converged(self, k: int, *, by_value: bool) -> bool:
         """Tell whether the k leading values are found, as far as these spaces show.

@@ -47,6 +47,7 @@ def lanczos_triplets(
     rng: np.random.Generator,
     start: Array | None = None,
     block: int = 2,
+    basis_size: int | None = None,
     end: End = "largest",
 ) -> SingularValues:
     """Run `block_lanczos` on the smaller Gram matrix of a map, and read the triplets off in float64.
@@ -66,6 +67,8 @@ def lanczos_triplets(
         How many vectors are multiplied at a time. With two, a pair of close values is told apart. From the symbol's
         waves the search for the largest value goes with one, and then on from it and its companion, the same wave a
         quarter of a period on: for cosine and sine of one wave are the rule among close pairs.
+    basis_size : int, optional
+        How many vectors are kept at most; see `_basis_size`.
     end : {"largest", "smallest"}
 
     Returns
@@ -105,7 +108,7 @@ def lanczos_triplets(
             rtol=rtol,
             criterion=criterion,
             which=end,
-            basis_size=_basis_size(k, vectors.dtype, xp, side),
+            basis_size=basis_size or _basis_size(k, vectors.dtype, xp, side),
             max_products=max(1, products),
             rng=rng,
             spacing=_spacing(operator) if isinstance(operator, ConvOperator) else 1.0,
@@ -132,11 +135,15 @@ def lanczos_triplets(
                 values, left, right, residuals = again
     count = len(values)
     eps = float(xp.finfo(operator.dtype).eps)
-    # What was read off in float64 is what counts: it tells what the iteration may have lost sight of.
-    met = criterion == "value" or float(residuals.max()) <= 2 * max(rtol, _BLUR * eps) * float(values.max())
-    blur = _BLUR * eps * float(values[0])  # of the Ritz values, which the bound of the random start speaks of
     # A map that is no convolution multiplies in its own dtype.
     rounding = 0.0 if isinstance(operator, ConvOperator) else 4 * eps * float(values[0])
+    errors = found.errors[:count] + rounding
+    # What was read off in float64 is what counts: it tells what the iteration may have lost sight of.
+    met = criterion == "value" or float(residuals.max()) <= 2 * max(rtol, _BLUR * eps) * float(values.max())
+    if end == "smallest":  # of a square near its rounding a Krylov space knows no root, however little is left of it
+        met = met and float(errors[0]) <= rtol * float(values[-1])
+        errors = errors if found.converged and met else np.maximum(errors, values[::-1])  # it is not below zero
+    blur = _BLUR * eps * float(values[0])  # of the Ritz values, which the bound of the random start speaks of
     # A random part that is shorter than the vector makes the failure that much more probable.
     spread = random_start_error(random_steps, side.order, failure=random * _FAILURE / groups)
     ends = slice(None, None, 1 if end == "largest" else -1)
@@ -147,7 +154,7 @@ def lanczos_triplets(
         left=xp.astype(left, operator.dtype),
         right=xp.astype(right, operator.dtype),
         residuals=residuals[ends],
-        errors=found.errors[:count] + rounding,
+        errors=errors,
         upper=(float(values[0]) + blur) * (1.0 + spread) if end == "largest" and math.isfinite(spread) else math.inf,
         matvecs=2 * products + spent + 2 * (1 + wide),
         status=Status.ESTIMATED if found.converged and met else Status.NOT_CONVERGED,

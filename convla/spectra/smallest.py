@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Literal
 
 import numpy as np
 
@@ -12,45 +11,41 @@ from convla._array import namespace, on_device_of
 from convla.linear_map import LinearMap
 from convla.operators import ConvOperator
 from convla.spectra.border import Problem
-from convla.spectra.dense import (
-    among_groups,
-    decomposition_is_cheap,
-    decomposition_work,
-    dense_triplets,
-    group_operators,
-)
+from convla.spectra.dense import among_groups, group_operators
 from convla.spectra.fourier import fourier_is_exact, fourier_triplets, values_of_symbol
-from convla.spectra.inertia import confirms_smallest, factorisation_is_cheap
-from convla.spectra.inverse import SmallestTriplet, factorisation_work, smallest_by_inverse
+from convla.spectra.inertia import factorisation_is_cheap, shown_of_smallest
+from convla.spectra.inverse import SmallestTriplet, smallest_by_inverse
 from convla.spectra.merge import smallest_of_parts, values_in
+from convla.spectra.method import Method, Search
 from convla.spectra.parts import direct_sum
 from convla.spectra.result import SingularValues, smallest_triplet
-from convla.spectra.roundoff import rounding_of_entries
+from convla.spectra.roundoff import rounding_of_entries, schur_bound
 from convla.spectra.search import lanczos_triplets
 from convla.spectra.status import Status
 
-__all__ = ["SmallestMethod", "exactly_singular", "smallest_of_problem"]
+__all__ = [
+    "exactly_singular",
+    "smallest_by_factorisation",
+    "smallest_by_fourier",
+    "smallest_by_lanczos",
+    "smallest_of_problem",
+]
 
-SmallestMethod = Literal["auto", "dense", "fourier", "inverse", "lanczos"]
 
-_DIRECT_LIMIT = 2e12  # operations of a decomposition or factorisation: about 20 s
-
-
-def smallest_of_problem(
-    problem: Problem, rtol: float, method: SmallestMethod, max_matvecs: int, rng: np.random.Generator
-) -> SingularValues:
+def smallest_of_problem(problem: Problem, method: Method, search: Search) -> SingularValues:
     """Return the smallest triplet of a scaled map, in float64."""
     operator = problem.operator
     xp = namespace(operator.like)
     if problem.convolution is None:
-        return _smallest_of_map(operator, rtol, method, max_matvecs, rng)
+        return method.smallest(operator, search)
     precise = problem.convolution.astype(xp.float64)
-    if method == "fourier" or (method == "auto" and fourier_is_exact(precise.geometry)):
-        return _smallest_by_fourier(precise)
+    method = method.chosen(precise, 1, "smallest")
+    if method.whole:
+        return method.smallest(precise, search)
     parts = direct_sum(precise)
     if values_in(parts) < min(precise.shape):
-        return exactly_singular(precise, method if method != "auto" else "dense")
-    found = [_smallest_of_map(part.operator, rtol, method, max_matvecs, rng) for part in parts]
+        return exactly_singular(precise, method.name)
+    found = [method.smallest(part.operator, search) for part in parts]
     result = found[0] if parts[0].operator is precise else smallest_of_parts(precise, parts, found)
     in_dtype = {
         side: xp.astype(vectors, operator.dtype)
@@ -60,41 +55,34 @@ def smallest_of_problem(
     return replace(result, **in_dtype)
 
 
-def _smallest_of_map(
-    operator: LinearMap, rtol: float, method: SmallestMethod, max_matvecs: int, rng: np.random.Generator
+def smallest_by_lanczos(
+    operator: LinearMap, search: Search, *, block: int = 2, basis_size: int | None = None
 ) -> SingularValues:
-    """Return the smallest triplet of a map that is not known to fall into parts."""
-    if method == "auto":
-        method = _cheapest_for_smallest(operator)
-    if method == "dense":
-        return dense_triplets(operator, 1, "smallest")
-    if method == "fourier":
-        raise ValueError(f"method 'fourier' needs a convolution, got {type(operator).__name__}")
-    if method == "inverse":
-        if not isinstance(operator, ConvOperator):
-            raise ValueError(f"method 'inverse' needs a convolution, got {type(operator).__name__}")
-        return _smallest_by_inverse(operator, rtol, max_matvecs, rng)
-    return lanczos_triplets(operator, 1, rtol=rtol, criterion="value", max_matvecs=max_matvecs, rng=rng, end="smallest")
+    """Return the smallest triplet of a map by iteration, which seldom converges."""
+    found = lanczos_triplets(
+        operator,
+        1,
+        rtol=search.rtol,
+        criterion="value",
+        max_matvecs=search.max_matvecs,
+        rng=search.rng,
+        end="smallest",
+        block=block,
+        basis_size=basis_size,
+    )
+    if not isinstance(operator, ConvOperator):
+        return found
+    floor = max(operator.shape) * float(np.finfo(np.float64).eps) * schur_bound(operator)
+    return _judged(operator, found, floor, search.rtol)
 
 
-def _cheapest_for_smallest(operator: LinearMap) -> SmallestMethod:
-    if decomposition_is_cheap(operator):
-        return "dense"
-    dense = decomposition_work(operator) if decomposition_is_cheap(operator, limit=_DIRECT_LIMIT) else math.inf
-    sparse = factorisation_work(operator) if isinstance(operator, ConvOperator) else math.inf
-    if min(dense, sparse) > _DIRECT_LIMIT:
-        return "lanczos"
-    return "dense" if dense <= sparse else "inverse"
-
-
-def _smallest_by_inverse(
-    operator: ConvOperator, rtol: float, max_matvecs: int, rng: np.random.Generator
-) -> SingularValues:
+def smallest_by_factorisation(operator: ConvOperator, search: Search) -> SingularValues:
+    """Return the smallest triplet of a convolution by Lanczos on its pseudo-inverse, group by group."""
     xp = namespace(operator.kernel)
     best: SmallestTriplet | None = None
     where = matvecs = 0
     for number, group in enumerate(group_operators(operator)):
-        found = smallest_by_inverse(group, rtol=rtol, max_matvecs=max_matvecs, rng=rng)
+        found = smallest_by_inverse(group, rtol=search.rtol, max_matvecs=search.max_matvecs, rng=search.rng)
         if found is None:
             return exactly_singular(operator, "inverse")
         matvecs += found.matvecs
@@ -108,31 +96,48 @@ def _smallest_by_inverse(
     left = among_groups(best.left[None, :], place, side.T, groups)
     left, right = (right, left) if wide else (left, right)
     values, left, right, residuals = smallest_triplet(operator, left, right, wide=wide)
-    status = Status.ESTIMATED if best.converged else Status.NOT_CONVERGED
-    entries = rounding_of_entries(operator)
-    error = best.error + entries
-    if min(float(values[0]), best.value) <= max(best.floor, entries):
-        status = Status.RANK_DEFICIENT
-    elif (
-        entries <= 0.25 * rtol * float(values[0])
-        and factorisation_is_cheap(operator)
-        and confirms_smallest(operator, float(values[0]), best.norm, rtol)
-    ):
-        status, error = Status.CONFIRMED, rtol * float(values[0])
-    return SingularValues(
+    result = SingularValues(
         values=on_device_of(values, operator.kernel, xp, dtype=xp.float64),
         left=left,
         right=right,
         residuals=residuals,
-        errors=np.array([error]),
+        errors=np.array([best.error]),
         upper=math.inf,
         matvecs=matvecs + 3,
-        status=status,
+        status=Status.ESTIMATED if best.converged else Status.NOT_CONVERGED,
         method="inverse",
     )
+    return _judged(operator, result, best.floor if best.value > best.floor else math.inf, search.rtol)
 
 
-def _smallest_by_fourier(operator: ConvOperator) -> SingularValues:
+def _judged(operator: ConvOperator, found: SingularValues, floor: float, rtol: float) -> SingularValues:
+    """Return the smallest triplet that an iteration found with what rounding, and factorisations, say of its value.
+
+    Parameters
+    ----------
+    operator : ConvOperator
+        With entries of order 1.
+    found : SingularValues
+    floor : float
+        What cannot be told from zero.
+    rtol : float
+    """
+    entries = rounding_of_entries(operator)
+    bounded = found.errors if found.status != Status.NOT_CONVERGED else np.maximum(found.errors, found.value)
+    found = replace(found, errors=bounded + entries)
+    if found.value <= max(floor, entries):
+        return replace(found, status=Status.RANK_DEFICIENT)
+    if not factorisation_is_cheap(operator):
+        return found
+    least, refuted = shown_of_smallest(operator, found.value, rtol)
+    error = found.value - least + entries
+    if error <= rtol * found.value:
+        return replace(found, errors=np.array([error]), status=Status.CONFIRMED)
+    return replace(found, errors=np.array([error]), status=Status.NOT_CONVERGED) if refuted else found
+
+
+def smallest_by_fourier(operator: ConvOperator) -> SingularValues:
+    """Return the smallest triplet of a convolution on a torus, from its symbol."""
     # Repeated outputs, and phases that no tap reads, add singular values 0 to those of the symbol.
     if fourier_is_exact(operator.geometry) and values_of_symbol(operator) < min(operator.shape):
         return exactly_singular(operator, "fourier")
@@ -141,6 +146,7 @@ def _smallest_by_fourier(operator: ConvOperator) -> SingularValues:
 
 def exactly_singular(operator: LinearMap, method: str) -> SingularValues:
     """Return the value 0, without vectors."""
+    method = "dense" if method == "auto" else method  # what was chosen counted the values, and decomposed nothing
     xp = namespace(operator.like)
     zero = on_device_of(np.zeros(1), operator.like, xp, dtype=xp.float64)
     return SingularValues(zero, None, None, None, np.zeros(1), math.inf, 0, Status.RANK_DEFICIENT, method)

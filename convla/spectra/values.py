@@ -5,25 +5,23 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass
-from typing import get_args
 
 import numpy as np
 
 from convla._array import namespace, to_numpy
 from convla._threads import blas_on_one_thread
-from convla._validate import check_choice, check_integer, check_rng
+from convla._validate import check_integer, check_rng
 from convla.algebra import BlockDiagonal, Diagonal, Identity, Zero
 from convla.errors import ConvergenceWarning
 from convla.linear_map import LinearMap
 from convla.spectra.border import Problem, check_map, finished, given_vectors, prepared, tolerance_of, without_factor
-from convla.spectra.dense import dense_values
 from convla.spectra.diagonals import diagonal_triplets
-from convla.spectra.fourier import fourier_triplets
-from convla.spectra.largest import Criterion, Method, Search, fourier_is_best, largest_in_parts
+from convla.spectra.largest import largest_in_parts
 from convla.spectra.merge import all_of_parts, largest_of_parts, smallest_of_parts, values_in
+from convla.spectra.method import Criterion, Method, MethodName, Search, SmallestMethodName
 from convla.spectra.parts import blocks_of
 from convla.spectra.result import SingularValues, weakest
-from convla.spectra.smallest import SmallestMethod, exactly_singular, smallest_of_problem
+from convla.spectra.smallest import exactly_singular, smallest_of_problem
 from convla.spectra.status import Status
 from convla.typing import Array, ArrayLike, Seed
 
@@ -41,7 +39,7 @@ def singular_values(
     k: int | None = None,
     *,
     rtol: float | None = None,
-    method: Method = "auto",
+    method: Method | MethodName = "auto",
     start: SingularValues | ArrayLike | None = None,
     max_matvecs: int = 10_000,
     rng: Seed = 0,
@@ -57,9 +55,11 @@ def singular_values(
     rtol : float, optional
         The largest residual that ``method="lanczos"`` accepts, relative to the largest singular value; 1e-10 for
         float64, 1e-5 for float32 by default.
-    method : {"auto", "dense", "fourier", "lanczos"}
+    method : {"auto", "dense", "fourier", "lanczos"} or Method
         "dense" writes the matrix out (LAPACK, or the library's own decomposition). "fourier" is exact for circular
         boundaries whose outputs visit the torus evenly. "lanczos" needs k. "auto" takes the cheapest that applies.
+        A name stands for an object with settings, such as `convla.spectra.Lanczos`; to write one, see
+        `convla.spectra.Method`.
     start : SingularValues or array of shape (..., *domain_shape), optional
         A previous result, or images, to start the iteration from; by default the symbol's plane waves.
     max_matvecs : int
@@ -108,7 +108,7 @@ def largest_singular_value(
     operator: LinearMap,
     *,
     rtol: float | None = None,
-    method: Method = "auto",
+    method: Method | MethodName = "auto",
     start: SingularValues | ArrayLike | None = None,
     max_matvecs: int = 10_000,
     rng: Seed = 0,
@@ -164,7 +164,7 @@ def smallest_singular_value(
     operator: LinearMap,
     *,
     rtol: float | None = None,
-    method: SmallestMethod = "auto",
+    method: Method | SmallestMethodName = "auto",
     max_matvecs: int = 10_000,
     rng: Seed = 0,
 ) -> SingularValues:
@@ -177,7 +177,7 @@ def smallest_singular_value(
     rtol : float, optional
         The wanted relative accuracy of the value; 1e-10 for float64, 1e-6 for float32 by default. What rounding in
         float64 does to the matrix, about 1e-16 times the largest singular value, stays as an absolute error.
-    method : {"auto", "dense", "fourier", "inverse", "lanczos"}
+    method : {"auto", "dense", "fourier", "inverse", "lanczos"} or Method
         "inverse" runs Lanczos on the pseudo-inverse through a sparse LU factorisation, for NumPy and CuPy arrays.
         "lanczos" runs it on the operator, which seldom converges; it is the last resort of "auto" for matrices that
         are too large to factorise. For the others see `singular_values`.
@@ -222,13 +222,13 @@ def smallest_singular_value(
     True
     """
     check_map(operator)
-    check_choice("method", method, get_args(SmallestMethod))
-    check_integer("max_matvecs", max_matvecs, minimum=2)
-    tolerance = tolerance_of(operator, rtol, (1e-6, 1e-10))
+    chosen = Method.of("method", method)
+    most = check_integer("max_matvecs", max_matvecs, minimum=2)
+    search = Search(tolerance_of(operator, rtol, (1e-6, 1e-10)), "value", most, check_rng(rng))
     with blas_on_one_thread():
-        result = _smallest(operator, tolerance, method, max_matvecs, check_rng(rng))
+        result = _smallest(operator, chosen, search)
     if result.status == Status.NOT_CONVERGED:
-        what = f"the smallest singular value was not found to a relative accuracy of {tolerance:.1e}"
+        what = f"the smallest singular value was not found to a relative accuracy of {search.rtol:.1e}"
         _warn(what, result, stacklevel=3)
     return result
 
@@ -314,7 +314,7 @@ def _largest(
     rtol: float | None,
     default: tuple[float, float],
     criterion: Criterion,
-    method: Method,
+    method: Method | MethodName,
     start: SingularValues | ArrayLike | None,
     max_matvecs: int,
     rng: Seed,
@@ -323,29 +323,26 @@ def _largest(
     check_map(operator)
     if k is not None:
         k = check_integer("k", k, minimum=1, maximum=min(operator.shape))
-    check_choice("method", method, get_args(Method))
-    if method == "lanczos" and k is None:
-        raise ValueError("method 'lanczos' needs the number k of singular values, got None")
-    search = Search(
-        tolerance_of(operator, rtol, default),
-        criterion,
-        method,
-        check_integer("max_matvecs", max_matvecs, minimum=2),
-        check_rng(rng),
-    )
+    chosen = Method.of("method", method)
+    if k is None and not chosen.complete:
+        raise ValueError(f"method {chosen.name!r} needs the number k of singular values, got None")
+    most = check_integer("max_matvecs", max_matvecs, minimum=2)
+    search = Search(tolerance_of(operator, rtol, default), criterion, most, check_rng(rng))
     first = None if start is None else _given_start(operator, start)
     with blas_on_one_thread():
-        result = _largest_triplets(operator, k, search, first)
+        result = _largest_triplets(operator, k, chosen, search, first)
     if result.status == Status.NOT_CONVERGED:
         what = f"the {k} largest singular value(s) were not found to a relative accuracy of {search.rtol:.1e}"
         _warn(what, result, stacklevel=4)
     return result
 
 
-def _largest_triplets(operator: LinearMap, k: int | None, search: Search, start: Array | None) -> SingularValues:
+def _largest_triplets(
+    operator: LinearMap, k: int | None, method: Method, search: Search, start: Array | None
+) -> SingularValues:
     """Return the k largest triplets, or all values, of a map: of a direct sum, from those of its blocks."""
     unscaled, factor = without_factor(operator)
-    if isinstance(unscaled, (Diagonal, Identity, Zero)) and search.method != "fourier":
+    if isinstance(unscaled, (Diagonal, Identity, Zero)) and not method.whole:
         return finished(diagonal_triplets(unscaled, k), factor, operator)
     blocks = blocks_of(unscaled) if isinstance(unscaled, BlockDiagonal) else []
     if blocks and (k is None or values_in(blocks) >= k):  # else zeros are wanted, with vectors
@@ -353,39 +350,36 @@ def _largest_triplets(operator: LinearMap, k: int | None, search: Search, start:
         for block in blocks:
             most = None if k is None else min(k, *block.operator.shape)
             piece = None if start is None else start[:, block.inputs, ...]
-            found.append(_largest_triplets(block.operator, most, search, piece))
+            found.append(_largest_triplets(block.operator, most, method, search, piece))
         if k is None:
             return finished(all_of_parts(unscaled, blocks, found), factor, operator)
         return finished(largest_of_parts(unscaled, blocks, found, k), factor, operator)
     problem = prepared(operator)
     convolution = problem.convolution
     first = None if start is None else _for_problem(problem, start)
-    if convolution is None:
-        if search.method == "fourier":
-            raise ValueError(f"method 'fourier' needs a convolution, got {type(operator).__name__}")
-        result = dense_values(problem.operator) if k is None else search.largest(problem.operator, k, first)
-    elif search.method == "fourier" or (search.method == "auto" and fourier_is_best(convolution, k)):
-        result = fourier_triplets(convolution, k)
+    method = method.chosen(problem.operator, k, "largest")
+    if convolution is not None and not method.whole:
+        result = largest_in_parts(convolution, k, method, search, first)
+    elif k is None:
+        result = method.all(problem.operator)
     else:
-        result = largest_in_parts(convolution, k, search, first)
+        result = method.largest(problem.operator, k, search, first)
     return problem.finished(result, search.rtol)
 
 
-def _smallest(
-    operator: LinearMap, rtol: float, method: SmallestMethod, max_matvecs: int, rng: np.random.Generator
-) -> SingularValues:
+def _smallest(operator: LinearMap, method: Method, search: Search) -> SingularValues:
     """Return the smallest triplet of a map: of a direct sum, from those of its blocks."""
     unscaled, factor = without_factor(operator)
-    if isinstance(unscaled, (Diagonal, Identity, Zero)) and method != "fourier":
+    if isinstance(unscaled, (Diagonal, Identity, Zero)) and not method.whole:
         return finished(diagonal_triplets(unscaled, 1, "smallest"), factor, operator)
     if isinstance(unscaled, BlockDiagonal):
         blocks = blocks_of(unscaled)
         if values_in(blocks) < min(operator.shape):
-            return finished(exactly_singular(unscaled, method if method != "auto" else "dense"), factor, operator)
-        found = [_smallest(block.operator, rtol, method, max_matvecs, rng) for block in blocks]
+            return finished(exactly_singular(unscaled, method.name), factor, operator)
+        found = [_smallest(block.operator, method, search) for block in blocks]
         return finished(smallest_of_parts(unscaled, blocks, found), factor, operator)
     problem = prepared(operator)
-    return problem.finished(smallest_of_problem(problem, rtol, method, max_matvecs, rng), rtol)
+    return problem.finished(smallest_of_problem(problem, method, search), search.rtol, "smallest")
 
 
 def _warn(what: str, result: SingularValues, *, stacklevel: int) -> None:

@@ -89,11 +89,12 @@ static bool run_block(unsigned threads) {
     }
 }
 
-// A page that nobody may touch stands behind every array.
-static void touched(int) { siglongjmp(outside, 1); }
+// A page that nobody may touch stands behind every array, and a trap behind whatever C++ leaves undefined.
+static void touched(int) { siglongjmp(outside, 2); }
+static void trapped(int) { siglongjmp(outside, 3); }
 
 static int run_grid(unsigned blocks, unsigned threads) {
-    if (sigsetjmp(outside, 1)) return 2;
+    if (const int problem = sigsetjmp(outside, 1)) return problem;
     for (unsigned block = blocks; block-- > 0;) {
         blockIdx = {block, 0, 0};
         if (!run_block(threads)) return 1;
@@ -101,16 +102,20 @@ static int run_grid(unsigned blocks, unsigned threads) {
     return 0;
 }
 
-// 0, or 1 where threads of a block did not all come to a barrier, or 2 where one went beyond an array.
+// 0, or 1 where threads of a block did not all come to a barrier, 2 where one went beyond an array, 3 where one did what
+// has no meaning.
 static int launch(void (*kernel)(void **), unsigned blocks, unsigned width, unsigned height, void **given) {
     if (!stacks) stacks = new char[THREADS_MOST * STACK];
     body = kernel, arguments = given;
     blockDim = {width, height, 1}, gridDim = {blocks, 1, 1};
-    struct sigaction ours = {}, before[2];
-    ours.sa_handler = touched;
-    sigaction(SIGSEGV, &ours, &before[0]), sigaction(SIGBUS, &ours, &before[1]);
+    const int signals[] = {SIGSEGV, SIGBUS, SIGILL, SIGTRAP};
+    struct sigaction ours = {}, before[4];
+    for (int i = 0; i < 4; i++) {
+        ours.sa_handler = i < 2 ? touched : trapped;
+        sigaction(signals[i], &ours, &before[i]);
+    }
     const int failed = run_grid(blocks, width * height);
-    sigaction(SIGSEGV, &before[0], nullptr), sigaction(SIGBUS, &before[1], nullptr);
+    for (int i = 0; i < 4; i++) sigaction(signals[i], &before[i], nullptr);
     if (failed)
         for (Fiber &fiber : fibers) fiber.started = false;  // what was going on is given up
     return failed;

@@ -2,7 +2,8 @@
 
 What a device may not notice is an error here: an argument whose type is not the one that the source declares, an entry
 read or written beyond the end of an array, or written before its beginning, a barrier that not all threads of a block
-come to. What is read before the beginning of an array is NaN, or -1, and so is shared memory that was not written.
+come to, whatever C++ leaves undefined, such as an index outside of a local or shared array. What is read before the
+beginning of an array is NaN, or -1, and so is shared memory that was not written.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ _C = ctypes.CDLL(None)
 _PROBLEMS = {
     1: "some threads of a block wait at a barrier, and others have ended",
     2: "an entry beyond the end of an array was read or written",
+    3: "an operation without a meaning: an index outside of a local or shared array, an overflow, a division by 0",
 }
 
 _HERE = Path(__file__).parent
@@ -94,7 +96,7 @@ def _library(source: str, macros: tuple[tuple[str, str], ...]) -> ctypes.CDLL:
         "-Wno-unused-function",
         "-Wno-unknown-pragmas",
     ]
-    command += ["-shared", "-fPIC"]
+    command += ["-shared", "-fPIC", "-fsanitize=undefined", "-fsanitize-undefined-trap-on-error"]
     command += ["-ffp-contract=off", "-ftrivial-auto-var-init=pattern", f"-I{_HERE}", "-o", str(target)]
     build = subprocess.run([*command, str(folder / f"{stem}.cpp")], capture_output=True, text=True, check=False)
     assert build.returncode == 0, build.stderr

@@ -21,7 +21,7 @@ import numpy as np
 
 from tests.cuda.emulator import Launcher
 
-__all__ = ["COUNTS", "installed", "ndarray"]
+__all__ = ["COUNTS", "Stream", "installed", "ndarray"]
 
 COUNTS: Counter[str] = Counter()
 
@@ -52,11 +52,42 @@ class Device:
     def __hash__(self) -> int:
         return hash(self.id)
 
+    def __repr__(self) -> str:
+        return f"<CUDA Device {self.id}>"
+
     def use(self) -> None:
         Device.current = self.id
 
     def synchronize(self) -> None:
         COUNTS["waits"] += 1
+
+
+class Stream:
+    """A stream of the device, current inside of its context; launches are noted with the one that they are on."""
+
+    current = 0
+    launched: list[int] = []  # noqa: RUF012 - one list, emptied with `COUNTS`
+
+    def __init__(self, ptr: int) -> None:
+        self.ptr = ptr
+        self._before: list[int] = []
+
+    @classmethod
+    def from_external(cls, stream: Any) -> Stream:
+        version, ptr = stream.__cuda_stream__()
+        assert version == 0
+        return cls(ptr)
+
+    def __enter__(self) -> Stream:
+        self._before.append(Stream.current)
+        Stream.current = self.ptr
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        Stream.current = self._before.pop()
+
+    def synchronize(self) -> None:
+        COUNTS["streams waited for"] += 1
 
 
 class ndarray:  # noqa: N801 - the name that CuPy gives it
@@ -72,9 +103,19 @@ class ndarray:  # noqa: N801 - the name that CuPy gives it
     def __array__(self, *_: object, **__: object) -> Any:
         raise TypeError("Implicit conversion to a NumPy array is not allowed. Please use `.get()`")
 
+    def __dlpack__(self, **options: Any) -> Any:
+        return self.values.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self.values.__dlpack_device__()
+
     def get(self) -> Any:
         COUNTS["waits"] += 1
         return self.values.copy()
+
+    def tolist(self) -> Any:
+        COUNTS["waits"] += 1
+        return self.values.tolist()
 
     def item(self) -> Any:
         COUNTS["waits"] += 1
@@ -241,6 +282,7 @@ class RawKernel:
             # CuPy takes Python's numbers too, as of 64 bits, whatever the source says: a mistake waiting to happen.
             assert isinstance(value, (ndarray, np.generic)), f"{self.name}: {value!r} has no dtype"
         COUNTS["launches"] += 1
+        Stream.launched.append(Stream.current)
         COUNTS[self.name] += 1
         self._launcher(grid[0], block, unwrap(args))
 
@@ -300,7 +342,9 @@ def _build() -> dict[str, types.ModuleType]:
     vars(cuda).update(
         Device=Device,
         Event=Event,
-        get_current_stream=lambda: types.SimpleNamespace(synchronize=lambda: COUNTS.update(waits_once=1)),
+        Stream=Stream,
+        ExternalStream=Stream,
+        get_current_stream=lambda: Stream(Stream.current),
         device=device,
         runtime=runtime,
         get_elapsed_time=lambda first, last: 1e3 * (last.time - first.time),
@@ -314,6 +358,7 @@ def _build() -> dict[str, types.ModuleType]:
         array=_array,
         ascontiguousarray=lambda a: wrap(np.ascontiguousarray(unwrap(a))),
         asnumpy=lambda a: a.get(),
+        from_dlpack=lambda a: ndarray(np.from_dlpack(a)),
         bool=np.bool_,
         fft=fft,
         linalg=linalg,
@@ -347,6 +392,7 @@ def installed() -> Iterator[types.ModuleType]:
         del sys.modules[name]
     sys.modules.update(_MODULES | _COMPAT)
     COUNTS.clear()
+    Stream.launched.clear()
     try:
         yield _MODULES["cupy"]
     finally:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from convla.experiments.csm.report import Report, build_report
 from convla.experiments.csm.settings import Readings, Setting, control_settings, table_settings
 from convla.experiments.descents.outcome import Outcome, run_setting
-from convla.experiments.source import Source
+from convla.experiments.source import Part, Source
 
 __all__ = ["Tables"]
 
@@ -45,14 +45,24 @@ class Tables(Source[Setting, Outcome]):
             needed |= dict.fromkeys(control_settings())
         return tuple(needed)
 
-    def rows(self, unit: Setting) -> int:  # noqa: ARG002
+    def size(self, unit: Setting) -> int:  # noqa: ARG002
         """Return the number of repetitions."""
         return self.repetitions
 
-    def __call__(self, unit: Setting, advance: Callable[[int], None] = lambda _: None) -> Outcome:
-        """Run a setting."""
-        descent = unit.descent(self.readings)
-        return run_setting(descent, repetitions=self.repetitions, seed=self.seed, engine=self.engine, advance=advance)
+    def cut(self, unit: Setting) -> int:
+        """Return the repetitions of a part."""
+        return unit.descent(self.readings).part
+
+    def __call__(self, unit: Part[Setting], advance: Callable[[int], None] = lambda _: None) -> Outcome:
+        """Run a part of a setting."""
+        return run_setting(
+            unit.setting.descent(self.readings),
+            repetitions=unit.stop - unit.start,
+            start=unit.start,
+            seed=self.seed,
+            engine=self.engine,
+            advance=advance,
+        )
 
     def report(self, outcomes: Mapping[Setting, Outcome]) -> Report:
         """Return our cells beside the printed ones, the controls, and the sentences that they decide."""

@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from convla.descent import SGD, Adam, Optimizer
 from convla.experiments.descents.functions import evaluate
 from convla.experiments.descents.pairs import Correlation, dot, quadratic_form
 from convla.experiments.descents.settings import Setting
@@ -55,10 +54,8 @@ def descend_filters(kernels: Array, gram: Array, setting: Setting) -> FilterDesc
     """
     xp = namespace(kernels, gram)
     minimize = _loss(setting, xp)
-    steppers: list[Optimizer] = [
-        SGD(setting.learning_rate) if setting.optimizer == "SGD" else Adam(setting.learning_rate)
-        for _ in range(setting.kernels if setting.train == "both" else 1)
-    ]
+    trained = setting.kernels if setting.train == "both" else 1
+    steppers = [setting.make_optimizer(setting.learning_rate) for _ in range(trained)]
     k = list(xp.permute_dims(kernels, (1, 2, 0)))
     gram = xp.permute_dims(gram, (1, 2, 0))
     trace = Correlation(xp.zeros_like(gram[0, 0, ...]))

@@ -1,4 +1,4 @@
-"""Losses of one's own: functions in a Python file or a module, checked before they are trusted."""
+"""Losses and optimisers of one's own: in a Python file or a module, checked before they are trusted."""
 
 from __future__ import annotations
 
@@ -13,9 +13,20 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from convla.descent import Optimizer
 from convla.errors import ConvlaError
 
-__all__ = ["LossError", "LossFunction", "check_loss", "evaluate", "load_loss", "source_digest"]
+__all__ = [
+    "LossError",
+    "LossFunction",
+    "OptimizerError",
+    "check_loss",
+    "check_optimizer",
+    "evaluate",
+    "load_loss",
+    "load_optimizer",
+    "source_digest",
+]
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 LossFunction: TypeAlias = Callable[[Floats], tuple[Floats, Floats]]
@@ -32,9 +43,12 @@ class LossError(ConvlaError, ValueError):
     """A loss of one's own cannot be loaded, or is not what it has to be."""
 
 
-@functools.cache
+class OptimizerError(ConvlaError, ValueError):
+    """An optimiser of one's own cannot be loaded, or is not what it has to be."""
+
+
 def load_loss(name: str) -> LossFunction:
-    """Return the function that a setting names.
+    """Return the loss that a setting names.
 
     Parameters
     ----------
@@ -48,30 +62,59 @@ def load_loss(name: str) -> LossFunction:
     LossError
         If there is no such function.
     """
+    loss: LossFunction = _load("loss", name, LossError)
+    return loss
+
+
+def load_optimizer(name: str) -> Callable[[float], Optimizer]:
+    """Return the optimiser that a setting names.
+
+    Parameters
+    ----------
+    name : str
+        "file.py:Name", or "package.module:Name". It is called with the learning rate, for each kernel anew, and returns
+        an object whose ``step(parameter, gradient)`` gives the parameter after a step: arrays of shape (taps, R), a
+        column for each repetition. A repetition's steps must not depend on the others'. Loading it runs the file.
+
+    Raises
+    ------
+    OptimizerError
+        If there is no such function or class.
+    """
+    make: Callable[[float], Optimizer] = _load("optimizer", name, OptimizerError)
+    return make
+
+
+@functools.cache
+def _load(kind: str, name: str, failure: type[Exception]) -> Any:
     place, _, function = name.rpartition(":")
     if not place or not function:
-        raise LossError(f"loss must be a known name, or 'file.py:function' or 'module:function', got {name!r}")
+        raise failure(f"{kind} must be a known name, or 'file.py:function' or 'module:function', got {name!r}")
     try:
         if place.endswith(".py"):
-            spec = importlib.util.spec_from_file_location(f"convla_loss_{Path(place).stem}", place)
+            spec = importlib.util.spec_from_file_location(f"convla_{kind}_{Path(place).stem}", place)
             if spec is None or spec.loader is None:
-                raise LossError(f"loss {name!r}: {place} cannot be loaded")
+                raise failure(f"{kind} {name!r}: {place} cannot be loaded")
             module = importlib.util.module_from_spec(spec)
             spec.loader.exec_module(module)
         else:
             module = importlib.import_module(place)
     except Exception as error:  # whatever a file of somebody's raises as it is run
-        raise LossError(f"loss {name!r}: {place} cannot be loaded: {error}") from error
+        raise failure(f"{kind} {name!r}: {place} cannot be loaded: {error}") from error
     found = getattr(module, function, None)
     if not callable(found):
-        raise LossError(f"loss {name!r}: {place} has no function {function!r}")
-    return found  # type: ignore[no-any-return]
+        raise failure(f"{kind} {name!r}: {place} has no function {function!r}")
+    return found
 
 
 @functools.cache
-def source_digest(name: str) -> str:
+def source_digest(function: Callable[..., Any]) -> str:
     """Return a hash of the code of a function's file: results of another one are other results."""
-    file = inspect.getsourcefile(load_loss(name))
+    try:
+        file = inspect.getsourcefile(function)
+    except TypeError:  # of something built in
+        file = None
+    name = f"{function.__module__}:{getattr(function, '__qualname__', '')}"
     return hashlib.sha256(Path(file).read_bytes() if file else name.encode()).hexdigest()[:16]
 
 
@@ -100,6 +143,39 @@ def check_loss(name: str, kernels: Floats) -> None:
             f"{slope[worst]:.6g} by the gradient, and {slope[worst] + gap[worst]:.6g} or "
             f"{slope[worst] - gap[worst]:.6g} by differences"
         )
+
+
+def check_optimizer(name: str, kernels: Floats) -> None:
+    """Take two steps of an optimiser from some kernels, of shape (taps, R), and compare them with those of each alone.
+
+    Raises
+    ------
+    OptimizerError
+        If it does not return what it has to, or the steps of a repetition depend on the others.
+    """
+    together = _two_steps(name, kernels)
+    for column in range(kernels.shape[1]):
+        one = slice(column, column + 1)
+        if not np.array_equal(together[:, one], _two_steps(name, kernels[:, one]), equal_nan=True):
+            raise OptimizerError(
+                f"optimizer {name!r}: the steps of a repetition, a column of an array of shape (taps, R), must not "
+                f"depend on those beside it: column {column} of {kernels.shape[1]} alone steps to elsewhere"
+            )
+
+
+def _two_steps(name: str, parameter: Floats) -> Floats:
+    stepper = load_optimizer(name)(2.0**-6)
+    if not callable(getattr(stepper, "step", None)):
+        raise OptimizerError(f"optimizer {name!r} must return an object with a method step, got {stepper!r}")
+    for scale in (1.0, -0.5):
+        moved = np.asarray(stepper.step(parameter, scale * parameter))
+        if moved.shape != parameter.shape or moved.dtype != parameter.dtype:
+            raise OptimizerError(
+                f"optimizer {name!r}: step must return {parameter.dtype} of shape {parameter.shape}, got {moved.dtype} "
+                f"of shape {moved.shape}"
+            )
+        parameter = moved
+    return parameter
 
 
 def evaluate(name: str, kernels: Floats) -> tuple[Floats, Floats]:

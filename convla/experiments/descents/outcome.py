@@ -13,9 +13,9 @@ from convla import feature_map_gram
 from convla.errors import EngineError
 from convla.experiments.descents.draws import CHUNK, draw
 from convla.experiments.descents.filters import descend_filters
-from convla.experiments.descents.functions import check_loss
+from convla.experiments.descents.functions import check_loss, check_optimizer
 from convla.experiments.descents.pairs import choose_engine, descend_pairs, dot, quadratic_form
-from convla.experiments.descents.settings import Setting
+from convla.experiments.descents.settings import NAMED_OPTIMIZERS, Setting
 from convla.extending import check_cuda, check_integer, namespace, to_numpy
 from convla.typing import Array
 
@@ -133,6 +133,8 @@ def run_setting(
     check_engine(engine)
     if setting.function is not None:
         check_loss(setting.loss, draw(setting, seed, 0, 4)[1])
+    if setting.optimizer not in NAMED_OPTIMIZERS:
+        check_optimizer(setting.optimizer, draw(setting, seed, 0, 4)[1][:, 0].reshape(4, -1).T.copy())
     engine = setting_engine(setting, engine)
     parts = []
     for x, kernels in _drawn(setting, seed, start, start + repetitions):
@@ -176,8 +178,8 @@ def setting_engine(setting: Setting, engine: str) -> str:
     if engine in ("auto", "direct"):
         return "reference"
     raise EngineError(
-        f"engine {engine!r} runs two kernels, of one axis and channel where the loss correlates them, and no loss of "
-        "one's own: use 'auto' or 'reference'"
+        f"engine {engine!r} runs two kernels, of one axis and channel where the loss correlates them, by SGD or "
+        "Adam, and no loss of one's own: use 'auto' or 'reference'"
     )
 
 
@@ -193,7 +195,8 @@ def _drawn(setting: Setting, seed: int, start: int, stop: int) -> Iterator[tuple
 
 def _run_chunk(setting: Setting, x: Array, kernels: Array, engine: str) -> dict[str, Floats]:
     xp = namespace(x, kernels)
-    gram = feature_map_gram(x, setting.kernel_shape[1:], padding=setting.padding)  # type: ignore[arg-type]
+    size, padding = setting.kernel_shape[1:], setting.padding
+    gram = feature_map_gram(x, size, padding=padding, stride=setting.stride)  # type: ignore[arg-type]
     first = xp.reshape(kernels, (*kernels.shape[:2], -1))
     run: Any
     if setting.compiled:
@@ -218,7 +221,7 @@ def _options(setting: Setting) -> dict[str, Any]:
     return {
         "loss": loss,
         "normalized": normalized,
-        "toeplitz": (setting.padding, setting.dimensions, setting.channels) == ("full", 1, 1),
+        "toeplitz": (setting.padding, setting.stride, setting.dimensions, setting.channels) == ("full", 1, 1, 1),
         "similarity": setting.similarity,
         "optimizer": setting.optimizer,
         "learning_rate": setting.learning_rate,

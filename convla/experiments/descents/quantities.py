@@ -9,6 +9,7 @@ import numpy as np
 
 from convla.experiments.descents.draws import CHUNK
 from convla.experiments.descents.outcome import Outcome
+from convla.experiments.source import joined
 from convla.experiments.statistics import Estimate, Moments, share
 
 __all__ = ["QUANTITIES", "estimate_stream"]
@@ -80,15 +81,11 @@ def _blocks(parts: Iterable[Outcome]) -> Iterator[Outcome]:
     for part in parts:
         waiting.append(part)
         while sum(outcome.repetitions for outcome in waiting) >= CHUNK:
-            joined = _joined(waiting)
-            yield _rows(joined, 0, CHUNK)
-            waiting = [_rows(joined, CHUNK, joined.repetitions)]
+            whole = joined(waiting)
+            yield _rows(whole, 0, CHUNK)
+            waiting = [_rows(whole, CHUNK, whole.repetitions)]
     if sum(outcome.repetitions for outcome in waiting):
-        yield _joined(waiting)
-
-
-def _joined(parts: list[Outcome]) -> Outcome:
-    return Outcome(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Outcome)))
+        yield joined(waiting)
 
 
 def _rows(outcome: Outcome, start: int, stop: int) -> Outcome:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from convla.descent import SGD, AdaGrad, Adam, Optimizer, RMSprop
 from convla.experiments.descents.draws import check_draws
-from convla.experiments.descents.functions import LossFunction, load_loss
+from convla.experiments.descents.functions import LossFunction, load_loss, load_optimizer
 from convla.experiments.descents.pairs import LOSSES, OPTIMIZERS, SIMILARITIES
 from convla.extending import check_choice, check_integer, check_real
 
-__all__ = ["NAMED_LOSSES", "Setting"]
+__all__ = ["NAMED_LOSSES", "NAMED_OPTIMIZERS", "Setting"]
 
 NAMED_LOSSES = {
     **{name: (name, False) for name in LOSSES},
@@ -19,6 +22,18 @@ NAMED_LOSSES = {
     "cosine": ("kernel", True),
 }
 """The losses by name: which one, and whether it is divided by |K_i|^2 |K_j|^2."""
+
+MOMENTUM = 0.9
+
+NAMED_OPTIMIZERS: dict[str, Callable[[float], Optimizer]] = {
+    "SGD": SGD,
+    "momentum": functools.partial(SGD, momentum=MOMENTUM),
+    "Nesterov": functools.partial(SGD, momentum=MOMENTUM, nesterov=True),
+    "AdaGrad": AdaGrad,
+    "RMSprop": RMSprop,
+    "Adam": Adam,
+}
+"""The optimisers by name, at the constants that PyTorch has by default, and a momentum of 0.9."""
 
 PADDINGS = ("full", "same", "valid")
 
@@ -38,13 +53,17 @@ class Setting:
         `convla.experiments.descents.functions.load_loss` reads it.
     learning_rate : float
     iterations : int
-    optimizer : {"Adam", "SGD"}
+    optimizer : str
+        One of `NAMED_OPTIMIZERS`; or one of one's own, as `convla.experiments.descents.functions.load_optimizer` reads
+        it.
     dimensions : {1, 2}
     channels : int
         Of the input.
     kernels : int
         How many of them, S; at least 2.
     padding : {"full", "same", "valid"} or int
+    stride : int
+        Of the feature maps along each axis; the losses are of the kernels alone.
     weights, inputs : str
         What kernels and inputs are drawn from: see `convla.experiments.descents.draws.DISTRIBUTIONS`; or a ``.npy``.
     similarity : {"squared", "absolute", "signed", "cosine"}
@@ -71,6 +90,7 @@ class Setting:
     channels: int = 1
     kernels: int = 2
     padding: str | int = "full"
+    stride: int = 1
     weights: str = "uniform"
     inputs: str = "uniform"
     similarity: str = "squared"
@@ -78,7 +98,7 @@ class Setting:
     stream: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("loss", "weights", "inputs", "stream"):
+        for name in ("loss", "optimizer", "weights", "inputs", "stream"):
             if not isinstance(getattr(self, name), str):
                 raise TypeError(f"{name} must be a text, got {getattr(self, name)!r}")
         for name, low, high in (
@@ -88,11 +108,14 @@ class Setting:
             ("dimensions", 1, 2),
             ("channels", 1, 4096),
             ("kernels", 2, 4096),
+            ("stride", 1, 4096),
         ):
             object.__setattr__(self, name, check_integer(name, getattr(self, name), minimum=low, maximum=high))
         check_real("learning_rate", self.learning_rate, positive=True)
         object.__setattr__(self, "learning_rate", float(self.learning_rate))
-        check_choice("optimizer", self.optimizer, OPTIMIZERS)
+        if ":" not in self.optimizer:
+            check_choice("optimizer", self.optimizer, tuple(NAMED_OPTIMIZERS))
+        _ = self.make_optimizer
         check_choice("similarity", self.similarity, SIMILARITIES)
         check_choice("train", self.train, ("both", "first"))
         if not isinstance(self.padding, int) or isinstance(self.padding, bool):
@@ -133,6 +156,11 @@ class Setting:
         return None if self.loss in NAMED_LOSSES else load_loss(self.loss)
 
     @property
+    def make_optimizer(self) -> Callable[[float], Optimizer]:
+        """What makes an optimiser of a learning rate."""
+        return NAMED_OPTIMIZERS.get(self.optimizer) or load_optimizer(self.optimizer)
+
+    @property
     def minimized(self) -> tuple[str, bool]:
         """Which of `LOSSES` it is otherwise, and whether it is normalised."""
         return NAMED_LOSSES[self.loss]
@@ -146,7 +174,7 @@ class Setting:
     @property
     def compiled(self) -> bool:
         """Whether the compiled kernel runs it: two kernels, of one axis and channel where they are correlated."""
-        if self.kernels != 2 or self.loss not in NAMED_LOSSES:
+        if self.kernels != 2 or self.loss not in NAMED_LOSSES or self.optimizer not in OPTIMIZERS:
             return False
         return self.minimized[0] != "convolutional" or (self.dimensions, self.channels) == (1, 1)
 

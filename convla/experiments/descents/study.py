@@ -21,7 +21,7 @@ from convla.experiments.descents.draws import digest
 from convla.experiments.descents.functions import source_digest
 from convla.experiments.descents.outcome import Outcome, run_setting, setting_engine
 from convla.experiments.descents.quantities import estimate_stream
-from convla.experiments.descents.settings import NAMED_LOSSES, Setting
+from convla.experiments.descents.settings import NAMED_OPTIMIZERS, Setting
 from convla.experiments.folder import ResultsFolder, surroundings
 from convla.experiments.pool import Pool
 from convla.experiments.reading import read_toml
@@ -66,7 +66,9 @@ class Part:
         setting = self.setting
         files = {"weights": digest(setting.weights), "inputs": digest(setting.inputs)}
         if setting.function is not None:
-            files["loss"] = source_digest(setting.loss)
+            files["loss"] = source_digest(setting.function)
+        if setting.optimizer not in NAMED_OPTIMIZERS:
+            files["optimizer"] = source_digest(setting.make_optimizer)
         return {"setting": setting.describe(), "files": files, "start": self.start, "stop": self.stop}
 
 
@@ -248,11 +250,9 @@ class Study:
         work = _Work(self.seed, engine)
         pool = pool or Pool(threads=os.cpu_count() or 1)
         session: Session[Part, Outcome] = Session(folder, pool, watcher, resume=resume)
-        parts = list(self.parts(part))
-        session.announce([(work, parts)])
-        for _ in session.stream(work, parts):
-            pass  # saved, and not kept: memory does not grow with the repetitions
-        rows = list(self._rows(folder, work, parts, engines))
+        session.announce([(work, self.parts(part))])
+        session.run(work, self.parts(part))
+        rows = list(self._rows(session, work, part, engines))
         header = (*AXES, *RESULT)
         folder.write_csv(FILE, header, [[row[name] for name in header] for row in rows])
         if writer is not None:
@@ -264,21 +264,14 @@ class Study:
         return StudyResult(rows, folder.path, manifest["engines"], seconds)
 
     def _rows(
-        self, folder: ResultsFolder, work: _Work, parts: Sequence[Part], engines: Sequence[str]
+        self, session: Session[Part, Outcome], work: _Work, size: int | None, engines: Sequence[str]
     ) -> Iterator[dict[str, Any]]:
-        for setting, group in itertools.groupby(parts, key=lambda part: part.setting):
-            outcomes = (_saved(folder, work, part) for part in group)
-            engine = engines[self.settings.index(setting)]
+        parts = itertools.groupby(self.parts(size), key=lambda part: part.setting)
+        for (setting, group), engine in zip(parts, engines, strict=True):
+            outcomes = (session.saved(work, part) for part in group)
             for quantity, found in estimate_stream(outcomes).items():
                 values = (engine, self.repetitions, quantity, found.value, found.stderr, found.count)
                 yield setting.describe() | dict(zip(RESULT, values, strict=True))
-
-
-def _saved(folder: ResultsFolder, work: _Work, part: Part) -> Outcome:
-    outcome = folder.load(part.name, work.describe(part), Outcome, work.rows(part))
-    if outcome is None:
-        raise StudyError(f"{folder.path}: part {part.name} is gone, though it was saved")
-    return outcome
 
 
 def _parquet() -> Callable[[list[dict[str, Any]], Any], None]:
@@ -397,6 +390,6 @@ def _found(folder: Path, key: str, value: Any) -> Any:
         return [_found(folder, key, entry) for entry in value]
     is_file = isinstance(value, str) and (
         (key in ("weights", "inputs") and value.endswith(".npy"))
-        or (key == "loss" and value not in NAMED_LOSSES and value.rpartition(":")[0].endswith(".py"))
+        or (key in ("loss", "optimizer") and value.rpartition(":")[0].endswith(".py"))
     )
     return str(folder / value) if is_file else value

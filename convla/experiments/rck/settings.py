@@ -104,7 +104,7 @@ def figure_settings() -> tuple[FigureSetting, ...]:
 
 
 def run_figure(
-    setting: FigureSetting, *, kernels: int, seed: int, advance: Callable[[int], None] = lambda _: None
+    setting: FigureSetting, *, kernels: int, seed: int, start: int = 0, advance: Callable[[int], None] = lambda _: None
 ) -> Traces:
     """Run one setting from several random kernels, uniform on [0, 1].
 
@@ -115,6 +115,8 @@ def run_figure(
         How many. The draws depend on the seed, the kernel's size and its number alone, so the panels of one size share
         them.
     seed : int
+    start : int, default 0
+        The number of the first kernel.
     advance : callable
         Told after every kernel that one more is done.
 
@@ -123,7 +125,7 @@ def run_figure(
     Traces
     """
     rows: dict[str, list[Any]] = {field.name: [] for field in fields(Traces)}
-    for number in range(kernels):
+    for number in range(start, start + kernels):
         sequence = np.random.SeedSequence(seed, spawn_key=(zlib.crc32(setting.kernel.encode()), number))
         drawn = np.random.default_rng(sequence).random((3, 3, setting.in_channels, setting.out_channels))
         descent = minimize_penalty(

@@ -12,11 +12,14 @@ import numpy as np
 from convla.experiments.folder import Table, as_records
 from convla.experiments.rck.conclusions import draw_figure_conclusions
 from convla.experiments.rck.settings import FigureSetting, Traces, figure_settings, run_figure
-from convla.experiments.source import Conclusion, Report, Source
+from convla.experiments.source import Conclusion, Part, Report, Source
 
 __all__ = ["TARGETS", "TRACE_HEADER", "Figures", "Traced"]
 
 TARGETS = ("figures",)
+
+KERNELS = 2
+"""Whose descents take about a second, on one core, and are one piece of work."""
 
 TRACE_HEADER = (
     *("kernel_size", "alpha", "variant", "kernel", "iteration"),
@@ -74,13 +77,18 @@ class Figures(Source[FigureSetting, Traces]):
         """Return the settings of all panels."""
         return figure_settings() if "figures" in self.targets else ()
 
-    def rows(self, unit: FigureSetting) -> int:  # noqa: ARG002
+    def size(self, unit: FigureSetting) -> int:  # noqa: ARG002
         """Return the number of kernels."""
         return self.kernels
 
-    def __call__(self, unit: FigureSetting, advance: Callable[[int], None] = lambda _: None) -> Traces:
-        """Run a setting."""
-        return run_figure(unit, kernels=self.kernels, seed=self.seed, advance=advance)
+    def cut(self, unit: FigureSetting) -> int:  # noqa: ARG002
+        """Return the kernels of a part."""
+        return KERNELS
+
+    def __call__(self, unit: Part[FigureSetting], advance: Callable[[int], None] = lambda _: None) -> Traces:
+        """Run the descents of some kernels."""
+        count = unit.stop - unit.start
+        return run_figure(unit.setting, kernels=count, start=unit.start, seed=self.seed, advance=advance)
 
     def report(self, outcomes: Mapping[FigureSetting, Traces]) -> Traced:
         """Return the traces, and the sentences that they decide."""

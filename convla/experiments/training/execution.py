@@ -152,8 +152,7 @@ class Request:
 
     def pool(self) -> Pool:
         """Return where the runs are done."""
-        several = self.executor == "local" and self.workers > 1
-        return Pool("loky" if several else self.executor, self.workers, self.threads)
+        return Pool.of_processes(self.executor, self.workers, self.threads)
 
     def plans(self) -> list[tuple[Experiment, Plan]]:
         """Return the experiments at the size that is asked for."""
@@ -233,7 +232,8 @@ def train_experiments(
     trials = [_trials(cell, request.seed) for cell in cells]
     candidates = [run for of_cell in trials for of_rate in of_cell.values() for run in of_rate]
     # Until the learning rates are chosen only the number of the other runs is known.
-    session.announce([(job, candidates + [run for cell in cells for run in _seeded(cell, request.seed)])])
+    runs = dict.fromkeys([*candidates, *(run for cell in cells for run in _seeded(cell, request.seed))])
+    session.announce([(job, runs)])
     curves = session.complete(job, candidates)
     choices = [_choose(cell, of_cell, curves) for cell, of_cell in zip(cells, trials, strict=True)]
     cells = [cell if choice is None else choice.cell for cell, choice in zip(cells, choices, strict=True)]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from convla._array import describe
 from convla.frameworks.torch.layers import check_network
@@ -22,7 +24,7 @@ Module = Any
 
 _ESCAPES = frozenset(
     ("item", "tolist", "numpy", "equal", "allclose", "is_nonzero", "__array__", "__bool__", "__contains__", "__float__",
-     "__index__", "__int__", "__complex__")
+     "__index__", "__int__", "__complex__", "__dlpack__", "__reduce_ex__", "data_ptr", "storage", "untyped_storage")
 )  # fmt: skip
 
 
@@ -65,7 +67,7 @@ def read_module(module: Module, example: Any) -> Network:
         if isinstance(parameter, nn.parameter.UninitializedParameter):
             raise ValueError(f"parameter {name} has no shape yet: pass an input through the network first")
     arguments, named = _arguments(example)
-    inputs = [value for value in (*arguments, *named.values()) if isinstance(value, torch.Tensor)]
+    inputs = list(_tensors((arguments, named)))
     if not any(value.is_floating_point() for value in inputs):
         raise TypeError(f"example must hold a tensor of floating-point numbers, got {describe(example)}")
     modes = [(one, one.training) for one in module.modules()]
@@ -73,7 +75,7 @@ def read_module(module: Module, example: Any) -> Network:
     try:
         with contextlib.suppress(NotImplementedError):  # an exported program has no modes
             module.eval()
-        with torch.no_grad(), recorder.naming(module), recorder:
+        with torch.no_grad(), recorder.naming(module), recorder, _Below(recorder):
             value = module(*arguments, **named)
     finally:
         for one, mode in modes:
@@ -106,8 +108,11 @@ class _Recorder(TorchFunctionMode):  # type: ignore[misc]
         super().__init__()
         self.nodes: dict[str, Node] = {}
         self._of_tensor: dict[int, str] = {}
+        self._of_storage: dict[int, str] = {}
         self._kept: list[Tensor] = []  # an id is a tensor's own as long as the tensor lives
         self._path: list[str] = []
+        self._inputs = inputs
+        self._calls = False  # a function that will be noted as a whole
         self.escaped: list[str] = []
         self.paddings: dict[int, Padded] = {}
         self._weights = {id(tensor): name for name, tensor in [*module.named_parameters(), *module.named_buffers()]}
@@ -120,6 +125,8 @@ class _Recorder(TorchFunctionMode):  # type: ignore[misc]
         """Keep the name of the module that runs."""
         hooks = []
         for name, one in module.named_modules():
+            if isinstance(one, torch.jit.ScriptModule):  # compiled, which takes no hooks
+                continue
 
             def enter(*_: Any, name: str = name) -> None:
                 self._path.append(name)
@@ -136,6 +143,7 @@ class _Recorder(TorchFunctionMode):  # type: ignore[misc]
 
     def node_of(self, tensor: Tensor) -> str:
         """Return the node whose value a tensor is; a constant, which no input changes, is a node without inputs."""
+        self._follow_aliases([tensor])
         if id(tensor) not in self._of_tensor:
             self._add(
                 Node(unused_name(self.nodes, "constant"), "unknown", what="a constant", shape=tuple(tensor.shape)),
@@ -156,28 +164,51 @@ class _Recorder(TorchFunctionMode):  # type: ignore[misc]
     ) -> Any:
         """Run a function, and note what it did."""
         named = dict(kwargs or {})
-        watched = [tensor for tensor in _tensors((args, named)) if self.is_tracked(tensor)]
+        given = list(_tensors((args, named)))
+        self._follow_aliases(given)
+        if not self.escaped and any(map(torch._C._functorch.is_gradtrackingtensor, given)):
+            self._escape("a derivative", self._inputs)  # which hides a second tensor in the first
+        watched = [tensor for tensor in given if self.is_tracked(tensor)]
         if not watched:
             return function(*args, **named)
-        before = {id(tensor): tensor._version for tensor in watched}
-        value = function(*args, **named)
-        changed = [tensor for tensor in watched if tensor._version != before[id(tensor)]]
+        before = [_version(tensor) for tensor in given]
+        self._calls = True
+        try:
+            value = function(*args, **named)
+        finally:
+            self._calls = False
+        changed = [tensor for tensor, version in zip(given, before, strict=True) if _version(tensor) != version]
         results = list(_tensors(value))
         call = Call(function, tuple(args), named, value, self)
         if not results and getattr(function, "__name__", "") in _ESCAPES:
             # What becomes of a number outside of tensors cannot be followed.
-            self._escape(call, watched)
+            self._escape(call.name, watched)
         if not results and not changed:
-            return value
-        if changed and not any(tensor is one for one in changed for tensor in results):
-            # Such as x[...] = y, which returns nothing.
-            self._note(Node("", "unknown", what=f"{call.name}: changes a tensor in place"), call, watched, changed)
             return value
         for tensor in changed:
             self.paddings.pop(id(tensor), None)  # it is no longer what the padding made
         self._spoil_views(changed)
-        self._note(interpret(call), call, watched, results)
+        if changed and not any(tensor is one for one in changed for tensor in results):
+            # Such as x[...] = y, which returns nothing.
+            self._note(Node("", "unknown", what=f"{call.name}: changes a tensor in place"), call.name, watched, changed)
+            return value
+        self._note(interpret(call), call.name, watched, results)
         return value
+
+    def note_below(self, function: Callable[..., Any], given: Any, value: Any) -> None:
+        """Note an operation that no function called that is noted: then compiled code did, or a transform like vmap."""
+        if self._calls:
+            return
+        tensors, results = list(_tensors(given)), list(_tensors(value))
+        self._follow_aliases(tensors)
+        watched = [tensor for tensor in tensors if self.is_tracked(tensor)]
+        name = str(getattr(function, "__name__", function)).partition(".")[0].strip("_")
+        if watched and results:
+            what = f"{name}: done by compiled code or under a transform, which is not followed"
+            self._spoil_views([tensor for tensor in results if any(tensor is one for one in tensors)])
+            self._note(Node("", "unknown", what=what), name, watched, results)
+        elif watched:
+            self._escape(name, watched)
 
     def inputs_of(self, tensors: Sequence[Tensor]) -> tuple[str, ...]:
         """Return the nodes of tensors, each once."""
@@ -187,27 +218,30 @@ class _Recorder(TorchFunctionMode):  # type: ignore[misc]
         """Return the name of a parameter or buffer."""
         return self._weights.get(id(tensor))
 
-    def _note(self, node: Node, call: Call, watched: Sequence[Tensor], results: Sequence[Tensor]) -> None:
+    def _note(self, node: Node, function: str, watched: Sequence[Tensor], results: Sequence[Tensor]) -> None:
         """Add a node, and say that it is where some tensors come from."""
         inputs = node.inputs or self.inputs_of(watched)
-        name = unused_name(self.nodes, node.name or self._name(call))
+        name = unused_name(self.nodes, node.name or self._name(function))
         shape = tuple(results[0].shape)
-        self._add(Node(name, node.kind, inputs, node.what, shape, node.layer, node.gain, node.weights, node.notes))
+        self._add(replace(node, name=name, inputs=inputs, shape=shape))
         for tensor in results:
-            self._of_tensor[id(tensor)] = name
-        self._kept.extend(results)
+            self._keep(tensor, name)
+        jumps = [tensor for tensor in results if not tensor.is_floating_point()]
+        if jumps and node.kind != "unknown":  # such as the places of maxima
+            what = f"{function}: its value holds no floating-point numbers"
+            self._note(Node(f"{name}, places", "unknown", (name,), what), function, watched, jumps)
 
-    def _name(self, call: Call) -> str:
+    def _name(self, function: str) -> str:
         path = self._path[-1] if self._path else ""
-        return f"{path}.{call.name}" if path else call.name
+        return f"{path}.{function}" if path else function
 
     @property
     def module_name(self) -> str:
         """The name of the innermost module that runs; "" for the whole."""
         return self._path[-1] if self._path else ""
 
-    def _escape(self, call: Call, watched: Sequence[Tensor]) -> None:
-        name = unused_name(self.nodes, f"{self._name(call)}, read")
+    def _escape(self, function: str, watched: Sequence[Tensor]) -> None:
+        name = unused_name(self.nodes, f"{self._name(function)}, read")
         what = "a value is taken out of a tensor, and what is done with it cannot be followed"
         self._add(Node(name, "unknown", self.inputs_of(watched), what))
         self.escaped.append(name)
@@ -215,20 +249,68 @@ class _Recorder(TorchFunctionMode):  # type: ignore[misc]
     def _add(self, node: Node, tensor: Tensor | None = None) -> None:
         self.nodes[node.name] = node
         if tensor is not None:
-            self._of_tensor[id(tensor)] = node.name
-            self._kept.append(tensor)
+            self._keep(tensor, node.name)
+
+    def _keep(self, tensor: Tensor, name: str) -> None:
+        self._of_tensor[id(tensor)] = name
+        self._kept.append(tensor)
+        if self.nodes[name].inputs or self.nodes[name].kind == "input":  # and is no constant
+            self._of_storage[_place(tensor)] = name
+
+    def _follow_aliases(self, tensors: Sequence[Tensor]) -> None:
+        """Nothing is known of a tensor that was not made before our eyes from what it shares its memory with."""
+        for tensor in tensors:
+            place = _place(tensor)
+            if not self.is_tracked(tensor) and place and place in self._of_storage:
+                name = unused_name(self.nodes, f"{self._of_storage[place]}, shared")
+                what = "shares its memory with a tensor that depends on the input"
+                self._add(Node(name, "unknown", (self._of_storage[place],), what, tuple(tensor.shape)), tensor)
 
     def _spoil_views(self, changed: Sequence[Tensor]) -> None:
         """Nothing is known of tensors that share their memory with one that has been changed in place."""
         for tensor in changed:
-            place = tensor.untyped_storage().data_ptr()
+            place = _place(tensor)
             for other in self._kept:
-                if other is not tensor and other.untyped_storage().data_ptr() == place:
+                if other is not tensor and place and _place(other) == place:
                     name = unused_name(self.nodes, f"{self._of_tensor[id(other)]}, changed")
                     what = "shares its memory with a tensor that is changed in place"
-                    source = self.inputs_of([other, tensor])
+                    source = self.inputs_of([one for one in (other, tensor) if self.is_tracked(one)])
                     self.nodes[name] = Node(name, "unknown", source, what, tuple(other.shape))
                     self._of_tensor[id(other)] = name
+
+
+class _Below(TorchDispatchMode):  # type: ignore[misc]
+    """Sees the operations below PyTorch's functions, which compiled code and transforms call by themselves."""
+
+    def __init__(self, recorder: _Recorder) -> None:
+        super().__init__()
+        self._recorder = recorder
+
+    def __torch_dispatch__(
+        self,
+        function: Callable[..., Any],
+        types: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Run an operation, and tell the recorder."""
+        value = function(*args, **(kwargs or {}))
+        with torch._C.DisableTorchFunction():  # what the recorder asks of tensors is no step of the network
+            self._recorder.note_below(function, (args, kwargs), value)
+        return value
+
+
+def _place(tensor: Tensor) -> int:
+    """Return where a tensor's memory begins; 0 where it has none of its own."""
+    try:
+        return int(tensor.untyped_storage().data_ptr())
+    except (NotImplementedError, RuntimeError):  # a tensor of a transform, or a sparse one
+        return 0
+
+
+def _version(tensor: Tensor) -> int:
+    """Return how often a tensor has been changed in place, as far as PyTorch counts."""
+    return 0 if tensor.is_inference() else int(tensor._version)
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

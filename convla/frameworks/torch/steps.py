@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -121,7 +121,7 @@ def interpret(call: Call) -> Node:
         return _unknown(call, _WORDS.get(call.name, "no Lipschitz constant is known of it"))
     try:
         return step(call)
-    except (ConvlaError, TypeError, ValueError) as error:  # a use that no rule here foresees
+    except (ConvlaError, TypeError, ValueError, RuntimeError) as error:  # a use that no rule here foresees
         return _unknown(call, str(error))
 
 
@@ -251,7 +251,7 @@ def _product(call: Call) -> Node:
     if tracked[0] and right.ndim == 2:
         return _dense(call, right, right.T, left)
     if tracked[1] and left.ndim == 2 and right.ndim == 2:
-        return _dense(call, left, left, right)
+        return replace(_dense(call, left, left, right), from_left=True)
     return _unknown(call, "a product of stacked matrices, which is not read")
 
 
@@ -317,6 +317,21 @@ def _prelu(call: Call) -> Node:
     return _map("prelu", gains.activation_gain("prelu", slope=_array(call.argument(1, "weight"))[0]))
 
 
+def _elu(call: Call) -> Node:
+    # The operation below PyTorch's function has two factors more, which that leaves at 1.
+    if call.kwargs.keys() & {"scale", "input_scale"} or (len(call.args) > 2 and not isinstance(call.args[2], bool)):
+        return _unknown(call, "with factors of its own, which are not read")
+    return _activation("elu", "alpha")(call)
+
+
+def _softplus(call: Call) -> Node:
+    # (1 / beta) log(1 + exp(beta x)) has the derivative sigmoid(beta x), whatever beta. Beyond the threshold x itself
+    # is taken for it, a jump by exp(-threshold) / beta: a matter of rounding at PyTorch's 20, not below.
+    if call.argument(2, "threshold", 20) < 20:
+        return _unknown(call, "not continuous where it passes its threshold")
+    return _activation("softplus")(call)
+
+
 def _gelu(call: Call) -> Node:
     name = "gelu by tanh" if call.kwargs.get("approximate") == "tanh" else "gelu"
     return _map(name, gains.activation_gain(name))
@@ -337,10 +352,9 @@ def _threshold(call: Call) -> Node:
 
 def _dropout(call: Call) -> Node:
     share, training = call.argument(1, "p", 0.5), call.argument(2, "training", True)
-    if not training:
+    if not training or share == 0.0:
         return _map("dropout, which is off", 1.0)
-    what = "dropout, which is on though the network is evaluated"
-    return _map(what, gains.outward(1.0 / (1.0 - share)) if share < 1.0 else 0.0)
+    return _unknown(call, "on though the network is evaluated: its value is drawn anew each time")
 
 
 def _rearrangement(call: Call) -> Node:
@@ -349,7 +363,9 @@ def _rearrangement(call: Call) -> Node:
     numbers = torch.arange(1, tensor.numel() + 1, dtype=torch.float64).reshape(tensor.shape)
     if tensor.device.type != "cpu":
         numbers = numbers.to(tensor.device)
-    kwargs = {key: value for key, value in call.kwargs.items() if key not in ("input", "value", "dtype")}
+    kwargs = {key: value for key, value in call.kwargs.items() if key not in ("input", "value")}
+    if any(isinstance(value, torch.dtype) for value in (*call.args, *call.kwargs.values())):
+        return _unknown(call, "the same bits as numbers of another kind")
     args = call.args[1:3] if call.name == "pad" else call.args[1:]  # what is padded with is no matter
     if call.name == "pad":
         _note_padding(call)
@@ -380,7 +396,7 @@ def _as_it_is(call: Call) -> Node:
 def _along(call: Call) -> int:
     """Return how many entries are put together in each of a reduction."""
     value = call.value[0] if isinstance(call.value, (tuple, list)) else call.value
-    return int(call.input.numel() // value.numel())
+    return max(1, call.input.numel() // max(1, value.numel()))
 
 
 def _mean(call: Call) -> Node:
@@ -410,8 +426,8 @@ def _sum_of_terms(call: Call) -> Node:
 
 def _spread(tensor: Tensor, value: Tensor) -> float:
     """Return the norm of the copying that makes a tensor as large as the value."""
-    copies = value.numel() // tensor.numel()
-    return 1.0 if copies == 1 else gains.outward(math.sqrt(copies))
+    copies = value.numel() // max(1, tensor.numel())
+    return 1.0 if copies <= 1 else gains.outward(math.sqrt(copies))
 
 
 def _scaling(call: Call) -> Node:
@@ -422,11 +438,8 @@ def _scaling(call: Call) -> Node:
     if call.name == "div" and (tracked[1] or call.kwargs.get("rounding_mode")):
         return _unknown(call, "a division by what depends on the input, or one that rounds")
     tensor, factor = (left, right) if tracked[0] else (right, left)
-    if isinstance(factor, torch.Tensor):
-        moduli = factor.detach().double().abs()
-        largest = float((1.0 / moduli if call.name == "div" else moduli).max())
-    else:
-        largest = 1.0 / abs(float(factor)) if call.name == "div" else abs(float(factor))
+    moduli = (factor.detach() if isinstance(factor, torch.Tensor) else torch.as_tensor(float(factor))).double().abs()
+    largest = float((1.0 / moduli if call.name == "div" else moduli).max()) if moduli.numel() else 0.0
     if not math.isfinite(largest):
         return _unknown(call, "a factor that is not finite")
     exact = 1.0 if largest in (0.0, 1.0) else gains.outward(1.0, 2)
@@ -440,7 +453,8 @@ def _joined(call: Call) -> Node:
 
 
 def _larger_of_two(call: Call) -> Node:
-    tensors = [one for one in call.args[:2] if call.watcher.is_tracked(one)]
+    pair = call.argument(0, "input"), call.argument(1, "other")
+    tensors = [one for one in pair if call.watcher.is_tracked(one)]
     if any(one.shape != call.value.shape for one in tensors):
         return _unknown(call, "of tensors of different shapes")
     # |max(a, b) - max(c, d)|^2 <= |a - c|^2 + |b - d|^2
@@ -448,7 +462,7 @@ def _larger_of_two(call: Call) -> Node:
 
 
 def _maximum(call: Call) -> Node:
-    if len(call.args) > 1 and isinstance(call.args[1], torch.Tensor):
+    if isinstance(call.argument(1, "other"), torch.Tensor):
         return _larger_of_two(call)
     return _map(f"{call.name} over an axis", 1.0)
 
@@ -483,13 +497,12 @@ STEPS: dict[str, Callable[[Call], Node]] = {
                      "hardsigmoid")
     },
     "leaky_relu": _activation("leaky relu", "slope"),
-    "elu": _activation("elu", "alpha"),
+    "elu": _elu,
     "celu": _activation("celu"),
     "prelu": _only_first(_prelu),
     "gelu": _gelu,
     "log_softmax": _log_softmax,
-    # (1 / beta) log(1 + exp(beta x)) has the derivative sigmoid(beta x), whatever beta.
-    "softplus": _activation("softplus"),
+    "softplus": _softplus,
     "threshold": _threshold,
     "arctan": _activation("arctan"),
     "atan": _activation("arctan"),

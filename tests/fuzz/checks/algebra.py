@@ -263,24 +263,28 @@ def _judge_end(case: Case, term: Term, truth: Truth, end: str, single: bool) -> 
         return
     case.counts[f"{end} {result.status}"] += 1
     rtol = (1e-6 if single else 1e-10) if rtol is None else rtol
-    true = truth.largest if end == "largest" else truth.smallest
     value, error, upper = truth.of(result.value), truth.of(float(result.errors[0])), truth.of(result.upper)
-    off = abs(value - true)
     ulps = 2 * oracles.EPS * value + truth.of(5e-324)
     rounding = (term.roundings + sum(term.matrix.shape) + 8) * oracles.EPS * truth.size
+    place = 0 if end == "largest" else -1
     if result.status in PROMISES:
-        promised = rounding + ulps + (0.0 if result.status == "exact" else rtol * true)
-        wrong = f"sigma_{end} is {value!r}, {result.status}, right is {true!r}: off by {off / max(true, 1e-300):.2e}"
-        case.expect(off <= promised, wrong)
+        allowed = rounding + ulps + (0.0 if result.status == "exact" else rtol * truth.values[place])
         if result.status == "confirmed":
-            case.expect(off <= rtol * true * (1 + 1e-9) + truth.floor + ulps, wrong + f" (rtol {rtol:.0e})")
-        if not off <= error + truth.floor + ulps:
-            case.expect(False, wrong + f"; errors are {error:.2e}")
+            allowed = min(allowed, rtol * truth.values[place] * (1 + 1e-9) + truth.floor + ulps)
+        allowed = min(allowed, error + truth.floor + ulps)
+        # LAPACK may be off by more than its usual few units: long double decides.
+        true = float(truth.values[place] if abs(value - truth.values[place]) <= allowed else truth.precise()[place])
+        off = abs(value - true)
+        wrong = f"sigma_{end} is {value!r}, {result.status}, right is {true!r}: off by {off / max(true, 1e-300):.2e}"
+        case.expect(off <= allowed, f"{wrong}; errors are {error:.2e}, rtol {rtol:.0e}")
     elif result.status == "rank deficient":
-        wrong = f"'rank deficient', but sigma_{end} is {true!r} (rounding {rounding!r})"
-        case.expect(true <= DOUBT * rounding + truth.of(1e-300), wrong)
+        wrong = f"'rank deficient', but sigma_{end} is {truth.values[place]!r} (rounding {rounding!r})"
+        case.expect(truth.values[place] <= DOUBT * rounding + truth.of(1e-300), wrong)
     elif result.status == "estimated":
-        case.counts[f"estimated {end} beyond rtol"] += bool(off > rounding + rtol * true)
+        off = abs(value - truth.values[place])
+        case.counts["estimated"] += 1
+        case.counts["estimated beyond rtol"] += bool(off > rounding + rtol * truth.values[place])
+        case.counts["estimated beyond errors"] += bool(off > rounding + ulps + error)
     if end == "largest" and result.status in PROMISES and upper < truth.largest:
         precise = truth.precise()
         case.expect(upper >= precise[0] - truth.slack, f"upper is {upper!r}, right is {float(precise[0])!r}")
