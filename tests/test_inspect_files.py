@@ -177,6 +177,10 @@ def test_pace() -> None:
     assert 0.9 < pace.seconds_left <= 1.0
     pace.note(4e9, 2.0)
     assert pace.seconds_left == 0.0
+    # A row of little work says what a row takes besides, and nothing of how fast the work goes.
+    pace = Pace([1e3, 1e9, 1e9], threads=1)
+    pace.note(1e3, 2.0)
+    assert 4.0 < pace.seconds_left < 5.0
 
 
 def test_only_needs_no_settings_of_other_layers() -> None:

@@ -230,7 +230,7 @@ class ExportedProgram(nn.Module):  # type: ignore[misc]
                 behind = axis - (len(meta["sizes"]) - len(image or ()))
                 if "as_int" in size:
                     sizes.append(int(size["as_int"]))
-                elif image is not None and behind >= 0 and axis >= 2:
+                elif image is not None and behind >= 0 and axis >= 1:
                     sizes.append(int(image[behind]))
                 elif axis == 0:
                     sizes.append(1)
