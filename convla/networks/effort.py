@@ -110,7 +110,7 @@ class Pace:
     >>> from convla.networks.effort import Pace
     >>> pace = Pace([1e9, 1e9, 2e9], threads=1)
     >>> pace.note(1e9, 0.5)
-    >>> round(pace.expected(2e9), 6), round(pace.seconds_left, 6)
+    >>> round(pace.expected(2e9), 6), round(pace.seconds_left, 1)
     (1.0, 1.5)
     """
 
