@@ -110,7 +110,7 @@ def words_of(row: Task | LayerReport) -> tuple[str, ...]:
     --------
     >>> import numpy as np
     >>> from convla.cli.rows import words_of
-    >>> from convla.networks import inspect
+    >>> from convla import inspect
     >>> words_of(inspect({"conv": np.ones((2, 1, 3))}, image=(8,))["conv"])
     ('conv', '2x1x3', '8*', '1*', '1*')
     """
