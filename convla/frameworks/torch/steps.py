@@ -396,7 +396,7 @@ def _as_it_is(call: Call) -> Node:
 def _along(call: Call) -> int:
     """Return how many entries are put together in each of a reduction."""
     value = call.value[0] if isinstance(call.value, (tuple, list)) else call.value
-    return max(1, call.input.numel() // max(1, value.numel()))
+    return int(max(1, call.input.numel() // max(1, value.numel())))
 
 
 def _mean(call: Call) -> Node:
