@@ -319,7 +319,8 @@ def in_order(function: Callable[[A], R], arguments: Sequence[A]) -> Iterator[R]:
     """Yield a function's results in the order of the arguments, of which as many are worked on at once as are allowed.
 
     Each is worked on by one thread; where there is a single argument, or one thread is allowed, by the caller's own,
-    and compiled kernels may then have all that are allowed. What has begun when the caller stops asking is given up.
+    and compiled kernels may then have all that are allowed. When the caller stops asking, what waits is given up, and
+    what has begun ends unheard.
 
     Parameters
     ----------

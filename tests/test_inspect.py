@@ -167,7 +167,7 @@ class TestInspect:
         def interrupted(*_: Any, **__: Any) -> None:
             raise KeyboardInterrupt
 
-        monkeypatch.setattr("convla.cli.inspect.Plan.run", interrupted)
+        monkeypatch.setattr("convla.cli.inspections.Plan.run", interrupted)
         assert run(["inspect", str(file), "--image", "8x8"]) == 130
         assert capsys.readouterr().err == "convla: interrupted\n"
 

@@ -11,7 +11,7 @@ from convla._files import atomic_write, check_replaceable
 
 if TYPE_CHECKING:  # what the help does not need is imported where it is used
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import Progress, ProgressColumn
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C; after SIGTERM, which is answered alike, it is 143."""
@@ -85,8 +85,12 @@ def time_left(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def progress_bars(*, quiet: bool = False) -> Progress:
-    """Return progress bars on standard error that show nothing where that is no terminal, and leave nothing."""
+def progress_bars(*, quiet: bool = False, last: ProgressColumn | None = None) -> Progress:
+    """Return progress bars on standard error that show nothing where that is no terminal, and leave nothing.
+
+    Lines that are printed meanwhile, on standard output too if it is the same terminal, stand above them. The last
+    column says how long the rest will take, if all take the same; or what `last` says.
+    """
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -115,9 +119,10 @@ def progress_bars(*, quiet: bool = False) -> Progress:
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        Rate(),
+        Rate() if last is None else last,
         console=console,
         disable=quiet,
+        redirect_stdout=sys.stdout.isatty(),
         transient=True,
         speed_estimate_period=600.0,  # units may take minutes
     )

@@ -14,7 +14,7 @@ from convla.networks.rows import Task
 from convla.networks.weights import printable
 from convla.spectra import Status
 
-__all__ = ["Screen"]
+__all__ = ["Screen", "words_of"]
 
 NUMBER = len("<=-1.234e-05")
 """The longest number of four digits, but for those beyond 1e100."""
@@ -31,29 +31,24 @@ class Screen:
     Parameters
     ----------
     title : str
-    tasks : sequence of Task
-        The rows that will come, whose names and sizes set the widths.
+    words : sequence of tuple of str
+        Name, kernel, image, stride and padding of the rows that will come, as `words_of` returns them: they set the
+        widths.
     columns : sequence of Column
     wide : bool
         Whether to print a table whatever the width of the terminal.
     """
 
-    def __init__(self, title: str, tasks: Sequence[Task], columns: Sequence[Column], *, wide: bool) -> None:
+    def __init__(self, title: str, words: Sequence[tuple[str, ...]], columns: Sequence[Column], *, wide: bool) -> None:
         self.title, self.columns = printable(title), columns
         self.limit = None if wide or not sys.stdout.isatty() else shutil.get_terminal_size().columns
         self.headings = [*(column.heading for column in columns), "ms"]
         self.widths = [max(len(heading), NUMBER) for heading in self.headings]
-        words: list[tuple[str, ...]] = [("layer", "kernel", "image", "stride", "padding")]
-        for task in tasks:
-            layer = task.layers[0]
-            cells = (sizes(layer.image), sizes(layer.geometry.stride), pads(layer.geometry.padding))
-            marked = (f"{cell}*" for cell in cells)
-            words.append((printable(task.name), sizes(task.shape), *marked))
-        self.left = [max(map(len, column)) for column in zip(*words, strict=True)]
+        self.heading = ("layer", "kernel", "image", "stride", "padding")
+        self.left = [max(map(len, column)) for column in zip(self.heading, *words, strict=True)]
         whole = sum(self.left) + 2 * len(self.left) + sum(self.widths) + 2 * len(self.widths)
         self.table = self.limit is None or whole <= self.limit
-        self.headed = len(words) > 1
-        self.heading = words[0]
+        self.headed = len(words) > 0
         self.begun = self.gone = False
 
     def _print(self, *lines: str) -> None:
@@ -77,7 +72,7 @@ class Screen:
 
     def show(self, layer: LayerReport) -> None:
         """Show a layer."""
-        words = (printable(layer.name), sizes(layer.shape), *_geometry(layer))
+        words = words_of(layer)
         cells = [*(_shown(layer, column.name) for column in self.columns), f"{1e3 * layer.seconds:.1f}"]
         if self.table:
             self._print(self._row(words, cells))
@@ -106,6 +101,25 @@ class Screen:
             lines += _bound(report.certificate)
         if lines:
             self._print(*lines)
+
+
+def words_of(row: Task | LayerReport) -> tuple[str, ...]:
+    """Return name, kernel, image, stride and padding of a row, before or after it is made.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from convla.cli.rows import words_of
+    >>> from convla import inspect
+    >>> words_of(inspect({"conv": np.ones((2, 1, 3))}, image=(8,))["conv"])
+    ('conv', '2x1x3', '8*', '1*', '1*')
+    """
+    name, shape = printable(row.name), sizes(row.shape)
+    if isinstance(row, LayerReport):
+        return (name, shape, *_geometry(row))
+    layer = row.layers[0]
+    cells = (sizes(layer.image), sizes(layer.geometry.stride), pads(layer.geometry.padding))
+    return (name, shape, *(f"{cell}*" for cell in cells))
 
 
 def _geometry(layer: LayerReport) -> tuple[str, str, str]:

@@ -225,7 +225,7 @@ class Pool:
 
         def workers() -> int:
             try:
-                return max(1, sum(map(int, client.nthreads().values())))
+                return int(max(1, sum(client.nthreads().values())))
             except OSError as error:
                 raise BrokenExecutor("the scheduler is gone") from error
 

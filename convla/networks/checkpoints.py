@@ -35,6 +35,7 @@ def tasks_of_weights(
     *,
     default: LayerSettings,
     settings: Sequence[tuple[str, LayerSettings]] = (),
+    only: str | None = None,
 ) -> tuple[list[Task], dict[str, str]]:
     """Return the layers of a model, each checked before the first is measured, and why its other arrays are none.
 
@@ -48,6 +49,8 @@ def tasks_of_weights(
         For layers that no pattern matches.
     settings : sequence of (pattern, LayerSettings)
         The last that matches a layer's name is taken.
+    only : str, optional
+        A pattern of names: settings and image need not fit any other convolution, and there are no other layers.
 
     Raises
     ------
@@ -86,6 +89,8 @@ def tasks_of_weights(
             chosen = replace(chosen, groups="depthwise")
         found = None
         if name in kernels:
+            if only is not None and not fnmatch.fnmatchcase(name, only):
+                continue
             found = name, _convolution(name, kernels[name], chosen, sizes), doubts(name, kernels[name], chosen)
         elif named_as_kernel(name) and why_no_matrix(name, whole) is None:
             matrix = whole[name]
@@ -103,7 +108,8 @@ def tasks_of_weights(
         if dtype in ("float16", "bfloat16"):
             notes = [*notes, f"stored as {dtype}, taken as float32"]
         tasks[row] = Task(row, (layer,), whole[name].shape, dtype, tuple(notes))
-    return list(tasks.values()), {**others, **weights.unread}
+    wanted = [task for row, task in tasks.items() if only is None or fnmatch.fnmatchcase(row, only)]
+    return wanted, {**others, **weights.unread}
 
 
 def _checked_image(image: Sequence[int], kernels: Mapping[str, Any]) -> tuple[int, ...]:

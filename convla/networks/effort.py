@@ -51,8 +51,8 @@ _ITERATION = 160
 _RATE = 2e-10
 """Seconds that a product takes, before any row says better."""
 
-_BLEND = 0.3
-"""The weight of the last row in what is thought of the next one's seconds."""
+_SMALL = 0.1
+"""Of the mean of all rows' work: a row of less takes its time for other things."""
 
 
 def products_of(layers: Sequence[Layer]) -> float:
@@ -110,13 +110,15 @@ class Pace:
     >>> from convla.networks.effort import Pace
     >>> pace = Pace([1e9, 1e9, 2e9], threads=1)
     >>> pace.note(1e9, 0.5)
-    >>> round(pace.expected(2e9), 6), round(pace.seconds_left, 6)
+    >>> round(pace.expected(2e9), 6), round(pace.seconds_left, 1)
     (1.0, 1.5)
     """
 
     def __init__(self, works: Sequence[float], threads: int) -> None:
-        self._left, self._threads = math.fsum(works), threads
-        self._rate: float | None = None
+        self._left, self._rows, self._threads = math.fsum(works), len(works), threads
+        self._small = _SMALL * self._left / max(1, len(works))
+        # Of the rows of much work, and of those of little: how many, their work, and their seconds.
+        self._much, self._little = [0, 0.0, 0.0], [0, 0.0, 0.0]
         self._lock = threading.Lock()
         self._noted = time.monotonic()
 
@@ -124,22 +126,24 @@ class Pace:
         """Take account of a row that is done, and of the seconds that it took, if it was not known already."""
         with self._lock:
             self._left = max(0.0, self._left - work)
+            self._rows -= 1
             self._noted = time.monotonic()
-            if seconds is None:
-                return
-            rate = seconds / max(work, 1.0)
-            # A row of little work says little: what it takes besides weighs in.
-            weight = _BLEND * min(1.0, work / max(self._left / 20, 1.0)) if self._rate is not None else 1.0
-            if self._rate is not None or work * _RATE > 1e-3:
-                self._rate = rate if self._rate is None else (1 - weight) * self._rate + weight * rate
+            if seconds is not None:
+                sums = self._little if work < self._small else self._much
+                sums[0], sums[1], sums[2] = sums[0] + 1, sums[1] + work, sums[2] + seconds
 
     def expected(self, work: float) -> float:
         """Return the seconds that so much work is expected to take on one thread."""
-        return work * (_RATE if self._rate is None else self._rate)
+        return self._seconds(work, 1)
+
+    def _seconds(self, work: float, rows: int) -> float:
+        """Return what rows take: each its share of what a row of little work does, and the rest by the work."""
+        (_, much, long), (count, _, short) = self._much, self._little
+        return rows * (short / count if count else 0.0) + work * (long / much if much else _RATE)
 
     @property
     def seconds_left(self) -> float:
         """The seconds that the rows to come are expected to take; what passes since the last row counts."""
         with self._lock:
-            whole = self.expected(self._left) / self._threads
+            whole = self._seconds(self._left, self._rows) / self._threads
             return max(0.0, whole - (time.monotonic() - self._noted))

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from convla.errors import WeightsError, install_line
 from convla.networks.graph import Network
 from convla.networks.weights import WEIGHT_FORMATS, Weights, read_model
 
-__all__ = ["MODEL_FORMATS", "read_file"]
+__all__ = ["MODEL_FORMATS", "open_module", "read_file"]
 
 _READERS = {
     ".onnx": ("convla.networks.onnx_files", "read_onnx"),
@@ -25,6 +26,12 @@ _READERS = {
 
 That of exported programs stands above this package, with the framework that it needs.
 """
+
+_MODULES = {
+    ".pt2": ("convla.frameworks.torch.exported", "open_program"),
+    ".onnx": ("convla.frameworks.torch.onnx_modules", "open_onnx"),
+}
+"""By ending: what opens a graph as a module of PyTorch, which can be differentiated."""
 
 _PROGRAMS = (".jit", ".ts", ".torchscript")
 
@@ -59,14 +66,13 @@ def read_file(path: Path, image: Sequence[int] | None = None) -> Network | Weigh
     ...     list(read_file(path).arrays)
     ['conv.weight']
     """
+    if path.is_dir():
+        raise WeightsError(f"{path}: a folder; give a file, or for shards their .index.json")
+    if path.is_file() and path.stat().st_size == 0:
+        raise WeightsError(f"{path}: an empty file")
     ending = next((one for one in _READERS if path.name.endswith(one)), None)
     if ending is not None:
-        module, name = _READERS[ending]
-        try:
-            reader = importlib.import_module(module)
-        except ImportError as error:
-            raise WeightsError(f"{path}: {ending} files need the extra torch: {install_line('torch')}") from error
-        found: Network | Weights = getattr(reader, name)(path, image)
+        found: Network | Weights = _imported(path, *_READERS[ending])(path, image)
     else:
         if path.suffix in _PROGRAMS:
             raise WeightsError(
@@ -77,6 +83,31 @@ def read_file(path: Path, image: Sequence[int] | None = None) -> Network | Weigh
             raise WeightsError(f"{path}: the name must end in one of {', '.join(MODEL_FORMATS)}")
         found = read_model(path)
     return replace(found, source={"file": str(path), "sha256": _digest(path), **found.source})
+
+
+def open_module(path: Path, image: Sequence[int] | None = None) -> Any:
+    """Return the network in a file as a module of PyTorch, whose Jacobian can be taken.
+
+    Raises
+    ------
+    ValueError
+        If files of this kind are not opened so.
+    WeightsError
+        As `read_file`.
+    """
+    ending = next((one for one in _MODULES if path.name.endswith(one)), None)
+    if ending is None:
+        raise ValueError(f"data are of use for modules and for files in {', '.join(_MODULES)}, got {path}")
+    module, _ = _imported(path, *_MODULES[ending])(path, image)
+    return module
+
+
+def _imported(path: Path, module: str, name: str) -> Callable[..., Any]:
+    try:
+        found: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    except ImportError as error:
+        raise WeightsError(f"{path}: this needs the extra torch: {install_line('torch')}") from error
+    return found
 
 
 def _digest(path: Path) -> str:

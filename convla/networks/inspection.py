@@ -8,6 +8,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from convla._array import describe
 from convla._validate import check_real
 from convla.networks.certificate import Certificate
 from convla.networks.checkpoints import tasks_of_weights
-from convla.networks.files import read_file
+from convla.networks.files import open_module, read_file
 from convla.networks.graph import Network
 from convla.networks.report import Inspection, LayerReport
 from convla.networks.rows import Inspector, check_memory, tasks_of
@@ -47,7 +48,7 @@ def inspect(
     Parameters
     ----------
     model : torch.nn.Module, path, mapping of str to array, Weights or Network
-        A module is run once on the example. A file may hold a graph (.onnx, .keras), or weights alone (see
+        A module is run once on the example. A file may hold a graph (.onnx, .pt2, .keras), or weights alone (see
         `read_model`); weights do not say how they are used, and what is assumed is marked in the report.
     example : tensor, or tuple or mapping of tensors, optional
         What a module takes; a batch of one will do. Only modules need one.
@@ -67,8 +68,9 @@ def inspect(
         Have rows also for layers that stand together, such as a convolution and the normalisation behind it.
     certify : bool, default True
         Bound the network's Lipschitz constant, where the model has a graph and "sigma_max" is measured.
-    data : tensor, or tuple or mapping of tensors, optional
-        Inputs at which a module's Jacobian bounds the Lipschitz constant from below; the example by default.
+    data : tensor or array, or tuple or mapping of these, optional
+        Inputs at which the Jacobian bounds the Lipschitz constant from below; by default the example of a module. Of
+        files those in .onnx and .pt2 can be differentiated, by PyTorch.
     budget : float, optional
         Seconds. Layers are only estimated that would take longer than what is left of them; their rows say so.
     progress : callable, optional
@@ -143,18 +145,25 @@ class Plan:
         data: Any = None,
         budget: float | None = None,
     ) -> None:
-        self._model, self._data = model, example if data is None else data
+        self._data, self._at_data = (example, False) if data is None else (data, True)
+        self._module = model if _is_module(model) else _module_of(model, image) if self._at_data else None
+        if self._at_data:
+            _jacobians().check_data(self._module, data)
         seconds = math.inf if budget is None else check_real("budget", budget, minimum=0.0)
         found = read(model, example, image)
         self._source = dict(found.source)
         if isinstance(found, Network):
+            found = _finite(found)
             tasks = tasks_of(found, runs=runs)
             self._others = {one.name: one.what for one in found.nodes.values() if one.kind == "unknown" and one.inputs}
         else:
-            tasks, self._others = tasks_of_weights(found, image, default=default or LayerSettings(), settings=settings)
+            tasks, self._others = tasks_of_weights(
+                found, image, default=default or LayerSettings(), settings=settings, only=only
+            )
         chosen = [task for task in tasks if only is None or fnmatch.fnmatchcase(task.name, only)]
         if only is not None and not chosen:
-            raise ValueError(f"only: {only!r} matches none of the {len(tasks)} layers")
+            names = found.layers if isinstance(found, Network) else found.arrays
+            raise ValueError(f"only: {only!r} matches no layer; the names are {', '.join(names)[:300]}")
         self._inspector = Inspector(chosen, measures=measures, budget=seconds)
         self.tasks, self.columns = self._inspector.tasks, self._inspector.columns
         whole = certify and only is None and self._inspector.has_bounds
@@ -162,6 +171,11 @@ class Plan:
         if self._inspector.is_spectral:
             for task in chosen:
                 check_memory(task)
+
+    @property
+    def seconds_left(self) -> float:
+        """How long the rows to come are expected to take, by those that are done."""
+        return self._inspector.pace.seconds_left
 
     def run(self, progress: Callable[[LayerReport], None] | None = None) -> Inspection:
         """Measure; see `inspect`."""
@@ -187,11 +201,10 @@ class Plan:
         if self._network is None:
             return None
         certificate = self._inspector.certificate(self._network)
-        if not (math.isfinite(certificate.upper) and _is_module(self._model)):
+        if self._module is None or (math.isinf(certificate.upper) and not self._at_data):
             return certificate
-        lower = importlib.import_module("convla.frameworks.torch.jacobians").largest_jacobian_norm
         try:
-            return certificate.with_lower(lower(self._model, self._data))
+            return certificate.with_lower(_jacobians().largest_jacobian_norm(self._module, self._data))
         except (NotImplementedError, RuntimeError, TypeError):  # what PyTorch cannot differentiate, or copy
             return certificate
 
@@ -227,12 +240,33 @@ def read(model: Any, example: Any = None, image: Sequence[int] | None = None) ->
     if _is_module(model):
         if example is None:
             raise TypeError("example must be an input of the module, got None: a module is looked at as it runs")
-        # The adapter stands above this package, and is loaded only for those who have the framework.
         network: Network = importlib.import_module("convla.frameworks.torch.recording").read_module(model, example)
         return network
     if isinstance(model, Mapping):
         return Weights({name: np.asarray(array) for name, array in model.items()})
     raise TypeError(f"model must be a torch.nn.Module, a path, or arrays by name, got {describe(model)}")
+
+
+def _finite(network: Network) -> Network:
+    """Return a network in which nothing is known of layers whose weights hold NaN or infinity."""
+    damaged = {
+        name: replace(node, kind="unknown", what=f"{node.what}: NaN or infinity in its weight", layer=None)
+        for name, node in network.nodes.items()
+        if node.layer is not None and not np.isfinite(node.layer.kernel).all()
+    }
+    return replace(network, nodes={**network.nodes, **damaged}) if damaged else network
+
+
+def _module_of(model: Any, image: Sequence[int] | None) -> Any:
+    """Return the network in a file as a module of PyTorch, to be differentiated at data."""
+    if not isinstance(model, (str, os.PathLike)):
+        raise ValueError(f"data are of use for modules and for files with a graph, got {describe(model)}")
+    return open_module(Path(model), image)
+
+
+def _jacobians() -> Any:
+    # The adapter stands above this package, and is loaded only for those who have the framework.
+    return importlib.import_module("convla.frameworks.torch.jacobians")
 
 
 def _is_module(model: object) -> bool:

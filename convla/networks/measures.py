@@ -40,6 +40,14 @@ class Column(NamedTuple):
     heading: str
     compute: Callable[[Subject], float]
 
+    def __reduce__(self) -> tuple[Callable[[str], Column], tuple[str]]:
+        """Be pickled by name, as reports are that another process has made."""
+        return _named, (self.name,)
+
+
+def _named(name: str) -> Column:
+    return next(column for group in MEASURES.values() for column in group if column.name == name)
+
 
 def _condition(subject: Subject) -> float:
     smallest = subject.spectrum.smallest

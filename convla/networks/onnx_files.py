@@ -87,7 +87,7 @@ def _with_sizes(path: Path, model: Any, image: Sequence[int] | None) -> Any:
             if dim.HasField("dim_value") and dim.dim_value > 0:
                 continue
             behind = place - (len(dims) - len(image or ()))
-            if image is not None and behind >= 0 and place >= 2:
+            if image is not None and behind >= 0 and place >= 1:
                 dim.dim_value = int(image[behind])
             elif place == 0:
                 dim.dim_value = 1

@@ -149,9 +149,8 @@ class Inspector:
 
     def rows(self) -> Iterator[LayerReport]:
         """Give the rows in order, as they are done."""
-        with warnings.catch_warnings():
-            # The status of a value says it; filters are of the whole process, and rows are made by several threads.
-            warnings.simplefilter("ignore", ConvergenceWarning)
+        # The status of a value says it; filters are of the whole process, and rows are made by several threads.
+        with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
             yield from in_order(self._row, self.tasks)
 
     def certificate(self, network: Network) -> Certificate:
@@ -161,10 +160,11 @@ class Inspector:
             return self._norm(self._spectrum((network.layers[name],)))
 
         runs = {}
-        for chain in network.runs():
-            members = tuple(network.layers[one] for one in chain)
-            runs[chain] = self._norm(self._spectrum(members))
-        return certify(network, norm, runs=runs)
+        with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):  # of what is no row
+            for chain in network.runs():
+                members = tuple(network.layers[one] for one in chain)
+                runs[chain] = self._norm(self._spectrum(members))
+            return certify(network, norm, runs=runs)
 
     @staticmethod
     def _norm(spectrum: Spectrum) -> float:

@@ -69,7 +69,8 @@ class Spectrum:
     copies : int
         How often the map stands side by side in the one that is meant, as a pointwise one does at every pixel.
     start : Spectrum, optional
-        Of a map near this one, such as this without the normalisation behind it, whose vector is a good start.
+        Of a map near this one, such as this without the normalisation behind it: a start for few products. With
+        factors that differ, as after training, more products get further from the symbol's waves.
     effort : Effort
 
     Notes
@@ -98,11 +99,11 @@ class Spectrum:
         """Find the largest singular value; its status says where it has not converged."""
         operator, effort = self.operator, self.effort
         start: Any = None
-        if self._start is not None and self._start.operator.domain_shape == operator.domain_shape:
-            start = self._start.largest.right
         lanczos = effort.quick and not decomposition_is_cheap(operator, limit=effort.direct)
-        if lanczos and start is None:  # to look for the symbol's waves takes longer than the few products
+        if lanczos:  # to look for the symbol's waves takes longer than the few products
             start = np.random.default_rng(0).standard_normal((1, *operator.domain_shape))
+            if self._start is not None and self._start.operator.domain_shape == operator.domain_shape:
+                start = self._start.largest.right
         return largest_singular_value(
             operator,
             rtol=_RTOL.get(str(operator.dtype)),

@@ -47,6 +47,8 @@ _PLAIN = (
 )  # fmt: skip
 _KEYWORD = 2
 
+_ENTRIES = 1 << 27
+
 
 def _core_convolution(x: Tensor, weight: Tensor, bias: Tensor, *settings: Any) -> Tensor:
     stride, padding, dilation, transposed, more, groups = settings
@@ -198,13 +200,14 @@ class ExportedProgram(nn.Module):  # type: ignore[misc]
         self._graph = graph_module["graph"]
         self._values = self._graph["tensor_values"]
         self._given: list[str] = []
+        self._open: dict[str, int] = {}
         self._places: dict[str, str] = {}
         for spec in graph_module["signature"]["input_specs"]:
             ((kind, entry),) = spec.items()
             if kind == "user_input":
                 self._given.append(_name_of(entry["arg"]))
                 continue
-            stored = next((entry[key] for key in entry if key.endswith("_name")), None)
+            stored = next((str(entry[key]) for key in entry if key.endswith("_name")), "")
             if stored not in weights:
                 raise ValueError(f"its input of the kind {kind} is not stored")
             self._places[entry["arg"]["name"]] = stored
@@ -227,7 +230,7 @@ class ExportedProgram(nn.Module):  # type: ignore[misc]
                 behind = axis - (len(meta["sizes"]) - len(image or ()))
                 if "as_int" in size:
                     sizes.append(int(size["as_int"]))
-                elif image is not None and behind >= 0 and axis >= 2:
+                elif image is not None and behind >= 0 and axis >= 1:
                     sizes.append(int(image[behind]))
                 elif axis == 0:
                     sizes.append(1)
@@ -244,6 +247,12 @@ class ExportedProgram(nn.Module):  # type: ignore[misc]
         tensors = dict([*self.named_parameters(), *self.named_buffers()])
         known: dict[str, Any] = {name: tensors[stored] for name, stored in self._places.items()}
         known.update(zip(self._given, inputs, strict=True))
+        self._open = {
+            size["as_expr"].get("expr_str"): length
+            for name, tensor in zip(self._given, inputs, strict=True)
+            for size, length in zip(self._values[name]["sizes"], tensor.shape, strict=True)
+            if "as_expr" in size
+        }
         for node in self._graph["nodes"]:
             self._run(node, known)
         return tuple(known[one["as_tensor"]["name"]] for one in self._graph["outputs"] if "as_tensor" in one)
@@ -276,21 +285,46 @@ class ExportedProgram(nn.Module):  # type: ignore[misc]
         if name in _CORE:
             return _CORE[name](*args, **kwargs)
         if name.rstrip("_") in _MAKERS or plain_name(name) in STEPS:
+            _check_entries(name, args)
             return getattr(getattr(torch.ops.aten, name), overload or "default")(*args, **kwargs)
         return self._unread(name, args, kwargs, outputs)
 
     def _unread(self, name: str, args: list[Any], kwargs: dict[str, Any], outputs: list[str]) -> Any:
         tensors = [one for one in _flat([args, list(kwargs.values())]) if isinstance(one, torch.Tensor)]
+        metas = [self._values[one] for one in outputs if one in self._values]
+        sizes = [[self._length(size, name) for size in meta["sizes"]] for meta in metas]
 
         def unread(*_: Tensor) -> Any:
-            made = [torch.zeros([int(s["as_int"]) for s in meta["sizes"]], dtype=_dtype(meta)) for meta in metas]
+            made = [torch.zeros(shape, dtype=_dtype(meta)) for shape, meta in zip(sizes, metas, strict=True)]
             return made[0] if len(made) == 1 else tuple(made)
 
-        metas = [self._values[one] for one in outputs if one in self._values]
         if len(metas) < len(outputs) or not tensors or not torch._C._is_torch_function_mode_enabled():
             raise NotImplementedError(f"the operator {name[:60]!r} is not read")
         unread.__name__ = name
         return handle_torch_function(unread, tensors, *tensors)
+
+    def _length(self, size: Mapping[str, Any], name: str) -> int:
+        """Return a size of a value; one that is open, as the input with the same has it."""
+        if "as_int" in size:
+            return int(size["as_int"])
+        expression = size["as_expr"].get("expr_str")
+        if expression not in self._open:
+            raise NotImplementedError(f"the operator {name[:60]!r} is not read where sizes are left open")
+        return int(self._open[expression])
+
+
+def _check_entries(name: str, args: Sequence[Any]) -> None:
+    """Refuse a constant, or copies, of more entries than a network has use for: a file must not take all memory."""
+    numbers = [one for one in _flat(args) if isinstance(one, (int, float)) and not isinstance(one, bool)]
+    if name in ("arange", "scalar_tensor") or not numbers:
+        entries = max((abs(one) for one in numbers), default=0)
+    elif name in ("zeros", "ones", "full", "empty", "repeat", "expand", "tile"):
+        sizes = next((one for one in args if isinstance(one, (list, tuple))), ())
+        entries = math.prod(max(1, abs(size)) for size in sizes)
+    else:
+        entries = max(abs(one) for one in numbers) if name in ("pad", "repeat_interleave") else 0
+    if entries > _ENTRIES:
+        raise ValueError(f"{name} of {entries} entries")
 
 
 def _name_of(argument: Mapping[str, Any]) -> str:

@@ -6,11 +6,12 @@ import copy
 import warnings
 from typing import Any
 
+import numpy as np
 import torch
 
 from convla.frameworks.torch.layers import check_network
 
-__all__ = ["largest_jacobian_norm"]
+__all__ = ["check_data", "largest_jacobian_norm"]
 
 _STEPS = 10
 
@@ -22,7 +23,7 @@ def largest_jacobian_norm(module: Any, data: Any, *, steps: int = _STEPS, seed: 
     ----------
     module : torch.nn.Module
         In evaluation mode; a copy of it works in float64.
-    data : tensor, or tuple, list or mapping of tensors
+    data : tensor or numpy.ndarray, or tuple, list or mapping of these
         What ``module(...)`` takes; a batch is taken as one input, whose examples a module treats alike.
     steps : int
         Of the power method on the Jacobian.
@@ -45,9 +46,8 @@ def largest_jacobian_norm(module: Any, data: Any, *, steps: int = _STEPS, seed: 
     """
     check_network(module)
     network = copy.deepcopy(module).double().eval().requires_grad_(False)
-    names = list(data) if isinstance(data, dict) else []
-    values = list(data.values()) if names else list(data) if isinstance(data, (tuple, list)) else [data]
-    places = [i for i, value in enumerate(values) if isinstance(value, torch.Tensor) and value.is_floating_point()]
+    values, names = _arguments(data)
+    places = [i for i, value in enumerate(values) if _is_floating(value)]
     inputs = tuple(values[i].detach().double() for i in places)
 
     def function(*changed: Any) -> Any:
@@ -74,6 +74,47 @@ def largest_jacobian_norm(module: Any, data: Any, *, steps: int = _STEPS, seed: 
             break
         vectors = back(image)
     return best
+
+
+def check_data(module: Any, data: Any) -> None:
+    """Raise `ValueError` if a module does not take some data.
+
+    Parameters
+    ----------
+    module, data
+        As for `largest_jacobian_norm`; the module runs once.
+    """
+    values, names = _arguments(data)
+    kind = next((tensor.dtype for tensor in module.parameters() if tensor.is_floating_point()), torch.float32)
+    kind = next((tensor.dtype for tensor in module.buffers() if tensor.is_floating_point()), kind)
+    given = [
+        value.to(kind) if isinstance(value, torch.Tensor) and value.is_floating_point() else value for value in values
+    ]
+    try:
+        with torch.no_grad():
+            network = copy.deepcopy(module).eval()
+            network(**dict(zip(names, given, strict=True))) if names else network(*given)
+            if hasattr(module, "check_values"):  # a graph of another library, whose values are known from there
+                module.check_values(*given)
+    except NotImplementedError as error:
+        raise ValueError(f"data are of no use here: {error}") from error
+    except Exception as error:
+        sizes = ", ".join("x".join(map(str, value.shape)) for value in given if isinstance(value, torch.Tensor))
+        words = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ValueError(
+            f"data must be what the network takes, with the batch, got {sizes or 'no tensor'}: {words}"
+        ) from error
+
+
+def _arguments(data: Any) -> tuple[list[Any], list[str]]:
+    """Return arguments as tensors, and their names if they have any."""
+    names = list(data) if isinstance(data, dict) else []
+    values = list(data.values()) if names else list(data) if isinstance(data, (tuple, list)) else [data]
+    return [torch.from_numpy(value) if isinstance(value, np.ndarray) else value for value in values], names
+
+
+def _is_floating(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.is_floating_point()
 
 
 def _normalized(vectors: tuple[Any, ...]) -> tuple[Any, ...]:

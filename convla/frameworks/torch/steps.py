@@ -396,7 +396,7 @@ def _as_it_is(call: Call) -> Node:
 def _along(call: Call) -> int:
     """Return how many entries are put together in each of a reduction."""
     value = call.value[0] if isinstance(call.value, (tuple, list)) else call.value
-    return max(1, int(call.input.numel() // max(1, value.numel())))
+    return int(max(1, call.input.numel() // max(1, value.numel())))
 
 
 def _mean(call: Call) -> Node:
@@ -472,7 +472,7 @@ _REARRANGEMENTS = (
     "moveaxis", "swapaxes", "swapdims", "pixel_shuffle", "pixel_unshuffle", "channel_shuffle", "flip", "roll",
     "getitem", "narrow", "select", "index_select", "chunk", "split", "unbind", "tensor_split", "expand", "expand_as",
     "repeat", "tile", "repeat_interleave", "pad", "unfold", "view_as", "reshape_as", "rot90", "ravel",
-    "split_with_sizes", "get",
+    "split_with_sizes", "get", "slice",
 )  # fmt: skip
 
 STEPS: dict[str, Callable[[Call], Node]] = {

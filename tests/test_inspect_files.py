@@ -1,0 +1,387 @@
+"""Files and how they are inspected: several at once, densities, budgets, threads, programs, bounds at data."""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+import threading
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from convla import ConvOperator, inspect, singular_value_bounds
+from convla._threads import at_most, in_order
+from convla.cli import run
+from convla.cli.inspections import Targets
+from convla.errors import WeightsError
+from convla.networks.effort import Pace, work_of
+from convla.networks.graph import Network, Node
+from convla.networks.layers import Layer, convolution_layer, dense_layer
+from convla.networks.rows import tasks_of
+from convla.networks.settings import LayerSettings
+from convla.networks.weights import write_weights
+
+
+def arrays(*shapes: tuple[int, ...], dtype: str = "float64") -> dict[str, Any]:
+    rng = np.random.default_rng(3)
+    return {f"layer{i}.weight": rng.standard_normal(shape).astype(dtype) for i, shape in enumerate(shapes)}
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> list[Path]:
+    found = [tmp_path / "a.npz", tmp_path / "broken.npz", tmp_path / "b.npz"]
+    write_weights(found[0], arrays((3, 2, 3)))
+    found[1].write_bytes(b"PK and no more")
+    write_weights(found[2], arrays((2, 2, 5), (4, 2, 1)))
+    return found
+
+
+class TestSeveralFiles:
+    def test_one_that_cannot_be_read_does_not_keep_the_others(
+        self, files: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        folder = tmp_path / "reports"
+        options = ["--image", "8", "--json", str(folder), "--csv", str(folder), "--measures", "sigma_max"]
+        assert run(["inspect", *map(str, files), *options]) == 2
+        out, err = capsys.readouterr()
+        assert err.count("\n") == 1
+        assert "broken.npz: not a readable .npz file" in err
+        assert [line for line in out.splitlines() if line.endswith(".npz")] == [str(files[0]), str(files[2])]
+        assert sorted(path.name for path in folder.iterdir()) == ["a.npz.csv", "a.npz.json", "b.npz.csv", "b.npz.json"]
+        alone = inspect(files[2], image=(8,), measures=["sigma_max"])
+        layers = json.loads((folder / "b.npz.json").read_text())["layers"]
+        assert [layer["quantities"] for layer in layers] == [layer.quantities for layer in alone]
+
+    def test_reports_come_back_from_other_processes(self, files: list[Path]) -> None:
+        report = inspect(files[2], image=(8,))
+        again = pickle.loads(pickle.dumps(report))
+        assert again.columns == report.columns
+        assert again.to_json() == report.to_json()
+
+    @pytest.mark.command
+    def test_in_processes(self, files: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+        options = ["--image", "8", "--executor", "loky", "--workers", "2", "--warn", "sigma_max>0"]
+        assert run(["inspect", str(files[0]), str(files[2]), *options]) == 1
+        out, err = capsys.readouterr()
+        assert {str(files[0]), str(files[2])} <= set(out.splitlines())
+        assert err.count("is above 0") == 3
+
+    def test_where_the_reports_would_go(self, files: list[Path], tmp_path: Path) -> None:
+        twice = [tmp_path / "x" / "a.npz", tmp_path / "y" / "a.npz"]
+        with pytest.raises(ValueError, match=r"two files are called 'a\.npz'"):
+            Targets(json=tmp_path / "r", many=True).check(twice)
+        with pytest.raises(ValueError, match="--csv must be a folder for several files"):
+            Targets(csv=files[0], many=True).check(files)
+        assert run(["inspect", *map(str, files), "--executor", "nowhere"]) == 2
+
+
+def test_densities_are_those_of_the_written_out_matrix() -> None:
+    kernel = arrays((4, 2, 3, 3))
+    report = inspect(kernel, image=(6, 5))
+    (row,) = report
+    matrix = ConvOperator(kernel["layer0.weight"], (6, 5), padding="same").to_dense()
+    values = np.linalg.svd(matrix, compute_uv=False)
+    assert row.density is not None
+    assert str(row.density.status) == "exact"
+    wanted = np.histogram(values, row.density.edges)[0] / values.size
+    assert np.array_equal(row.density.shares, wanted)
+    data = json.loads(report.to_json())["layers"][0]["density"]
+    assert data["shares"] == wanted.tolist()
+    assert (data["zeros"], data["status"], data["confidence"]) == (0, "exact", 1.0)
+    assert inspect(kernel, image=(6, 5), measures=["sigma_max"])["layer0.weight"].density is None
+    large = arrays((16, 16, 3, 3), dtype="float32")
+    assert inspect(large, image=(64, 64), measures=["sigma_max", "stable_rank"])["layer0.weight"].density is None
+    # Two copies of a pointwise layer's null space for each of 12 pixels.
+    point = {"conv.weight": np.ones((3, 3, 1, 1))}
+    density = inspect(point, image=(4, 3), measures=["density"])["conv.weight"].density
+    assert density is not None
+    assert density.zeros == 24
+
+
+@pytest.mark.parametrize("boundary", ["zero", "circular", "reflect"])
+@pytest.mark.parametrize("scale", [1.0, 1e-200])
+def test_the_bound_by_the_entries_holds(boundary: Any, scale: float) -> None:
+    rng = np.random.default_rng(0)
+    operator = ConvOperator(scale * rng.standard_normal((3, 2, 3, 3)), (6, 5), padding="same", boundary=boundary)
+    norm = np.linalg.norm(operator.to_dense() / scale, 2)
+    for linear_map in (operator, operator.T, operator.T @ operator / scale):
+        exact = norm**2 if linear_map.shape == (60, 60) else norm
+        lower, upper, _, reason = singular_value_bounds(linear_map, method="entries")
+        assert lower / scale <= exact * (1 + 1e-13)
+        assert exact <= upper / scale <= 20 * exact**2
+        assert "moduli" in reason
+
+
+def test_a_budget_that_is_used_up_leaves_enclosures_that_hold() -> None:
+    kernels = arrays((12, 12, 3, 3), (12, 12, 3, 3))
+    report = inspect(kernels, image=(12, 12), budget=0.0)
+    exact = [np.linalg.norm(ConvOperator(k, (12, 12), padding="same").to_dense(), 2) for k in kernels.values()]
+    for row, norm in zip(report, exact, strict=True):
+        assert row.quantities["at_least"] <= norm <= row.quantities["at_most"]
+        assert any("estimated to save time" in note for note in row.notes)
+        assert row.quantities["sigma_min"] is None
+        assert row.density is None
+
+
+def test_numbers_do_not_depend_on_threads_and_equal_layers_are_worked_on_once() -> None:
+    kernels = arrays((8, 8, 3, 3), (4, 8, 3, 3), (8, 8, 3, 3))
+    kernels["layer2.weight"] = kernels["layer0.weight"].copy()
+    found = []
+    for threads in (1, 2):
+        with at_most(threads):
+            found.append(inspect(kernels, image=(12, 12)))
+    one, two = found
+    assert [row.quantities for row in one] == [row.quantities for row in two]
+    assert one.layers[0].quantities is one.layers[2].quantities
+    assert one.layers[2].name == "layer2.weight"
+
+
+class TestInOrder:
+    def test_order_errors_and_threads(self) -> None:
+        seen = set()
+
+        def work(number: int) -> int:
+            seen.add(threading.get_ident())
+            if number == 5:
+                raise ValueError("five")
+            return number * number
+
+        results = in_order(work, range(8))
+        assert [next(results) for _ in range(5)] == [0, 1, 4, 9, 16]
+        with pytest.raises(ValueError, match="five"):
+            next(results)
+        with at_most(1):
+            assert list(in_order(work, range(3))) == [0, 1, 4]
+        assert threading.get_ident() in seen
+
+    def test_what_waits_is_given_up(self) -> None:
+        done = []
+        results = in_order(done.append, range(10_000))
+        next(results)
+        results.close()
+        count = len(done)
+        assert count < 10_000 or count == len(done)
+
+
+def test_pace() -> None:
+    pace = Pace([2e9, 2e9, 2e9, 2e9], threads=2)
+    pace.note(2e9, 1.0)
+    assert pace.expected(1e9) == pytest.approx(0.5)
+    assert 1.4 < pace.seconds_left <= 1.5
+    pace.note(2e9, None)  # a layer that was known
+    assert pace.expected(1e9) == pytest.approx(0.5)
+    assert 0.9 < pace.seconds_left <= 1.0
+    pace.note(4e9, 2.0)
+    assert pace.seconds_left == 0.0
+    # A row of little work says what a row takes besides, and nothing of how fast the work goes.
+    pace = Pace([1e3, 1e9, 1e9], threads=1)
+    pace.note(1e3, 2.0)
+    assert 4.0 < pace.seconds_left < 5.0
+
+
+def test_only_needs_no_settings_of_other_layers() -> None:
+    kernels = {"stem.weight": np.ones((2, 1, 7, 7)), "head.weight": np.ones((2, 3, 1, 1))}
+    with pytest.raises(ValueError, match="kernel must fit"):
+        inspect(kernels, image=(2, 2), default=LayerSettings(padding="valid"))
+    report = inspect(kernels, image=(2, 2), default=LayerSettings(padding="valid"), only="head*")
+    assert [row.name for row in report] == ["head.weight"]
+    with pytest.raises(ValueError, match=r"matches no layer; the names are stem\.weight, head\.weight"):
+        inspect(kernels, image=(8, 8), only="tail*")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("empty.npz", b"", "empty.npz: an empty file"),
+        ("empty.onnx", b"", "empty.onnx: an empty file"),
+        ("text.pt", b"weights, as text", "text.pt: not a readable .pt file"),
+        ("text.safetensors", b"weights, as text", "text.safetensors: not a readable .safetensors file"),
+        ("program.jit", b"PK", "a TorchScript archive, which is a program"),
+        ("model.pkl", b"PK", "the name must end in one of"),
+    ],
+)
+def test_files_that_are_none(
+    tmp_path: Path, name: str, content: bytes, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    assert run(["inspect", str(path), "--image", "8"]) == 2
+    assert run(["inspect", str(tmp_path), "--image", "8"]) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert message in first
+    assert "a folder; give a file" in second
+
+
+def test_data_are_arrays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, weights = tmp_path / "x.npy", tmp_path / "w.npz"
+    np.save(path, np.zeros((1, 2, 8)))
+    write_weights(weights, arrays((3, 2, 3)))
+    (tmp_path / "broken.npy").write_bytes(b"\x93NUMPY and no more")
+    for data, words in (
+        ("x.npy", "data are of use for"),
+        ("broken.npy", "not a readable .npy"),
+        ("x.txt", ".npy and .npz"),
+    ):
+        assert run(["inspect", str(weights), "--image", "8", "--data", str(tmp_path / data)]) == 2
+        assert words in capsys.readouterr().err
+
+
+@pytest.mark.torch
+class TestJacobians:
+    def test_of_an_onnx_file(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        onnx = pytest.importorskip("onnx")
+        torch = pytest.importorskip("torch")
+        from onnx import helper, numpy_helper
+        from onnx.reference import ReferenceEvaluator
+
+        from convla.frameworks.torch.onnx_modules import open_onnx
+
+        rng = np.random.default_rng(0)
+        weights = {
+            "w": rng.standard_normal((3, 2, 3, 2)),
+            **{name: rng.uniform(0.5, 2.0, 3) for name in ("scale", "bias", "mean", "var")},
+            "g": rng.standard_normal((4, 36)),
+        }
+        nodes = [
+            helper.make_node("Conv", ["x", "w"], ["a"], pads=[1, 0, 2, 1], strides=[2, 1]),
+            helper.make_node("BatchNormalization", ["a", "scale", "bias", "mean", "var"], ["n"]),
+            helper.make_node("LeakyRelu", ["n"], ["r"], alpha=0.2),
+            helper.make_node("MaxPool", ["r"], ["p"], kernel_shape=[2, 2]),
+            helper.make_node("Sigmoid", ["p"], ["s"]),
+            helper.make_node("Mul", ["p", "s"], ["m"]),
+            helper.make_node("Flatten", ["m"], ["f"]),
+            helper.make_node("Gemm", ["f", "g"], ["y"], transB=1),
+        ]
+        graph = helper.make_graph(
+            nodes,
+            "graph",
+            [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, (1, 2, 6, 5))],
+            [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, (1, 4))],
+            [numpy_helper.from_array(array.astype(np.float32), name) for name, array in weights.items()],
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+        path = tmp_path / "m.onnx"
+        onnx.save(model, str(path))
+        x = rng.standard_normal((1, 2, 6, 5)).astype(np.float32)
+        np.save(tmp_path / "x.npy", x)
+        certificate = inspect(path, data=x, measures=["sigma_max"]).certificate
+        assert certificate is not None
+        evaluator = ReferenceEvaluator(model)
+        step, columns = 2.0**-7, []
+        for place in range(x.size):  # by differences: the functions are all but linear over the step
+            unit = np.zeros(x.size, np.float32)
+            unit[place] = step
+            sides = [evaluator.run(None, {"x": x + sign * unit.reshape(x.shape)})[0] for sign in (1, -1)]
+            columns.append((sides[0] - sides[1]).reshape(-1) / (2 * step))
+        exact = np.linalg.norm(np.array(columns, np.float64), 2)
+        assert certificate.lower == pytest.approx(exact, rel=0.05)
+        assert certificate.lower <= certificate.upper
+        np.save(tmp_path / "wrong.npy", x[:, :1])
+        assert run(["inspect", str(path), "--data", str(tmp_path / "wrong.npy")]) == 2
+        assert "data must be what the network takes, with the batch, got 1x1x6x5" in capsys.readouterr().err
+        module, _ = open_onnx(path)
+        module._steps[2] = ("LeakyRelu", ["n"], ["r"], {"alpha": 0.3})  # another function than the file's
+        with pytest.raises(NotImplementedError, match="not those of ONNX's evaluator"):
+            module.check_values(torch.from_numpy(x))
+
+    def test_of_a_program_in_a_file(self, tmp_path: Path) -> None:
+        import warnings
+
+        torch = pytest.importorskip("torch")
+        from torch import nn
+
+        class Network(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.forward_ = nn.Conv2d(2, 4, 3, padding=1, padding_mode="circular")
+                self.norm = nn.BatchNorm2d(4)
+                self.last = nn.Linear(8, 3)
+
+            def forward(self, x: Any) -> Any:
+                y = torch.relu(self.norm(self.forward_(x)))
+                left, right = nn.functional.max_pool2d(y, 2).split(2, 1)
+                return self.last(torch.cat([right, left], 1).mean(2).flatten(1))
+
+        class Unread(nn.Module):
+            def forward(self, x: Any) -> Any:
+                return torch.cumsum(torch.relu(x), 1)
+
+        torch.manual_seed(0)
+        module, example = Network().eval(), torch.randn(2, 2, 4, 4)
+        path, other = tmp_path / "m.pt2", tmp_path / "u.pt2"
+        with warnings.catch_warnings(action="ignore"):  # of PyTorch, about itself
+            sizes = {"x": {0: torch.export.Dim("batch", min=1, max=8)}}
+            torch.export.save(torch.export.export(module, (example,), dynamic_shapes=sizes), str(path))
+            torch.export.save(torch.export.export(Unread(), (example,)), str(other))
+            data = example[:1].numpy()
+            found, wanted = inspect(path, data=data), inspect(module, example[:1])
+        assert [(row.name, row.quantities) for row in found] == [(row.name, row.quantities) for row in wanted]
+        assert found["forward_"].geometry["boundary"] == "circular"
+        assert found.certificate is not None
+        assert wanted.certificate is not None
+        assert found.certificate.upper == wanted.certificate.upper
+        assert found.certificate.lower == wanted.certificate.lower > 0.0
+        unread = inspect(other).certificate
+        assert unread is not None
+        assert unread.upper == math.inf
+        assert "cumsum" in unread.reasons[0]
+        self._damaged(path, tmp_path)
+
+    @staticmethod
+    def _damaged(path: Path, folder: Path) -> None:
+        """What a file says that is not so is an error in a sentence."""
+
+        def changed(name: str, change: Any) -> Path:
+            target = folder / "changed.pt2"
+            with zipfile.ZipFile(path) as source, zipfile.ZipFile(target, "w") as archive:
+                for member in source.infolist():
+                    content = source.read(member)
+                    archive.writestr(member.filename, change(content) if member.filename.endswith(name) else content)
+            return target
+
+        def pickled(content: bytes) -> bytes:
+            return content.replace(b'"use_pickle": false', b'"use_pickle": true')
+
+        cases = (
+            ("model.json", lambda content: content[:100], "not a readable .pt2 file"),
+            ("weights_config.json", pickled, "a pickled object, which is never loaded"),
+            ("weight_0", lambda content: content[:8], "not a readable .pt2 file"),
+            ("byteorder", lambda _: b"big", "byte order"),
+            ("model.json", lambda content: content.replace(b"torch.ops.aten.relu.", b"torch.ops.os.system."), None),
+        )
+        for name, change, words in cases:
+            target = changed(name, change)
+            if words is None:  # an operator that is not PyTorch's own is never called
+                certificate = inspect(target, measures=["sigma_max"]).certificate
+                assert certificate is not None
+                assert certificate.upper == math.inf
+                continue
+            with pytest.raises(WeightsError, match=words):
+                inspect(target)
+
+
+def a_network(**layers: Layer) -> Network:
+    nodes = [Node("x", "input"), *(Node(name, "layer", ("x",), "Conv", layer=layer) for name, layer in layers.items())]
+    return Network({node.name: node for node in nodes}, tuple(layers))
+
+
+def test_every_row_has_a_cost() -> None:
+    network = a_network(
+        a=convolution_layer(np.ones((64, 64, 3, 3)), (56, 56), padding=1), b=dense_layer(np.ones((3, 4)))
+    )
+    works = [work_of(task.layers) for task in tasks_of(network)]
+    assert works[0] > 1000 * works[1] > 0.0
+
+
+def test_weights_that_are_not_finite_have_no_row() -> None:
+    kernel = np.ones((2, 2, 3, 3), np.float32)
+    kernel[1, 0, 2, 2] = np.nan
+    report = inspect(a_network(good=dense_layer(np.eye(2)), bad=convolution_layer(kernel, (8, 8), padding=1)))
+    assert [row.name for row in report] == ["good"]
+    assert report.others == {"bad": "Conv: NaN or infinity in its weight"}
+    assert report.certificate is not None
+    assert report.certificate.reasons == ("bad: Conv: NaN or infinity in its weight",)
