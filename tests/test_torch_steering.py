@@ -92,9 +92,53 @@ def test_gradients_pass_gradcheck(name: str, setting: str) -> None:
     with torch.no_grad():
         assert not function(weight).requires_grad
         assert torch.allclose(function(weight), function(weight.detach()), rtol=1e-9)
-    (gradient,) = torch.autograd.grad(function(weight).sum(), weight, create_graph=True)
+
+
+@pytest.mark.parametrize("setting", ["tall", "reflect"])
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_simple_values_pass_gradgradcheck(name: str, setting: str) -> None:
+    shape, image_shape, settings = SETTINGS[setting]
+    torch.manual_seed(1)
+    weight = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+
+    def function(kernel: Any) -> Any:
+        return FUNCTIONS[name](ConvOperator(kernel, image_shape, **settings))
+
+    if name != "penalty":
+        assert torch.autograd.gradgradcheck(function, (weight,), atol=1e-4, fast_mode=True)
+        return
+    (gradient,) = torch.autograd.grad(function(weight), weight, create_graph=True)
     with pytest.raises(RuntimeError, match="can be differentiated once, not twice"):
         gradient.sum().backward()
+
+
+def test_a_map_of_several_convolutions_has_a_gradient_in_each_tensor() -> None:
+    torch.manual_seed(0)
+    kernels = [torch.randn(2, 2, 3, dtype=torch.float64, requires_grad=True) for _ in range(2)]
+
+    def block(*given: Any) -> Any:
+        first, second = (ConvOperator(kernel, (4,)) for kernel in given)
+        return convla.identity(first.domain_shape) + second.T @ first
+
+    for function in (adapter.largest_singular_value, adapter.condition_number):
+        assert torch.autograd.gradcheck(lambda *given, f=function: f(block(*given)), kernels, atol=1e-5)
+    slope = torch.autograd.grad(adapter.largest_singular_value(block(*kernels)), kernels[0], create_graph=True)[0]
+    with pytest.raises(RuntimeError, match="are those of one convolution"):
+        slope.sum().backward()
+
+
+def test_second_derivatives_that_do_not_exist_are_refused() -> None:
+    equal = torch.eye(2, dtype=torch.float64)[:, :, None].requires_grad_()
+    (slope,) = torch.autograd.grad(adapter.largest_singular_value(ConvOperator(equal, (4,))), equal, create_graph=True)
+    with pytest.raises(RuntimeError, match="got a cluster of 8"):
+        slope.sum().backward()
+    simple = torch.tensor([[[3.0, 1.0]]], dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(
+        adapter.largest_singular_value(ConvOperator(simple, (3,))), simple, create_graph=True
+    )
+    (second,) = torch.autograd.grad(slope.square().sum(), simple, create_graph=True)
+    with pytest.raises(RuntimeError, match="twice, not three times"):
+        second.sum().backward()
 
 
 def test_functions_of_the_core_refuse_what_they_would_detach() -> None:
@@ -111,6 +155,30 @@ def test_functions_of_the_core_refuse_what_they_would_detach() -> None:
     for function in functions:
         with pytest.raises(TypeError, match="requires a gradient"):
             function(operator)
+        with pytest.raises(TypeError, match="requires a gradient"):
+            function(operator @ operator + operator)
+    with pytest.raises(TypeError, match=r"kernels\['first'\] requires a gradient"):
+        convla.network_similarity({"first": operator.kernel})
+
+
+def test_what_computes_with_tensors_is_followed() -> None:
+    """Everything else of the core that takes a kernel is written in differentiable operations, all the way through."""
+    torch.manual_seed(0)
+    kernel = torch.randn(2, 2, 3, dtype=torch.float64, requires_grad=True)
+    image = torch.randn(2, 5, dtype=torch.float64, requires_grad=True)
+    functions: dict[str, Callable[..., Any]] = {
+        "apply": lambda k, x: ConvOperator(k, (5,), boundary="reflect").apply(x),
+        "adjoint": lambda k, x: ConvOperator(k, (5,), groups=1).adjoint(x),
+        "long filters": lambda k, x: ConvOperator(k, (5,), engine="fft").apply(x),
+        "algebra": lambda k, x: (ConvOperator(k, (5,)).T @ ConvOperator(k, (5,)) - convla.identity((2, 5))).apply(x),
+        "matrix": lambda k, _: ConvOperator(k, (5,)).to_dense(),
+        "gradients": lambda k, x: (ConvOperator(k, (5,)) ** 2).kernel_gradients(x, x)[0],
+        "orthonormalize": lambda k, _: convla.orthonormalize(k),
+        "of the operator": lambda k, _: convla.orthonormalize_operator(k, (5,)),
+        "similarity": lambda k, _: convla.convolutional_similarity_gradient(k, normalized=True),
+    }
+    for name, function in functions.items():
+        assert torch.autograd.gradcheck(function, (kernel, image), fast_mode=True), name
 
 
 @pytest.mark.parametrize("name", LAYERS)
