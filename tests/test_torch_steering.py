@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import io
+import json
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 
 import convla
 from convla import ConvOperator
+from convla.cli import run
 from convla.errors import ShapeError
 from convla.networks.parametrizations import assemble
 
@@ -290,6 +293,69 @@ def test_copies_casts_and_shared_weights() -> None:
         assert torch.equal(layer.weight, second.weight)
         layer.train()(torch.randn(1, 2, *image_shape)).sum().backward()
     assert layer.parametrizations.weight.original.grad.isfinite().all()
+
+
+@pytest.mark.slow
+def test_workers_that_share_their_gradients_keep_one_proved_weight(tmp_path: Path) -> None:
+    """DistributedDataParallel over gloo: each worker has images of its own, and all have one weight in the end."""
+    arguments = (2, str(tmp_path / "meeting"), str(tmp_path))
+    torch.multiprocessing.start_processes(_worker, arguments, nprocs=2, start_method="spawn")
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    assert list(first) == list(second)
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+    layer, image_shape = _layer("plain")
+    where = layer_map(layer, image_shape)
+    layer = adapter.spectral_norm(layer, image_shape, maximum=0.7).eval()
+    before = layer.parametrizations.weight.original.detach().clone()
+    layer.load_state_dict(first)
+    assert not torch.equal(layer.parametrizations.weight.original, before)
+    assert convla.singular_value_bounds(where.operator(layer.weight)).upper <= 0.7
+
+
+def _worker(rank: int, count: int, meeting: str, folder: str) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=count)
+    layer, image_shape = _layer("plain")
+    network = adapter.spectral_norm(layer, image_shape, maximum=0.7)
+    parallel = torch.nn.parallel.DistributedDataParallel(network)
+    optimizer = torch.optim.SGD(parallel.parameters(), lr=0.1)
+    torch.manual_seed(rank)
+    for _ in range(3):
+        optimizer.zero_grad()
+        parallel(torch.randn(2, 2, *image_shape)).square().mean().neg().backward()
+        optimizer.step()
+    torch.save(network.state_dict(), f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_inspect_prints_a_proved_bound_of_a_network_that_was_trained_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From the parametrization through training and a checkpoint to the command, which prints bounds that are kept."""
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 3, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(3, 4, 3, padding=1)
+    )
+    for layer in (network[0], network[2]):
+        adapter.spectral_norm(layer, (8, 8), maximum=0.9)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.5)
+    for _ in range(3):
+        optimizer.zero_grad()
+        network(torch.randn(2, 1, 8, 8)).square().mean().neg().backward()
+        optimizer.step()
+    torch.save(network.state_dict(), tmp_path / "trained.pt")
+    report = tmp_path / "report.json"
+    assert run(["inspect", str(tmp_path / "trained.pt"), "--image", "8x8", "--json", str(report)]) == 0
+    assert "at most" in capsys.readouterr().out
+    rows = json.loads(report.read_text())["layers"]
+    assert [row["name"] for row in rows] == ["0.weight", "2.weight"]
+    bounds = [row["at_most"] for row in rows]
+    assert max(bounds) <= 0.9
+    network.eval()
+    for bound, layer in zip(bounds, (network[0], network[2]), strict=True):
+        matrix = layer_map(layer, (8, 8)).operator(layer.weight).to_dense()
+        assert float(torch.linalg.matrix_norm(matrix, 2)) <= bound
 
 
 def test_errors_of_the_normalisation() -> None:
