@@ -24,7 +24,7 @@ from convla.frameworks.torch.layers import (
 )
 from convla.geometry import ConvGeometry
 from convla.operators import ConvOperator
-from convla.penalties.pairs import DENSE_ENTRIES, Gram, Shifted, pair_gradients, shifted
+from convla.penalties.pairs import DENSE_ENTRIES, Gram, pair_gradients, shifted
 from convla.penalties.tracker import Tracker, TrackerName
 
 __all__ = ["NetworkSpectralPenalty", "SpectralPenalty"]
@@ -191,20 +191,23 @@ class _Followed:
     tracker: Tracker
     names: tuple[str, ...]
 
-    def target(self, kernel: Tensor) -> Shifted:
-        return shifted(ConvOperator(kernel, **self.setting), self.alpha, self.gram)
-
     @blas_on_one_thread()
     def step(self, kernel: Tensor, buffers: Sequence[Tensor], *, gradient: bool) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Return the value, its gradient if asked for, and the state for the next call."""
-        target = self.target(kernel)
         state = {
             name: buffer.to(kernel) if buffer.is_floating_point() else buffer
             for name, buffer in zip(self.names, buffers, strict=True)
         }
+        weight = kernel
+        if kernel.device.type == "cpu" and kernel.dtype in (torch.float32, torch.float64):
+            # NumPy arrays over the same memory, for which there are compiled kernels, and little to do for each call.
+            weight, state = kernel.numpy(), {name: buffer.numpy() for name, buffer in state.items()}
+        target = shifted(ConvOperator(weight, **self.setting), self.alpha, self.gram)
         pairs, after = self.tracker.step(target, state)
-        slope = pair_gradients(target, pairs)[0] if gradient else kernel.new_empty(0)
-        return kernel.new_tensor(pairs.value), slope.contiguous(), [after[name] for name in self.names]
+        slope = torch.as_tensor(pair_gradients(target, pairs)[0]) if gradient else kernel.new_empty(0)
+        # No result may share memory with an argument.
+        carried = [_copied(after[name], buffer) for name, buffer in zip(self.names, buffers, strict=True)]
+        return kernel.new_tensor(pairs.value), slope.contiguous(), carried
 
 
 _FOLLOWED: dict[str, _Followed] = {}
@@ -214,9 +217,7 @@ _FOLLOWED: dict[str, _Followed] = {}
 def _follow(weight: Tensor, state: Sequence[Tensor], layer: str, gradient: bool) -> list[Tensor]:
     with full_precision(weight):
         value, slope, after = _FOLLOWED[layer].step(weight, state, gradient=gradient)
-    # No result may share memory with an argument.
-    kept = [new.to(old.dtype, copy=True) for new, old in zip(after, state, strict=True)]
-    return [value, slope, *kept]
+    return [value, slope, *after]
 
 
 def _shapes(weight: Tensor, state: Sequence[Tensor], layer: str, gradient: bool) -> list[Tensor]:  # noqa: ARG001
@@ -300,6 +301,13 @@ class NetworkSpectralPenalty(nn.Module):  # type: ignore[misc]
             except (TypeError, ValueError) as error:
                 raise type(error)(f"layer {name}: {error}") from error
         return values
+
+
+def _copied(array: Any, like: Tensor) -> Tensor:
+    """Return an array as a tensor of its own, of another's dtype."""
+    if isinstance(array, torch.Tensor):
+        return array.to(like.dtype, copy=True)
+    return torch.tensor(array, dtype=like.dtype)
 
 
 def _wide(dtype: Any) -> Any:
