@@ -19,7 +19,6 @@ __all__ = ["LAYER_STEPS", "weight_array"]
 Tensor = Any
 
 
-
 def weight_array(tensor: Tensor) -> tuple[np.ndarray[Any, Any], tuple[str, ...]]:
     """Return a weight as a NumPy array of float32 or float64, and what is to be said of that."""
     if tensor.is_quantized or not tensor.is_floating_point():
@@ -146,9 +145,7 @@ def _batch_norm(call: Call) -> Node:
 
 LAYER_STEPS = {
     **dict.fromkeys(("conv1d", "conv2d", "conv3d"), only_first(_convolution)),
-    **dict.fromkeys(
-        ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), only_first(_transposed_convolution)
-    ),
+    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), only_first(_transposed_convolution)),
     "linear": only_first(_linear),
     "matmul": _product,
     "addmm": _sum_and_product,
