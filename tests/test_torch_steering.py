@@ -350,7 +350,7 @@ def test_inspect_prints_a_proved_bound_of_a_network_that_was_trained_so(
     assert "at most" in capsys.readouterr().out
     rows = json.loads(report.read_text())["layers"]
     assert [row["name"] for row in rows] == ["0.weight", "2.weight"]
-    bounds = [row["at_most"] for row in rows]
+    bounds = [row["quantities"]["at_most"] for row in rows]
     assert max(bounds) <= 0.9
     network.eval()
     for bound, layer in zip(bounds, (network[0], network[2]), strict=True):
