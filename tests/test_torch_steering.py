@@ -354,7 +354,7 @@ def test_inspect_prints_a_proved_bound_of_a_network_that_was_trained_so(
     assert max(bounds) <= 0.9
     network.eval()
     for bound, layer in zip(bounds, (network[0], network[2]), strict=True):
-        matrix = layer_map(layer, (8, 8)).operator(layer.weight).to_dense()
+        matrix = layer_map(layer, (8, 8)).operator(layer.weight).to_dense().double()
         assert float(torch.linalg.matrix_norm(matrix, 2)) <= bound
 
 

@@ -199,7 +199,7 @@ class _Followed:
             for name, buffer in zip(self.names, buffers, strict=True)
         }
         weight = kernel
-        if kernel.device.type == "cpu" and kernel.dtype in (torch.float32, torch.float64):
+        if _is_in_host_memory(kernel):
             # NumPy arrays over the same memory, for which there are compiled kernels, and little to do for each call.
             weight, state = kernel.numpy(), {name: buffer.numpy() for name, buffer in state.items()}
         target = shifted(ConvOperator(weight, **self.setting), self.alpha, self.gram)
@@ -301,6 +301,11 @@ class NetworkSpectralPenalty(nn.Module):  # type: ignore[misc]
             except (TypeError, ValueError) as error:
                 raise type(error)(f"layer {name}: {error}") from error
         return values
+
+
+def _is_in_host_memory(kernel: Tensor) -> bool:
+    """Tell whether NumPy takes a weight as it is; on other devices all is done there."""
+    return kernel.device.type == "cpu" and kernel.dtype in (torch.float32, torch.float64)
 
 
 def _copied(array: Any, like: Tensor) -> Tensor:
