@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from convla._validate import check_rng
 from convla.typing import Seed
 
 __all__ = ["AdjointPair", "assert_adjoint", "assert_within_rounding", "gamma", "rounding_bound", "unit_roundoff"]
@@ -185,7 +186,7 @@ def assert_adjoint(
     >>> from convla.testing import assert_adjoint
     >>> assert_adjoint(ConvOperator(np.array([[[1.0, 2.0, 3.0]]]), (8,), boundary="reflect"), terms=9)
     """
-    generator = np.random.default_rng(rng)
+    generator = check_rng(rng)
     dtype = np.dtype(operator.dtype)
     x, y = (_draw((*batch, *shape), dtype, generator) for shape in (operator.domain_shape, operator.range_shape))
     forward, backward = np.asarray(operator.apply(x)), np.asarray(operator.adjoint(y))

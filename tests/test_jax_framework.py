@@ -148,6 +148,40 @@ def test_few_steps_give_a_lower_bound_close_to_the_value() -> None:
     assert not np.asarray(both(0 * delta)[1]).any()
 
 
+@_in("float32", "float64")
+def test_values_and_gradients_of_any_size(dtype: str) -> None:
+    """Scaled by a power of two, all is scaled exactly, as far as the dtype goes; beyond it is infinite, not NaN."""
+    kernel = _drawn((3, 2, 2), dtype)
+    info = np.finfo(dtype)
+    huge, tiny = 2.0 ** (info.maxexp - 20), 2.0 ** (info.minexp + 20)
+    functions = {
+        "value": (lambda k: adapter.largest_singular_value(k, (3,), steps=2), 1),
+        "normalized": (lambda k: adapter.convolutional_similarity_loss(k, normalized=True), 0),
+    }
+    for function, degree in functions.values():
+        both = jax.jit(jax.value_and_grad(function))
+        value, gradient = map(np.asarray, both(kernel))
+        for scale in (huge, tiny):
+            scaled, slope = map(np.asarray, both((kernel * scale).astype(dtype)))
+            assert np.isclose(scaled, value * scale**degree, rtol=8 * info.eps, atol=0)
+            assert np.allclose(slope * scale ** (1 - degree), gradient, rtol=1e-4, atol=64 * info.eps)
+    losses = {
+        "similarity": (adapter.convolutional_similarity_loss, convla.convolutional_similarity_gradient),
+        "filters": (adapter.kernel_orthogonality_loss, orthogonality.kernel_orthogonality_gradient),
+        "layer": (adapter.ocnn_loss, orthogonality.ocnn_residual_gradient),
+    }
+    middle = 2.0 ** (info.maxexp // 3 - 4)  # whose third power is in range, and whose fourth is not
+    for loss, expected in losses.values():
+        both = jax.jit(jax.value_and_grad(loss))
+        value, gradient = map(np.asarray, both((kernel * middle).astype(dtype)))
+        assert np.isinf(value)
+        assert _close(gradient / middle**3, expected((kernel * middle).astype(dtype)) / middle**3, dtype, 1000)
+        value, gradient = map(np.asarray, both((kernel * huge).astype(dtype)))
+        assert np.isinf(value)
+        assert np.isinf(gradient).any()
+        assert not np.isnan(gradient).any()
+
+
 def test_a_second_derivative_is_refused_in_words() -> None:
     kernel = _drawn((1, 1, 2), "float32")
     for function in (

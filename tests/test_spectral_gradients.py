@@ -11,6 +11,7 @@ import pytest
 
 import convla
 from convla import ConvOperator
+from convla.spectra.curvature import hessian_product
 from convla.spectra.gradients import (
     condition_number_and_gradient,
     largest_singular_value_and_gradient,
@@ -129,8 +130,10 @@ def test_what_has_no_gradient_is_refused() -> None:
     assert not gradient.any()
     with pytest.raises(ValueError, match="log needs singular values that are not 0"):
         largest_singular_value_and_gradient(zero, log=True)
-    with pytest.raises(TypeError, match="must be a ConvOperator or its transpose"):
+    with pytest.raises(TypeError, match="must be a LinearMap"):
         largest_singular_value_and_gradient(object())  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="must be made of convolutions"):
+        largest_singular_value_and_gradient(convla.identity((1, 5)))
     with pytest.raises(ValueError, match="cluster_rtol"):
         largest_singular_value_and_gradient(shift, cluster_rtol=-1.0)
 
@@ -147,6 +150,64 @@ def test_large_layers_are_differentiated_through_the_iteration() -> None:
     assert math.isclose(float(np.sum(gradient * direction)), (ahead - behind) / 2e-5, rel_tol=1e-5)
     # Homogeneous of degree 1.
     assert math.isclose(float(np.sum(gradient * kernel)), value, rel_tol=1e-9)
+
+
+COMPOSED: dict[str, Callable[[ConvOperator, ConvOperator], convla.LinearMap]] = {
+    "a residual block": lambda a, b: convla.identity((2, 4)) + a.T @ b,
+    "a square, and a transpose": lambda a, b: a @ a - 0.5 * b.T,
+    "a stack": lambda a, b: convla.vstack([a, b, a]),
+}
+
+
+@pytest.mark.parametrize("name", COMPOSED)
+@pytest.mark.parametrize("function", FUNCTIONS)
+def test_a_map_of_several_convolutions_has_a_gradient_in_each_kernel(name: str, function: str) -> None:
+    kernels = np.random.default_rng(5).standard_normal((2, 2, 2, 3))
+    composed = COMPOSED[name](*(ConvOperator(kernel, (4,)) for kernel in kernels))
+    analytic, of_values = FUNCTIONS[function]
+    value, gradients, multiplicity, _ = analytic(composed)
+    assert multiplicity == 1
+    assert isinstance(gradients, tuple)
+
+    def changed(kernel: Any, place: int) -> float:
+        new = [kernel if i == place else other for i, other in enumerate(composed.kernels)]
+        return of_values(np.linalg.svd(composed.with_kernels(new).to_dense(), compute_uv=False))
+
+    for place, gradient in enumerate(gradients):
+        expected = _differences(lambda kernel, at=place: changed(kernel, at), composed.kernels[place])
+        assert np.allclose(gradient, expected, rtol=0, atol=1e-6 * np.abs(expected).max())
+    of_logarithm = analytic(composed, log=True).gradient
+    assert np.allclose(of_logarithm[1], gradients[1] / value, rtol=1e-9)
+    if function == "largest":
+        several = singular_values_and_gradients(composed, 2).gradient
+        assert np.allclose(several[1][0], gradients[1], rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0**500, 2.0**-500])
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("name", SETTINGS)
+def test_products_with_the_hessian_are_differences_of_gradients(name: str, transposed: bool, scale: float) -> None:
+    """Of the largest value, an inner one and the smallest; the Hessian is homogeneous of degree -1."""
+    given, operator = _operator(name, transposed=transposed)
+    direction = np.random.default_rng(7).standard_normal(operator.kernel.shape)
+    values, count = _values(operator, operator.kernel), min(operator.shape)
+    scaled = given.with_kernels([scale * operator.kernel])
+    found = convla.singular_values(scaled, count)
+
+    def gradients(step: float) -> Any:
+        moved = ConvOperator(operator.kernel + step * direction, operator.geometry)
+        left, _, right = np.linalg.svd(moved.to_dense(), full_matrices=False)
+        pairs = zip(left.T, right, strict=True)
+        shapes = moved.range_shape, moved.domain_shape
+        return [moved.kernel_adjoint(u.reshape(shapes[0]), v.reshape(shapes[1])) for u, v in pairs]
+
+    ahead, behind = gradients(1e-6), gradients(-1e-6)
+    gaps = np.abs(np.subtract.outer(values, values)) + np.diag(np.full(count, np.inf))
+    for place in (0, 2, count - 1):
+        if gaps[place].min() > 1e-3 * values[0] and values[place] > 1e-3 * values[0]:
+            expected = (ahead[place] - behind[place]) / 2e-6
+            product = scale * hessian_product(scaled, found, place, direction)
+            assert np.allclose(product, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
 def test_integers_and_single_precision() -> None:

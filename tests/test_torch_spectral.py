@@ -233,10 +233,13 @@ def test_the_module_moves_and_is_copied() -> None:
     assert not list(penalty.parameters())
 
 
-def test_no_tensor_becomes_a_numpy_array(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_tensor_on_another_device_becomes_a_numpy_array(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The way of a device, taken in host memory: nothing of it is copied there."""
+
     def refuse(*_: object) -> None:
         raise AssertionError("a tensor was handed to NumPy")
 
+    monkeypatch.setattr("convla.frameworks.torch.spectral._is_in_host_memory", lambda _: False)
     monkeypatch.setattr(torch.Tensor, "numpy", refuse)
     monkeypatch.setattr(torch.Tensor, "__array__", refuse)
     for tracker in ("block", "power", "exact"):

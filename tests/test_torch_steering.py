@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import io
+import json
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ import pytest
 
 import convla
 from convla import ConvOperator
+from convla.cli import run
 from convla.errors import ShapeError
 from convla.networks.parametrizations import assemble
 
@@ -92,9 +95,53 @@ def test_gradients_pass_gradcheck(name: str, setting: str) -> None:
     with torch.no_grad():
         assert not function(weight).requires_grad
         assert torch.allclose(function(weight), function(weight.detach()), rtol=1e-9)
-    (gradient,) = torch.autograd.grad(function(weight).sum(), weight, create_graph=True)
+
+
+@pytest.mark.parametrize("setting", ["tall", "reflect"])
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_simple_values_pass_gradgradcheck(name: str, setting: str) -> None:
+    shape, image_shape, settings = SETTINGS[setting]
+    torch.manual_seed(1)
+    weight = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+
+    def function(kernel: Any) -> Any:
+        return FUNCTIONS[name](ConvOperator(kernel, image_shape, **settings))
+
+    if name != "penalty":
+        assert torch.autograd.gradgradcheck(function, (weight,), atol=1e-4, fast_mode=True)
+        return
+    (gradient,) = torch.autograd.grad(function(weight), weight, create_graph=True)
     with pytest.raises(RuntimeError, match="can be differentiated once, not twice"):
         gradient.sum().backward()
+
+
+def test_a_map_of_several_convolutions_has_a_gradient_in_each_tensor() -> None:
+    torch.manual_seed(0)
+    kernels = [torch.randn(2, 2, 3, dtype=torch.float64, requires_grad=True) for _ in range(2)]
+
+    def block(*given: Any) -> Any:
+        first, second = (ConvOperator(kernel, (4,)) for kernel in given)
+        return convla.identity(first.domain_shape) + second.T @ first
+
+    for function in (adapter.largest_singular_value, adapter.condition_number):
+        assert torch.autograd.gradcheck(lambda *given, f=function: f(block(*given)), kernels, atol=1e-5)
+    slope = torch.autograd.grad(adapter.largest_singular_value(block(*kernels)), kernels[0], create_graph=True)[0]
+    with pytest.raises(RuntimeError, match="are those of one convolution"):
+        slope.sum().backward()
+
+
+def test_second_derivatives_that_do_not_exist_are_refused() -> None:
+    equal = torch.eye(2, dtype=torch.float64)[:, :, None].requires_grad_()
+    (slope,) = torch.autograd.grad(adapter.largest_singular_value(ConvOperator(equal, (4,))), equal, create_graph=True)
+    with pytest.raises(RuntimeError, match="got a cluster of 8"):
+        slope.sum().backward()
+    simple = torch.tensor([[[3.0, 1.0]]], dtype=torch.float64, requires_grad=True)
+    (slope,) = torch.autograd.grad(
+        adapter.largest_singular_value(ConvOperator(simple, (3,))), simple, create_graph=True
+    )
+    (second,) = torch.autograd.grad(slope.square().sum(), simple, create_graph=True)
+    with pytest.raises(RuntimeError, match="twice, not three times"):
+        second.sum().backward()
 
 
 def test_functions_of_the_core_refuse_what_they_would_detach() -> None:
@@ -111,6 +158,30 @@ def test_functions_of_the_core_refuse_what_they_would_detach() -> None:
     for function in functions:
         with pytest.raises(TypeError, match="requires a gradient"):
             function(operator)
+        with pytest.raises(TypeError, match="requires a gradient"):
+            function(operator @ operator + operator)
+    with pytest.raises(TypeError, match=r"kernels\['first'\] requires a gradient"):
+        convla.network_similarity({"first": operator.kernel})
+
+
+def test_what_computes_with_tensors_is_followed() -> None:
+    """Everything else of the core that takes a kernel is written in differentiable operations, all the way through."""
+    torch.manual_seed(0)
+    kernel = torch.randn(2, 2, 3, dtype=torch.float64, requires_grad=True)
+    image = torch.randn(2, 5, dtype=torch.float64, requires_grad=True)
+    functions: dict[str, Callable[..., Any]] = {
+        "apply": lambda k, x: ConvOperator(k, (5,), boundary="reflect").apply(x),
+        "adjoint": lambda k, x: ConvOperator(k, (5,), groups=1).adjoint(x),
+        "long filters": lambda k, x: ConvOperator(k, (5,), engine="fft").apply(x),
+        "algebra": lambda k, x: (ConvOperator(k, (5,)).T @ ConvOperator(k, (5,)) - convla.identity((2, 5))).apply(x),
+        "matrix": lambda k, _: ConvOperator(k, (5,)).to_dense(),
+        "gradients": lambda k, x: (ConvOperator(k, (5,)) ** 2).kernel_gradients(x, x)[0],
+        "orthonormalize": lambda k, _: convla.orthonormalize(k),
+        "of the operator": lambda k, _: convla.orthonormalize_operator(k, (5,)),
+        "similarity": lambda k, _: convla.convolutional_similarity_gradient(k, normalized=True),
+    }
+    for name, function in functions.items():
+        assert torch.autograd.gradcheck(function, (kernel, image), fast_mode=True), name
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -222,6 +293,69 @@ def test_copies_casts_and_shared_weights() -> None:
         assert torch.equal(layer.weight, second.weight)
         layer.train()(torch.randn(1, 2, *image_shape)).sum().backward()
     assert layer.parametrizations.weight.original.grad.isfinite().all()
+
+
+@pytest.mark.slow
+def test_workers_that_share_their_gradients_keep_one_proved_weight(tmp_path: Path) -> None:
+    """DistributedDataParallel over gloo: each worker has images of its own, and all have one weight in the end."""
+    arguments = (2, str(tmp_path / "meeting"), str(tmp_path))
+    torch.multiprocessing.start_processes(_worker, arguments, nprocs=2, start_method="spawn")
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    assert list(first) == list(second)
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), name
+    layer, image_shape = _layer("plain")
+    where = layer_map(layer, image_shape)
+    layer = adapter.spectral_norm(layer, image_shape, maximum=0.7).eval()
+    before = layer.parametrizations.weight.original.detach().clone()
+    layer.load_state_dict(first)
+    assert not torch.equal(layer.parametrizations.weight.original, before)
+    assert convla.singular_value_bounds(where.operator(layer.weight)).upper <= 0.7
+
+
+def _worker(rank: int, count: int, meeting: str, folder: str) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=count)
+    layer, image_shape = _layer("plain")
+    network = adapter.spectral_norm(layer, image_shape, maximum=0.7)
+    parallel = torch.nn.parallel.DistributedDataParallel(network)
+    optimizer = torch.optim.SGD(parallel.parameters(), lr=0.1)
+    torch.manual_seed(rank)
+    for _ in range(3):
+        optimizer.zero_grad()
+        parallel(torch.randn(2, 2, *image_shape)).square().mean().neg().backward()
+        optimizer.step()
+    torch.save(network.state_dict(), f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_inspect_prints_a_proved_bound_of_a_network_that_was_trained_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """From the parametrization through training and a checkpoint to the command, which prints bounds that are kept."""
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 3, 3, padding=1), torch.nn.ReLU(), torch.nn.Conv2d(3, 4, 3, padding=1)
+    )
+    for layer in (network[0], network[2]):
+        adapter.spectral_norm(layer, (8, 8), maximum=0.9)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.5)
+    for _ in range(3):
+        optimizer.zero_grad()
+        network(torch.randn(2, 1, 8, 8)).square().mean().neg().backward()
+        optimizer.step()
+    torch.save(network.state_dict(), tmp_path / "trained.pt")
+    report = tmp_path / "report.json"
+    assert run(["inspect", str(tmp_path / "trained.pt"), "--image", "8x8", "--json", str(report)]) == 0
+    assert "at most" in capsys.readouterr().out
+    rows = json.loads(report.read_text())["layers"]
+    assert [row["name"] for row in rows] == ["0.weight", "2.weight"]
+    bounds = [row["quantities"]["at_most"] for row in rows]
+    assert max(bounds) <= 0.9
+    network.eval()
+    for bound, layer in zip(bounds, (network[0], network[2]), strict=True):
+        matrix = layer_map(layer, (8, 8)).operator(layer.weight).to_dense().double()
+        assert float(torch.linalg.matrix_norm(matrix, 2)) <= bound
 
 
 def test_errors_of_the_normalisation() -> None:

@@ -12,7 +12,7 @@ from typing import Any, final
 
 import numpy as np
 
-from convla._array import is_exact, namespace, sparse_library
+from convla._array import device_of, is_exact, namespace, sparse_library
 from convla._checks import check_integer_sums
 from convla._validate import check_choice
 from convla.linear_map import LinearMap
@@ -228,7 +228,7 @@ class Converted(OfMaps):
     def like(self) -> Array:
         """An array without entries, of the dtype."""
         xp, like = namespace(self._parts[0].like), self._parts[0].like
-        return xp.astype(xp.reshape(like, (-1,))[:0], self._dtype)
+        return xp.empty(0, dtype=self._dtype, device=device_of(like))
 
     def astype(self, dtype: Any) -> LinearMap:
         """Return the map for arrays of yet another dtype."""

@@ -170,7 +170,8 @@ class Free(Leaf):
 
     def __init__(self, like: Array | None, order: Order) -> None:
         like = np.empty(0) if like is None else like
-        super().__init__(namespace(like).reshape(like, (-1,))[:0], order)
+        # An array of its own: a slice would be of the graph that autograd keeps of the other one.
+        super().__init__(namespace(like).empty(0, dtype=like.dtype, device=device_of(like)), order)
 
     def settled(self, like: Array, order: Order) -> LinearMap:
         """Return the map among others, of their library, dtype, device and order of vec()."""

@@ -13,7 +13,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from convla._validate import check_integer
+from convla._validate import check_integer, check_rng
 from convla.testing import gamma
 from convla.typing import Array, Seed
 
@@ -176,7 +176,7 @@ def least_similar_pair(taps: int, *, starts: int = 64, sweeps: int = 400, rng: S
     check_integer("taps", taps, minimum=1)
     check_integer("starts", starts, minimum=1)
     check_integer("sweeps", sweeps, minimum=1)
-    generator = np.random.default_rng(rng)
+    generator = check_rng(rng)
     k1 = generator.standard_normal((starts, taps))
     k1[0] = [math.comb(taps - 1, i) for i in range(taps)]
     k1 /= np.linalg.norm(k1, axis=1, keepdims=True)

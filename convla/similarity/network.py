@@ -12,6 +12,7 @@ import numpy as np
 from array_api_compat import is_torch_array
 
 from convla._array import accumulation_dtype, all_finite, describe, device_of, is_on_gpu, namespace, to_numbers
+from convla._checks import check_not_followed
 from convla._validate import check_array, check_choice, check_integer, check_same_shape
 from convla.descent import Adam
 from convla.similarity.layer import (
@@ -80,6 +81,8 @@ def network_similarity(
     _check_mapping(kernels)
     names = list(kernels)
     arrays = {name: _layer(name, kernels[name]) for name in names}
+    for name in names:
+        check_not_followed(f"kernels[{name!r}]", arrays[name], "the similarity of a network")
     check_choice("pairs", pairs, get_args(Pairs))
     found = _together(arrays, pairs, normalized, engine)
     for name in names:

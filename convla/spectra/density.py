@@ -10,7 +10,7 @@ import scipy.special
 
 from convla._array import namespace, on_device_of, to_numbers, to_numpy
 from convla._threads import blas_on_one_thread
-from convla._validate import check_integer, check_real
+from convla._validate import check_integer, check_real, check_rng
 from convla.linear_map import LinearMap
 from convla.operators import ConvOperator
 from convla.spectra.dense import decomposition_is_cheap
@@ -142,7 +142,7 @@ def stable_rank(operator: LinearMap, *, start: SingularValues | None = None, rng
     if convolution or math.prod(operator.shape) <= _WRITTEN:
         squares = squared_frobenius_norm(operator)
     else:
-        squares, spread = _estimated_squares(operator, np.random.default_rng(rng))
+        squares, spread = _estimated_squares(operator, check_rng(rng))
         status = status if status == Status.NOT_CONVERGED else Status.ESTIMATED
     value = squares / largest.value / largest.value
     return StableRank(value, 2 * value * float(largest.errors[0]) / largest.value + value * spread, status)
@@ -237,7 +237,7 @@ def spectral_density(
     top = min(known, largest.value * (1.0 + _SPARE)) if not largest.status.proved else known
     edges = np.linspace(0.0, top, bins + 1)
     coefficients = _smoothed_intervals((edges / top) ** 2, degree)
-    generator = np.random.default_rng(rng)
+    generator = check_rng(rng)
     found = np.array([_probe(operator, top, coefficients, degree // 2 + 1, generator) for _ in range(probes)])
     spread = found.std(axis=0, ddof=1) / math.sqrt(probes)
     return SpectralDensity(

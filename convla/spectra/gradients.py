@@ -1,7 +1,8 @@
-"""Gradients of singular values in the kernel: outer products of singular vectors, through the kernel adjoint.
+"""Gradients of singular values in the kernels: outer products of singular vectors, through the kernel adjoints.
 
-For a simple singular value, ``d sigma = u^T dM v``, and as M is linear in the kernel this is the inner product of the
-kernel's change with the kernel adjoint of u and v. Values that are equal, or so close that their vectors are not
+For a simple singular value, ``d sigma = u^T dM v``. As M is linear in the kernel of a convolution, this is the inner
+product of the kernel's change with the kernel adjoint of u and v; in a map that is made of several convolutions the
+chain rule leads u and v to each of them. Values that are equal, or so close that their vectors are not
 determined, share the average of their gradients, which does not depend on the basis of the vectors.
 """
 
@@ -17,7 +18,7 @@ from convla._array import is_exact, namespace, on_device_of, to_numpy
 from convla._validate import check_integer, check_real
 from convla.linear_map import LinearMap
 from convla.operators import ConvOperator
-from convla.spectra.border import convolution_of, prepared
+from convla.spectra.border import check_map, prepared
 from convla.spectra.dense import decomposition_is_cheap, dense_triplets
 from convla.spectra.result import SingularValues, weakest
 from convla.spectra.status import Status
@@ -42,9 +43,11 @@ class SpectralGradient(NamedTuple):
     Attributes
     ----------
     value : float, or array of shape (k,)
-    gradient : array of shape (c_out, c_in // groups, *kernel), or (k, ...) for k values
-        Of the kernel's library and dtype. Where `multiplicity` is 1, the gradient; where it is more, an average over
-        the cluster: of the largest value a subgradient, and what the mean of the cluster has for its gradient.
+    gradient : array of shape (c_out, c_in // groups, *kernel), or (k, ...) for k values; or tuple of such arrays
+        Of the kernel's library and dtype; for a map that is made of several convolutions one for each of its
+        `kernels`, for a convolution, or its transpose, the one. Where `multiplicity` is 1, the gradient; where it is
+        more, an average over the cluster: of the largest value of a convolution a subgradient, and what the mean of the
+        cluster has for its gradient.
     multiplicity : int, or tuple of k int
         How many singular values are within the tolerance of the value, or of each, it being one of them; for a
         condition number the larger one of its two ends.
@@ -69,11 +72,12 @@ def singular_values_and_gradients(
     max_matvecs: int = 10_000,
     rng: Seed = 0,
 ) -> SpectralGradient:
-    """Return the k largest singular values of a convolution and the gradient of each in its kernel.
+    """Return the k largest singular values of a map and the gradient of each in its kernel, or kernels.
 
     Parameters
     ----------
-    operator : ConvOperator or its transpose
+    operator : LinearMap
+        A `ConvOperator`, its transpose, or any other map that has `kernels`.
     k : int
     log : bool, default False
         Of the logarithms of the values instead.
@@ -92,14 +96,14 @@ def singular_values_and_gradients(
     Raises
     ------
     TypeError, ValueError
-        As `convla.singular_values`; also if the operator is no convolution, or one of the values cannot be told from 0,
+        As `convla.singular_values`; also if the map has no kernels, or one of the values cannot be told from 0,
         where it has no gradient.
 
     Notes
     -----
-    With ``M right = sigma left`` the gradient is ``operator.kernel_adjoint(left, right)``. Equal singular values are no
-    differentiable functions one by one; the mean of a cluster that stays apart from the others is, and the average is
-    its gradient. The k-th value's cluster is followed beyond k.
+    With ``M right = sigma left`` the gradients are ``operator.kernel_gradients(left, right)``. Equal singular values
+    are no differentiable functions one by one; the mean of a cluster that stays apart from the others is, and the
+    average is its gradient. The k-th value's cluster is followed beyond k.
 
     References
     ----------
@@ -116,7 +120,7 @@ def singular_values_and_gradients(
     (array([3., 2.]), array([[0., 0.],
            [0., 1.]]), (1, 1))
     """
-    _convolution(operator)
+    operator = _with_kernels(operator)
     k = check_integer("k", k, minimum=1, maximum=min(operator.shape))
     tolerance = _cluster_tolerance(operator, cluster_rtol)
     options = {"rtol": rtol, "start": start, "max_matvecs": max_matvecs, "rng": rng}
@@ -130,14 +134,15 @@ def singular_values_and_gradients(
         )
     members = [_members(values, place, tolerance * values[0]) for place in range(k)]
     xp = namespace(operator.like)
-    gradients = xp.stack([_average(operator, found, chosen) for chosen in members])
+    averages = zip(*(_average(operator, found, chosen) for chosen in members), strict=True)
+    gradients = tuple(xp.stack(of_one_kernel) for of_one_kernel in averages)
     counts = tuple(len(chosen) for chosen in members)
     values = found.values[:k]
     if log:
-        scale = xp.astype(1 / values, gradients.dtype)
-        gradients = gradients * xp.reshape(scale, (k, *(1,) * (gradients.ndim - 1)))
+        scales = (xp.reshape(1 / values, (k, *(1,) * (gradient.ndim - 1))) for gradient in gradients)
+        gradients = tuple(xp.astype(s, g.dtype) * g for s, g in zip(scales, gradients, strict=True))
         values = xp.log(values)
-    return SpectralGradient(values, gradients, counts, found.status)
+    return _told(operator, SpectralGradient(values, gradients, counts, found.status))
 
 
 def largest_singular_value_and_gradient(
@@ -150,15 +155,15 @@ def largest_singular_value_and_gradient(
     max_matvecs: int = 10_000,
     rng: Seed = 0,
 ) -> SpectralGradient:
-    """Return the largest singular value of a convolution and its gradient in the kernel.
+    """Return the largest singular value of a map and its gradient in the kernel, or kernels.
 
     Parameters and errors are those of `singular_values_and_gradients`.
 
     Returns
     -------
     SpectralGradient
-        Where the value is not simple, the average over its cluster: a subgradient, as the value is convex in the
-        kernel. A kernel of zeros has the subgradient 0.
+        Where the value is not simple, the average over its cluster: for a convolution a subgradient, as the value is
+        convex in the kernel. A map of zeros is given the gradient 0.
 
     Examples
     --------
@@ -171,7 +176,8 @@ def largest_singular_value_and_gradient(
     (1.0, array([[[1., 1.]]]), 1)
     """
     options = {"rtol": rtol, "start": start, "max_matvecs": max_matvecs, "rng": rng}
-    return _end(_largest_end(operator, cluster_rtol, options), log=log)
+    operator = _with_kernels(operator)
+    return _end(operator, _largest_end(operator, cluster_rtol, options), log=log)
 
 
 def smallest_singular_value_and_gradient(
@@ -183,11 +189,12 @@ def smallest_singular_value_and_gradient(
     max_matvecs: int = 10_000,
     rng: Seed = 0,
 ) -> SpectralGradient:
-    """Return the smallest singular value of a convolution, the last of min(m, n), and its gradient in the kernel.
+    """Return the smallest singular value of a map, the last of min(m, n), and its gradient in the kernel, or kernels.
 
     Parameters
     ----------
-    operator : ConvOperator or its transpose
+    operator : LinearMap
+        As in `singular_values_and_gradients`.
     log, cluster_rtol
         As in `singular_values_and_gradients`. The cluster is looked for in small matrices, which are decomposed; in
         others one triplet is found, and `multiplicity` is 1.
@@ -201,8 +208,8 @@ def smallest_singular_value_and_gradient(
     Raises
     ------
     TypeError, ValueError
-        As `convla.smallest_singular_value`; also if the operator is no convolution, or the value cannot be told from
-        0, where it has no gradient.
+        As `convla.smallest_singular_value`; also if the map has no kernels, or the value cannot be told from 0, where
+        it has no gradient.
 
     Examples
     --------
@@ -216,7 +223,8 @@ def smallest_singular_value_and_gradient(
            [0., 1.]]))
     """
     options = {"rtol": rtol, "max_matvecs": max_matvecs, "rng": rng}
-    return _end(_smallest_end(operator, cluster_rtol, options), log=log)
+    operator = _with_kernels(operator)
+    return _end(operator, _smallest_end(operator, cluster_rtol, options), log=log)
 
 
 def condition_number_and_gradient(
@@ -227,11 +235,12 @@ def condition_number_and_gradient(
     rtol: float | None = None,
     rng: Seed = 0,
 ) -> SpectralGradient:
-    """Return the condition number of a convolution and its gradient in the kernel.
+    """Return the condition number of a map and its gradient in the kernel, or kernels.
 
     Parameters
     ----------
-    operator : ConvOperator or its transpose
+    operator : LinearMap
+        As in `singular_values_and_gradients`.
     log, cluster_rtol
         As in `singular_values_and_gradients`.
     rtol, rng
@@ -257,40 +266,46 @@ def condition_number_and_gradient(
     (1.5, array([[ 0.5 ,  0.  ],
            [ 0.  , -0.75]]))
     """
+    operator = _with_kernels(operator)
     options = {"rtol": rtol, "rng": rng}
     ends = _largest_end(operator, cluster_rtol, options), _smallest_end(operator, cluster_rtol, options)
-    (top, up), (bottom, down) = ((end.value, end.gradient) for end in ends)
-    gradient = up / top - down / bottom  # of the logarithm
+    top, bottom = (end.value for end in ends)
     value = top / bottom
-    return SpectralGradient(
-        math.log(value) if log else value,
-        gradient if log else value * gradient,
-        max(end.multiplicity for end in ends),
-        weakest([end.status for end in ends]),
+    scale = 1.0 if log else value
+    gradients = tuple(
+        scale * (up / top - down / bottom) for up, down in zip(*(end.gradient for end in ends), strict=True)
     )
+    multiplicity = max(end.multiplicity for end in ends)
+    status = weakest([end.status for end in ends])
+    return _told(operator, SpectralGradient(math.log(value) if log else value, gradients, multiplicity, status))
 
 
-def _end(found: SpectralGradient, *, log: bool) -> SpectralGradient:
-    if not log:
-        return found
-    _refuse_log_of_zero(found.value)
-    return found._replace(value=math.log(found.value), gradient=found.gradient / found.value)
+def _told(operator: LinearMap, found: SpectralGradient) -> SpectralGradient:
+    """Return what is told of a map: of a convolution, or its transpose, the gradient in its one kernel."""
+    single = isinstance(operator, ConvOperator) or isinstance(operator.T, ConvOperator)
+    return found._replace(gradient=found.gradient[0]) if single else found
+
+
+def _end(operator: LinearMap, found: SpectralGradient, *, log: bool) -> SpectralGradient:
+    if log:
+        _refuse_log_of_zero(found.value)
+        slopes = tuple(gradient / found.value for gradient in found.gradient)
+        found = found._replace(value=math.log(found.value), gradient=slopes)
+    return _told(operator, found)
 
 
 def _largest_end(operator: LinearMap, cluster_rtol: float | None, options: dict[str, Any]) -> SpectralGradient:
-    _convolution(operator)
     tolerance = _cluster_tolerance(operator, cluster_rtol)
     found = _leading(operator, 1, tolerance, options)
     values = np.asarray(to_numpy(found.values), np.float64)
     if values[0] == 0.0:
-        kernel = _convolution(operator).kernel
-        return SpectralGradient(0.0, namespace(kernel).zeros_like(kernel), min(operator.shape), found.status)
+        zeros = tuple(namespace(kernel).zeros_like(kernel) for kernel in operator.kernels)
+        return SpectralGradient(0.0, zeros, min(operator.shape), found.status)
     chosen = _members(values, 0, tolerance * values[0])
     return SpectralGradient(float(values[0]), _average(operator, found, chosen), len(chosen), found.status)
 
 
 def _smallest_end(operator: LinearMap, cluster_rtol: float | None, options: dict[str, Any]) -> SpectralGradient:
-    _convolution(operator)
     tolerance = _cluster_tolerance(operator, cluster_rtol)
     found = smallest_singular_value(operator, **options)
     if found.status == Status.RANK_DEFICIENT or found.value == 0.0:
@@ -346,18 +361,24 @@ def _members(values: np.ndarray[Any, Any], place: int, gap: float) -> list[int]:
     return np.flatnonzero(np.abs(values - values[place]) <= gap).tolist()
 
 
-def _average(operator: LinearMap, found: SingularValues, places: list[int]) -> Array:
-    """Return the mean of the gradients of some singular values, by one kernel adjoint."""
-    convolution, transposed = _convolution(operator), convolution_of(operator)[1]
+def _average(operator: LinearMap, found: SingularValues, places: list[int]) -> tuple[Array, ...]:
+    """Return the mean of the gradients of some singular values, by one adjoint for each kernel."""
     chosen = _chosen(found, places)
-    features, images = (chosen.right, chosen.left) if transposed else (chosen.left, chosen.right)
-    return convolution.kernel_adjoint(features, images) / len(places)
+    return tuple(total / len(places) for total in operator.kernel_gradients(chosen.left, chosen.right))
 
 
-def _convolution(operator: LinearMap) -> ConvOperator:
-    """Return the convolution behind an argument, with a kernel of floats."""
-    convolution, _ = convolution_of(operator)
-    return convolution.astype(namespace(convolution.kernel).float64) if is_exact(convolution.kernel) else convolution
+def _with_kernels(operator: LinearMap) -> LinearMap:
+    """Return a map that has a gradient, of floats.
+
+    Raises
+    ------
+    TypeError
+        If it is no `LinearMap`, has no kernels, or autograd follows them.
+    """
+    check_map(operator)
+    if not operator.kernels:
+        raise TypeError(f"operator must be made of convolutions to have a gradient, got {type(operator).__name__}")
+    return operator.astype(namespace(operator.like).float64) if is_exact(operator.like) else operator
 
 
 def _cluster_tolerance(operator: LinearMap, cluster_rtol: float | None) -> float:

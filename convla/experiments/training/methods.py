@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -87,17 +88,9 @@ class Regularizer:
         """Return the penalty at the network's present weights."""
         if self._penalty is None:
             return 0.0
-        return self._penalty.weight * self._sum(self._penalty)
-
-    def _sum(self, penalty: Penalty) -> Any:
         if self._spectral is not None:
-            return self._spectral(self._network)
-        if penalty.kind == "convolutional-similarity":
-            return network_similarity_loss(self._network, normalized=penalty.normalized)
-        layers = convolutions(self._network).values()
-        if penalty.kind == "ocnn":
-            return sum(ocnn_loss(layer.weight, stride=layer.stride, groups=layer.groups) for layer in layers)
-        return sum(kernel_orthogonality_loss(layer.weight, groups=layer.groups) for layer in layers)
+            return self._penalty.weight * self._spectral(self._network)
+        return self._penalty.weight * _OF_WEIGHTS[self._penalty.kind](self._network, self._penalty)
 
     def state_dict(self) -> dict[str, Any]:
         """Return what it remembers between steps: the singular vectors that it follows."""
@@ -107,3 +100,15 @@ class Regularizer:
         """Take up what another remembered."""
         if self._spectral is not None:
             self._spectral.load_state_dict(state)
+
+
+def _over_layers(loss: Callable[[Any], Any]) -> Callable[[Any, Penalty], Any]:
+    return lambda network, _: sum(map(loss, convolutions(network).values()))
+
+
+_OF_WEIGHTS: dict[str, Callable[[Any, Penalty], Any]] = {
+    "convolutional-similarity": lambda network, p: network_similarity_loss(network, normalized=p.normalized),
+    "ocnn": _over_layers(lambda layer: ocnn_loss(layer.weight, stride=layer.stride, groups=layer.groups)),
+    "kernel-orthogonality": _over_layers(lambda layer: kernel_orthogonality_loss(layer.weight, groups=layer.groups)),
+}
+"""The penalties that remember nothing between steps, of a network."""

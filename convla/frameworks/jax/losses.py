@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from convla._validate import check_choice, check_integer, check_per_axis
 from convla.errors import ShapeError
 from convla.frameworks.jax._checks import check_floats
+from convla.frameworks.jax._scaling import of_fourth_powers, power_of_two
 from convla.similarity.layer import Pairs
 
 __all__ = ["convolutional_similarity_loss", "kernel_orthogonality_loss", "ocnn_loss"]
@@ -56,10 +57,16 @@ def convolutional_similarity_loss(kernels: Array, *, pairs: Pairs = "unordered",
     check_choice("pairs", pairs, get_args(Pairs))
     axes = tuple(range(2, kernels.ndim))
     if normalized:
-        kernels = kernels / jnp.sqrt(jnp.sum(kernels**2, axis=tuple(range(1, kernels.ndim)), keepdims=True))
+        filters = tuple(range(1, kernels.ndim))
+        kernels = kernels / power_of_two(kernels, filters)  # squares of entries of order 1 are in range
+        kernels = kernels / jnp.sqrt(jnp.sum(kernels**2, axis=filters, keepdims=True))
     grid = [2 * k - 1 for k in kernels.shape[2:]]
-    power = jnp.sum(jnp.abs(jnp.fft.fftn(kernels, grid, axes)) ** 2, axis=1)
-    ordered = jnp.sum(jnp.sum(power, axis=0) ** 2 - jnp.sum(power**2, axis=0)) / math.prod(grid)
+
+    def similarity(kernels: Array, unit: Array) -> Array:  # noqa: ARG001
+        power = jnp.sum(jnp.abs(jnp.fft.fftn(kernels, grid, axes)) ** 2, axis=1)
+        return jnp.sum(jnp.sum(power, axis=0) ** 2 - jnp.sum(power**2, axis=0)) / math.prod(grid)
+
+    ordered = of_fourth_powers(similarity, kernels)
     return ordered if pairs == "ordered" else ordered / 2
 
 
@@ -90,11 +97,16 @@ def kernel_orthogonality_loss(kernels: Array, *, groups: int = 1) -> Array:
     1.0
     """
     blocks = _blocks(_kernels(kernels), groups)
-    rows = blocks.reshape(*blocks.shape[:2], -1)
-    missing = max(0, rows.shape[1] - rows.shape[2])
-    turned = jnp.swapaxes(rows, 1, 2)
-    gram = turned @ rows if missing else rows @ turned  # the smaller one; what it lacks is 1 for each missing value
-    return jnp.sum((gram - jnp.eye(gram.shape[1], dtype=gram.dtype)) ** 2) + rows.shape[0] * missing
+
+    def orthogonality(blocks: Array, unit: Array) -> Array:
+        rows = blocks.reshape(*blocks.shape[:2], -1)
+        missing = max(0, rows.shape[1] - rows.shape[2])
+        turned = jnp.swapaxes(rows, 1, 2)
+        gram = turned @ rows if missing else rows @ turned  # the smaller one; what it lacks is 1 for each missing value
+        residual = gram - unit * jnp.eye(gram.shape[1], dtype=gram.dtype)
+        return jnp.sum(residual**2) + rows.shape[0] * missing * unit**2
+
+    return of_fourth_powers(orthogonality, blocks)
 
 
 def ocnn_loss(kernels: Array, *, stride: int | Sequence[int] = 1, groups: int = 1) -> Array:
@@ -129,17 +141,17 @@ def ocnn_loss(kernels: Array, *, stride: int | Sequence[int] = 1, groups: int = 
     # Lags from -p to p in steps of the stride, 0 among them.
     pads = [((k - 1) // s * s,) * 2 for k, s in zip(kernels.shape[2:], strides, strict=True)]
 
-    def residual(block: Array) -> Array:
+    def residual(block: Array, unit: Array) -> Array:
         found = jax.lax.conv_general_dilated(block, block, strides, pads, precision=jax.lax.Precision.HIGHEST)
         centre = tuple(n // 2 for n in found.shape[2:])
-        unit = (
+        identity = (
             jnp.zeros_like(found)
             .at[(slice(None), slice(None), *centre)]
-            .set(jnp.eye(block.shape[0], dtype=found.dtype))
+            .set(unit * jnp.eye(block.shape[0], dtype=found.dtype))
         )
-        return jnp.sum((found - unit) ** 2)
+        return jnp.sum((found - identity) ** 2)
 
-    return jnp.sum(jax.vmap(residual)(blocks))
+    return of_fourth_powers(lambda blocks, unit: jnp.sum(jax.vmap(residual, (0, None))(blocks, unit)), blocks)
 
 
 def _kernels(kernels: Any) -> Array:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from convla._validate import check_choice, check_integer, check_real
 from convla.frameworks.jax._checks import check_floats
+from convla.frameworks.jax._scaling import power_of_two
 from convla.frameworks.jax.convolutions import correlate, layer_geometry
 from convla.geometry import ConvGeometry
 from convla.typing import Boundary, Padding
@@ -152,7 +153,8 @@ def _ritz(
 
     Block Lanczos for ``B^T B``, with full orthogonalisation, B being the layer's map or its transpose.
     """
-    forward = functools.partial(correlate, kernel=kernel, geometry=geometry)
+    scale = power_of_two(kernel)  # squares of entries of order 1 are in range
+    forward = functools.partial(correlate, kernel=kernel / scale, geometry=geometry)
     count, *shape = start.shape
     back: Callable[[Array], Array] = lambda y: jax.linear_transpose(  # noqa: E731
         forward, jax.ShapeDtypeStruct((y.shape[0], *geometry.domain_shape), kernel.dtype)
@@ -179,7 +181,7 @@ def _ritz(
     images = there(basis.reshape(-1, *shape)).reshape(basis.shape[0], -1)
     x, values, _ = jnp.linalg.svd(images, full_matrices=False)
     vectors = x.T @ basis
-    return values, vectors, x.T @ images
+    return scale * values, vectors, scale * (x.T @ images)
 
 
 def _largest_with_gradient(kernel: Array, start: Array, geometry: ConvGeometry, steps: int) -> tuple[Array, Array]:

@@ -1,20 +1,20 @@
 """Functions of a weight whose gradients are computed beside their values, as autograd and torch.compile see them.
 
-`closed_form` takes any function, which may read the values of the weight; `Loss` is an operator of PyTorch's library,
+`closed_form` takes any function, which may read the values of its tensors; `Loss` is an operator of PyTorch's library,
 which torch.compile takes as a whole, and can be differentiated again and again.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 
 from convla._array import describe
 
-__all__ = ["Loss", "check_weight", "closed_form", "full_precision"]
+__all__ = ["Known", "Loss", "check_weight", "closed_form", "full_precision", "with_gradients"]
 
 Tensor = Any
 
@@ -85,19 +85,42 @@ class Loss:
         return self._operator(kernels, *arguments, wanted)[0]
 
 
-def closed_form(
-    kernels: Tensor, value: Callable[[Tensor], Tensor], value_and_gradient: Callable[[Tensor], tuple[Tensor, Tensor]]
-) -> Tensor:
-    """Return the value of a function, differentiable once by the gradient that comes beside it.
+class Known(NamedTuple):
+    """A function's value at some tensors, and what is known of its derivatives there.
 
-    The value is a scalar, or a vector whose entries' gradients are stacked. The gradient is not computed where nobody
-    can ask for it.
+    Attributes
+    ----------
+    value : tensor of shape () or (k,)
+    gradients : tuple of tensor
+        One for each of the tensors, of its shape; of k values those of each, stacked.
+    change : callable, optional
+        A function of changes of the tensors' gradients, of the same shapes, that gives the products of the Hessian with
+        them (summed over the k values), one for each of the tensors. Without it a second derivative is refused.
     """
-    check_weight("kernels", kernels)
-    if kernels.requires_grad and torch.is_grad_enabled():
-        return _ClosedForm.apply(kernels, value_and_gradient)
-    with full_precision(kernels):
-        return value(kernels.detach())
+
+    value: Tensor
+    gradients: tuple[Tensor, ...]
+    change: Callable[..., tuple[Tensor, ...]] | None = None
+
+
+def closed_form(
+    tensors: Sequence[Tensor], value: Callable[..., Tensor], value_and_gradients: Callable[..., Known]
+) -> Tensor:
+    """Return the value of a function of tensors, differentiable by the gradients that come beside it.
+
+    Both functions are given the tensors, detached. Gradients are not computed where nobody can ask for them.
+    """
+    detached = [tensor.detach() for tensor in tensors]
+    with full_precision(tensors[0]):
+        if not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)):
+            return value(*detached)
+        known = value_and_gradients(*detached)
+    return with_gradients(tensors, known)
+
+
+def with_gradients(tensors: Sequence[Tensor], known: Known) -> Tensor:
+    """Return a value that was computed apart as a function of tensors, which autograd differentiates as it is told."""
+    return _Known.apply(known.value, known.change, *tensors, *known.gradients)
 
 
 def full_precision(tensor: Tensor) -> contextlib.AbstractContextManager[Any]:
@@ -115,29 +138,50 @@ def check_weight(name: str, value: object) -> None:
         raise TypeError(f"{name} must be a torch.Tensor, such as layer.weight, got {describe(value)}")
 
 
-class _ClosedForm(torch.autograd.Function):  # type: ignore[misc]
+class _Known(torch.autograd.Function):  # type: ignore[misc]
     @staticmethod
-    def forward(ctx: Any, kernels: Tensor, value_and_gradient: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Tensor:
-        with full_precision(kernels):
-            value, gradient = value_and_gradient(kernels.detach())
-        ctx.save_for_backward(kernels, gradient)
-        return value
+    def forward(ctx: Any, value: Tensor, change: Any, *tensors_and_gradients: Tensor) -> Tensor:
+        ctx.save_for_backward(*tensors_and_gradients)
+        ctx.change = change
+        return value.clone()
 
     @staticmethod
-    def backward(ctx: Any, outer: Tensor) -> tuple[Tensor, None]:
-        kernels, gradient = ctx.saved_tensors
-        # Asked for a graph (create_graph=True), the gradient must not pass for a constant.
-        known = _Gradient.apply(kernels, gradient) if torch.is_grad_enabled() else gradient
-        return torch.tensordot(outer, known, dims=outer.ndim), None
+    def backward(ctx: Any, outer: Tensor) -> tuple[Any, ...]:
+        count = len(ctx.saved_tensors) // 2
+        gradients = ctx.saved_tensors[count:]
+        if torch.is_grad_enabled():  # a graph is asked for (create_graph=True), in which they are no constants
+            gradients = _Gradients.apply(ctx.change, *ctx.saved_tensors)
+        slopes = [torch.tensordot(outer, gradient, dims=outer.ndim) for gradient in gradients]
+        return None, None, *slopes, *(None,) * count
 
 
-class _Gradient(torch.autograd.Function):  # type: ignore[misc]
+class _Gradients(torch.autograd.Function):  # type: ignore[misc]
     @staticmethod
-    def forward(ctx: Any, kernels: Tensor, gradient: Tensor) -> Tensor:  # noqa: ARG004
-        return gradient.clone()
+    def forward(ctx: Any, change: Any, *tensors_and_gradients: Tensor) -> tuple[Tensor, ...]:
+        count = len(tensors_and_gradients) // 2
+        ctx.save_for_backward(*tensors_and_gradients[:count])
+        ctx.change = change
+        return tuple(gradient.clone() for gradient in tensors_and_gradients[count:])
 
     @staticmethod
-    def backward(ctx: Any, outer: Tensor) -> tuple[None, None]:  # noqa: ARG004
-        raise RuntimeError(
-            "what is made of singular vectors can be differentiated once, not twice: their change is not followed"
-        )
+    def backward(ctx: Any, *changes: Tensor) -> tuple[Any, ...]:
+        tensors = ctx.saved_tensors
+        if ctx.change is None:
+            raise RuntimeError(
+                "what is made of singular vectors can be differentiated once, not twice: their change is not followed"
+            )
+        with torch.no_grad():
+            products = ctx.change(*changes)
+        if torch.is_grad_enabled():
+            products = _Last.apply(len(tensors), *tensors, *changes, *products)
+        return None, *products, *(None,) * len(tensors)
+
+
+class _Last(torch.autograd.Function):  # type: ignore[misc]
+    @staticmethod
+    def forward(ctx: Any, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:  # noqa: ARG004
+        return tuple(product.clone() for product in tensors[-count:])
+
+    @staticmethod
+    def backward(ctx: Any, *outer: Tensor) -> tuple[None, ...]:  # noqa: ARG004
+        raise RuntimeError("singular values can be differentiated twice, not three times")

@@ -19,8 +19,9 @@ from torch import nn
 from torch.overrides import handle_torch_function
 
 from convla.errors import ConvlaError, WeightsError
+from convla.frameworks.torch.calls import plain_name
 from convla.frameworks.torch.recording import read_module
-from convla.frameworks.torch.steps import STEPS, plain_name
+from convla.frameworks.torch.steps import STEPS
 from convla.networks.archives import check_memory, open_archive
 from convla.networks.graph import Network
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from convla._validate import check_integer
+from convla._validate import check_integer, check_rng
 from convla.errors import ShapeError
 from convla.frameworks.torch._closed_form import check_weight
 from convla.initializers import KernelMethod, delta_orthogonal_kernel, orthogonal_kernel
@@ -106,7 +106,7 @@ def _fill(tensor: Tensor, make: Callable[..., Any], groups: int, rng: Seed) -> T
     shape = tuple(tensor.shape)
     if not shape or shape[0] % groups:
         raise ShapeError(f"groups must divide the number of filters, got {groups} for shape {shape}")
-    generator = np.random.default_rng(int(torch.randint(2**62, ())) if rng is None else rng)
+    generator = check_rng(int(torch.randint(2**62, ())) if rng is None else rng)
     kernels = [make((shape[0] // groups, *shape[1:]), rng=generator) for _ in range(groups)]
     with torch.no_grad():
         return tensor.copy_(torch.from_numpy(np.concatenate(kernels)))

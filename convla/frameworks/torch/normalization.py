@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 from convla._threads import blas_on_one_thread
 from convla._validate import check_real
 from convla.errors import ConvergenceWarning
-from convla.frameworks.torch._closed_form import closed_form, full_precision
+from convla.frameworks.torch._closed_form import Known, closed_form, full_precision
 from convla.frameworks.torch.layer_maps import LayerMap, layer_map
 from convla.operators import ConvOperator
 from convla.projections.scaling import scaled_below
@@ -136,7 +136,7 @@ class SpectralNorm(nn.Module):  # type: ignore[misc]
             return weight
         # 1, with the derivative of the logarithm of the norm: the norm itself can be out of the dtype's range.
         wide = weight if weight.dtype == torch.float64 else weight.float()  # in half precision the sums would overflow
-        one = closed_form(wide, _one, self._one_and_gradient)
+        one = closed_form([wide], _one, self._one_and_gradient)
         return (wide * (self.scale.to(wide.dtype, copy=True) / one)).to(weight.dtype)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
@@ -190,7 +190,7 @@ class SpectralNorm(nn.Module):  # type: ignore[misc]
         self.updates.add_(1)
         return found.value
 
-    def _one_and_gradient(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+    def _one_and_gradient(self, weight: Tensor) -> Known:
         operator, exponent = scaled_to_unit(self.layer_map.operator(weight))
         vector = self.vector.to(operator.kernel).reshape(operator.domain_shape)
         image = operator.apply(vector)
@@ -198,7 +198,7 @@ class SpectralNorm(nn.Module):  # type: ignore[misc]
         gradient = operator.kernel_adjoint(image / norm, vector) / norm
         half = exponent // 2  # in two factors: 2^-e itself may be beyond the dtype's range
         gradient = gradient * 2.0**-half * 2.0 ** -(exponent - half)
-        return _one(weight), gradient.reshape(weight.shape)
+        return Known(_one(weight), (gradient.reshape(weight.shape),))
 
     def extra_repr(self) -> str:
         """Return what ``repr`` shows."""

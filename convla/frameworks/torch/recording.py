@@ -13,8 +13,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from convla._array import describe
+from convla.frameworks.torch.calls import Call, Padded
 from convla.frameworks.torch.layers import check_network
-from convla.frameworks.torch.steps import Call, Padded, interpret
+from convla.frameworks.torch.steps import interpret
 from convla.networks.graph import Network, Node, unused_name
 
 __all__ = ["read_module"]

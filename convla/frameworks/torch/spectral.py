@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import nn
 from convla._array import describe
 from convla._threads import blas_on_one_thread
 from convla.errors import ShapeError
-from convla.frameworks.torch._closed_form import check_weight, closed_form
+from convla.frameworks.torch._closed_form import Known, check_weight, full_precision, with_gradients
 from convla.frameworks.torch.layers import (
     CONVOLUTIONS,
     check_network,
@@ -23,7 +24,7 @@ from convla.frameworks.torch.layers import (
 )
 from convla.geometry import ConvGeometry
 from convla.operators import ConvOperator
-from convla.penalties.pairs import DENSE_ENTRIES, ActivePairs, Gram, Shifted, pair_gradients, shifted
+from convla.penalties.pairs import DENSE_ENTRIES, Gram, pair_gradients, shifted
 from convla.penalties.tracker import Tracker, TrackerName
 
 __all__ = ["NetworkSpectralPenalty", "SpectralPenalty"]
@@ -83,7 +84,9 @@ class SpectralPenalty(nn.Module):  # type: ignore[misc]
     they are. Where the weight has changed much since the last call, or was replaced, the vectors are found anew. What
     a call returns is an estimate, right to 1e-3 of ``sigma_max^2``; with "exact" it is exact.
 
-    The result can be differentiated once, by the closed form of `convla.penalty_gradient`.
+    The result can be differentiated once, by the closed form of `convla.penalty_gradient`. A call is one operator of
+    PyTorch's library, which torch.compile takes as it is; it decides on the host how long to iterate, and stays out of
+    CUDA graphs.
 
     References
     ----------
@@ -124,7 +127,9 @@ class SpectralPenalty(nn.Module):  # type: ignore[misc]
         self.setting: dict[str, Any] = {"image_shape": image_shape, **convolution_settings(layer)}
         self.setting["image_shape"] = ConvGeometry(self.kernel_shape, **self.setting).image_shape
         # Zeros of float32 or float64: the shapes say what a saved state must fit.
-        target = self._target(torch.zeros_like(weight, dtype=_wide(weight.dtype)))
+        target = shifted(
+            ConvOperator(torch.zeros_like(weight, dtype=_wide(weight.dtype)), **self.setting), self.alpha, self.gram
+        )
         rows, columns = target.factor.shape
         if self.tracker.name == "exact" and rows * columns > DENSE_ENTRIES:
             raise ValueError(
@@ -132,6 +137,7 @@ class SpectralPenalty(nn.Module):  # type: ignore[misc]
             )
         for name, array in self.tracker.initial(target).items():
             self.register_buffer(name, array)
+        self._announce()
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the penalty of a weight, a tensor of shape () and of the weight's dtype."""
@@ -144,15 +150,13 @@ class SpectralPenalty(nn.Module):  # type: ignore[misc]
         if tuple(weight.shape) != self.kernel_shape:
             raise ShapeError(f"weight must have shape {self.kernel_shape}, got {tuple(weight.shape)}")
 
-        def value(kernel: Tensor) -> Tensor:
-            return kernel.new_tensor(self._estimate(self._target(kernel)).value)
-
-        def value_and_gradient(kernel: Tensor) -> tuple[Tensor, Tensor]:
-            target = self._target(kernel)
-            pairs = self._estimate(target)
-            return kernel.new_tensor(pairs.value), pair_gradients(target, pairs)[0]
-
-        return closed_form(weight, value, value_and_gradient)
+        wanted = weight.requires_grad and torch.is_grad_enabled()
+        buffers = list(self.buffers())
+        value, gradient, *after = _followed(weight.detach(), buffers, self._key, wanted)
+        if self.training:
+            for buffer, array in zip(buffers, after, strict=True):
+                buffer.copy_(array)
+        return with_gradients([weight], Known(value, (gradient,))) if wanted else value
 
     def reset(self) -> None:
         """Forget the vectors: the next call finds them from nothing."""
@@ -165,20 +169,71 @@ class SpectralPenalty(nn.Module):  # type: ignore[misc]
         settings |= {"alpha": self.alpha, "gram": self.gram, "tracker": self.tracker}
         return ", ".join(f"{name}={value!r}" for name, value in settings.items())
 
-    def _target(self, kernel: Tensor) -> Shifted:
-        return shifted(ConvOperator(kernel, **self.setting), self.alpha, self.gram)
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take a copy's or a file's state."""
+        super().__setstate__(state)
+        self._announce()
+
+    def _announce(self) -> None:
+        """Make the module's settings known to the operator by the text that it is given instead of them."""
+        layer = _Followed(self.setting, self.alpha, self.gram, self.tracker, tuple(dict(self.named_buffers())))
+        self._key = f"{self.kernel_shape}, {layer}"
+        _FOLLOWED[self._key] = layer
+
+
+@dataclass(frozen=True)
+class _Followed:
+    """What the operator knows of a layer besides its weight and the tracker's state: `names` are those of the state."""
+
+    setting: dict[str, Any]
+    alpha: float
+    gram: Gram
+    tracker: Tracker
+    names: tuple[str, ...]
 
     @blas_on_one_thread()
-    def _estimate(self, target: Shifted) -> ActivePairs:
-        like = target.operator.like
-        buffers = dict(self.named_buffers())
-        state = {name: b.to(like) if b.is_floating_point() else b for name, b in buffers.items()}
+    def step(self, kernel: Tensor, buffers: Sequence[Tensor], *, gradient: bool) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Return the value, its gradient if asked for, and the state for the next call."""
+        state = {
+            name: buffer.to(kernel) if buffer.is_floating_point() else buffer
+            for name, buffer in zip(self.names, buffers, strict=True)
+        }
+        weight = kernel
+        if _is_in_host_memory(kernel):
+            # NumPy arrays over the same memory, for which there are compiled kernels, and little to do for each call.
+            weight, state = kernel.numpy(), {name: buffer.numpy() for name, buffer in state.items()}
+        target = shifted(ConvOperator(weight, **self.setting), self.alpha, self.gram)
         pairs, after = self.tracker.step(target, state)
-        if self.training:
-            for name, array in after.items():
-                if array is not state[name]:
-                    buffers[name].copy_(array)
-        return pairs
+        slope = torch.as_tensor(pair_gradients(target, pairs)[0]) if gradient else kernel.new_empty(0)
+        # No result may share memory with an argument.
+        carried = [_copied(after[name], buffer) for name, buffer in zip(self.names, buffers, strict=True)]
+        return kernel.new_tensor(pairs.value), slope.contiguous(), carried
+
+
+_FOLLOWED: dict[str, _Followed] = {}
+"""The layers of all modules, by texts that say all of them: an operator of PyTorch's library takes no other objects."""
+
+
+def _follow(weight: Tensor, state: Sequence[Tensor], layer: str, gradient: bool) -> list[Tensor]:
+    with full_precision(weight):
+        value, slope, after = _FOLLOWED[layer].step(weight, state, gradient=gradient)
+    return [value, slope, *after]
+
+
+def _shapes(weight: Tensor, state: Sequence[Tensor], layer: str, gradient: bool) -> list[Tensor]:  # noqa: ARG001
+    slope = torch.empty_like(weight, memory_format=torch.contiguous_format) if gradient else weight.new_empty(0)
+    return [weight.new_empty(()), slope, *map(torch.empty_like, state)]
+
+
+# It reads values to decide how long to iterate: no part of a CUDA graph.
+_followed = torch.library.custom_op(
+    "convla::spectral_penalty",
+    _follow,
+    mutates_args=(),
+    schema="(Tensor weight, Tensor[] state, str layer, bool gradient) -> Tensor[]",
+    tags=(torch.Tag.cudagraph_unsafe,),
+)
+_followed.register_fake(_shapes)
 
 
 class NetworkSpectralPenalty(nn.Module):  # type: ignore[misc]
@@ -246,6 +301,18 @@ class NetworkSpectralPenalty(nn.Module):  # type: ignore[misc]
             except (TypeError, ValueError) as error:
                 raise type(error)(f"layer {name}: {error}") from error
         return values
+
+
+def _is_in_host_memory(kernel: Tensor) -> bool:
+    """Tell whether NumPy takes a weight as it is; on other devices all is done there."""
+    return kernel.device.type == "cpu" and kernel.dtype in (torch.float32, torch.float64)
+
+
+def _copied(array: Any, like: Tensor) -> Tensor:
+    """Return an array as a tensor of its own, of another's dtype."""
+    if isinstance(array, torch.Tensor):
+        return array.to(like.dtype, copy=True)
+    return torch.tensor(array, dtype=like.dtype)
 
 
 def _wide(dtype: Any) -> Any:

@@ -1,0 +1,268 @@
+"""What steering the spectrum costs in a training step, beside the plain step, in one run.
+
+Each way has a network of its own, of the same weights. They take one step in turn, round by round; a time is the least
+of the rounds, as other work on the machine only adds to it. For a batch of 128 it is time on the clock, on all threads;
+for the small batches processor time, on one thread. Prints Markdown. Run with ``python benchmarks/bench_steering.py``;
+``--only`` takes one of the networks, ``--write`` puts the tables into the page that shows them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import os
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import threadpoolctl
+import torch
+from steered_networks import mobilenet_v3_small, resnet50
+from torch.nn.utils import parametrizations
+
+from convla.experiments.training.networks import resnet18
+from convla.frameworks.torch import (
+    GradientTransform,
+    NetworkSpectralPenalty,
+    SpectralProjection,
+    convolutions,
+    image_shapes,
+    kernel_orthogonality_loss,
+    network_similarity_loss,
+    ocnn_loss,
+    spectral_norm,
+)
+
+Network = Any
+Loss = Callable[[Network], torch.Tensor]
+Step = Callable[[], None]
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "performance-steering.md"
+EVERY = 10  # steps between two projections
+
+
+class Way:
+    """A network that is trained in one way: `step` makes one step of it."""
+
+    def __init__(self, network: Network, images: torch.Tensor, term: Loss | None = None) -> None:
+        self.network = network
+        self.images, self.labels = images, torch.arange(len(images)) % 10
+        self.term = term
+        self.optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9)
+        self.after: Step | None = None
+
+    def step(self) -> None:
+        """Make one step."""
+        self.optimizer.zero_grad()
+        loss = torch.nn.functional.cross_entropy(self.network(self.images), self.labels)
+        if self.term is not None:
+            loss = loss + 1e-3 * self.term(self.network)
+        loss.backward()
+        self.optimizer.step()
+        if self.after is not None:
+            self.after()
+
+
+def certified(network: Network, example: torch.Tensor) -> Network:
+    """Return the network with every convolution's norm kept below 1, by the parametrization of convla."""
+    for name, shape in image_shapes(network, example).items():
+        spectral_norm(network.get_submodule(name), shape)
+    return network
+
+
+def by_filters(network: Network) -> Network:
+    """Return the network with PyTorch's own parametrization, of the kernel as a matrix of its filters."""
+    for layer in convolutions(network).values():
+        parametrizations.spectral_norm(layer)
+    return network
+
+
+def clipping(network: Network, example: torch.Tensor) -> Step:
+    """Return what FastClip does after a step: a power iteration through autograd on one image of each layer.
+
+    The weight moves along the singular vectors by what the norm is above 1 (A. Boroojeny, M. Telgarsky and H. Sundaram,
+    Spectrum Extraction and Clipping for Implicitly Linear Layers, AISTATS 2024, Algorithms 1 and 2).
+    """
+    layers, shapes = convolutions(network), image_shapes(network, example)
+    vectors = {name: torch.randn(1, layers[name].in_channels, *shape) for name, shape in shapes.items()}
+
+    def clip() -> None:
+        for name, vector in vectors.items():
+            layer, unit = layers[name], (vector / vector.norm()).requires_grad_()
+            image = torch.nn.functional.conv2d(
+                unit, layer.weight, None, layer.stride, layer.padding, layer.dilation, layer.groups
+            )
+            norm = image.norm()
+            back, slope = torch.autograd.grad(norm, (unit, layer.weight))
+            vectors[name] = back.detach()
+            excess = float(norm) - 1
+            if excess > 0:
+                with torch.no_grad():
+                    layer.weight.sub_(slope, alpha=excess / float(slope.square().sum()))
+
+    return clip
+
+
+def in_turn(steps: dict[str, Step], rounds: int, clock: Callable[[], float]) -> dict[str, list[float]]:
+    """Return the seconds of each call, the first among them."""
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(rounds):
+        for name, step in steps.items():
+            began = clock()
+            step()
+            times[name].append(clock() - began)
+    return times
+
+
+def table(times: dict[str, list[float]], head: str) -> str:
+    """Return the least time of each way after its first step, and its cost beside the first way, the plain one."""
+    least = {name: min(values[1:]) for name, values in times.items()}
+    plain = next(iter(least.values()))
+    rows = [
+        f"| {name} | {1e3 * least[name]:.0f} | {least[name] / plain:.2f} | {least[name] / plain - 1:+.1%} | "
+        f"{1e3 * values[0]:.0f} |"
+        for name, values in times.items()
+    ]
+    return "\n".join([f"| {head} | ms | plain steps | cost | first step, ms |", "|---|---|---|---|---|", *rows])
+
+
+def large_batch(rounds: int, batch: int = 128) -> str:
+    """ResNet-18 on a batch of 128 images of 32x32."""
+    torch.manual_seed(0)
+    network, images = resnet18(classes=10), torch.randn(batch, 3, 32, 32)
+    new: Callable[[], Network] = lambda: copy.deepcopy(network)  # noqa: E731
+    example = images[:1]
+    plain = Way(new(), images)
+    penalty, similar, projected, transformed = new(), new(), new(), new()
+    ways = {
+        "plain": plain,
+        "`network_similarity_loss`": Way(similar, images, network_similarity_loss),
+        "`NetworkSpectralPenalty`": Way(penalty, images, NetworkSpectralPenalty(penalty, example)),
+        "`spectral_norm`": Way(certified(new(), example), images),
+        '`GradientTransform(..., "orthonormal")`': Way(transformed, images),
+        'the same, method="newton-schulz"': Way(new(), images),
+        "torch's `parametrizations.spectral_norm`": Way(by_filters(new()), images),
+        "a power iteration by autograd (FastClip)": Way(new(), images),
+    }
+    GradientTransform(ways['`GradientTransform(..., "orthonormal")`'].optimizer, "orthonormal")
+    GradientTransform(ways['the same, method="newton-schulz"'].optimizer, "orthonormal", method="newton-schulz")
+    fast = ways["a power iteration by autograd (FastClip)"]
+    fast.after = clipping(fast.network, example)
+    times = in_turn({name: way.step for name, way in ways.items()}, rounds, time.perf_counter)
+    # A projection after an ordinary step, of which one in ten has one.
+    way = Way(projected, images)
+    projection = SpectralProjection(way.optimizer, projected, example, every=10**9)
+    began = time.perf_counter()
+    projection.project()
+    first = time.perf_counter() - began
+    later = []
+    for _ in range(2):
+        way.step()
+        began = time.perf_counter()
+        projection.project()
+        later.append(time.perf_counter() - began)
+    least = min(times["plain"][1:])
+    times[f"`SpectralProjection`, every {EVERY} steps"] = [least + first] + [least + cost / EVERY for cost in later]
+    lines = [f"### ResNet-18, batch {batch}, 32x32, {torch.get_num_threads()} threads", table(times, "way"), ""]
+    lines.append(call_times(network, example, plain, least))
+    return "\n\n".join(lines)
+
+
+def call_times(network: Network, example: torch.Tensor, plain: Way, step: float) -> str:
+    """Return a sentence on the first call of the spectral penalty, forward and backward, and on later ones."""
+    began = time.perf_counter()
+    penalty = NetworkSpectralPenalty(network, example)
+    built = time.perf_counter() - began
+    seconds = []
+    for _ in range(5):
+        began = time.perf_counter()
+        penalty(network).backward()
+        seconds.append(time.perf_counter() - began)
+        with torch.no_grad():  # as far as a step of training moves the weights
+            for weight, other in zip(network.parameters(), plain.network.parameters(), strict=True):
+                weight.add_(1e-3 * torch.randn_like(other) * other.abs().mean())
+    first, later = seconds[0], min(seconds[1:])
+    return (
+        f"A `NetworkSpectralPenalty` is made in {built:.2f} s; its first call, and backward, takes {first:.2f} s, "
+        f"a later one {later:.3f} s: {later / step:.2f} of a step."
+    )
+
+
+def small_batch(name: str, network: Network, images: torch.Tensor, rounds: int) -> str:
+    """Return the table of a network on few images, on one thread, in processor time."""
+    torch.manual_seed(0)
+    new: Callable[[], Network] = lambda: copy.deepcopy(network)  # noqa: E731
+
+    def over_layers(loss: Callable[..., torch.Tensor], **strides: bool) -> Loss:
+        def total(network: Network) -> torch.Tensor:
+            layers = convolutions(network).values()
+            settings = [{"groups": layer.groups, **({"stride": layer.stride} if strides else {})} for layer in layers]
+            return torch.stack([loss(layer.weight, **s) for layer, s in zip(layers, settings, strict=True)]).sum()
+
+        return total
+
+    penalised = new()
+    ways = {
+        "plain": Way(new(), images),
+        "`kernel_orthogonality_loss`": Way(new(), images, over_layers(kernel_orthogonality_loss)),
+        "`ocnn_loss`": Way(new(), images, over_layers(ocnn_loss, strided=True)),
+        '`GradientTransform(..., "orthonormal")`': Way(new(), images),
+        'the same, method="polar-express"': Way(new(), images),
+        'the same, method="newton-schulz"': Way(new(), images),
+        "`NetworkSpectralPenalty`": Way(penalised, images, NetworkSpectralPenalty(penalised, images[:1])),
+    }
+    for label, options in (
+        ('`GradientTransform(..., "orthonormal")`', {}),
+        ('the same, method="polar-express"', {"method": "polar-express"}),
+        ('the same, method="newton-schulz"', {"method": "newton-schulz"}),
+    ):
+        way = ways[label]
+        GradientTransform(way.optimizer, "orthonormal", network=way.network, **options)
+    times = in_turn({label: way.step for label, way in ways.items()}, rounds, time.process_time)
+    shape = "x".join(map(str, images.shape[2:]))
+    return f"### {name}, {len(images)} images of {shape}, one thread\n\n" + table(times, "way")
+
+
+def machine() -> str:
+    """Return on what the figures were measured."""
+    return (
+        f"{time.strftime('%Y-%m-%d')}, {os.cpu_count()} cores, Python {platform.python_version()}, numpy "
+        f"{np.__version__}, torch {torch.__version__}."
+    )
+
+
+def main() -> None:
+    """Print the tables, and write them where asked to."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
+    parser.add_argument("--only", choices=("resnet18", "resnet50", "mobilenet"))
+    parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--write", action="store_true", help=f"between the markers of {PAGE.name}")
+    options = parser.parse_args()
+    parts = [machine()]
+    torch.manual_seed(0)
+    if options.only in (None, "resnet18"):
+        parts.append(large_batch(options.rounds))
+    with threadpoolctl.threadpool_limits(1):
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        if options.only in (None, "resnet50"):
+            parts.append(small_batch("ResNet-50", resnet50(), torch.randn(4, 3, 64, 64), options.rounds))
+        if options.only in (None, "mobilenet"):
+            parts.append(
+                small_batch("MobileNetV3-small", mobilenet_v3_small(), torch.randn(8, 3, 64, 64), options.rounds)
+            )
+        torch.set_num_threads(threads)
+    text = "\n\n".join(parts)
+    print(text)
+    if options.write:
+        begin, end = "<!-- measured -->", "<!-- /measured -->"
+        before, _, rest = PAGE.read_text().partition(begin)
+        after = rest.partition(end)[2]
+        PAGE.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}")
+
+
+if __name__ == "__main__":
+    main()
