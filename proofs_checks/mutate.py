@@ -8,6 +8,7 @@ that place of the code unpinned, unless the mutant is equivalent, which `equival
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import multiprocessing
 import os
@@ -59,7 +60,7 @@ class Trial:
 
 
 def equivalent() -> dict[str, str]:
-    """Return why mutants are known to compute the same, by what identifies them."""
+    """Return why mutants are known to compute the same, by what identifies them, or a function all of whose do."""
     path = Path(__file__).parent / "equivalent.toml"
     table: dict[str, str] = tomllib.loads(path.read_text(encoding="utf-8"))
     return table
@@ -79,7 +80,8 @@ def try_mutant(mutant: Mutant, statements: Sequence[Statement], *, examples: int
     """
     ids = tuple(statement.id for statement in statements)
     start = time.perf_counter()
-    reason = equivalent().get(mutant.where)
+    known = equivalent()
+    reason = known.get(mutant.where, known.get(f"{mutant.module}.{mutant.name}"))
     if reason is not None:
         return Trial(mutant, ids, "equivalent", reason, 0.0)
     by = _in_a_process(_notice, (mutant, ids, examples, SECONDS), limit)
@@ -192,14 +194,12 @@ def _limit(statements: Sequence[Statement]) -> float:
 
 
 def _sample(statements: Sequence[Statement], options: argparse.Namespace) -> list[Trial]:
-    """Try mutants drawn from all that the statements' functions have, each against all who name the function."""
+    """Try mutants of all that the statements' functions have, each against all who name the function."""
     naming: dict[str, list[Statement]] = {}
     for statement in statements:
         for function in statement.functions:
             naming.setdefault(function, []).append(statement)
-    drawn = [mutant for function in naming for mutant in mutants(function)]
-    unique = list({mutant.where: mutant for mutant in drawn}.values())
-    random.shuffle(unique)
+    drawn = _spread(list(naming))
 
     def run(mutant: Mutant) -> Trial:
         own = naming[mutant.function]
@@ -209,7 +209,16 @@ def _sample(statements: Sequence[Statement], options: argparse.Namespace) -> lis
         return trial
 
     with ThreadPoolExecutor(options.jobs) as pool:
-        return list(pool.map(run, unique[: options.limit]))
+        return list(pool.map(run, drawn[: options.limit]))
+
+
+def _spread(functions: Sequence[str]) -> list[Mutant]:
+    """Return the functions' mutants in an order that takes one of each in turn, so that few stand for all."""
+    decks = [mutants(function) for function in functions]
+    for deck in decks:
+        random.shuffle(deck)
+    rounds = itertools.chain.from_iterable(itertools.zip_longest(*decks))
+    return list({mutant.where: mutant for mutant in rounds if mutant is not None}.values())
 
 
 def _some_of_each(statements: Sequence[Statement], options: argparse.Namespace) -> list[Trial]:
