@@ -22,18 +22,26 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from convla._dispatch import KERNELS
 from proofs_checks.draws import without_shrinking
-from proofs_checks.ledger import select
+from proofs_checks.ledger import SOURCES, select
 from proofs_checks.mutation import Mutant, applied, mutants
 from proofs_checks.runner import run_evidence
 from proofs_checks.statement import Evidence, Statement
 
-__all__ = ["Trial", "equivalent", "main", "try_mutant"]
+__all__ = ["RECORD", "Trial", "equivalent", "main", "try_mutant"]
+
+RECORD = Path(__file__).parent / "mutants.json"
+"""How many mutants of the whole ledger were noticed, equivalent, or survived, when they were last tried."""
 
 PATIENCE = 20.0
 """Seconds that evidence may take besides ten times what it takes without a mutation: a mutant may not end."""
 
 METHODS = multiprocessing.get_all_start_methods()
+PRELOADED = [f"proofs_checks.{source.lower()}" for source in SOURCES]
+PRELOADED += sorted({place.partition(":")[0] for (_, engine), place in KERNELS.items() if engine == "numba"})
+PRELOADED += ["convla.experiments.training.networks", "convla.frameworks.torch"]
+"""What the server of the forks has imported, as far as it is installed: a fork then starts at once."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +104,7 @@ def _in_a_process(function: Any, arguments: tuple[Any, ...], limit: float) -> An
     # its libraries run.
     context: Any = multiprocessing.get_context("forkserver" if "forkserver" in METHODS else "spawn")
     if "forkserver" in METHODS:
-        context.set_forkserver_preload(["proofs_checks.ledger"])
+        context.set_forkserver_preload(PRELOADED)
     receiving, sending = context.Pipe(duplex=False)
     process = context.Process(target=_report, args=(sending, function, arguments))
     process.start()
@@ -166,6 +174,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
     parser.add_argument("--verbose", action="store_true", help="print every trial as it ends")
     parser.add_argument("--json", type=Path, help="also write every trial there")
+    parser.add_argument("--record", action="store_true", help="keep the counts, which the ledger's page states")
     options = parser.parse_args(arguments)
     statements = select(options.statement or [])
     ids = tuple(statement.id for statement in statements)
@@ -184,6 +193,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"survived: {trial.mutant.where} (line {trial.mutant.line}; {', '.join(trial.statements)})")
     counts = {name: sum(trial.result == name for trial in trials) for name in ("noticed", "equivalent", "survived")}
     print(f"{len(trials)} mutants: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
+    if options.record:
+        RECORD.write_text(json.dumps(counts) + "\n", encoding="utf-8")
     return 1 if survived else 0
 
 

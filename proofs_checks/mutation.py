@@ -283,7 +283,8 @@ def _changes(function: ast.FunctionDef) -> Iterator[Change]:
 def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
     for statement in body:
         docstring = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
-        if not docstring and not isinstance(statement, ast.Raise | ast.Assert | ast.Import | ast.ImportFrom):
+        silent = isinstance(statement, ast.Raise | ast.Assert | ast.Import | ast.ImportFrom) or _is_check(statement)
+        if not docstring and not silent:
             yield statement
 
 

@@ -165,7 +165,7 @@ def test_mutants_of_compiled_kernels_are_compiled_and_put_back() -> None:
     before = convla.reweighted_gradient(gradient, 2.0, engine="numba")
     with applied(mutant):
         wrong = convla.reweighted_gradient(gradient, 2.0, engine="numba")
-    assert np.array_equal(wrong, 2 * before.mean() / 2 - gradient / 2)
+    assert np.array_equal(wrong, gradient.mean() / 2 - gradient / 2)
     assert np.array_equal(convla.reweighted_gradient(gradient, 2.0, engine="numba"), before)
 
 
