@@ -168,7 +168,7 @@ def applied(mutant: Mutant) -> Iterator[None]:
 def _compiled_anew(module: str) -> Iterator[None]:
     """Forget the machine code of a module's compiled functions, each of which holds that of those it calls."""
     held = vars(importlib.import_module(module)).values()
-    numba = sys.modules.get("numba")  # no module of compiled functions is imported without it
+    numba: Any = sys.modules.get("numba")  # no module of compiled functions is imported without it
     kernels = [value for value in held if numba is not None and isinstance(value, numba.core.dispatcher.Dispatcher)]
     caches = [kernel._cache for kernel in kernels]
     for kernel in kernels:

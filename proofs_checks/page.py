@@ -142,7 +142,7 @@ COUNTED = {
 def _mutants() -> str:
     """Return what became of the wrong versions that were tried last, in words."""
     counts = json.loads(RECORD.read_text(encoding="utf-8"))
-    kept = f"{counts['survived']} survived" if counts["survived"] else "none survived"
+    kept = f"{counts['survived'] or 'none'} passed unnoticed in the time given"
     return (
         f"Of {sum(counts.values())} wrong versions, drawn evenly over the functions, it noticed {counts['noticed']}; "
         f"{counts['equivalent']} compute the same, each for a reason that `proofs_checks/equivalent.toml` gives; {kept}."
