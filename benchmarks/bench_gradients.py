@@ -33,7 +33,7 @@ import torch
 from pages import machine, measured
 
 import convla
-from convla.experiments.training.networks import resnet18
+from convla.experiments.training.networks import resnet
 from convla.frameworks.torch import GradientTransform
 
 clock = time.process_time if OPTIONS.one_thread else time.perf_counter
@@ -239,7 +239,7 @@ def operator() -> None:
 
 def wrappers() -> None:
     torch.manual_seed(0)
-    network = resnet18()
+    network = resnet(stem="cifar")
     optimizer = torch.optim.SGD(network.parameters(), lr=1e-6, momentum=0.9)
     x, y = torch.randn(32, 3, 32, 32), torch.randint(10, (32,))
 

@@ -8,7 +8,9 @@ that place of the code unpinned, unless the mutant is equivalent, which `equival
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import math
 import multiprocessing
 import os
 import random
@@ -21,18 +23,35 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from convla._dispatch import KERNELS
 from proofs_checks.draws import without_shrinking
-from proofs_checks.ledger import select
+from proofs_checks.ledger import SOURCES, select
 from proofs_checks.mutation import Mutant, applied, mutants
 from proofs_checks.runner import run_evidence
 from proofs_checks.statement import Evidence, Statement
 
-__all__ = ["Trial", "equivalent", "main", "try_mutant"]
+__all__ = ["RECORD", "Trial", "equivalent", "main", "try_mutant"]
 
-PATIENCE = 20.0
-"""Seconds that evidence may take besides ten times what it takes without a mutation: a mutant may not end."""
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
+RECORD = Path(__file__).parent / "mutants.json"
+"""How many mutants of the whole ledger were noticed, equivalent, or survived, when they were last tried."""
+
+CROWDED = 30
+"""How many times a process may take its time by the clock, on a machine that does other things as well."""
+
+PATIENCE = 60.0
+"""Seconds that evidence may take besides ten times what it takes without a mutation: a kernel is compiled anew, and a
+mutant may not end."""
 
 METHODS = multiprocessing.get_all_start_methods()
+PRELOADED = [f"proofs_checks.{source.lower()}" for source in SOURCES]
+PRELOADED += sorted({place.partition(":")[0] for (_, engine), place in KERNELS.items() if engine == "numba"})
+PRELOADED += ["convla.experiments.training.networks", "convla.frameworks.torch"]
+"""What the server of the forks has imported, as far as it is installed: a fork then starts at once."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +78,7 @@ class Trial:
 
 
 def equivalent() -> dict[str, str]:
-    """Return why mutants are known to compute the same, by what identifies them."""
+    """Return why mutants are known to compute the same, by what identifies them, or a function all of whose do."""
     path = Path(__file__).parent / "equivalent.toml"
     table: dict[str, str] = tomllib.loads(path.read_text(encoding="utf-8"))
     return table
@@ -75,16 +94,18 @@ def try_mutant(mutant: Mutant, statements: Sequence[Statement], *, examples: int
     examples : int
         Random inputs of each property.
     limit : float
-        Seconds after which the process is ended, and the mutant taken for noticed.
+        Seconds of the processor's time after which the process is ended, and the mutant taken for noticed. Where the
+        system does not count these, and where the machine is busy, `CROWDED` times as many by the clock.
     """
     ids = tuple(statement.id for statement in statements)
     start = time.perf_counter()
-    reason = equivalent().get(mutant.where)
+    known = equivalent()
+    reason = known.get(mutant.where, known.get(f"{mutant.module}.{mutant.name}"))
     if reason is not None:
         return Trial(mutant, ids, "equivalent", reason, 0.0)
     by = _in_a_process(_notice, (mutant, ids, examples, SECONDS), limit)
     if by is None:
-        by = f"it does not end within {limit:.0f} s"
+        by = f"it does not end within {CROWDED * limit:.0f} s"
     return Trial(mutant, ids, "noticed" if by else "survived", by, time.perf_counter() - start)
 
 
@@ -94,22 +115,24 @@ def _in_a_process(function: Any, arguments: tuple[Any, ...], limit: float) -> An
     # its libraries run.
     context: Any = multiprocessing.get_context("forkserver" if "forkserver" in METHODS else "spawn")
     if "forkserver" in METHODS:
-        context.set_forkserver_preload(["proofs_checks.ledger"])
+        context.set_forkserver_preload(PRELOADED)
     receiving, sending = context.Pipe(duplex=False)
-    process = context.Process(target=_report, args=(sending, function, arguments))
+    process = context.Process(target=_report, args=(sending, function, arguments, math.ceil(limit)))
     process.start()
     sending.close()
     try:
-        return receiving.recv() if receiving.poll(limit) else None
+        return receiving.recv() if receiving.poll(CROWDED * limit) else None
     except EOFError:
-        return "the process ended"
+        return f"the process ended, or took more than {limit:.0f} s"
     finally:
         process.kill()
         process.join()
         receiving.close()
 
 
-def _report(sending: Any, function: Any, arguments: tuple[Any, ...]) -> None:
+def _report(sending: Any, function: Any, arguments: tuple[Any, ...], limit: int) -> None:
+    if resource is not None:
+        resource.setrlimit(resource.RLIMIT_CPU, (limit, limit + 1))
     sys.stderr = sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     try:
         result = function(*arguments)
@@ -164,6 +187,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
     parser.add_argument("--verbose", action="store_true", help="print every trial as it ends")
     parser.add_argument("--json", type=Path, help="also write every trial there")
+    parser.add_argument("--record", action="store_true", help="keep the counts, which the ledger's page states")
     options = parser.parse_args(arguments)
     statements = select(options.statement or [])
     ids = tuple(statement.id for statement in statements)
@@ -182,6 +206,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"survived: {trial.mutant.where} (line {trial.mutant.line}; {', '.join(trial.statements)})")
     counts = {name: sum(trial.result == name for trial in trials) for name in ("noticed", "equivalent", "survived")}
     print(f"{len(trials)} mutants: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
+    if options.record:
+        RECORD.write_text(json.dumps(counts) + "\n", encoding="utf-8")
     return 1 if survived else 0
 
 
@@ -192,14 +218,12 @@ def _limit(statements: Sequence[Statement]) -> float:
 
 
 def _sample(statements: Sequence[Statement], options: argparse.Namespace) -> list[Trial]:
-    """Try mutants drawn from all that the statements' functions have, each against all who name the function."""
+    """Try mutants of all that the statements' functions have, each against all who name the function."""
     naming: dict[str, list[Statement]] = {}
     for statement in statements:
         for function in statement.functions:
             naming.setdefault(function, []).append(statement)
-    drawn = [mutant for function in naming for mutant in mutants(function)]
-    unique = list({mutant.where: mutant for mutant in drawn}.values())
-    random.shuffle(unique)
+    drawn = _spread(list(naming))
 
     def run(mutant: Mutant) -> Trial:
         own = naming[mutant.function]
@@ -209,7 +233,16 @@ def _sample(statements: Sequence[Statement], options: argparse.Namespace) -> lis
         return trial
 
     with ThreadPoolExecutor(options.jobs) as pool:
-        return list(pool.map(run, unique[: options.limit]))
+        return list(pool.map(run, drawn[: options.limit]))
+
+
+def _spread(functions: Sequence[str]) -> list[Mutant]:
+    """Return the functions' mutants in an order that takes one of each in turn, so that few stand for all."""
+    decks = [mutants(function) for function in functions]
+    for deck in decks:
+        random.shuffle(deck)
+    rounds = itertools.chain.from_iterable(itertools.zip_longest(*decks))
+    return list({mutant.where: mutant for mutant in rounds if mutant is not None}.values())
 
 
 def _some_of_each(statements: Sequence[Statement], options: argparse.Namespace) -> list[Trial]:

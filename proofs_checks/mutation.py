@@ -1,7 +1,7 @@
 """Wrong versions of shipped functions, made from their syntax: a sign, a factor, an index, a term, an order changed.
 
-A statement names public functions. What is mutated is their code, and that of the private functions of their modules
-that they call, however these are named and written.
+A statement names public functions. What is mutated is their code, that of the private functions of their modules
+that they call, however these are named and written, and the compiled kernels for the CPU of those of them that have one.
 """
 
 from __future__ import annotations
@@ -11,12 +11,16 @@ import copy
 import functools
 import importlib
 import inspect
+import sys
 import types
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from convla._dispatch import KERNELS, Accelerated
 
 __all__ = ["Mutant", "applied", "mutants", "resolve"]
 
@@ -76,7 +80,7 @@ class Mutant:
         Where the code that is changed stands.
     line : int
     change : str
-        In words.
+        In words; with a number in brackets where the function has the same change at several places.
     place : int
         The number of the change among all of that function's.
     """
@@ -136,12 +140,14 @@ def mutants(function: str) -> list[Mutant]:
     >>> mutants("convla.identities.scaled_penalty_minimum")[1].change
     "'2': 3 for 2"
     """
-    module, name = resolve(function)
     found = []
-    for reached in _reached(module, name):
+    for module, reached in _reached(*resolve(function)):
         node = _definitions(module)[reached]
+        alike: Counter[str] = Counter()
         for place, (line, change, _) in enumerate(_changes(node)):
-            found.append(Mutant(function, module, reached, line, change, place))
+            alike[change] += 1
+            words = change if alike[change] == 1 else f"{change} [{alike[change]}]"
+            found.append(Mutant(function, module, reached, line, words, place))
     return found
 
 
@@ -152,9 +158,28 @@ def applied(mutant: Mutant) -> Iterator[None]:
     original = function.__code__
     function.__code__ = _compiled(mutant, function)
     try:
-        yield
+        with _compiled_anew(mutant.module):
+            yield
     finally:
         function.__code__ = original
+
+
+@contextmanager
+def _compiled_anew(module: str) -> Iterator[None]:
+    """Forget the machine code of a module's compiled functions, each of which holds that of those it calls."""
+    held = vars(importlib.import_module(module)).values()
+    numba: Any = sys.modules.get("numba")  # no module of compiled functions is imported without it
+    kernels = [value for value in held if numba is not None and isinstance(value, numba.core.dispatcher.Dispatcher)]
+    caches = [kernel._cache for kernel in kernels]
+    for kernel in kernels:
+        kernel._cache = numba.core.caching.NullCache()
+        kernel._reset_overloads()
+    try:
+        yield
+    finally:
+        for kernel, cache in zip(kernels, caches, strict=True):
+            kernel._cache = cache
+            kernel._reset_overloads()
 
 
 def _compiled(mutant: Mutant, function: types.FunctionType) -> types.CodeType:
@@ -213,25 +238,28 @@ def _definitions(module: str) -> dict[str, ast.FunctionDef]:
     return found
 
 
-def _reached(module: str, name: str) -> list[str]:
-    """Return the definitions that `name` stands for, and the private ones of the module that they use."""
-    definitions = _definitions(module)
-    waiting = [key for key in definitions if key == name or key.startswith(f"{name}.")]
+def _reached(module: str, name: str) -> list[tuple[str, str]]:
+    """Return the definitions that `name` stands for, the private ones of the module that they use, and their kernels."""
+    waiting = [(module, key) for key in _definitions(module) if key == name or key.startswith(f"{name}.")]
     if not waiting:
         raise LookupError(f"{module} defines no {name}")
-    found: list[str] = []
+    found: list[tuple[str, str]] = []
     while waiting:
-        key = waiting.pop(0)
-        if key in found:
+        module, key = waiting.pop(0)
+        if (module, key) in found:
             continue
-        found.append(key)
-        owner = key.rpartition(".")[0]
+        found.append((module, key))
+        definitions, owner = _definitions(module), key.rpartition(".")[0]
+        value = getattr(importlib.import_module(module), key, None)
+        if isinstance(value, Accelerated) and (value.operation, "numba") in KERNELS:
+            engine, _, kernel = KERNELS[value.operation, "numba"].partition(":")
+            waiting.append((engine, kernel))
         for _, _, _, node in _expressions(definitions[key]):
             used = node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
             if used.startswith("_"):
-                waiting += [candidate for candidate in (used, f"{owner}.{used}") if candidate in definitions]
+                waiting += [(module, other) for other in (used, f"{owner}.{used}") if other in definitions]
             if used == "METHODS":  # the table by which a function chooses among private ones
-                waiting += [other for other in definitions if other.startswith("_") and "." not in other]
+                waiting += [(module, other) for other in definitions if other.startswith("_") and "." not in other]
     return found
 
 
@@ -255,7 +283,8 @@ def _changes(function: ast.FunctionDef) -> Iterator[Change]:
 def _statements(body: list[ast.stmt]) -> Iterator[ast.stmt]:
     for statement in body:
         docstring = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
-        if not docstring and not isinstance(statement, ast.Raise | ast.Assert | ast.Import | ast.ImportFrom):
+        silent = isinstance(statement, ast.Raise | ast.Assert | ast.Import | ast.ImportFrom) or _is_check(statement)
+        if not docstring and not silent:
             yield statement
 
 

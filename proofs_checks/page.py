@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import functools
 import inspect
+import json
 import re
 import sys
 from collections import Counter
@@ -15,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from proofs_checks.ledger import SOURCES, ledger
+from proofs_checks.mutate import RECORD
 from proofs_checks.runner import run_evidence
 from proofs_checks.statement import Evidence, Kind, Statement, Verdict
 
@@ -137,12 +139,22 @@ COUNTED = {
 """What a number of statements do, more than one and one."""
 
 
+def _mutants() -> str:
+    """Return what became of the wrong versions that were tried last, in words."""
+    counts = json.loads(RECORD.read_text(encoding="utf-8"))
+    kept = f"{counts['survived'] or 'none'} passed unnoticed in the time given"
+    return (
+        f"Of {sum(counts.values())} wrong versions, drawn evenly over the functions, it noticed {counts['noticed']}; "
+        f"{counts['equivalent']} compute the same, each for a reason that `proofs_checks/equivalent.toml` gives; {kept}."
+    )
+
+
 def _ledger(statements: tuple[Statement, ...]) -> Iterator[str]:
     yield HEADER
     yield "# The ledger\n"
     yield f"{counts(statements)}. Each has a verdict and evidence that runs the shipped functions."
     yield "`convla verify` runs it all, `convla verify CSM-6` one statement; `python -m proofs_checks.mutate` asks whether the"
-    yield "evidence would notice if those functions were wrong.\n"
+    yield f"evidence would notice if those functions were wrong. {_mutants()}\n"
     yield "Evidence is, strongest first,\n"
     yield "- **proof at a size**: an identity of multilinear forms, or of polynomials, checked on all basis inputs, or on"
     yield "  symbols, in exact arithmetic. It holds for every real input of the sizes named."

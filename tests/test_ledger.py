@@ -10,8 +10,10 @@ import sys
 from pathlib import Path
 
 import hypothesis
+import numpy as np
 import pytest
 
+import convla
 from convla import identities
 from convla.identities.matrices import scaled_penalty_minimum
 from proofs_checks import page as page_module
@@ -76,8 +78,9 @@ def test_statements_without_functions_are_about_printed_numbers() -> None:
 
 
 def test_known_equivalents_are_mutants() -> None:
-    found = {mutant.where for statement in ledger() for f in statement.functions for mutant in mutants(f)}
-    assert set(equivalent()) <= found
+    found = [mutant for statement in ledger() for f in statement.functions for mutant in mutants(f)]
+    whole = {f"{mutant.module}.{mutant.name}" for mutant in found}
+    assert set(equivalent()) <= {mutant.where for mutant in found} | whole
 
 
 def test_ids_are_unique_and_belong_to_a_source() -> None:
@@ -151,6 +154,26 @@ def test_mutants_are_everywhere_and_are_put_back() -> None:
     with applied(doubled):
         assert [holder(3.0, 1.0) for holder in holders] == [1.6, 1.6]
     assert [holder(3.0, 1.0) for holder in holders] == [0.8, 0.8]
+
+
+def test_mutants_of_compiled_kernels_are_compiled_and_put_back() -> None:
+    gradient = np.array([[1.0], [3.0], [8.0]])
+    (mutant,) = (
+        m
+        for m in mutants("convla.reweighted_gradient")
+        if m.name == "_draw_in" and m.change.startswith("'base[i] + share * f[i]': - for +")
+    )
+    before = convla.reweighted_gradient(gradient, 2.0, engine="numba")
+    with applied(mutant):
+        wrong = convla.reweighted_gradient(gradient, 2.0, engine="numba")
+    assert np.array_equal(wrong, gradient.mean() / 2 - gradient / 2)
+    assert np.array_equal(convla.reweighted_gradient(gradient, 2.0, engine="numba"), before)
+
+
+def test_mutants_of_one_change_at_several_places_have_names_of_their_own() -> None:
+    for function in ("convla.identities.padding_error_terms", "convla.sobolev_gradient"):
+        found = [mutant.where for mutant in mutants(function)]
+        assert len(set(found)) == len(found)
 
 
 def test_mutants_reach_private_functions_and_methods() -> None:

@@ -89,6 +89,27 @@ def engines_compute_the_exact_gradients(examples: int) -> str:
     return for_all(examples, st.tuples(shapes.flatmap(integers), st.integers(1, 40)), check)
 
 
+@evidence(
+    Kind.PROPERTY,
+    "130 single lines along the second axis, and 7 channels of 9000 and of 11 columns: compiled against the reference",
+)
+def engines_agree_on_many_lines_and_columns(_: int) -> str:
+    transforms: list[Callable[..., Array]] = [
+        lambda f, **options: convla.reweighted_gradient(f, 2.5, **options),
+        lambda f, **options: convla.sobolev_gradient(f, 0.75, blend=0.5, **options),
+        lambda f, **options: convla.laplacian_smoothing(f, 1.25, **options),
+    ]
+    rng = np.random.default_rng(0)
+    for shape, axis in (((130, 5, 1), 1), ((7, 9000, 1), 0), ((7, 11, 1), 0)):
+        gradient = rng.standard_normal(shape)
+        # Sums along the axis, of terms that grow to its length times the largest entry.
+        bound = gamma(20 * shape[axis] ** 2, np.float64) * np.abs(gradient).max()
+        for number, transform in enumerate(transforms):
+            compiled, literal = (transform(gradient, axis=axis, engine=engine) for engine in ("numba", "reference"))
+            assert np.abs(compiled - literal).max() <= bound, (number, shape)
+    return "nine transforms"
+
+
 @evidence(Kind.COUNTEREXAMPLE, "O = 2, f = k = (1, 1), any lambda")
 def equation_8_lacks_the_factor(_: int) -> str:
     f = fractions([[1], [1]])
@@ -256,7 +277,12 @@ STATEMENTS = (
         correction="It is O times that, O the number of output channels: Eq. (4) divides by O, the Euclidean Eq. (3) does "
         "not, and Eq. (17) loses it: the means of f and g differ by it. The learning rate absorbs it, but it differs between "
         "layers.",
-        evidence=(reweighted_gradient_on_the_bases, engines_compute_the_exact_gradients, equation_8_lacks_the_factor),
+        evidence=(
+            reweighted_gradient_on_the_bases,
+            engines_compute_the_exact_gradients,
+            engines_agree_on_many_lines_and_columns,
+            equation_8_lacks_the_factor,
+        ),
         functions=(
             "convla.identities.reweighted_inner_product",
             "convla.reweighted_gradient",
@@ -270,7 +296,11 @@ STATEMENTS = (
         r"k_2\rangle$ solves $f = \bar g - \lambda O^2 \partial_o^2 g$, periodic.",
         verdict=Verdict.CORRECTED,
         correction="Up to the same factor O. Shown for the difference of neighbouring channels in place of the derivative.",
-        evidence=(sobolev_gradient_on_the_bases, engines_compute_the_exact_gradients),
+        evidence=(
+            sobolev_gradient_on_the_bases,
+            engines_compute_the_exact_gradients,
+            engines_agree_on_many_lines_and_columns,
+        ),
         functions=(
             "convla.identities.sobolev_inner_product",
             "convla.sobolev_gradient",
@@ -284,7 +314,7 @@ STATEMENTS = (
         r"solves $f = g - \lambda O^2\partial_o^2 g$, periodic.",
         verdict=Verdict.CORRECTED,
         correction="Up to the same factor O, which is lost between Eqs. (19) and (20).",
-        evidence=(smoothing_is_the_full_sobolev_gradient,),
+        evidence=(smoothing_is_the_full_sobolev_gradient, engines_agree_on_many_lines_and_columns),
         functions=("convla.laplacian_smoothing",),
         note="It is O times Laplacian smoothing along the output channels, `convla.laplacian_smoothing` with sigma = lambda "
         "O^2. Shown for differences of neighbouring channels.",

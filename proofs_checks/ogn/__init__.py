@@ -1,5 +1,5 @@
 """OGN: orthonormalised gradients."""
 
-from proofs_checks.ogn import method, polar, tables
+from proofs_checks.ogn import architectures, method, polar, tables
 
-STATEMENTS = (*polar.STATEMENTS, *method.STATEMENTS, *tables.STATEMENTS)
+STATEMENTS = (*polar.STATEMENTS, *method.STATEMENTS, *architectures.STATEMENTS, *tables.STATEMENTS)

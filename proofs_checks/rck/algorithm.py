@@ -176,6 +176,8 @@ STATEMENTS = (
         evidence=(descent_is_the_printed_algorithm, the_larger_triplet_is_taken),
         functions=(
             "convla.minimize_penalty",
+            "convla.PenaltyDescent.run",
+            "convla.penalties.iterate.Course",
             "convla.penalties.power.Power",
             "convla.penalties.pairs.pair_gradients",
         ),

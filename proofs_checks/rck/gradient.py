@@ -159,6 +159,11 @@ def gradient_is_the_sum_over_omega(examples: int) -> str:
 
     for_all(examples, st.tuples(operators(), targets()), check)
     assert applied or examples < 20, "no value was simple"
+    whole = convla.ConvOperator(np.array([[[1, -2, 3]]]), (4,))
+    u, v = np.array([0.5, -1.5, 0.25, 2.0]), np.array([1.0, 0.75, -0.5, 0.125])
+    assert np.array_equal(
+        penalty_gradient_by_entries(whole, u, v), penalty_gradient_by_entries(whole.astype(np.float64), u, v)
+    ), "the kernel's integers do not round the vectors"
     return f"every entry of {applied} kernels"
 
 

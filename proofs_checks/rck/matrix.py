@@ -145,6 +145,11 @@ def a_filter_has_as_many_weights_as_taps(_: int) -> str:
         kernel = convla.kernel_from_hwio(np.ones((k, k, g, h), np.int64))
         assert kernel.reshape(h, g * k * k).shape == (h, g * k**2)
         assert (kernel.size == h * g * k) == (k == 1), (g, h, k)
+    for ndim in (1, 2, 3):
+        printed = np.arange(24 * 2**ndim).reshape((*[2] * ndim, 4, 6))
+        kernel = convla.kernel_from_hwio(printed)
+        for *tap, d, c in np.ndindex(printed.shape):
+            assert kernel[(c, d, *tap)] == printed[(*tap, d, c)], (ndim, tap, d, c)
     return "64 shapes; h (g k) falls short by the factor k"
 
 

@@ -8,18 +8,24 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
 
-import torch
 from torch import nn
 
-from convla.errors import ShapeError
-from convla.extending import check_choice, check_integer, check_sizes
+from convla.experiments.training.imagenet_networks import densenet, resnet
+from convla.experiments.training.network_parts import BasicBlock, Network, Tensor, checked, conv3
+from convla.extending import check_choice, check_integer
 
-__all__ = ["NETWORKS", "basic_cnn", "build_network", "cdg_cnn", "cifar_resnet", "csm_cnn", "resnet18", "vgg16"]
-
-Tensor = Any
-Network = Any
+__all__ = [
+    "NETWORKS",
+    "basic_cnn",
+    "build_network",
+    "cdg_cnn",
+    "cifar_resnet",
+    "csm_cnn",
+    "densenet",
+    "resnet",
+    "vgg16",
+]
 
 VGG16 = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 
@@ -64,7 +70,7 @@ def csm_cnn(
     118858
     """
     maps = check_integer("maps", maps, minimum=1)
-    channels, size, classes = _checked(in_channels, image_size, classes)
+    channels, size, classes = checked(in_channels, image_size, classes)
     layers: list[Network] = []
     for _ in range(4):
         layers += [nn.Conv2d(channels, maps, 3, padding=2), nn.BatchNorm2d(maps), nn.LeakyReLU(0.2), nn.MaxPool2d(2, 2)]
@@ -110,7 +116,7 @@ def basic_cnn(*, in_channels: int = 3, image_size: int | Sequence[int] = 32, cla
     >>> sum(p.numel() for p in basic_cnn().parameters())
     24714
     """
-    channels, size, classes = _checked(in_channels, image_size, classes)
+    channels, size, classes = checked(in_channels, image_size, classes)
     layers: list[Network] = []
     for _ in range(3):
         layers += [nn.Conv2d(channels, 32, 3, stride=2, padding=1), nn.BatchNorm2d(32), nn.ReLU()]
@@ -154,68 +160,12 @@ def cdg_cnn(*, in_channels: int = 1, image_size: int | Sequence[int] = 28, class
     >>> cdg_cnn()(torch.zeros(2, 1, 28, 28)).shape
     torch.Size([2, 10])
     """
-    channels, size, classes = _checked(in_channels, image_size, classes, least=4)
+    channels, size, classes = checked(in_channels, image_size, classes, least=4)
     return nn.Sequential(
         *(nn.Conv2d(channels, 50, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)),
         *(nn.Conv2d(50, 100, 5, padding=2), nn.ReLU(), nn.MaxPool2d(2)),
         *(nn.Flatten(), nn.Linear(100 * (size[0] // 4) * (size[1] // 4), classes)),
     )
-
-
-def resnet18(
-    *, stem: str = "cifar", in_channels: int = 3, image_size: int | Sequence[int] = 32, classes: int = 10
-) -> Network:
-    """Build ResNet18: basic blocks of 64, 128, 256 and 512 maps, two of each.
-
-    Parameters
-    ----------
-    stem : {"cifar", "imagenet"}
-        A convolution of 3 by 3 with stride 1, as is usual on CIFAR; or the published one of 7 by 7 with stride 2 and a
-        pooling by 2 after it, which OGN takes from torchvision and uses on CIFAR as it is.
-    in_channels : int, default 3
-    image_size : int or pair of int, default 32
-        Only checked: a mean over all positions ends the network, so that it takes any size.
-    classes : int, default 10
-
-    Returns
-    -------
-    torch.nn.Module
-
-    Raises
-    ------
-    TypeError, ValueError, ShapeError
-        If an argument is no positive integer, `image_size` neither one nor two of them, or the stem unknown.
-
-    Notes
-    -----
-    CSM names ResNet18 and CIFAR-10 and prints neither a stem nor a number of parameters. Shortcuts that change the
-    shape are convolutions of 1 by 1 with normalisation. For 10 classes there are 11,173,962 parameters with the stem
-    "cifar", 11,181,642 with "imagenet".
-
-    References
-    ----------
-    K. He et al., Deep Residual Learning for Image Recognition, CVPR 2016, Table 1. CSM, Section 6.4. OGN, Table 3.
-
-    Examples
-    --------
-    >>> from convla.experiments.training.networks import resnet18
-    >>> sum(p.numel() for p in resnet18().parameters())
-    11173962
-    """
-    check_choice("stem", stem, ("cifar", "imagenet"))
-    channels, _, classes = _checked(in_channels, image_size, classes)
-    if stem == "cifar":
-        layers = [_conv3(channels, 64), nn.BatchNorm2d(64), nn.ReLU()]
-    else:
-        first = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
-        layers = [first, nn.BatchNorm2d(64), nn.ReLU(), nn.MaxPool2d(3, stride=2, padding=1)]
-    last = 64
-    for maps, stride in ((64, 1), (128, 2), (256, 2), (512, 2)):
-        same = stride == 1 and last == maps
-        shortcut = nn.Identity() if same else _projection(last, maps, stride)
-        layers += [_Block(last, maps, stride, shortcut), _Block(maps, maps, 1, nn.Identity())]
-        last = maps
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, classes))
 
 
 def cifar_resnet(
@@ -271,8 +221,8 @@ def cifar_resnet(
     depth = check_integer("depth", depth, minimum=8)
     if depth % 6 != 2:
         raise ValueError(f"depth must be 6 n + 2 for n blocks of each width, got {depth}")
-    channels, _, classes = _checked(in_channels, image_size, classes)
-    layers = [_conv3(channels, 16), nn.BatchNorm2d(16), nn.ReLU()]
+    channels, _, classes = checked(in_channels, image_size, classes)
+    layers = [conv3(channels, 16), nn.BatchNorm2d(16), nn.ReLU()]
     last = 16
     for maps in (16, 32, 64):
         for place in range((depth - 2) // 6):
@@ -282,7 +232,7 @@ def cifar_resnet(
                 # The first block takes what the stem has activated; both its paths do.
                 layers.append(_PreactivatedBlock(last, maps, stride, shortcut, activate=len(layers) > 3))
             else:
-                layers.append(_Block(last, maps, stride, shortcut))
+                layers.append(BasicBlock(last, maps, stride, shortcut))
             last = maps
     if preactivation:
         layers += [nn.BatchNorm2d(64), nn.ReLU()]
@@ -313,7 +263,7 @@ def vgg16(*, in_channels: int = 3, image_size: int | Sequence[int] = 32, classes
     >>> sum(parameter.numel() for parameter in vgg16().parameters())
     14728266
     """
-    channels, size, classes = _checked(in_channels, image_size, classes, least=32)
+    channels, size, classes = checked(in_channels, image_size, classes, least=32)
     layers: list[Network] = []
     for stage in VGG16:
         for maps in stage:
@@ -328,8 +278,14 @@ NETWORKS: dict[str, Callable[..., Network]] = {
     "cnn1": csm_cnn,
     "cnn2": functools.partial(csm_cnn, maps=128),
     "cnn2-512": functools.partial(csm_cnn, maps=512),
-    "resnet18": resnet18,
-    "resnet18-imagenet": functools.partial(resnet18, stem="imagenet"),
+    "resnet18": functools.partial(resnet, stem="cifar"),
+    "resnet18-imagenet": resnet,
+    "resnet34-imagenet": functools.partial(resnet, depth=34),
+    "resnet50-imagenet": functools.partial(resnet, depth=50),
+    "resnext50-imagenet": functools.partial(resnet, depth=50, groups=32, width=4),
+    "wide-resnet50-imagenet": functools.partial(resnet, depth=50, width=128),
+    "densenet121-imagenet": densenet,
+    "densenet161-imagenet": functools.partial(densenet, growth=48, first=96, blocks=(6, 12, 36, 24)),
     "basic-cnn": basic_cnn,
     "resnet20": cifar_resnet,
     "resnet44": functools.partial(cifar_resnet, depth=44),
@@ -339,8 +295,8 @@ NETWORKS: dict[str, Callable[..., Network]] = {
     "cnn2-32": functools.partial(csm_cnn, maps=32),
     "vgg16": vgg16,
 }
-"""The sources' networks by name, each called as ``build(in_channels=..., image_size=..., classes=10)``; those whose
-name ends in a number of maps are CSM's, narrower or wider."""
+"""The sources' networks by name, each called as ``build(in_channels=..., image_size=..., classes=10)``. CSM's whose
+name ends in a number of maps are narrower or wider; those that end in "imagenet" have the stem for such images."""
 
 
 def build_network(name: str, *, in_channels: int, image_size: int, classes: int) -> Network:
@@ -355,21 +311,6 @@ def build_network(name: str, *, in_channels: int, image_size: int, classes: int)
     return build(in_channels=in_channels, image_size=image_size, classes=classes)
 
 
-class _Block(nn.Module):  # type: ignore[misc]
-    """Two convolutions and a shortcut, normalised before the sum, with ReLU after it."""
-
-    def __init__(self, channels: int, maps: int, stride: int, shortcut: Network) -> None:
-        super().__init__()
-        self.branch = nn.Sequential(
-            *(_conv3(channels, maps, stride), nn.BatchNorm2d(maps), nn.ReLU()),
-            *(_conv3(maps, maps), nn.BatchNorm2d(maps)),
-        )
-        self.shortcut = shortcut
-
-    def forward(self, images: Tensor) -> Tensor:
-        return torch.relu(self.branch(images) + self.shortcut(images))
-
-
 class _PreactivatedBlock(nn.Module):  # type: ignore[misc]
     """Two convolutions, each of a normalised and rectified input, and a shortcut that nothing follows."""
 
@@ -377,8 +318,8 @@ class _PreactivatedBlock(nn.Module):  # type: ignore[misc]
         super().__init__()
         first = [nn.BatchNorm2d(channels), nn.ReLU()] if activate else []
         self.branch = nn.Sequential(
-            *(*first, _conv3(channels, maps, stride)),
-            *(nn.BatchNorm2d(maps), nn.ReLU(), _conv3(maps, maps)),
+            *(*first, conv3(channels, maps, stride)),
+            *(nn.BatchNorm2d(maps), nn.ReLU(), conv3(maps, maps)),
         )
         self.shortcut = shortcut
 
@@ -396,23 +337,3 @@ class _PaddedIdentity(nn.Module):  # type: ignore[misc]
     def forward(self, images: Tensor) -> Tensor:
         kept = images[:, :, :: self.stride, :: self.stride]
         return nn.functional.pad(kept, (0, 0, 0, 0, 0, self.missing))
-
-
-def _conv3(channels: int, maps: int, stride: int = 1) -> Network:
-    return nn.Conv2d(channels, maps, 3, stride=stride, padding=1, bias=False)
-
-
-def _projection(channels: int, maps: int, stride: int) -> Network:
-    return nn.Sequential(nn.Conv2d(channels, maps, 1, stride=stride, bias=False), nn.BatchNorm2d(maps))
-
-
-def _checked(
-    in_channels: int, image_size: int | Sequence[int], classes: int, *, least: int = 1
-) -> tuple[int, tuple[int, ...], int]:
-    sizes: Sequence[int] = image_size if isinstance(image_size, Sequence) else (image_size, image_size)
-    if len(sizes) != 2:
-        raise ShapeError(f"image_size must be an integer or a pair (height, width), got {image_size!r}")
-    size = check_sizes("image_size", sizes)
-    if min(size) < least:
-        raise ShapeError(f"image_size must be at least {least} along both axes for this network, got {image_size!r}")
-    return check_integer("in_channels", in_channels, minimum=1), size, check_integer("classes", classes, minimum=1)
