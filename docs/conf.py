@@ -72,7 +72,7 @@ html_theme = "furo"
 html_title = "convla"
 html_static_path = ["_static"]
 html_css_files = ["convla.css"]
-html_js_files = ["ledger.js", "versions.js"]
+html_js_files = ["accessible.js", "ledger.js", "versions.js"]
 html_sidebars = {
     "**": [
         "sidebar/brand.html",

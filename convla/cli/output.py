@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:  # what the help does not need is imported where it is used
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C; after SIGTERM, which is answered alike, it is 143."""
+PROSE = 20
+"""The least width of a column of sentences."""
 
 __all__ = [
     "INTERRUPTED",
@@ -22,6 +25,7 @@ __all__ = [
     "complain",
     "console",
     "progress_bars",
+    "show_table",
     "time_left",
     "write_json",
     "write_text",
@@ -40,6 +44,56 @@ def console() -> Console:
     from rich.console import Console
 
     return Console(width=None if sys.stdout.isatty() else 240, highlight=False)
+
+
+def show_table(
+    screen: Console,
+    headings: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    words: Container[str] = (),
+    prose: Container[str] = (),
+    title: str | None = None,
+) -> None:
+    """Print a table where it fits, else each row as its headings with their cells; nothing is ever cut.
+
+    Parameters
+    ----------
+    screen : rich.console.Console
+    headings : sequence of str
+    rows : iterable of sequences of str
+        With Rich's markup.
+    words, prose : container of str
+        Headings of columns that are not numbers, and of those whose cells may be folded, too.
+    title : str, optional
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    cells = [[Text.from_markup(cell) for cell in row] for row in rows]
+    table = Table(box=None, pad_edge=False)
+    needed = 2 * (len(headings) - 1)
+    for heading, column in zip(headings, zip(*cells, strict=True), strict=True):
+        left, folded = heading in words or heading in prose, heading in prose
+        table.add_column(heading, justify="left" if left else "right", no_wrap=not folded, overflow="fold")
+        needed += PROSE if folded else max(len(heading), *(cell.cell_len for cell in column))
+    if title is not None:
+        screen.print(title, style="bold")
+    if needed <= screen.width:
+        for row in cells:
+            table.add_row(*row)
+        screen.print(table)
+        return
+    for row in cells:
+        parts = [Text.assemble((f"{h} ", "dim"), cell) for h, cell in zip(headings, row, strict=True) if cell.plain]
+        line = parts[0]
+        for part in parts[1:]:
+            if line.cell_len + 2 + part.cell_len <= screen.width:
+                line = Text.assemble(line, "  ", part)
+            else:
+                screen.print(line)
+                line = Text.assemble("  ", part)
+        screen.print(line)
 
 
 def check_writable(option: str, path: Path | None) -> None:
