@@ -25,7 +25,7 @@ def test_no_cell_is_cut(width: int) -> None:
     assert "…" not in shown
     assert max(map(len, shown.splitlines())) <= width
     for cell in ("-1.23456e-05", "0.0123", "2.5131e+05", "order of magnitude only", "reproduced"):
-        assert cell in shown
+        assert cell in " ".join(shown.split())
     for word in ["Table", "2,", "its", "second", "column"]:
         assert word in shown
     assert shown.startswith("Both")
