@@ -13,6 +13,7 @@ from convla._files import atomic_write, check_replaceable
 if TYPE_CHECKING:  # what the help does not need is imported where it is used
     from rich.console import Console
     from rich.progress import Progress
+    from rich.text import Text
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C; after SIGTERM, which is answered alike, it is 143."""
@@ -67,33 +68,54 @@ def show_table(
         Headings of columns that are not numbers, and of those whose cells may be folded, too.
     title : str, optional
     """
-    from rich.table import Table
     from rich.text import Text
 
     cells = [[Text.from_markup(cell) for cell in row] for row in rows]
-    table = Table(box=None, pad_edge=False)
-    needed = 2 * (len(headings) - 1)
-    for heading, column in zip(headings, zip(*cells, strict=True), strict=True):
-        left, folded = heading in words or heading in prose, heading in prose
-        table.add_column(heading, justify="left" if left else "right", no_wrap=not folded, overflow="fold")
-        needed += PROSE if folded else max(len(heading), *(cell.cell_len for cell in column))
+    named = [[Text(heading, "bold") for heading in headings], *cells]
+    widths = [max(cell.cell_len for cell in column) for column in zip(*named, strict=True)]
+    needed = sum(PROSE if heading in prose else width for heading, width in zip(headings, widths, strict=True))
     if title is not None:
         screen.print(title, style="bold")
-    if needed <= screen.width:
+    if needed + 2 * (len(headings) - 1) > screen.width:
         for row in cells:
-            table.add_row(*row)
-        screen.print(table)
-        return
-    for row in cells:
-        parts = [Text.assemble((f"{h} ", "dim"), cell) for h, cell in zip(headings, row, strict=True) if cell.plain]
-        line = parts[0]
-        for part in parts[1:]:
-            if line.cell_len + 2 + part.cell_len <= screen.width:
-                line = Text.assemble(line, "  ", part)
-            else:
-                screen.print(line)
-                line = Text.assemble("  ", part)
-        screen.print(line)
+            parts = [Text.assemble((f"{h} ", "dim"), cell) for h, cell in zip(headings, row, strict=True) if cell.plain]
+            _print_folded(screen, parts)
+    elif prose:
+        _print_with_prose(screen, headings, cells, prose)
+    else:
+        for row in named:
+            for heading, width, cell in zip(headings, widths, row, strict=True):
+                pad = cell.pad_right if heading in words else cell.pad_left
+                pad(width - cell.cell_len)
+        screen.print(Text("\n").join(Text("  ").join(row) for row in named))
+
+
+def _print_folded(screen: Console, parts: Sequence[Text]) -> None:
+    """Put parts behind each other on lines that fit; no part is broken that fits a line."""
+    from rich.text import Text
+
+    line = parts[0]
+    for part in parts[1:]:
+        if line.cell_len + 2 + part.cell_len <= screen.width:
+            line = Text.assemble(line, "  ", part)
+        else:
+            screen.print(line)
+            line = Text.assemble("  ", part)
+    screen.print(line)
+
+
+def _print_with_prose(
+    screen: Console, headings: Sequence[str], rows: Sequence[Sequence[Text]], prose: Container[str]
+) -> None:
+    """Print a table some of whose columns are folded to fit."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for heading in headings:
+        table.add_column(heading, no_wrap=heading not in prose, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    screen.print(table)
 
 
 def check_writable(option: str, path: Path | None) -> None:
