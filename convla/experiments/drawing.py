@@ -30,4 +30,4 @@ def save_figure(figure: Figure, path: Path) -> None:
     figure.set_dpi(150)
     with atomic_write(path) as file:
         # No date and no version in the file: the same numbers give the same bytes. `savefig` would draw twice.
-        FigureCanvasAgg(figure).print_png(file, metadata={"Software": None})
+        FigureCanvasAgg(figure).print_png(file, metadata={"Software": None})  # type: ignore[no-untyped-call]
