@@ -11,7 +11,9 @@ import shutil
 from pathlib import Path
 
 import jupytext
+from docutils import nodes
 from PIL import Image
+from sphinx.util.nodes import make_refnode
 
 from convla import __version__
 
@@ -72,7 +74,7 @@ html_theme = "furo"
 html_title = "convla"
 html_static_path = ["_static"]
 html_css_files = ["convla.css"]
-html_js_files = ["ledger.js", "versions.js"]
+html_js_files = ["accessible.js", "ledger.js", "versions.js"]
 html_sidebars = {
     "**": [
         "sidebar/brand.html",
@@ -93,6 +95,20 @@ def _escape_mathematics(_app, _what, _name, _object, _options, lines: list[str])
         parts = re.split(r"(`+[^`]*`+)", line)
         parts[::2] = [re.sub(r"(?<![\\*])([*|])(?=[\w.()])|(?<=[\w)])\|", r"\\\g<0>", part) for part in parts[::2]]
         lines[number] = "".join(parts)
+
+
+def _link_names(app, doctree, docname: str) -> None:
+    """Let `penalty` in prose lead to the page of `convla.penalty`, wherever it names something of the reference."""
+    objects = app.env.domains["py"].objects
+    for literal in [*doctree.findall(nodes.literal)]:
+        text = literal.astext()
+        name = next((name for name in (text, f"convla.{text}") if name in objects), None)
+        inside = isinstance(literal.parent, nodes.reference | nodes.title)
+        if name is None or inside or not name.startswith("convla.") or objects[name].docname == docname:
+            continue
+        target = objects[name]
+        link = make_refnode(app.builder, docname, target.docname, target.node_id, literal.deepcopy(), name)
+        literal.replace_self(link)
 
 
 def _make_thumbnails(app, exception) -> None:
@@ -121,6 +137,7 @@ def _list_versions(app, exception) -> None:
 
 
 def setup(app) -> None:
+    app.connect("doctree-resolved", _link_names)
     app.connect("build-finished", _list_versions)
     app.connect("build-finished", _make_thumbnails)
     # Before numpydoc, which takes the docstring apart.

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import typer
 
+import convla
 from convla.cli import run
 from convla.cli.app import COMMANDS, app
 
@@ -160,8 +161,6 @@ def _of_a_network(torch: Any) -> dict[str, Any]:
 
 
 def _of_a_training(torch: Any) -> dict[str, Any]:
-    import convla
-
     network = _network(torch)
     layer = torch.nn.Conv2d(2, 2, 3, padding=1)
     return {
@@ -198,16 +197,19 @@ OPTIONAL = {"torch.onnx.export": "onnxscript", "import keras": "keras", "import 
 def test_examples_of_a_page_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     monkeypatch.chdir(tmp_path)
-    # Threads instead of processes, and a small network instead of a download; `pandas` is not asked for.
+    if name == "inspect-a-model":
+        pytest.importorskip("pandas", reason="pandas is not installed")
+    # Threads instead of processes, and a small network instead of a download.
     monkeypatch.setattr(concurrent.futures, "ProcessPoolExecutor", concurrent.futures.ThreadPoolExecutor)
     models = SimpleNamespace(resnet18=lambda weights: _network(torch))  # noqa: ARG005 - the library's own signature
     monkeypatch.setitem(sys.modules, "torchvision", SimpleNamespace(models=models))
     (page,) = (page for page in PAGES if page.stem == name)
     presumed = PRESUMED[name]
-    names = presumed(torch) if presumed else {}
+    names: dict[str, Any] = {}
     for block in blocks(page, "python"):
         if any(word in block and find_spec(package) is None for word, package in OPTIONAL.items()):
             continue
+        names |= presumed(torch) if presumed else {}  # anew, as some are alternatives
         exec(block.replace("zeros(1, 3, 224, 224)", "zeros(1, 3, 32, 32)"), names)
 
 
@@ -218,3 +220,12 @@ def test_the_gallery_has_every_notebook() -> None:
             assert way.format(script.stem) in gallery
     shown = re.findall(r"thumbnails/(\w+)\.png", gallery)
     assert sorted(shown) == sorted(script.stem for script in (ROOT / "notebooks").glob("*.py"))
+
+
+def test_a_version_is_the_same_wherever_it_is_written() -> None:
+    version = re.escape(convla.__version__)
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    (released,) = re.findall(rf"^version: {version}\ndate-released: (\S+)$", citation, re.MULTILINE)
+    changes = re.findall(r"^## .*$", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    newest = next(heading for heading in changes if heading != "## [Unreleased]")
+    assert newest == f"## [{convla.__version__}] - {released}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +13,12 @@ from convla._files import atomic_write, check_replaceable
 if TYPE_CHECKING:  # what the help does not need is imported where it is used
     from rich.console import Console
     from rich.progress import Progress, ProgressColumn
+    from rich.text import Text
 
 INTERRUPTED = 130
 """The exit code after Ctrl-C; after SIGTERM, which is answered alike, it is 143."""
+PROSE = 20
+"""The least width of a column of sentences."""
 
 __all__ = [
     "INTERRUPTED",
@@ -23,6 +27,7 @@ __all__ = [
     "complain",
     "console",
     "progress_bars",
+    "show_table",
     "time_left",
     "write_json",
     "write_text",
@@ -43,6 +48,77 @@ def console() -> Console:
     from rich.console import Console
 
     return Console(width=None if sys.stdout.isatty() else 240, highlight=False)
+
+
+def show_table(
+    screen: Console,
+    headings: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    words: Container[str] = (),
+    prose: Container[str] = (),
+    title: str | None = None,
+) -> None:
+    """Print a table where it fits, else each row as its headings with their cells; nothing is ever cut.
+
+    Parameters
+    ----------
+    screen : rich.console.Console
+    headings : sequence of str
+    rows : iterable of sequences of str
+        With Rich's markup.
+    words, prose : container of str
+        Headings of columns that are not numbers, and of those whose cells may be folded, too.
+    title : str, optional
+    """
+    from rich.text import Text
+
+    cells = [[Text.from_markup(cell) for cell in row] for row in rows]
+    named = [[Text(heading, "bold") for heading in headings], *cells]
+    widths = [max(cell.cell_len for cell in column) for column in zip(*named, strict=True)]
+    needed = sum(PROSE if heading in prose else width for heading, width in zip(headings, widths, strict=True))
+    if title is not None:
+        screen.print(title, style="bold")
+    if needed + 2 * (len(headings) - 1) > screen.width:
+        for row in cells:
+            parts = [Text.assemble((f"{h} ", "dim"), cell) for h, cell in zip(headings, row, strict=True) if cell.plain]
+            _print_folded(screen, parts)
+    elif prose:
+        _print_with_prose(screen, headings, cells, prose)
+    else:
+        for row in named:
+            for heading, width, cell in zip(headings, widths, row, strict=True):
+                pad = cell.pad_right if heading in words else cell.pad_left
+                pad(width - cell.cell_len)
+        screen.print(Text("\n").join(Text("  ").join(row) for row in named))
+
+
+def _print_folded(screen: Console, parts: Sequence[Text]) -> None:
+    """Put parts behind each other on lines that fit; no part is broken that fits a line."""
+    from rich.text import Text
+
+    line = parts[0]
+    for part in parts[1:]:
+        if line.cell_len + 2 + part.cell_len <= screen.width:
+            line = Text.assemble(line, "  ", part)
+        else:
+            screen.print(line)
+            line = Text.assemble("  ", part)
+    screen.print(line)
+
+
+def _print_with_prose(
+    screen: Console, headings: Sequence[str], rows: Sequence[Sequence[Text]], prose: Container[str]
+) -> None:
+    """Print a table some of whose columns are folded to fit."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for heading in headings:
+        table.add_column(heading, no_wrap=heading not in prose, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    screen.print(table)
 
 
 def check_writable(option: str, path: Path | None) -> None:

@@ -10,11 +10,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from convla.cli.app import app
 from convla.cli.bars import RunBars
-from convla.cli.output import check_writable, console, write_json
+from convla.cli.output import check_writable, console, show_table, write_json
 from convla.experiments.csm.settings import Readings
 from convla.experiments.pool import EXECUTORS
 from convla.experiments.reproduction import DEFAULT_TARGETS, TARGETS, Request, Run, reproduce
@@ -112,12 +111,8 @@ def _show(result: Run) -> None:
 
 
 def _show_sheet(screen: Console, sheet: Sheet) -> None:
-    table = Table(title=sheet.title, title_justify="left", title_style="bold", box=None, pad_edge=False)
-    for heading in sheet.headings:
-        table.add_column(heading, justify="left" if heading in sheet.words else "right")
-    for row in sheet.rows:
-        table.add_row(*map(_styled, row))
-    screen.print(table)
+    rows = [[*map(_styled, row)] for row in sheet.rows]
+    show_table(screen, sheet.headings, rows, words=sheet.words, title=sheet.title)
     for note in sheet.notes:
         screen.print(f"  {escape(note)}", style="dim")
     screen.print()

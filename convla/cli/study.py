@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from pathlib import Path
@@ -9,12 +10,11 @@ from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 from typer.core import TyperGroup
 
 from convla.cli.app import app
 from convla.cli.bars import RunBars
-from convla.cli.output import check_writable, console, write_json
+from convla.cli.output import check_writable, console, show_table, write_json
 from convla.experiments.csm.settings import study_file
 from convla.experiments.descents.quantities import QUANTITIES
 from convla.experiments.descents.study import AXES, StudyResult, read_rows, read_study
@@ -113,20 +113,19 @@ def _plot(
 def _show(result: StudyResult) -> None:
     screen = console()
     varying = [axis for axis in AXES if len({row[axis] for row in result.rows}) > 1]
-    table = Table(box=None, pad_edge=False)
-    for heading in (*varying, "quantity", "estimate", "std. error", "number", "engine"):
-        table.add_column(heading, justify="left" if heading in ("quantity", "engine") else "right")
-    for row in result.rows:
-        error = row["stderr"]
-        table.add_row(
+    headings = [*varying, "quantity", "estimate", "std. error", "number", "engine"]
+    rows = [
+        [
             *(escape(str(row[axis])) for axis in varying),
             row["quantity"],
             f"{row['estimate']:.5g}",
-            "" if error != error else f"{error:.2g}",
+            "" if math.isnan(row["stderr"]) else f"{row['stderr']:.2g}",
             str(row["number"]),
             row["engine"],
-        )
-    screen.print(table)
+        ]
+        for row in result.rows
+    ]
+    show_table(screen, headings, rows, words=("quantity", "engine"))
     screen.print()
     for name, count in result.engines.items():
         screen.print(f"engine {name}: {count} settings")

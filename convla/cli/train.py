@@ -9,11 +9,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from convla.cli.app import app
 from convla.cli.bars import RunBars
-from convla.cli.output import check_writable, console, write_json
+from convla.cli.output import check_writable, console, show_table, write_json
 from convla.experiments.pool import EXECUTORS
 from convla.experiments.training.datasets import DATASETS
 from convla.experiments.training.execution import Request, Trained, train_experiments
@@ -84,17 +83,16 @@ def _train(
 
 
 def _show_experiments() -> None:
-    table = Table(box=None, pad_edge=False)
-    for heading in ("experiment", "what it compares", "on the digits", "as in the source"):
-        table.add_column(heading)
+    rows = []
     for name in shipped_experiments():
         experiment = read_experiment(name)
         sizes = []
         for plan in (experiment.digits, experiment.full):
             runs = len(list(plan.blocks())) * len(experiment.arms) * plan.seeds
             sizes.append(f"{runs} runs of {plan.settings['epochs']} epochs")
-        table.add_row(name, escape(experiment.title), *sizes)
-    console().print(table)
+        rows.append([name, escape(experiment.title), *sizes])
+    headings = ("experiment", "what it compares", "on the digits", "as in the source")
+    show_table(console(), headings, rows, words=headings[:1], prose=headings[1:])
 
 
 def _show(trained: Trained) -> None:
@@ -115,27 +113,26 @@ def _show(trained: Trained) -> None:
 
 
 def _show_rows(screen: Console, title: str, rows: list[Row]) -> None:
-    table = Table(title=escape(title), title_justify="left", title_style="bold", box=None, pad_edge=False)
     grid, printed = any(row.block for row in rows), any(not math.isnan(row.printed) for row in rows)
-    for heading in (*(["at"] if grid else []), "arm"):
-        table.add_column(heading)
     beside = ["printed"] if printed else []
-    for heading in ("rate", "mean", "std. error", "runs", *beside, "difference", "from", "to"):
-        table.add_column(heading, justify="right")
-    table.add_column("verdict")
+    headings = [*(["at"] if grid else []), "arm", "rate", "mean", "std. error", "runs", *beside]
+    headings += ["difference", "from", "to", "verdict"]
+    lines = []
     for row in rows:
         gap = row.difference
         runs = f"{row.seeds}" + (f", {row.diverged} diverged" if row.diverged else "")
         numbers = [_signed(value) for value in (gap.mean, gap.low, gap.high)] if gap else ["", "", ""]
-        table.add_row(
-            *([row.block] if grid else []),
-            escape(row.arm),
-            *(f"{row.learning_rate:g}", _number(row.mean), _number(row.stderr), runs),
-            *([_number(row.printed)] if printed else []),
-            *numbers,
-            f"[{VERDICT_STYLE[row.verdict]}]{row.verdict}[/]",
+        lines.append(
+            [
+                *([row.block] if grid else []),
+                escape(row.arm),
+                *(f"{row.learning_rate:g}", _number(row.mean), _number(row.stderr), runs),
+                *([_number(row.printed)] if printed else []),
+                *numbers,
+                f"[{VERDICT_STYLE[row.verdict]}]{row.verdict}[/]",
+            ]
         )
-    screen.print(table)
+    show_table(screen, headings, lines, words=("at", "arm", "verdict"), title=escape(title))
     screen.print()
 
 

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from convla._validate import check_integer
 from convla.cli.app import app
-from convla.cli.output import check_writable, console, progress_bars, write_json, write_text
+from convla.cli.output import check_writable, console, progress_bars, show_table, write_json, write_text
 from convla.errors import ConvlaError, install_line
 from convla.experiments.pool import EXECUTORS, Pool
 
@@ -137,19 +136,13 @@ def _tell(report: Report) -> None:
 
 def _show(report: Report) -> None:
     screen = console()
-    table = Table(box=None, pad_edge=False)
-    for heading in ("id", "where", "verdict", "evidence", "statement"):
-        table.add_column(heading, no_wrap=heading in ("id", "verdict"))
+    rows = []
     for outcomes in report.statements().values():
         statement = outcomes[0].statement
-        table.add_row(
-            statement.id,
-            statement.number,
-            statement.verdict.value,
-            ", ".join(_tally(outcomes)),
-            escape(statement.title),
-        )
-    screen.print(table)
+        tally = ", ".join(_tally(outcomes))
+        rows.append([statement.id, statement.number, statement.verdict.value, tally, escape(statement.title)])
+    headings = ("id", "where", "verdict", "evidence", "statement")
+    show_table(screen, headings, rows, words=("id", "verdict"), prose=("where", "evidence", "statement"))
     for outcome in report.outcomes:
         if outcome.status != "confirmed":
             style = STATUS_STYLE[outcome.status]

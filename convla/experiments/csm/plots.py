@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import StepPatch
 
 from convla.experiments.csm.published import published_cells
 from convla.experiments.csm.settings import Setting
@@ -112,7 +113,10 @@ def _draw_density(
     counts, _ = np.histogram(values, edges)
     # The square root keeps the rare increases visible beside the many decreases.
     ridge = np.sqrt(counts / max(of, values.size))
-    axis.stairs(height - 0.75 * ridge, edges, baseline=height, fill=True, color=color, alpha=0.75, linewidth=0)
+    # Not by `stairs`, which measures each ridge for limits that are set anyway.
+    axis.add_artist(
+        StepPatch(height - 0.75 * ridge, edges, baseline=height, fill=True, color=color, alpha=0.75, linewidth=0)
+    )
 
 
 def _draw_controls(outcomes: Mapping[Setting, Outcome]) -> Figure:

@@ -1,0 +1,8 @@
+// What the theme leaves out for who reads with a keyboard or a screen reader.
+document.addEventListener("DOMContentLoaded", () => {
+  document.querySelectorAll("[role=heading]:not([aria-level])").forEach((caption) => caption.setAttribute("aria-level", "2"));
+  document.querySelector(".sidebar-drawer")?.setAttribute("aria-label", "Pages");
+  document.querySelector(".toc-drawer")?.setAttribute("aria-label", "On this page");
+  const scrolled = document.querySelectorAll("article pre, article .table-wrapper, article .cell_output, article .math");
+  scrolled.forEach((box) => { if (box.scrollWidth > box.clientWidth) box.tabIndex = 0; }); // arrow keys scroll it
+});
