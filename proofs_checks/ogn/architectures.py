@@ -137,7 +137,8 @@ def _deviations(layer: Any, *, outputs: bool) -> float:
     """Return how many standard errors the variance of a layer's kernels is from that of He et al.'s draw."""
     weight = layer.weight.detach()
     fan = (weight.shape[0] if outputs else weight.shape[1]) * weight.shape[2] * weight.shape[3]
-    return abs(float(weight.double().square().mean()) * fan / 2 - 1) / math.sqrt(2 / weight.numel())
+    relative = float(weight.double().square().mean()) * fan / 2 - 1
+    return float(abs(relative) / math.sqrt(2 / weight.numel()))
 
 
 STATEMENTS = (
