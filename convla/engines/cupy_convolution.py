@@ -83,7 +83,8 @@ def correlate_image_adjoint(features: Array, kernel: Array, geometry: ConvGeomet
             for tap, (window, *others) in geometry.windows():
                 stride = geometry.stride[0]
                 here = slice(window.start + rows.start * stride, window.start + (rows.stop - 1) * stride + 1, stride)
-                extended[(..., here, *others)] += columns[(slice(None), slice(None), *tap, *everything)]
+                there = extended[(..., here, *others)]
+                there += columns[(slice(None), slice(None), *tap, *everything)]
         images[some] = fold(extended, geometry, xp)
     return xp.reshape(images, (*batch, *geometry.domain_shape))
 
