@@ -296,6 +296,8 @@ class _SearchSpace:
         chunk = (self.vectors(coefficients), self.images(coefficients), self.products(coefficients))
         space.multiplied = self.multiplied
         space._append(chunk, None)
+        if self._looked_at < self.rows:
+            space._looked_at = 0  # what was added here is still to be told of
         return space
 
 
