@@ -14,9 +14,10 @@ from convla._dispatch import prepared
 from convla._validate import check_array, check_choice
 from convla._windows import correlate, correlate_image_adjoint, correlate_kernel_adjoint
 from convla.errors import ShapeError
-from convla.geometry import ORDERS, ConvGeometry, transposed_geometry
+from convla.geometry import ORDERS, ConvGeometry
 from convla.linear_map import LinearMap, Transpose
 from convla.toeplitz import SPARSE_FORMATS, Order, convolution_matrix
+from convla.transposed import transposed_geometry
 from convla.typing import Array, ArrayLike, Boundary, Engine, Namespace, Padding
 
 __all__ = ["ConvOperator", "TransposedConvOperator"]

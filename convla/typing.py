@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
+import numpy as np
+
 Array: TypeAlias = Any
 """An array of any library that follows the Python array API standard (NumPy, CuPy, PyTorch, JAX, ...)."""
 
 ArrayLike: TypeAlias = Any
 """An `Array`, or nested sequences of numbers, which are taken as a NumPy array."""
+
+IndexArray: TypeAlias = np.ndarray[Any, np.dtype[np.signedinteger[Any]]]
+"""Places in an array, as signed integers of NumPy."""
 
 Namespace: TypeAlias = Any
 """An array-API namespace, as given by `array_api_compat.array_namespace`."""
