@@ -22,7 +22,7 @@ def _zero(position: IndexArray, size: int) -> IndexArray:
 
 
 def _circular(position: IndexArray, size: int) -> IndexArray:
-    return cast(IndexArray, position % size)
+    return position % size
 
 
 def _reflect(position: IndexArray, size: int) -> IndexArray:
