@@ -38,9 +38,10 @@ class ConvOperator(LinearMap):
     order : {"C", "F"}
         The vec() that products with vectors, `to_dense` and `to_sparse` use: row-major, or column-major as in the
         paper of Guo and Ye. Channels vary slowest in both.
-    engine : {"auto", "direct", "reference", "numba", "cuda", "fft"}
-        Which kernels run the maps; resolved here, once. "auto" takes transforms ("fft") for many taps, whose error is
-        small next to the norm of the result; "direct" sums of products, whose error is bounded for each entry.
+    engine : Engine
+        Which kernels run the maps, see `convla.typing.Engine`; resolved here, once. "auto" takes transforms ("fft") for
+        many taps, whose error is small next to the norm of the result; "direct" sums of products, whose error is
+        bounded for each entry.
 
     Attributes
     ----------

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import array_api_strict
 import numpy as np
 import pytest
 
 from convla import ConvOperator, _dispatch, cross_correlate, kernel_adjoint
 from convla.errors import EngineError
+from convla.typing import Engine
 
 
 @pytest.fixture
@@ -29,6 +32,10 @@ def numba_double(array: object, scale: int = 2) -> str:  # noqa: ARG001
 
 def _by_size(array: np.ndarray) -> str:
     return "numba" if array.size > 9 else "reference"
+
+
+def test_the_names_of_the_type_are_the_engines_that_there_are() -> None:
+    assert get_args(Engine) == _dispatch.engine_names()
 
 
 def test_auto_takes_the_kernel_that_takes_the_array(double: _dispatch.Accelerated[..., str]) -> None:

@@ -95,7 +95,7 @@ def _draw_tables(tables: tuple[int, int], rows: Mapping[Setting, Outcome], title
     right.set_xlabel("last over first feature-map similarity, decades")
     right.set_title(f"Table {tables[1]}: decrease (blue), increase (red)", fontsize=10, color=INK)
     repetitions = next(iter(rows.values())).repetitions
-    figure.suptitle(f"{title}: {repetitions} repetitions a row", fontsize=12, color=INK)
+    figure.suptitle(f"{title}, {repetitions} repetitions a row", fontsize=12, color=INK)
     return figure
 
 
