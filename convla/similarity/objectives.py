@@ -26,13 +26,16 @@ class Setting(Protocol):
     """What is asked of a layer: a `convla.ConvGeometry` has it, and a convolutional module of PyTorch."""
 
     @property
-    def stride(self) -> tuple[int, ...]: ...  # noqa: D102
+    def stride(self) -> tuple[int, ...]:
+        """The steps between two places of the kernel, one for each axis."""
 
     @property
-    def dilation(self) -> tuple[int, ...]: ...  # noqa: D102
+    def dilation(self) -> tuple[int, ...]:
+        """The steps between two taps, one for each axis."""
 
     @property
-    def groups(self) -> int: ...  # noqa: D102
+    def groups(self) -> int:
+        """Into how many groups the channels fall."""
 
 
 class Objective(NamedTuple):
