@@ -18,8 +18,8 @@ import numpy as np
 from convla._array import is_exact, namespace
 from convla._boundary import extend, fold
 from convla._cuda import WORKSPACE, blocks_for, c_type, chunks, launch_kernel, on_its_device, on_the_device
-from convla.geometry import ConvGeometry, IndexArray
-from convla.typing import Array
+from convla.geometry import ConvGeometry
+from convla.typing import Array, IndexArray
 
 __all__ = [
     "FEW_CHANNELS",
