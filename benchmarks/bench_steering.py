@@ -23,7 +23,7 @@ import torch
 from steered_networks import mobilenet_v3_small, resnet50
 from torch.nn.utils import parametrizations
 
-from convla.experiments.training.networks import resnet18
+from convla.experiments.training.networks import build_network
 from convla.frameworks.torch import (
     GradientTransform,
     NetworkSpectralPenalty,

@@ -17,7 +17,7 @@ from convla.spectra.batch import Batch
 from convla.spectra.result import End
 from convla.typing import Array, Namespace
 
-__all__ = ["Block", "iterate", "least_share", "orthonormal"]
+__all__ = ["Block", "SearchSpace", "iterate", "least_share", "orthonormal"]
 
 _LEAST_SHARE = 0.01
 """A map is done with when its vector holds less than this share of what a random vector holds of one eigenvector."""
@@ -65,6 +65,8 @@ def iterate(
     probes: int = 0,
     probe_steps: int = 0,
     bar: float = -math.inf,
+    outermost: bool = False,
+    norm: float = 0.0,
 ) -> tuple[Block, bool, float]:
     """Take steps of a block iteration from an orthonormal basis.
 
@@ -87,6 +89,10 @@ def iterate(
     bar : float
         A squared singular value, its sign changed for the smallest end, that is known from other maps: what does not
         reach it is not wanted. That of the `settled`-th outermost value of the batch is the bar where it is higher.
+    outermost : bool
+        At the lower end, whether a square below ``rtol * sigma_max^2`` ends the iteration, as none is below 0.
+    norm : float
+        A lower bound of sigma_max^2, if the space may not show it.
 
     Returns
     -------
@@ -109,18 +115,20 @@ def iterate(
     22 (2000) 602-616.
     """
     xp = namespace(basis)
-    # Rounding errors of sums of that many terms add up like its root.
-    rtol = max(rtol, 10.0 * batch.order**0.5 * float(xp.finfo(basis.dtype).eps))
-    space = _SearchSpace(batch, xp)
-    space.add(basis, xp.ones_like(basis[..., 0]))
+    space = SearchSpace.spanned(batch, basis)
+    rtol = max(rtol, space.rounding)
     probed = not probes
-    step, limit = 0, max(3 * count, basis.shape[1] + 1, min(_ROOM * count, _SPACE_BYTES // space.bytes_of_a_row))
+    step, limit = 0, max(3 * count, basis.shape[1] + 1, space.room(count))
     while True:
         values, ritz = space.ritz(end)
         squares, ritz = values[:, :count], ritz[:, :, :count]
+        tolerance = rtol * xp.max(xp.abs(values[:, 0] if end == "largest" else values[:, space.alive - 1]))
+        tolerance = xp.where(tolerance < rtol * norm, xp.full_like(tolerance, rtol * norm), tolerance)
+        if outermost and end == "smallest" and bool(xp.min(squares) <= tolerance):
+            converged = True
+            break
         remainder = space.products(ritz) - squares[..., None] * space.vectors(ritz)
         norms = xp.sqrt(row_dots(remainder, remainder, xp))
-        tolerance = rtol * xp.max(xp.abs(values[:, 0] if end == "largest" else values[:, space.alive - 1]))
         open_, converged = _open_rows(squares, norms, settled, end, tolerance, bar, batch.order, xp)
         if step >= steps or (converged and (probed or step >= probe_steps)):
             break
@@ -142,14 +150,7 @@ def iterate(
             continue
         if not grown:  # the whole space is searched, to rounding
             break
-    vectors, images, products = space.vectors(ritz), space.images(ritz), space.products(ritz)
-    squares = row_dots(images, images, xp)
-    remainder = products - squares[..., None] * vectors
-    return (
-        Block(squares, xp.sqrt(row_dots(remainder, remainder, xp)), vectors, images, space.multiplied),
-        converged,
-        float(tolerance),
-    )
+    return space.block(ritz), converged, float(tolerance)
 
 
 def least_share(order: int) -> float:
@@ -157,14 +158,14 @@ def least_share(order: int) -> float:
     return float((_LEAST_SHARE / order) ** 0.5)
 
 
-class _SearchSpace:
+class SearchSpace:
     """Orthonormal rows of each map, in chunks as they were added, with their images, and the projected Gram matrix.
 
     Where the new rows of a map depend on the others, zeros stand in their place.
     """
 
     def __init__(self, batch: Batch, xp: Namespace) -> None:
-        self._batch, self._xp = batch, xp
+        self._batch, self.xp = batch, xp
         self._chunks: list[tuple[Array, Array, Array]] = []
         self._gram: Array | None = None
         self._dead: Array | None = None
@@ -174,12 +175,44 @@ class _SearchSpace:
         self.alive = 0
         """How many rows every map has at least."""
 
-    @property
-    def bytes_of_a_row(self) -> int:
-        """The memory of a vector of every map with its image and its product."""
+    @classmethod
+    def spanned(cls, batch: Batch, basis: Array) -> SearchSpace:
+        """Return the space of an orthonormal basis (maps, rows, n)."""
+        xp = namespace(basis)
+        space = cls(batch, xp)
+        space.add(basis, xp.ones_like(basis[..., 0]))
+        return space
+
+    def room(self, count: int) -> int:
+        """Return how many rows there may be for so many wanted vectors: of a vector, its image and its product each."""
         vectors, images, _ = self._chunks[-1]
-        itemsize = 4 if vectors.dtype == self._xp.float32 else 8
-        return int(itemsize * vectors.shape[0] * (2 * vectors.shape[2] + images.shape[2]))
+        itemsize = 4 if vectors.dtype == self.xp.float32 else 8
+        row = int(itemsize * vectors.shape[0] * (2 * vectors.shape[2] + images.shape[2]))
+        return min(_ROOM * count, _SPACE_BYTES // row)
+
+    @property
+    def rounding(self) -> float:
+        """Below what part of sigma_max^2 residuals are rounding errors: those of sums of n terms add up like root n."""
+        return float(10.0 * self.order**0.5 * float(self.xp.finfo(self.gram.dtype).eps))
+
+    @property
+    def order(self) -> int:
+        """The length of a row."""
+        return self._batch.order
+
+    @property
+    def gram(self) -> Array:
+        """The projected Gram matrix of each map, (maps, rows, rows)."""
+        assert self._gram is not None
+        return self._gram
+
+    def block(self, coefficients: Array) -> Block:
+        """Return Ritz vectors from their coefficients (maps, rows, number), as they are under the maps."""
+        vectors, images, products = (self._combined(coefficients, which) for which in range(3))
+        squares = row_dots(images, images, self.xp)
+        remainder = products - squares[..., None] * vectors
+        residuals = self.xp.sqrt(row_dots(remainder, remainder, self.xp))
+        return Block(squares, residuals, vectors, images, self.multiplied)
 
     @property
     def last_products(self) -> Array:
@@ -193,7 +226,7 @@ class _SearchSpace:
         self._append((rows, images, self._batch.adjoint(images)), alive)
 
     def _append(self, chunk: tuple[Array, Array, Array], alive: Array) -> None:
-        xp = self._xp
+        xp = self.xp
         self._chunks.append(chunk)
         images = chunk[1]
         new = xp.concat([images @ xp.matrix_transpose(others) for _, others, _ in self._chunks], axis=-1)
@@ -208,10 +241,9 @@ class _SearchSpace:
 
     def ritz(self, end: End) -> tuple[Array, Array]:
         """Return the Ritz values (maps, rows), the outermost first, and coefficients (maps, rows, rows)."""
-        xp = self._xp
-        assert self._gram is not None
+        xp = self.xp
         assert self._dead is not None
-        gram = self._gram
+        gram = self.gram
         if self.alive < self.rows:  # what stands for no vector comes last
             trace = xp.sum(xp.linalg.diagonal(gram), axis=-1)[:, None]
             far = -1 - trace if end == "largest" else 1 + trace
@@ -226,16 +258,12 @@ class _SearchSpace:
         """Combine the rows by the columns of (maps, rows, number)."""
         return self._combined(coefficients, 0)
 
-    def images(self, coefficients: Array) -> Array:
-        """Combine the images."""
-        return self._combined(coefficients, 1)
-
     def products(self, coefficients: Array) -> Array:
         """Combine what ``B^T B`` makes of the rows."""
         return self._combined(coefficients, 2)
 
     def _combined(self, coefficients: Array, which: int) -> Array:
-        weights, place, total = self._xp.matrix_transpose(coefficients), 0, None
+        weights, place, total = self.xp.matrix_transpose(coefficients), 0, None
         for chunk in self._chunks:
             rows = chunk[which].shape[1]
             part = weights[..., place : place + rows] @ chunk[which]
@@ -247,7 +275,7 @@ class _SearchSpace:
 
         Both are empty where they add nothing to any map.
         """
-        xp = self._xp
+        xp = self.xp
         rows, alive = _independent(rows, [vectors for vectors, _, _ in self._chunks], xp)
         some = _columns_with(alive != 0, xp)
         if len(some) < rows.shape[1]:
@@ -255,14 +283,14 @@ class _SearchSpace:
             rows, alive = xp.take(rows, chosen, axis=1), xp.take(alive, chosen, axis=1)
         return rows, alive
 
-    def restarted(self, end: End, count: int) -> _SearchSpace:
+    def restarted(self, end: End, count: int) -> SearchSpace:
         """Return the space of the outermost Ritz vectors, with nothing multiplied anew."""
         count = min(count, self.alive)
         coefficients = self.ritz(end)[1][..., :count]
-        space = _SearchSpace(self._batch, self._xp)
-        chunk = (self.vectors(coefficients), self.images(coefficients), self.products(coefficients))
+        space = SearchSpace(self._batch, self.xp)
+        vectors, images, products = (self._combined(coefficients, which) for which in range(3))
         space.multiplied = self.multiplied
-        space._append(chunk, self._xp.ones_like(chunk[0][..., 0]))
+        space._append((vectors, images, products), self.xp.ones_like(vectors[..., 0]))
         return space
 
 
