@@ -28,6 +28,9 @@ _ROOM = 12
 _SPACE_BYTES = 1 << 26
 """Of the search space with its images, beyond which it is cut back earlier."""
 
+_TOGETHER = 8
+"""So many chunks of rows become one: products with a few rows are bound by memory, as a copy is."""
+
 _INDEPENDENT = 1e-3
 """Of the squared length of a unit vector, what has to be left when its part in other vectors is removed."""
 
@@ -167,6 +170,8 @@ class SearchSpace:
     def __init__(self, batch: Batch, xp: Namespace) -> None:
         self._batch, self.xp = batch, xp
         self._chunks: list[tuple[Array, Array, Array]] = []
+        self._single = 0
+        """How many chunks at the end are still as they were added."""
         self._gram: Array | None = None
         self._dead: Array | None = None
         self.rows = 0
@@ -217,7 +222,7 @@ class SearchSpace:
     @property
     def last_products(self) -> Array:
         """What ``B^T B`` makes of the rows that were added last."""
-        return self._chunks[-1][2]
+        return self._last_products
 
     def add(self, rows: Array, alive: Array) -> None:
         """Add orthonormal rows (maps, j, n), orthogonal to those that are here; `alive` (maps, j) is 0 for a zero."""
@@ -228,6 +233,13 @@ class SearchSpace:
     def _append(self, chunk: tuple[Array, Array, Array], alive: Array) -> None:
         xp = self.xp
         self._chunks.append(chunk)
+        self._last_products = chunk[2]
+        self._single += 1
+        if self._single == _TOGETHER:
+            columns = zip(*self._chunks[-_TOGETHER:], strict=True)
+            vectors, values, products = (xp.concat(list(column), axis=1) for column in columns)
+            self._chunks[-_TOGETHER:] = [(vectors, values, products)]
+            self._single = 0
         images = chunk[1]
         new = xp.concat([images @ xp.matrix_transpose(others) for _, others, _ in self._chunks], axis=-1)
         if self._gram is None or self._dead is None:

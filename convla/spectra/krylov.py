@@ -12,18 +12,18 @@ from typing import Any
 
 import numpy as np
 
-from convla._array import row_dots, to_numpy
+from convla._array import on_device_of, to_numpy
 from convla.spectra.block_iteration import Block, SearchSpace
 from convla.spectra.result import End
 
-__all__ = ["ceiling", "extended"]
+__all__ = ["extended"]
+
+FloatArray = np.ndarray[Any, np.dtype[np.float64]]
 
 _SHARE = 1e-4
 """A random vector holds less than this part of what it holds of an eigenvector in the mean with a chance of 0.8 %."""
 
 _ENOUGH = 1e100  # of a sum that would overflow
-
-_CHECKED = 4  # every so many steps a residual is looked at, which costs about as much as a step
 
 
 def extended(
@@ -53,34 +53,34 @@ def extended(
     tolerance : float
         ``rtol sigma_max^2``.
     above : float
-        A square that the upper end does not exceed, should that be known; see `ceiling`.
+        A square that the upper end does not exceed, should that be known but for a chance of about 1 %.
     """
-    xp, above, rtol = space.xp, math.inf, max(rtol, space.rounding)
+    above, rtol, before = math.inf, max(rtol, space.rounding), math.inf
     while True:
-        values, ritz = space.ritz(end)
-        squares = np.asarray(to_numpy(values[0, ...]), np.float64)
-        tolerance = rtol * float(np.max(squares))
+        gram = np.asarray(to_numpy(space.gram[0, ...]), np.float64)
+        squares, ritz = np.linalg.eigh(gram)
+        tolerance = rtol * float(squares[-1])
         if end == "smallest":
             known = bool(squares[0] <= tolerance)
         else:
+            squares, ritz = squares[::-1], ritz[:, ::-1]
             # With room for several steps of a descent.
-            above = ceiling(space) if squares[0] < bar else math.inf
-            known = above <= squares[0] + 0.25 * (bar - squares[0])
-        full = space.rows >= min(rows, space.order)
-        if not known and (full or space.rows % _CHECKED == 0):
-            first = ritz[:, :, :1]
-            remainder = space.products(first) - values[:, :1, None] * space.vectors(first)
-            known = float(row_dots(remainder, remainder, xp)[0, 0]) <= tolerance**2
-        if known or full:
+            above = _ceiling(gram, space.order) if squares[0] < bar else math.inf
+            known = bool(above <= squares[0] + 0.25 * (bar - squares[0]))
+        # The residual of the Ritz vector before the last row is what the last row adds to it.
+        known = known or (space.rows > 1 and before * abs(float(gram[-2, -1])) <= tolerance)
+        before = abs(float(ritz[-1, 0]))
+        if known or space.rows >= min(rows, space.order):
             break
         new, alive = space.beside(space.last_products)
-        if not new.shape[1]:  # the space is invariant, which the residual shows, or is said to show too little
+        if not new.shape[1]:  # the space is invariant, or all but
             break
         space.add(new, alive)
-    return space.block(ritz[:, :, :count]), known, tolerance, above
+    chosen = on_device_of(ritz[None, :, :count], space.gram, space.xp, dtype=space.gram.dtype)
+    return space.block(chosen), known, tolerance, above
 
 
-def ceiling(space: SearchSpace) -> float:
+def _ceiling(gram: FloatArray, order: int) -> float:
     """Return from where on a Krylov space's random vector has next to no part of any eigenvector: infinity if unknown.
 
     Notes
@@ -95,12 +95,11 @@ def ceiling(space: SearchSpace) -> float:
     ----------
     G. Szego, Orthogonal Polynomials, 4th ed., AMS 1975, Sections 3.1 and 3.41.
     """
-    gram = np.asarray(to_numpy(space.gram[0, ...]), np.float64)
     diagonal, beside = np.diagonal(gram), abs(np.diagonal(gram, 1))
     low = float(np.linalg.eigvalsh(gram)[-1])
     found, high = math.inf, 4.0 * low
     for _ in range(20):
-        if _largest_share(high, diagonal, beside) > _SHARE / space.order:
+        if _largest_share(high, diagonal, beside) > _SHARE / order:
             if not math.isfinite(found):
                 return found
             low = high
@@ -110,7 +109,7 @@ def ceiling(space: SearchSpace) -> float:
     return found
 
 
-def _largest_share(x: float, diagonal: np.ndarray[Any, Any], beside: np.ndarray[Any, Any]) -> float:
+def _largest_share(x: float, diagonal: FloatArray, beside: FloatArray) -> float:
     """Return ``1 / sum_j p_j(x)^2`` of a tridiagonal matrix, whose eigenvalues are below x."""
     before, now, total, coupling = 0.0, 1.0, 1.0, 0.0
     for entry, following in zip(diagonal[:-1].tolist(), beside.tolist(), strict=True):
