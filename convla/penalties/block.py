@@ -146,6 +146,8 @@ class Block(Tracker):
         if most > bar:
             found["largest"] = follow("largest", bar=bar, spaces=spaces)
             norm, most = upper.range(factor, _of_end(after, "largest"))
+        else:  # that it is too low is an update, too
+            after["largest_updates"] = state["largest_updates"] + 1
         if lower is not None and self._lower_can_be_active(target, norm**2):
             found["smallest"] = follow("smallest", norm=norm, spaces=spaces)
             if most <= bar and most > self._bar(target, found["smallest"].value):  # which is not as low as was thought
