@@ -23,7 +23,6 @@ import torch
 from steered_networks import mobilenet_v3_small, resnet50
 from torch.nn.utils import parametrizations
 
-from convla.experiments.training.networks import build_network
 from convla.frameworks.torch import (
     GradientTransform,
     NetworkSpectralPenalty,
@@ -132,7 +131,7 @@ def table(times: dict[str, list[float]], head: str) -> str:
 def large_batch(rounds: int, batch: int = 128) -> str:
     """ResNet-18 on a batch of 128 images of 32x32."""
     torch.manual_seed(0)
-    network, images = resnet18(classes=10), torch.randn(batch, 3, 32, 32)
+    network, images = build_network("resnet18", in_channels=3, image_size=32, classes=10), torch.randn(batch, 3, 32, 32)
     new: Callable[[], Network] = lambda: copy.deepcopy(network)  # noqa: E731
     example = images[:1]
     plain = Way(new(), images)

@@ -15,7 +15,6 @@ from convla.spectra.block_iteration import SearchSpace
 from convla.spectra.result import End, SingularValues
 from convla.spectra.status import Status
 from convla.spectra.tracking import BlockTracker
-from convla.typing import Namespace
 
 __all__ = ["Block"]
 
@@ -40,9 +39,9 @@ class Block(Tracker):
 
     Notes
     -----
-    Neither end is looked at while it is too near alpha to count: the lower one because the upper one is farther than alpha,
-    the upper one because it cannot have come far enough since it was found too low. See
-    `convla.spectra.tracking.BlockTracker` for what is done at either.
+    Neither end is looked at while it cannot count: the lower one while the upper one is farther from alpha than 0 is,
+    the upper one as long as it cannot have come far enough since it was found too low. A search from nothing ends as
+    soon as the value is known to 1e-3 ``sigma_max^2``. See `convla.spectra.tracking.BlockTracker` for what is done.
 
     Examples
     --------

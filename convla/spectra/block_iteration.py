@@ -222,7 +222,13 @@ class SearchSpace:
     @property
     def last_products(self) -> Array:
         """What ``B^T B`` makes of the rows that were added last."""
-        return self._last_products
+        return self._last[2]
+
+    @property
+    def last_remainder(self) -> Array:
+        """The same of one last row, less its part in that row: what is small is not lost beside it."""
+        vectors, _, products = self._last
+        return products - self.gram[:, -1:, -1:] * vectors
 
     def add(self, rows: Array, alive: Array) -> None:
         """Add orthonormal rows (maps, j, n), orthogonal to those that are here; `alive` (maps, j) is 0 for a zero."""
@@ -233,7 +239,7 @@ class SearchSpace:
     def _append(self, chunk: tuple[Array, Array, Array], alive: Array) -> None:
         xp = self.xp
         self._chunks.append(chunk)
-        self._last_products = chunk[2]
+        self._last = chunk
         self._single += 1
         if self._single == _TOGETHER:
             columns = zip(*self._chunks[-_TOGETHER:], strict=True)

@@ -1,8 +1,8 @@
 """A search from one random vector of a map, for what is known of either end of its spectrum to a few digits.
 
 All that is asked for here is how large an end's outermost squared singular value is, so that the iteration need not
-wait until its vectors have settled. A square is never below 0: at the lower end a Rayleigh quotient that is small enough
-is an answer, whatever its residual. And where the upper end is too low to matter, how low it is does not matter either.
+wait until its vectors have settled. A square is never below 0: at the lower end a small enough Rayleigh quotient is an
+answer, whatever its residual. And where the upper end is too low to matter, how low it is does not matter either.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ FloatArray = np.ndarray[Any, np.dtype[np.float64]]
 
 _SHARE = 1e-4
 """A random vector holds less than this part of what it holds of an eigenvector in the mean with a chance of 0.8 %."""
+
+_SMALL = 0.01
 
 _ENOUGH = 1e100  # of a sum that would overflow
 
@@ -48,31 +50,35 @@ def extended(
     -------
     block : Block
     known : bool
-        Whether the outermost Ritz vector has a residual below ``rtol sigma_max^2``; at the lower end, whether its
-        square is below that; at the upper end, whether no square comes near the bar.
+        Whether the outermost Ritz vector has a residual below ``rtol sigma_max^2``, or the random vector shows nothing
+        that far beyond its square; at the lower end, whether its square is below that; at the upper end, whether no
+        square comes near the bar.
     tolerance : float
         ``rtol sigma_max^2``.
     above : float
         A square that the upper end does not exceed, should that be known but for a chance of about 1 %.
     """
-    above, rtol, before = math.inf, max(rtol, space.rounding), math.inf
+    rtol, order, residual = max(rtol, space.rounding), space.order, math.inf
     while True:
         gram = np.asarray(to_numpy(space.gram[0, ...]), np.float64)
         squares, ritz = np.linalg.eigh(gram)
-        tolerance = rtol * float(squares[-1])
-        if end == "smallest":
-            known = bool(squares[0] <= tolerance)
-        else:
+        tolerance, width, above = rtol * float(squares[-1]), float(squares[-1] - squares[0]), math.inf
+        if end == "largest":
             squares, ritz = squares[::-1], ritz[:, ::-1]
-            # With room for several steps of a descent.
-            above = _ceiling(gram, space.order) if squares[0] < bar else math.inf
-            known = bool(above <= squares[0] + 0.25 * (bar - squares[0]))
-        # The residual of the Ritz vector before the last row is what the last row adds to it.
-        known = known or (space.rows > 1 and before * abs(float(gram[-2, -1])) <= tolerance)
-        before = abs(float(ritz[-1, 0]))
-        if known or space.rows >= min(rows, space.order):
+            known = _share_beyond(squares[0] + tolerance, gram) <= _SHARE / order
+            if squares[0] < bar:
+                above = _ceiling(gram, order)
+                known = known or above <= squares[0] + 0.25 * (bar - squares[0])  # has room for several steps
+        else:
+            known = bool(squares[0] <= tolerance) or _share_beyond(tolerance - squares[0], -gram) <= _SHARE / order
+        # The residual of the Ritz vector before the last row is what the last row adds to it. In a narrow spectrum each
+        # is small: one that is not small beside the spectrum's width says nothing of its end.
+        residual = residual * abs(float(gram[-2, -1])) if space.rows > 1 else math.inf
+        known = known or residual <= min(tolerance, _SMALL * width)
+        residual = abs(float(ritz[-1, 0]))
+        if known or space.rows >= min(rows, order):
             break
-        new, alive = space.beside(space.last_products)
+        new, alive = space.beside(space.last_remainder)
         if not new.shape[1]:  # the space is invariant, or all but
             break
         space.add(new, alive)
@@ -81,38 +87,33 @@ def extended(
 
 
 def _ceiling(gram: FloatArray, order: int) -> float:
-    """Return from where on a Krylov space's random vector has next to no part of any eigenvector: infinity if unknown.
+    """Return from where on a Krylov space's random vector has next to no part of any eigenvector: infinity if unknown."""
+    low = float(np.linalg.eigvalsh(gram)[-1])
+    high = 4.0 * low
+    if _share_beyond(high, gram) > _SHARE / order:
+        return math.inf
+    for _ in range(20):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if _share_beyond(middle, gram) > _SHARE / order else (low, middle)
+    return high
+
+
+def _share_beyond(x: float, gram: FloatArray) -> float:
+    """Bound the squared part of a Krylov space's vector in any eigenvector of an eigenvalue that is at least x.
 
     Notes
     -----
     Let p_j be the orthonormal polynomials of the vector's spectral measure; their recurrence is the tridiagonal matrix
-    of the Lanczos method. The squared part of the vector in an eigenvector, of an eigenvalue from x on, is at most
-    ``1 / sum_j p_j(x)^2`` where x is beyond the Ritz values: that is the least ``|q(G) v|^2`` of all polynomials q of
-    lower degree with ``q(x) = 1``, and the zeros of the one that attains it are below x, from where on it grows. Of a
-    random vector of n entries the squared part is ``1 / n`` in the mean.
+    of the Lanczos method. The part is at most ``1 / sum_j p_j(x)^2`` where x is beyond the Ritz values: that is the
+    least ``|q(G) v|^2`` of all polynomials q of lower degree with ``q(x) = 1``, and the zeros of the one that attains
+    it are below x, from where on it grows. Of a random vector of n entries the part is ``1 / n`` in the mean.
 
     References
     ----------
     G. Szego, Orthogonal Polynomials, 4th ed., AMS 1975, Sections 3.1 and 3.41.
     """
-    diagonal, beside = np.diagonal(gram), abs(np.diagonal(gram, 1))
-    low = float(np.linalg.eigvalsh(gram)[-1])
-    found, high = math.inf, 4.0 * low
-    for _ in range(20):
-        if _largest_share(high, diagonal, beside) > _SHARE / order:
-            if not math.isfinite(found):
-                return found
-            low = high
-        else:
-            found = high
-        high = 0.5 * (low + found)
-    return found
-
-
-def _largest_share(x: float, diagonal: FloatArray, beside: FloatArray) -> float:
-    """Return ``1 / sum_j p_j(x)^2`` of a tridiagonal matrix, whose eigenvalues are below x."""
     before, now, total, coupling = 0.0, 1.0, 1.0, 0.0
-    for entry, following in zip(diagonal[:-1].tolist(), beside.tolist(), strict=True):
+    for entry, following in zip(np.diagonal(gram)[:-1].tolist(), abs(np.diagonal(gram, 1)).tolist(), strict=True):
         if following == 0:  # the space was invariant here
             return 1.0
         if total > _ENOUGH:

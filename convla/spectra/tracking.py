@@ -297,7 +297,7 @@ class _Search:
         if basis is None:
             more = min(max(found.shape[1], self._rows(batch) - found.shape[1]), batch.order - found.shape[1])
             basis = orthonormal(self.xp.concat([found, self._draws(batch, more, run.part)], axis=1), self.xp)
-        return self._iterate(run.part, run.groups, batch, basis, _COLD_STEPS, self.count, bar)
+        return self._iterate(run.part, run.groups, batch, basis, _COLD_STEPS, self._all, bar)
 
     def begin(self, groups: list[int], bar: float) -> bool:
         """Search some groups from nothing, and tell whether that converged."""
@@ -311,8 +311,7 @@ class _Search:
             return self._extended(part, groups, batch) or self._gone_on(self.runs.pop(), bar)
         if basis is None:
             basis = orthonormal(self._draws(batch, self._rows(batch), part), self.xp)
-        settled = 1 if self.tracker.outermost else self.count
-        return self._iterate(part, groups, batch, basis, _COLD_STEPS, settled, bar)
+        return self._iterate(part, groups, batch, basis, _COLD_STEPS, self._all, bar)
 
     def _extended(self, part: int, groups: list[int], batch: Batch) -> bool:
         """Search one map of a part by a Krylov space, from that of the other end if there is one."""
@@ -326,7 +325,7 @@ class _Search:
             end=self.tracker.end,
             count=count,
             rtol=self.tracker.rtol,
-            rows=space.room(count),
+            rows=space.room(2 * count),
             bar=self.interest**2,
         )
         self.products += space.multiplied - before
@@ -363,6 +362,11 @@ class _Search:
     def _rows(self, batch: Batch) -> int:
         """Return how many vectors are carried in each map of a batch."""
         return min(self.tracker.block + self.tracker.reseed, batch.order)
+
+    @property
+    def _all(self) -> int:
+        """How many vectors have to settle in a search that may take long."""
+        return 1 if self.tracker.outermost else self.count
 
     @property
     def _cold_work(self) -> float:
