@@ -157,7 +157,7 @@ class Block(Tracker):
 
     def _bar(self, target: Shifted, least: float) -> float:
         """Return what sigma_max has to exceed for the upper end to be active where a singular value is `least`."""
-        return max(0.0, 2.0 * target.alpha * (1.0 - self._active_rtol(target)) - least**2) ** 0.5
+        return math.sqrt(max(0.0, 2.0 * target.alpha * (1.0 - self._active_rtol(target)) - least**2))
 
     def _ends(self, target: Shifted) -> dict[End, BlockTracker]:
         options: dict[str, Any] = {"block": self.vectors, "steps": self.steps, "rtol": _RTOL, "outermost": True}
@@ -174,7 +174,7 @@ class Block(Tracker):
     def _active_rtol(self, target: Shifted) -> float:
         if self.cluster_rtol is not None:
             return self.cluster_rtol
-        return float(namespace(target.factor.like).finfo(target.factor.dtype).eps) ** 0.5
+        return math.sqrt(float(namespace(target.factor.like).finfo(target.factor.dtype).eps))
 
 
 def _of_end(state: State, end: str) -> Mapping[str, Any]:

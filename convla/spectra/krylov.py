@@ -87,7 +87,7 @@ def extended(
 
 
 def _ceiling(gram: FloatArray, order: int) -> float:
-    """Return from where on a Krylov space's random vector has next to no part of any eigenvector: infinity if unknown."""
+    """Return from where on a Krylov space's random vector has next to no part of any eigenvector, or infinity."""
     low = float(np.linalg.eigvalsh(gram)[-1])
     high = 4.0 * low
     if _share_beyond(high, gram) > _SHARE / order:
