@@ -52,7 +52,8 @@ def namespace(*values: ArrayLike) -> Namespace:
     Raises
     ------
     TypeError
-        If the values belong to more than one array library, or are JAX arrays without JAX's 64-bit numbers.
+        If the values belong to more than one array library, or are JAX arrays without JAX's 64-bit numbers, or of
+        float32 where JAX rounds what it multiplies.
     """
     for value in values:  # nearly every call is of NumPy's arrays, and asking costs microseconds
         if type(value) is not np.ndarray:
@@ -66,10 +67,29 @@ def namespace(*values: ArrayLike) -> Namespace:
     if len(libraries) > 1:
         kinds = ", ".join(sorted({describe(array) for array in arrays}))
         raise TypeError(f"all arrays of a call must come from one library, got {kinds}")
-    if libraries == {"jax"} and not importlib.import_module("jax").config.jax_enable_x64:
+    if libraries == {"jax"}:
+        _check_jax(arrays)
+    return array_api_compat.array_namespace(*arrays)
+
+
+def _check_jax(arrays: list[Array]) -> None:
+    config = importlib.import_module("jax").config
+    if not config.jax_enable_x64:
         # JAX gives float32 and int32 where 64 bits are asked for: sums would be less accurate than promised, or wrap.
         raise TypeError("JAX arrays need jax.config.update('jax_enable_x64', True): sums are kept in 64-bit numbers")
-    return array_api_compat.array_namespace(*arrays)
+    if config.jax_default_matmul_precision in ("highest", "float32"):
+        return
+    if any(array.dtype == np.float32 and _platform_of(array) != "cpu" for array in arrays):
+        raise TypeError(
+            "JAX arrays of float32 that are not on a CPU need jax.config.update('jax_default_matmul_precision', "
+            "'highest'): by default JAX rounds the factors of products to 10 bits or fewer there"
+        )
+
+
+def _platform_of(array: Array) -> str:
+    """Return what kind of device holds an array of JAX, or will do so by default where it is traced."""
+    jax = importlib.import_module("jax")
+    return str(jax.default_backend() if is_traced(array) else next(iter(array.devices())).platform)
 
 
 @functools.cache

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from convla._array import device_of, on_device_of
-from convla.geometry import ConvGeometry, IndexArray
-from convla.typing import Array, Namespace
+from convla.geometry import ConvGeometry
+from convla.typing import Array, IndexArray, Namespace
 
 __all__ = ["extend", "fold"]
 

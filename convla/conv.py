@@ -37,10 +37,10 @@ def cross_correlate(
         Of the same library and dtype. One to three kernel axes.
     padding, stride, dilation, groups, boundary
         See `ConvGeometry`.
-    engine : {"auto", "direct", "reference", "numba", "cuda", "fft"}
-        Which kernel runs the operation on the library's arrays; "auto" takes the one measured to be fastest. For many
-        taps that is "fft", whose error is small next to the norm of the result (about ``log2(n) 2^-53`` times the norms
-        of image and kernel); "direct" asks for sums of products, whose error is bounded for each entry.
+    engine : Engine
+        Which kernel runs the operation, see `convla.typing.Engine`. For many taps "auto" takes "fft", whose error is
+        small next to the norm of the result (about ``log2(n) 2^-53`` times the norms of image and kernel); "direct"
+        asks for sums of products, whose error is bounded for each entry.
 
     Returns
     -------

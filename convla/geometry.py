@@ -2,7 +2,8 @@
 
 Along each axis a convolution reads the extended image ``x[source[p]]``, p = 0 .. padded - 1, at the positions
 ``p = output * stride + tap * dilation``. Everything else (output sizes, the rows and columns of the matrix, the sets
-Omega of the gradient formulas) follows from that one line and from the table ``source``, which the boundary defines.
+Omega of the gradient formulas) follows from that one line and from the table ``source``, which the boundary
+defines (`convla._edges`).
 """
 
 from __future__ import annotations
@@ -16,17 +17,16 @@ from typing import Any, cast
 
 import numpy as np
 
+from convla import _edges as edges
 from convla._validate import check_choice, check_integer, check_per_axis, check_sizes
 from convla.errors import ShapeError
-from convla.typing import Boundary, Padding
+from convla.typing import Boundary, IndexArray, Padding
 
-__all__ = ["BOUNDARIES", "ORDERS", "PADDINGS", "ConvGeometry", "transposed_geometry"]
+__all__ = ["BOUNDARIES", "ORDERS", "PADDINGS", "ConvGeometry"]
 
-PADDINGS = ("full", "same", "valid")
-BOUNDARIES = ("zero", "circular", "reflect", "replicate", "symmetric")
+PADDINGS = tuple(edges.PADDINGS)
+BOUNDARIES = tuple(edges.BOUNDARIES)
 ORDERS = ("C", "F")
-
-IndexArray = np.ndarray[Any, np.dtype[np.signedinteger[Any]]]
 
 
 @dataclass(frozen=True, init=False)
@@ -121,7 +121,7 @@ class ConvGeometry:
         strides = check_per_axis("stride", stride, ndim)
         dilations = check_per_axis("dilation", dilation, ndim)
         extents = tuple((k - 1) * d + 1 for k, d in zip(kernel[2:], dilations, strict=True))
-        pads = _resolve_padding(padding, extents)
+        pads = edges.resolve_padding(padding, extents)
         check_choice("boundary", boundary, BOUNDARIES)
         for extent, size, (low, high) in zip(extents, image, pads, strict=True):
             if extent > size + low + high:
@@ -303,18 +303,7 @@ class ConvGeometry:
         array([2, 1, 0, 1, 2, 3, 2, 1])
         """
         size, (low, high) = self.image_shape[axis], self.padding[axis]
-        position = np.arange(-low, size + high)
-        if self.boundary == "zero":
-            return np.where((position >= 0) & (position < size), position, -1)
-        if self.boundary == "circular":
-            return position % size
-        if self.boundary == "replicate":
-            return np.clip(position, 0, size - 1)
-        if self.boundary == "symmetric":
-            return np.minimum(position % (2 * size), 2 * size - 1 - position % (2 * size))
-        period = max(2 * (size - 1), 1)  # mirrored about both edge samples; one lone sample is its own mirror image
-        position = position % period
-        return np.minimum(position, period - position) if size > 1 else position
+        return edges.BOUNDARIES[self.boundary](np.arange(-low, size + high), size)
 
     def axis_map(self, axis: int) -> IndexArray:
         """Return the image index that each output position reads through each tap, along one axis; -1 for a zero.
@@ -468,82 +457,3 @@ class ConvGeometry:
                     for start, n, s in zip(starts, self.output_shape, self.stride, strict=True)
                 ),
             )
-
-
-def transposed_geometry(
-    kernel_shape: Sequence[int],
-    image_shape: Sequence[int],
-    *,
-    stride: int | Sequence[int],
-    padding: int | Sequence[int],
-    output_padding: int | Sequence[int],
-    dilation: int | Sequence[int],
-    groups: int,
-) -> ConvGeometry:
-    """Return the geometry whose transpose is a transposed convolution, in PyTorch's parameters.
-
-    Parameters
-    ----------
-    kernel_shape : sequence of int
-        ``(c_in, c_out // groups, *kernel)``.
-    image_shape : sequence of int
-        The sizes of the argument n; the image of the geometry has the sizes that come out.
-    stride, padding, output_padding, dilation, groups
-        See `ConvOperator.transposed`.
-
-    Raises
-    ------
-    TypeError, ValueError, ShapeError
-        As `ConvGeometry`.
-
-    Examples
-    --------
-    >>> from convla.geometry import transposed_geometry
-    >>> options = dict(stride=2, padding=1, output_padding=1, dilation=1, groups=1)
-    >>> transposed_geometry((8, 4, 3, 3), (16, 16), **options).image_shape
-    (32, 32)
-    """
-    kernel, image = check_sizes("kernel_shape", kernel_shape), check_sizes("image_shape", image_shape)
-    ndim = len(kernel) - 2
-    if len(image) != ndim:
-        raise ShapeError(f"image_shape must have {ndim} axes for a kernel of shape {kernel}, got {image}")
-    strides, dilations = check_per_axis("stride", stride, ndim), check_per_axis("dilation", dilation, ndim)
-    cut = check_per_axis("padding", padding, ndim, minimum=0)
-    added = check_per_axis("output_padding", output_padding, ndim, minimum=0)
-    sizes, pads = [], []
-    for axis, (n, k, s, d, p, more) in enumerate(zip(image, kernel[2:], strides, dilations, cut, added, strict=True)):
-        if more >= max(s, d):
-            raise ValueError(
-                f"output_padding must be less than the stride or the dilation, got {more} along axis {axis} with "
-                f"stride {s} and dilation {d}"
-            )
-        size = (n - 1) * s - 2 * p + (k - 1) * d + more + 1
-        if size < 1:
-            raise ShapeError(f"nothing is left along axis {axis} of the output: size {size} with padding {p}")
-        sizes.append(size)
-        # The convolution of an image of this size has n outputs, if need be with the far end cropped.
-        pads.append((p, p if more < s else p - more))
-    return ConvGeometry(kernel, sizes, padding=tuple(pads), stride=strides, dilation=dilations, groups=groups)
-
-
-def _resolve_padding(padding: Padding, extents: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
-    if isinstance(padding, str):
-        check_choice("padding", padding, PADDINGS)
-        if padding == "full":
-            return tuple((k - 1, k - 1) for k in extents)
-        if padding == "same":
-            return tuple(((k - 1) // 2, k // 2) for k in extents)
-        return ((0, 0),) * len(extents)
-    if not isinstance(padding, Sequence):
-        try:
-            amount = check_integer("padding", padding, minimum=0)
-        except TypeError:
-            raise TypeError(
-                "padding must be 'full', 'same', 'valid', an integer or a (low, high) pair for each axis, "
-                f"got {padding!r}"
-            ) from None
-        return ((amount, amount),) * len(extents)
-    if len(padding) != len(extents) or any(not isinstance(pair, Sequence) or len(pair) != 2 for pair in padding):
-        raise ShapeError(f"padding must have one (low, high) pair for each of {len(extents)} axes, got {padding!r}")
-    pairs = [tuple(check_integer(f"padding[{axis}]", amount) for amount in pair) for axis, pair in enumerate(padding)]
-    return cast(tuple[tuple[int, int], ...], tuple(pairs))

@@ -41,8 +41,8 @@ def reweighted_gradient(
         lambda > 0. At 1 the result is f; beyond it the mean counts for more.
     axis : int or None, default 0
         The direction: 0 for output channels, 1 for input channels, None for all entries in row-major order.
-    engine : {"auto", "reference", "numba", "cuda"}
-        Which kernel runs.
+    engine : Engine
+        Which kernel runs: see `convla.typing.Engine`.
 
     Returns
     -------
@@ -114,7 +114,7 @@ def sobolev_gradient(
     discretization : {"circulant", "riemann"}
         "circulant" solves the difference equation exactly; "riemann" takes the left Riemann sums of Eqs. (10)-(12) as
         printed.
-    engine : {"auto", "reference", "numba", "cuda"}
+    engine : Engine
         Which kernel runs "circulant"; "riemann" has the reference only.
 
     Returns
@@ -191,7 +191,7 @@ def laplacian_smoothing(
     method : {"auto", "sweeps", "fft"}
         "sweeps" factors the circulant matrix into a forward and a backward recursion, at a linear cost; "fft" divides
         by its eigenvalues. "auto" sweeps where a compiled kernel takes the array; not a few long lines on a GPU.
-    engine : {"auto", "reference", "numba", "cuda"}
+    engine : Engine
         Which kernel sweeps; the reference is a loop over the axis.
 
     Returns

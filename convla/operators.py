@@ -14,9 +14,10 @@ from convla._dispatch import prepared
 from convla._validate import check_array, check_choice
 from convla._windows import correlate, correlate_image_adjoint, correlate_kernel_adjoint
 from convla.errors import ShapeError
-from convla.geometry import ORDERS, ConvGeometry, transposed_geometry
+from convla.geometry import ORDERS, ConvGeometry
 from convla.linear_map import LinearMap, Transpose
 from convla.toeplitz import SPARSE_FORMATS, Order, convolution_matrix
+from convla.transposed import transposed_geometry
 from convla.typing import Array, ArrayLike, Boundary, Engine, Namespace, Padding
 
 __all__ = ["ConvOperator", "TransposedConvOperator"]
@@ -37,9 +38,10 @@ class ConvOperator(LinearMap):
     order : {"C", "F"}
         The vec() that products with vectors, `to_dense` and `to_sparse` use: row-major, or column-major as in the
         paper of Guo and Ye. Channels vary slowest in both.
-    engine : {"auto", "direct", "reference", "numba", "cuda", "fft"}
-        Which kernels run the maps; resolved here, once. "auto" takes transforms ("fft") for many taps, whose error is
-        small next to the norm of the result; "direct" sums of products, whose error is bounded for each entry.
+    engine : Engine
+        Which kernels run the maps, see `convla.typing.Engine`; resolved here, once. "auto" takes transforms ("fft") for
+        many taps, whose error is small next to the norm of the result; "direct" sums of products, whose error is
+        bounded for each entry.
 
     Attributes
     ----------

@@ -172,6 +172,23 @@ def test_similarity_of_jax_arrays(method, normalized):
 
 
 @pytest.mark.jax
+def test_jax_that_rounds_what_it_multiplies_is_refused(monkeypatch):
+    jax = pytest.importorskip("jax")
+    kernels = Jax().asarray(np.ones((2, 1, 3)))
+
+    def trace(dtype):
+        jax.make_jaxpr(lambda k: cross_correlate(k[0], k, padding="same"))(kernels.astype(dtype))
+
+    trace(np.float32)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    trace(np.float64)
+    with pytest.raises(TypeError, match="'jax_default_matmul_precision', 'highest'"):
+        trace(np.float32)
+    with jax.default_matmul_precision("highest"):
+        trace(np.float32)
+
+
+@pytest.mark.jax
 def test_jax_without_64_bit_numbers_is_refused():
     jax = pytest.importorskip("jax")
     kernels = Jax().asarray(np.ones((2, 1, 3)))

@@ -90,6 +90,19 @@ def test_the_page_has_every_number_and_asks_for_nothing(tmp_path: Path) -> None:
     assert target.read_text().startswith("<!DOCTYPE html>")
 
 
+def test_half_a_model_is_not_compared() -> None:
+    def stop(_: Any) -> None:
+        raise KeyboardInterrupt
+
+    options: dict[str, Any] = {"image": (7,), "measures": ["similarity"]}
+    with pytest.raises(KeyboardInterrupt):
+        convla.compare(weights(), weights(2.0), progress=stop, **options)
+    half, whole = convla.inspect(weights(), progress=stop, **options), convla.inspect(weights(2.0), **options)
+    found = convla.compare(half, whole)
+    assert {one.layer for one in found} == {"a.weight"}
+    assert (found.only_before, found.only_after) == ((), ())
+
+
 def test_the_page_draws_the_bound_step_by_step() -> None:
     layers = {name: dense_layer(np.array([[factor]])) for name, factor in (("up", 4.0), ("down", 0.5))}
     nodes = [Node("x", "input"), Node("up", "layer", ("x",), layer=layers["up"])]

@@ -39,8 +39,6 @@ from convla.experiments.descents import pairs_cuda
 from convla.experiments.descents.outcome import run_setting
 from convla.experiments.descents.pairs import LOSSES, OPTIMIZERS, SIMILARITIES
 from convla.geometry import ConvGeometry
-from convla.spectra import density, lanczos
-from convla.spectra.lanczos import block_lanczos
 from tests.cuda.stand_in import COUNTS
 from tests.geometries import integers, name_of, product
 from tests.kernel_examples import EXAMPLES
@@ -117,12 +115,13 @@ def test_pieces_cover_all_and_fit_in_the_workspace(room: int, more: int, monkeyp
     monkeypatch.setattr(cupy_convolution, "WORKSPACE", room)
     geometry = ConvGeometry((4, 3, 3, 2), (9, 8), padding="full", stride=(2, 1))
     covered = np.zeros((7, geometry.output_shape[0]), int)
-    for some, rows in cupy_convolution._pieces(np.empty((7, 1), np.float32), geometry, more):
-        covered[some, rows] += 1
-        count, height = some.stop - some.start, rows.stop - rows.start
-        windows = 18 * height * geometry.output_shape[1]  # of 3 channels and 3x2 taps
-        taken = 4 * count * (3 * 13 * 10 + windows + 4 * height * geometry.output_shape[1] + more)
-        assert taken <= room or (count, height) == (1, 1)
+    for some, parts in cupy_convolution._pieces(np.empty((7, 1), np.float32), geometry, more):
+        for rows in parts:
+            covered[some, rows] += 1
+            count, height = some.stop - some.start, rows.stop - rows.start
+            windows = 18 * height * geometry.output_shape[1]  # of 3 channels and 3x2 taps
+            taken = 4 * count * (2 * 3 * 13 * 10 + windows + 4 * height * geometry.output_shape[1] + more)
+            assert taken <= room or (count, height) == (1, 1)
     assert np.all(covered == 1)
 
 
@@ -161,6 +160,40 @@ def test_long_tables_are_left_to_products(cupy: ModuleType, monkeypatch: pytest.
         got = operation(*(cupy.asarray(array) for array in given), geometry)
         assert_agrees(got, operation.reference(*given, geometry), 0)
     assert COUNTS["launches"] == 0
+
+
+@pytest.mark.parametrize("size", [2**31 - 2**7, 2**31 - 1])
+def test_positions_that_the_last_block_would_count_beyond_32_bits(size: int) -> None:
+    small = np.empty(0, np.float32)
+    assert not cupy_convolution._sums_directly(small, ConvGeometry((1, 1, 1), (size,), padding="valid", stride=2**30))
+    assert not cupy_convolution._sums_directly(small, ConvGeometry((size, 1, 1), (1,), padding="valid", groups=size))
+
+
+@pytest.mark.parametrize("stride", [1, 3000])
+def test_tables_that_are_kept_are_no_longer_than_said(stride: int) -> None:
+    # A long signal has as many first entries as pixels, however few of them are read.
+    geometry = ConvGeometry((1, 1, 3), (10**5,), padding="valid", stride=stride)
+    tables = [make(geometry).size for make in (cupy_convolution.reads, cupy_convolution.readers)]
+    counted = 10**5 + 2 * 3 * geometry.output_shape[0]
+    assert counted < max(tables) <= counted + 100
+    assert cupy_convolution._sums_directly(np.empty(0, np.float32), geometry)
+    far = ConvGeometry((1, 1, 3), (2**21,), padding="valid", stride=stride)
+    assert not cupy_convolution._sums_directly(np.empty(0, np.float32), far)
+
+
+def test_the_image_adjoint_extends_a_few_images_at_a_time(cupy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cupy_convolution, "FEW_CHANNELS", 0)
+    monkeypatch.setattr(cupy_convolution, "WORKSPACE", 4 * 8 * (2 * 2 * 14 + (2 * 5 + 3) * 10))  # four images
+    seen: list[int] = []
+    run = cupy_convolution.fold
+    monkeypatch.setattr(cupy_convolution, "fold", lambda array, *rest: seen.append(array.shape[0]) or run(array, *rest))
+    geometry = ConvGeometry((3, 2, 5), (10,), padding="same", boundary="circular")
+    arrays = of_map(geometry, np.float64, images=(3, 3))
+    operation, names = MAPS[1]
+    given = [arrays[name] for name in names]
+    got = operation(*(cupy.asarray(array) for array in given), geometry)
+    assert_agrees(got, operation.reference(*given, geometry), 0)
+    assert seen == [4, 4, 1]
 
 
 def test_integers_of_many_channels_are_summed_directly(cupy: ModuleType) -> None:
@@ -556,65 +589,3 @@ def test_the_records_of_layers() -> None:
         for h in range(middle + 1):
             assert all(lag[p, q] == h for p, q in pairs[first[h] : first[h + 1]])
         assert len(pairs) == first[-1] == taps * (taps + 1) // 2
-
-
-@pytest.mark.parametrize("block", [1, 2])
-def test_lanczos_waits_once_for_several_steps(block: int, cupy: ModuleType) -> None:
-    rng = np.random.default_rng(13)
-    matrix = rng.standard_normal((90, 60))
-    gram, start = matrix.T @ matrix, rng.standard_normal((1, block, 60))
-    options: dict[str, Any] = {"rtol": 1e-10, "basis_size": 24, "max_products": 60 * block}
-    steps: list[int] = []
-
-    def multiply(rows: Any) -> Any:
-        steps.append(COUNTS["waits"])
-        return rows @ device
-
-    device, given = cupy.asarray(gram), cupy.asarray(start)
-    COUNTS.clear()
-    found = block_lanczos(multiply, given, 1, rng=np.random.default_rng(1), **options)
-    assert found.values[0] == pytest.approx(np.linalg.norm(matrix, 2), rel=1e-9)
-    looks = len(set(steps))
-    assert len(steps) >= 8
-    assert looks <= len(steps) / 2
-    assert COUNTS["waits"] <= 4 * looks + 4  # a restart and the start look at their rows as well
-
-
-@pytest.mark.parametrize(("at", "block"), [(1, 1), (2, 1), (3, 1), (6, 1), (4, 2), (3, 2)])
-def test_lanczos_takes_steps_anew_that_should_not_have_been_trusted(at: int, block: int, cupy: ModuleType) -> None:
-    # The Krylov space of the start ends after `at` vectors, in the middle of what is read together.
-    rng = np.random.default_rng(14)
-    values = np.linspace(1.0, 4.0, 30)
-    vectors = np.linalg.qr(rng.standard_normal((30, 30)))[0]
-    gram = (vectors * values) @ vectors.T
-    start = rng.standard_normal((1, block, at)) @ vectors[:, :at].T
-    processes = []
-    for library in (np, cupy):
-        given = library.asarray(gram)
-        process = lanczos._Process(
-            lambda rows, given=given: rows @ given, library.asarray(start), 1, 24, "largest", np.random.default_rng(2)
-        )
-        for _ in range(16 // block):
-            process.step()
-        process.settle()
-        processes.append(process)
-    host, device = processes
-    basis = device._V.get()[0, :16, :]
-    np.testing.assert_allclose(basis @ basis.T, np.eye(16), atol=1e-12)
-    np.testing.assert_allclose(device._H[0, :16, :16], basis @ gram @ basis.T, atol=1e-12)
-    np.testing.assert_allclose(device._H, host._H, atol=1e-12)
-    np.testing.assert_allclose(device._V.get(), host._V, atol=1e-9)
-
-
-def test_a_density_waits_once_for_a_probe(cupy: ModuleType) -> None:
-    kernel = np.random.default_rng(15).standard_normal((2, 2, 3))
-    device, host = (ConvOperator(array, (20,)) for array in (cupy.asarray(kernel), kernel))
-    coefficients = np.eye(9)[:3]
-    COUNTS.clear()
-    got = density._probe(device, 9.0, coefficients, 12, np.random.default_rng(0))
-    assert COUNTS["waits"] == 1
-    np.testing.assert_allclose(got, density._probe(host, 9.0, coefficients, 12, np.random.default_rng(0)), atol=1e-12)
-    ends = ConvOperator(np.eye(2)[:, :, None], (20,))  # its Krylov spaces have one dimension
-    np.testing.assert_allclose(
-        density._probe(ends, 1.0, coefficients, 12, np.random.default_rng(0)), [1.0, 1.0, 1.0], atol=1e-12
-    )

@@ -1,11 +1,23 @@
+from typing import get_args
+
 import numpy as np
 import pytest
 from hypothesis import given
 
 from convla import ConvGeometry
 from convla.errors import ShapeError
+from convla.geometry import BOUNDARIES, PADDINGS
+from convla.typing import Boundary, Padding
 from tests.geometries import conv_geometries, keywords_of
 from tests.naive import dense_matrix, read
+
+
+def test_the_names_of_the_tables_are_those_of_the_types_and_of_the_documentation():
+    assert get_args(Boundary) == BOUNDARIES
+    assert get_args(get_args(Padding)[0]) == PADDINGS
+    for parameter, names in {"padding": PADDINGS, "boundary": BOUNDARIES}.items():
+        listed = ", ".join(f'"{name}"' for name in names)
+        assert f"    {parameter} : {{{listed}}}" in ConvGeometry.__doc__
 
 
 @given(conv_geometries())

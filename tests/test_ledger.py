@@ -123,6 +123,7 @@ def test_a_statement_without_what_its_verdict_speaks_of_is_refused() -> None:
         Statement("CSM-0", "ours", "t", "c", Verdict.REFUTED, (piece,), ("m.f",))
 
 
+@pytest.mark.slow
 def test_a_page_is_stale_beyond_the_tolerance_of_its_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page_module, "run_evidence", functools.cache(run_evidence))  # the same pages six times
     assert main(["--docs", str(tmp_path)]) == 0

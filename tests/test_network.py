@@ -215,8 +215,11 @@ def test_an_interrupt_amid_a_step_leaves_the_last_whole_one(
 
 
 @pytest.mark.torch
-def test_tensors_that_autograd_follows_are_measured_without_a_warning() -> None:
+def test_tensors_that_autograd_follows_are_refused_and_detached_ones_measured() -> None:
     torch = pytest.importorskip("torch")
     kernels = network()["a"]
-    result = network_similarity({"a": torch.tensor(kernels, requires_grad=True)})
+    tensor = torch.tensor(kernels, requires_grad=True)
+    with pytest.raises(TypeError, match=r"kernels\['a'\] requires a gradient"):
+        network_similarity({"a": tensor})
+    result = network_similarity({"a": tensor.detach()})
     assert result.layers["a"] == pytest.approx(float(convolutional_similarity(kernels)), rel=1e-13)

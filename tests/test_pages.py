@@ -7,6 +7,7 @@ import doctest
 import re
 import shlex
 import sys
+import textwrap
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -37,6 +38,7 @@ ELSEWHERE = {
     r"doctor": "tests/test_doctor.py",
     r"inspect model\.(keras|safetensors|safetensors\.index\.json|msgpack) ?.*": "tests of the format",
     r"inspect model\.onnx --image 224x224": "tests/test_onnx.py, on a smaller image",
+    r"inspect (model\.pt2|model\.onnx --data .*|\*\.onnx .*)": "tests/test_inspect_files.py",
 }
 """Commands that are parsed here, and run there."""
 
@@ -44,7 +46,8 @@ ELSEWHERE = {
 def blocks(page: Path, *languages: str) -> list[str]:
     """The fenced blocks of a page in these languages."""
     pattern = rf"^[ ]*```(?:{'|'.join(languages)})\n(.*?)^[ ]*```"
-    return re.findall(pattern, page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    found = re.findall(pattern, page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    return list(map(textwrap.dedent, found))
 
 
 def calls(page: Path) -> Iterator[tuple[list[str], str | None]]:

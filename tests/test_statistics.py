@@ -11,8 +11,8 @@ from scipy import stats
 from convla.experiments.csm.agreement import LEAST, Verdict, carriers, compare, decide
 from convla.experiments.csm.columns import columns_of, estimate, resampled
 from convla.experiments.csm.coverage import measure_coverage
-from convla.experiments.csm.published import QUANTITIES, TABLES, PublishedCell, published_cells, published_tables
-from convla.experiments.csm.settings import Readings, table_settings
+from convla.experiments.csm.published import QUANTITIES, PublishedCell, published_cells, published_tables
+from convla.experiments.csm.settings import TABLES, Readings, table_settings
 from convla.experiments.descents.outcome import Outcome, run_setting
 from convla.experiments.statistics import Estimate, all_positive, holm, median_interval, mostly_true, share_interval
 

@@ -9,7 +9,7 @@ import typer
 
 from convla.cli.app import app
 from convla.cli.inspect import image_sizes
-from convla.cli.output import check_plot, check_writable, write_json, write_text
+from convla.cli.output import check_plot, check_writable, progress_bars, write_json, write_text
 from convla.networks.comparison import Change, Comparison, compare
 from convla.networks.files import MODEL_FORMATS
 from convla.networks.measures import MEASURES
@@ -42,13 +42,16 @@ def _compare(
     for option, path in {"--json": json_file, "--csv": csv_file, "--html": html_file, "--plot": plot}.items():
         check_writable(option, path)
     check_plot(plot)
-    found = compare(
-        before,
-        after,
-        image=None if image is None else image_sizes(image),
-        settings=[] if layers is None else read_settings(layers, LayerSettings()),
-        measures=measures.split(","),
-    )
+    with progress_bars() as progress:
+        bar = progress.add_task("layers", total=None)
+        found = compare(
+            before,
+            after,
+            image=None if image is None else image_sizes(image),
+            settings=[] if layers is None else read_settings(layers, LayerSettings()),
+            measures=measures.split(","),
+            progress=lambda row: progress.update(bar, advance=1, description=printable(row.name)),
+        )
     if json_file is not None:
         write_json(json_file, found.as_data())
     if csv_file is not None:

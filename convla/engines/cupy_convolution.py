@@ -18,8 +18,8 @@ import numpy as np
 from convla._array import is_exact, namespace
 from convla._boundary import extend, fold
 from convla._cuda import WORKSPACE, blocks_for, c_type, chunks, launch_kernel, on_its_device, on_the_device
-from convla.geometry import ConvGeometry, IndexArray
-from convla.typing import Array
+from convla.geometry import ConvGeometry
+from convla.typing import Array, IndexArray
 
 __all__ = [
     "FEW_CHANNELS",
@@ -39,8 +39,8 @@ FEW_CHANNELS = 16
 _THREADS = 128
 _CHANNELS = 4
 LARGEST_GRID = 2**31 - 1
-_LARGEST_INDEX = 2**31 - 1
-_LARGEST_TABLE = 2**20
+_LARGEST_INDEX = 2**31 - 1 - _THREADS  # the last block counts beyond what there is
+_LARGEST_TABLE = 2**21
 _BLOCKS = 2048
 _LEAST_TERMS = 4096
 
@@ -55,9 +55,11 @@ def correlate(image: Array, kernel: Array, geometry: ConvGeometry) -> Array:
     weights = _weights(kernel, geometry)
     images = xp.reshape(image, (-1, *geometry.domain_shape))
     features = xp.empty((images.shape[0], *geometry.range_shape), dtype=image.dtype)
-    for some, rows in _pieces(images, geometry):
-        product = weights @ _columns(images[some], rows, geometry)
-        features[some, :, rows] = xp.reshape(product, (-1, geometry.out_channels, *_rows_shape(rows, geometry)))
+    for some, parts in _pieces(images, geometry):
+        extended = xp.ascontiguousarray(extend(images[some], geometry, xp))
+        for rows in parts:
+            product = weights @ _columns(extended, rows, geometry)
+            features[some, :, rows] = xp.reshape(product, (-1, geometry.out_channels, *_rows_shape(rows, geometry)))
     return xp.reshape(features, (*batch, *geometry.range_shape))
 
 
@@ -70,16 +72,21 @@ def correlate_image_adjoint(features: Array, kernel: Array, geometry: ConvGeomet
     batch = features.shape[: -geometry.ndim - 1]
     weights = xp.matrix_transpose(_weights(kernel, geometry))
     given = xp.reshape(features, (-1, *geometry.range_shape))
-    extended = xp.zeros((given.shape[0], geometry.in_channels, *geometry.padded_shape), dtype=features.dtype)
+    images = xp.empty((given.shape[0], *geometry.domain_shape), dtype=features.dtype)
     everything = (slice(None),) * geometry.ndim
-    for some, rows in _pieces(given, geometry):
-        columns = weights @ _grouped(given[some, :, rows], geometry)
-        columns = xp.reshape(columns, (-1, geometry.in_channels, *geometry.kernel_size, *_rows_shape(rows, geometry)))
-        for tap, (window, *others) in geometry.windows():
-            stride = geometry.stride[0]
-            here = slice(window.start + rows.start * stride, window.start + (rows.stop - 1) * stride + 1, stride)
-            extended[(some, slice(None), here, *others)] += columns[(slice(None), slice(None), *tap, *everything)]
-    return xp.reshape(fold(extended, geometry, xp), (*batch, *geometry.domain_shape))
+    for some, parts in _pieces(given, geometry):
+        extended = xp.zeros((some.stop - some.start, geometry.in_channels, *geometry.padded_shape), dtype=images.dtype)
+        for rows in parts:
+            columns = weights @ _grouped(given[some, :, rows], geometry)
+            shape = (-1, geometry.in_channels, *geometry.kernel_size, *_rows_shape(rows, geometry))
+            columns = xp.reshape(columns, shape)
+            for tap, (window, *others) in geometry.windows():
+                stride = geometry.stride[0]
+                here = slice(window.start + rows.start * stride, window.start + (rows.stop - 1) * stride + 1, stride)
+                there = extended[(..., here, *others)]
+                there += columns[(slice(None), slice(None), *tap, *everything)]
+        images[some] = fold(extended, geometry, xp)
+    return xp.reshape(images, (*batch, *geometry.domain_shape))
 
 
 @on_its_device
@@ -90,18 +97,21 @@ def correlate_kernel_adjoint(features: Array, image: Array, geometry: ConvGeomet
         return _kernel_adjoint_directly(features, image, geometry)
     images, given = xp.reshape(image, (-1, *geometry.domain_shape)), xp.reshape(features, (-1, *geometry.range_shape))
     total = xp.zeros((geometry.groups, geometry.out_channels // geometry.groups, _terms(geometry)), dtype=image.dtype)
-    for some, rows in _pieces(images, geometry, math.prod(geometry.kernel_shape)):
-        products = _grouped(given[some, :, rows], geometry) @ _columns(images[some], rows, geometry).swapaxes(-1, -2)
-        total += xp.sum(products, axis=0)
+    for some, parts in _pieces(images, geometry, math.prod(geometry.kernel_shape)):
+        extended = xp.ascontiguousarray(extend(images[some], geometry, xp))
+        for rows in parts:
+            products = _grouped(given[some, :, rows], geometry) @ _columns(extended, rows, geometry).swapaxes(-1, -2)
+            total += xp.sum(products, axis=0)
     return xp.reshape(total, geometry.kernel_shape)
 
 
 def _sums_directly(array: Array, geometry: ConvGeometry) -> bool:
     """Tell whether the kernels of our own run: they count positions with 32 bits, and their tables are kept."""
     out, inner = geometry.out_channels // geometry.groups, geometry.kernel_shape[1]
-    shapes = (geometry.image_shape, geometry.output_shape, geometry.kernel_shape[1:])
+    shapes = (geometry.image_shape, geometry.output_shape, geometry.kernel_shape)
     largest = max(math.prod(shape) for shape in shapes)
-    table = sum(n * k for n, k in zip(geometry.output_shape, geometry.kernel_size, strict=True))
+    axes = zip(geometry.image_shape, geometry.output_shape, geometry.kernel_size, strict=True)
+    table = sum(size + 2 * n * k for size, n, k in axes)  # of `readers`, which is the longer one
     few = is_exact(array) or max(out, inner) <= FEW_CHANNELS
     return few and largest <= _LARGEST_INDEX and table <= _LARGEST_TABLE
 
@@ -201,30 +211,30 @@ def readers(geometry: ConvGeometry) -> IndexArray:
 # Products of matrices.
 
 
-def _pieces(images: Array, geometry: ConvGeometry, more: int = 0) -> Iterator[tuple[slice, slice]]:
-    """Yield pairs (images, rows of the output's first axis) that take no more than the workspace, or one row of one.
+def _pieces(images: Array, geometry: ConvGeometry, more: int = 0) -> Iterator[tuple[slice, list[slice]]]:
+    """Yield images, and the output's rows along its first axis in parts, that fit in the workspace, or one row of one.
 
-    An image takes its extension and `more` entries, a row its windows and their products with the weights.
+    An image takes its extension, once more while that is made or folded, and `more` entries; a row its windows and
+    their products with the weights.
     """
     size = images.dtype.itemsize
-    whole = (geometry.in_channels * math.prod(geometry.padded_shape) + more) * size
+    whole = (2 * geometry.in_channels * math.prod(geometry.padded_shape) + more) * size
     row = (geometry.groups * _terms(geometry) + geometry.out_channels) * math.prod(geometry.output_shape[1:]) * size
     rows = geometry.output_shape[0]
     for some in chunks(images.shape[0], whole + rows * row, WORKSPACE):
         count = some.stop - some.start
-        for part in chunks(rows, count * row, WORKSPACE - count * whole):
-            yield some, part
+        yield some, list(chunks(rows, count * row, WORKSPACE - count * whole))
 
 
 def _rows_shape(rows: slice, geometry: ConvGeometry) -> tuple[int, ...]:
     return (rows.stop - rows.start, *geometry.output_shape[1:])
 
 
-def _columns(images: Array, rows: slice, geometry: ConvGeometry) -> Array:
+def _columns(extended: Array, rows: slice, geometry: ConvGeometry) -> Array:
     """Return the windows of all taps at some rows of the output: (images, groups, c_in // groups * taps, positions)."""
-    xp = namespace(images)
+    xp = namespace(extended)
     n = geometry.ndim
-    extended = xp.ascontiguousarray(extend(images, geometry, xp))[:, :, rows.start * geometry.stride[0] :]
+    extended = extended[:, :, rows.start * geometry.stride[0] :]
     steps = extended.strides[-n:]
     windows = importlib.import_module("cupy").lib.stride_tricks.as_strided(
         extended,
@@ -236,7 +246,7 @@ def _columns(images: Array, rows: slice, geometry: ConvGeometry) -> Array:
         ),
     )
     positions = math.prod(_rows_shape(rows, geometry))
-    return xp.reshape(windows, (images.shape[0], geometry.groups, _terms(geometry), positions))
+    return xp.reshape(windows, (extended.shape[0], geometry.groups, _terms(geometry), positions))
 
 
 def _grouped(features: Array, geometry: ConvGeometry) -> Array:

@@ -134,6 +134,8 @@ def compare(before: Any, after: Any, example: Any = None, **options: Any) -> Com
         If the two have no layer of one name.
     TypeError, WeightsError, OSError
         As `inspect`.
+    KeyboardInterrupt
+        If Ctrl-C comes while a model is inspected: half of one is not compared.
 
     Examples
     --------
@@ -144,9 +146,7 @@ def compare(before: Any, after: Any, example: Any = None, **options: Any) -> Com
     >>> changes.changes[0].quantity, round(changes.changes[0].ratio, 9)
     ('sigma_max', 3.0)
     """
-    reports = [
-        model if isinstance(model, Inspection) else inspect(model, example, **options) for model in (before, after)
-    ]
+    reports = [_inspected(model, example, options) for model in (before, after)]
     first, second = reports
     names = [{layer.name: layer for layer in report} for report in reports]
     shared = [name for name in names[0] if name in names[1]]
@@ -163,5 +163,18 @@ def compare(before: Any, after: Any, example: Any = None, **options: Any) -> Com
             changes.append(Change(name, column, one.quantities[column], other.quantities[column], sides))
     if first.certificate is not None and second.certificate is not None:
         changes.append(Change("the network", "lipschitz", first.certificate.upper, second.certificate.upper))
-    only = [tuple(name for name in names[one] if name not in names[1 - one]) for one in (0, 1)]
+    # What an inspection that was interrupted has no row of may be there all the same.
+    only = [
+        tuple(name for name in names[one] if name not in names[1 - one]) if reports[1 - one].complete else ()
+        for one in (0, 1)
+    ]
     return Comparison(first, second, tuple(changes), *only)
+
+
+def _inspected(model: Any, example: Any, options: dict[str, Any]) -> Inspection:
+    if isinstance(model, Inspection):
+        return model
+    report = inspect(model, example, **options)
+    if not report.complete:
+        raise KeyboardInterrupt
+    return report

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -10,7 +11,8 @@ from convla._validate import check_choice
 from convla.networks.layers import Layer
 from convla.networks.spectrum import Spectrum
 from convla.similarity import convolutional_similarity
-from convla.similarity.orthogonality import kernel_orthogonality, mutual_coherence, ocnn_residual, spectral_isometry
+from convla.similarity.objectives import OBJECTIVES, Objective
+from convla.similarity.orthogonality import mutual_coherence, spectral_isometry
 from convla.spectra.status import Status
 
 __all__ = ["MEASURES", "Column", "Subject", "columns_of"]
@@ -82,16 +84,20 @@ def _coherence(subject: Subject) -> float:
     return max(values)
 
 
-def _ocnn_residual(subject: Subject) -> float:
+def _objective(objective: Objective, subject: Subject) -> float:
     layer = subject.kernel_layer
-    stride = layer.geometry.stride
-    if layer.transposed and any(step > 1 for step in stride):
+    if layer.transposed and "stride" in objective.options and any(step > 1 for step in layer.geometry.stride):
         raise ValueError("not defined for a transposed layer with a stride")
-    return math.fsum(float(ocnn_residual(group, stride=stride)) for group in layer.filters)
+    return float(objective.value(layer.all_filters, **objective.at(layer.geometry)))
 
 
-def _kernel_orthogonality(subject: Subject) -> float:
-    return math.fsum(float(kernel_orthogonality(group)) for group in subject.kernel_layer.filters)
+def _objectives(measure: str) -> tuple[Column, ...]:
+    """Return the columns of the objectives in a group."""
+    return tuple(
+        Column(objective.column, objective.heading, functools.partial(_objective, objective))
+        for objective in OBJECTIVES.values()
+        if objective.measure == measure
+    )
 
 
 def _spectral_isometry(subject: Subject) -> float:
@@ -110,14 +116,13 @@ MEASURES: dict[str, tuple[Column, ...]] = {
     ),
     "stable_rank": (Column("stable_rank", "stable rank", _stable_rank),),
     "similarity": (
-        Column("similarity", "L_CS", lambda subject: float(convolutional_similarity(subject.kernel_layer.all_filters))),
+        *_objectives("similarity"),
         Column("scaled_similarity", "per pair, scaled", _scaled_similarity),
     ),
     "orthogonality": (
-        Column("kernel_orthogonality", "|WW'-I|^2", _kernel_orthogonality),
+        *_objectives("orthogonality"),
         Column("spectral_isometry", "SRIP", _spectral_isometry),
         Column("mutual_coherence", "coherence", _coherence),
-        Column("ocnn_residual", "OCNN", _ocnn_residual),
     ),
     "density": (),
 }

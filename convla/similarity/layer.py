@@ -75,8 +75,8 @@ def convolutional_similarity(
     normalized : bool, default False
         Divide the term of each pair by norm(K_i)^2 norm(K_j)^2: the similarity of the kernels scaled to norm 1. Without
         it the value is homogeneous of degree 4, and a descent on it shrinks the kernels. Integers become float64.
-    engine : {"auto", "reference", "numba", "cuda"}
-        What runs the method "autocorrelation".
+    engine : Engine
+        What runs the method "autocorrelation": see `convla.typing.Engine`.
 
     Returns
     -------

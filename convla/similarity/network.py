@@ -217,7 +217,7 @@ def initialize_network(
         Go on from there, with the same settings; `kernels` then only names the layers.
     progress : callable, optional
         Called with the state after each step.
-    engine : {"auto", "reference", "numba", "cuda"}
+    engine : Engine
         As in `convolutional_similarity`.
 
     Returns

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from convla._array import device_of, namespace, on_device_of, row_dots, to_numbers
+from convla._array import device_of, is_on_gpu, namespace, on_device_of, row_dots, to_numbers
 from convla.spectra.batch import Batch
 from convla.spectra.result import End
 from convla.typing import Array, Namespace
@@ -110,7 +110,8 @@ def iterate(
     The Rayleigh-Ritz method on a space that grows by the residuals of the vectors that still move: a block Krylov
     space, since residuals of Ritz vectors span what one more multiplication adds. It is cut back to the outermost Ritz
     vectors, twice as many as are wanted, where it has become too large (a thick restart). Only coefficients are
-    computed in between; what they combine is multiplied once, at the end.
+    computed in between; what they combine is multiplied once, at the end. A GPU is waited for once in a step: whether
+    new rows brought anything is read together with which vectors still move.
 
     References
     ----------
@@ -125,15 +126,16 @@ def iterate(
     while True:
         values, ritz = space.ritz(end)
         squares, ritz = values[:, :count], ritz[:, :, :count]
-        tolerance = rtol * xp.max(xp.abs(values[:, 0] if end == "largest" else values[:, space.alive - 1]))
+        tolerance = rtol * xp.max(xp.abs(values[:, 0] if end == "largest" else space.last_of(values)))
         tolerance = xp.where(tolerance < rtol * norm, xp.full_like(tolerance, rtol * norm), tolerance)
         if outermost and end == "smallest" and bool(xp.min(squares) <= tolerance):
             converged = True
             break
         remainder = space.products(ritz) - squares[..., None] * space.vectors(ritz)
         norms = xp.sqrt(row_dots(remainder, remainder, xp))
-        open_, converged = _open_rows(squares, norms, settled, end, tolerance, bar, batch.order, xp)
-        if step >= steps or (converged and (probed or step >= probe_steps)):
+        open_, grown = space.look(_moving(squares, norms, settled, end, tolerance, bar, batch.order, xp))
+        converged = not any(row < settled for row in open_)
+        if step >= steps or not grown or (converged and (probed or step >= probe_steps)):
             break
         multiply = 1
         if converged:  # what is left is for the random vectors, which come last, to show what they point at
@@ -174,18 +176,19 @@ class SearchSpace:
         """How many chunks at the end are still as they were added."""
         self._gram: Array | None = None
         self._dead: Array | None = None
+        self._looked_at = 0
         self.rows = 0
         self.multiplied = 0
         """How many rows were multiplied, those that are gone included."""
         self.alive = 0
-        """How many rows every map has at least."""
+        """How many rows every map has at least, as far as a GPU has been asked."""
 
     @classmethod
     def spanned(cls, batch: Batch, basis: Array) -> SearchSpace:
         """Return the space of an orthonormal basis (maps, rows, n)."""
         xp = namespace(basis)
         space = cls(batch, xp)
-        space.add(basis, xp.ones_like(basis[..., 0]))
+        space.add(basis)
         return space
 
     def room(self, count: int) -> int:
@@ -230,13 +233,13 @@ class SearchSpace:
         vectors, _, products = self._last
         return products - self.gram[:, -1:, -1:] * vectors
 
-    def add(self, rows: Array, alive: Array) -> None:
+    def add(self, rows: Array, alive: Array | None = None) -> None:
         """Add orthonormal rows (maps, j, n), orthogonal to those that are here; `alive` (maps, j) is 0 for a zero."""
         self.multiplied += rows.shape[1]
         images = self._batch.apply(rows)
         self._append((rows, images, self._batch.adjoint(images)), alive)
 
-    def _append(self, chunk: tuple[Array, Array, Array], alive: Array) -> None:
+    def _append(self, chunk: tuple[Array, Array, Array], alive: Array | None) -> None:
         xp = self.xp
         self._chunks.append(chunk)
         self._last = chunk
@@ -247,22 +250,45 @@ class SearchSpace:
             self._chunks[-_TOGETHER:] = [(vectors, values, products)]
             self._single = 0
         images = chunk[1]
+        dead = xp.zeros_like(chunk[0][..., 0]) if alive is None else 1 - alive
         new = xp.concat([images @ xp.matrix_transpose(others) for _, others, _ in self._chunks], axis=-1)
         if self._gram is None or self._dead is None:
-            self._gram, self._dead = new, 1 - alive
+            self._gram, self._dead = new, dead
         else:
             corner = xp.matrix_transpose(new[..., : self.rows])
             self._gram = xp.concat([xp.concat([self._gram, corner], axis=-1), new], axis=-2)
-            self._dead = xp.concat([self._dead, 1 - alive], axis=-1)
+            self._dead = xp.concat([self._dead, dead], axis=-1)
         self.rows += images.shape[1]
-        self.alive = self.rows - int(xp.max(xp.sum(self._dead, axis=-1)))
+        if alive is None:
+            self.alive, self._looked_at = self.rows, self.rows
+        elif not is_on_gpu(images):
+            self.alive, self._looked_at = self.rows - int(self._most_dead()), self.rows
+
+    def _most_dead(self) -> Array:
+        """Return how many zeros the map has that has most."""
+        return self.xp.max(self.xp.sum(self._dead, axis=-1))
+
+    def look(self, marks: Array) -> tuple[list[int], bool]:
+        """Return which columns of (maps, rows) have a mark, and whether the rows since the last look are not all zeros.
+
+        This is where a GPU is waited for.
+        """
+        xp = self.xp
+        if self._looked_at == self.rows:
+            return _columns_with(marks, xp), True
+        assert self._dead is not None
+        found = xp.astype(xp.any(marks, axis=0), self._dead.dtype)
+        new = xp.stack([self._most_dead(), xp.min(self._dead[:, self._looked_at :])])
+        *columns, dead, all_dead = to_numbers(xp.concat([found, new]))
+        self.alive, self._looked_at = self.rows - int(dead), self.rows
+        return [column for column, mark in enumerate(columns) if mark], not all_dead
 
     def ritz(self, end: End) -> tuple[Array, Array]:
         """Return the Ritz values (maps, rows), the outermost first, and coefficients (maps, rows, rows)."""
         xp = self.xp
         assert self._dead is not None
         gram = self.gram
-        if self.alive < self.rows:  # what stands for no vector comes last
+        if self.alive < self.rows:  # what stands for no vector, or may do so, comes last
             trace = xp.sum(xp.linalg.diagonal(gram), axis=-1)[:, None]
             far = -1 - trace if end == "largest" else 1 + trace
             unit = xp.eye(self.rows, dtype=gram.dtype, device=device_of(gram))
@@ -271,6 +297,11 @@ class SearchSpace:
         if end == "largest":
             values, vectors = xp.flip(values, axis=-1), xp.flip(vectors, axis=-1)
         return values, vectors
+
+    def last_of(self, values: Array) -> Array:
+        """Return of Ritz values (maps, rows) the last one that every map has: (maps, 1)."""
+        place = self.xp.astype(self.rows - 1 - self._most_dead(), self.xp.int64)
+        return self.xp.take(values, self.xp.reshape(place, (1,)), axis=1)
 
     def vectors(self, coefficients: Array) -> Array:
         """Combine the rows by the columns of (maps, rows, number)."""
@@ -291,10 +322,12 @@ class SearchSpace:
     def beside(self, rows: Array) -> tuple[Array, Array]:
         """Return orthonormal rows for what `rows` add to the space, and 1 for each of these, 0 for a zero in its place.
 
-        Both are empty where they add nothing to any map.
+        Both are empty where they add nothing to any map, but on a GPU, which would have to be asked.
         """
         xp = self.xp
         rows, alive = _independent(rows, [vectors for vectors, _, _ in self._chunks], xp)
+        if is_on_gpu(rows):
+            return rows, alive
         some = _columns_with(alive != 0, xp)
         if len(some) < rows.shape[1]:
             chosen = on_device_of(np.array(some, np.int64), rows, xp)
@@ -308,14 +341,16 @@ class SearchSpace:
         space = SearchSpace(self._batch, self.xp)
         vectors, images, products = (self._combined(coefficients, which) for which in range(3))
         space.multiplied = self.multiplied
-        space._append((vectors, images, products), self.xp.ones_like(vectors[..., 0]))
+        space._append((vectors, images, products), None)
+        if self._looked_at < self.rows:
+            space._looked_at = 0  # what was added here is still to be told of
         return space
 
 
-def _open_rows(
+def _moving(
     squares: Array, norms: Array, settled: int, end: End, tolerance: Array, bar: float, order: int, xp: Namespace
-) -> tuple[list[int], bool]:
-    """Return which rows have vectors that still move, and whether the outermost ones of all have settled.
+) -> Array:
+    """Return which vectors (maps, rows) still move, and may matter.
 
     A vector of Ritz value theta and residual r has a distribution of squared singular values of mean theta and standard
     deviation r. By Chebyshev's inequality at most ``(r / d)^2`` of it lies beyond a value at distance d: where
@@ -326,9 +361,7 @@ def _open_rows(
     last = outermost[min(settled, outermost.shape[0]) - 1]
     inside = xp.where(last > bar, last, xp.full_like(last, bar)) - signed
     inside = xp.where(inside < 0, xp.zeros_like(inside), inside)
-    moving = (norms > tolerance) & (norms > least_share(order) * inside)
-    rows = _columns_with(moving, xp)
-    return rows, not any(row < settled for row in rows)
+    return (norms > tolerance) & (norms > least_share(order) * inside)
 
 
 def _columns_with(marks: Array, xp: Namespace) -> list[int]:

@@ -79,7 +79,7 @@ def extended(
         if known or space.rows >= min(rows, order):
             break
         new, alive = space.beside(space.last_remainder)
-        if not new.shape[1]:  # the space is invariant, or all but
+        if not new.shape[1] or not bool(space.xp.all(alive != 0)):  # the space is invariant, or all but
             break
         space.add(new, alive)
     chosen = on_device_of(ritz[None, :, :count], space.gram, space.xp, dtype=space.gram.dtype)

@@ -18,8 +18,8 @@ from scipy.special import ndtri
 
 from convla.experiments.csm.agreement import VERDICTS, cells_of, compare, decide
 from convla.experiments.csm.columns import estimate
-from convla.experiments.csm.published import PUBLISHED_REPETITIONS, QUANTITIES, TABLES, PublishedCell
-from convla.experiments.csm.settings import Setting
+from convla.experiments.csm.published import PUBLISHED_REPETITIONS, QUANTITIES, PublishedCell
+from convla.experiments.csm.settings import TABLES, Setting
 from convla.experiments.descents.outcome import Outcome
 from convla.experiments.folder import Table
 from convla.experiments.source import Sheet

@@ -12,8 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import StepPatch
 
 from convla.experiments.csm.published import published_cells
-from convla.experiments.csm.settings import Setting
+from convla.experiments.csm.settings import STUDIES, Setting, study_file
 from convla.experiments.descents.outcome import Outcome
+from convla.experiments.descents.study import read_study
 from convla.experiments.drawing import DECREASE, INCREASE, INK, save_figure, tidy
 
 __all__ = ["plot_run"]
@@ -24,11 +25,6 @@ MINIMIZED = {
     "loss": ("convolutional similarity", "#2a78b5", "o"),
     "shrinkage": ("plain shrinkage", "#c8442e", "v"),
     "scale-invariant": ("scale-invariant CS", "#3f8f4e", "D"),
-}
-TITLES = {
-    (1, 2): "Minimising kernel similarity, full padding",
-    (3, 4): "Minimising convolutional similarity, full padding",
-    (5, 6): "Minimising convolutional similarity, valid padding",
 }
 
 
@@ -46,11 +42,11 @@ def plot_run(outcomes: Mapping[Setting, Outcome], folder: Path) -> list[str]:
         The files' names.
     """
     files = []
-    for tables in TITLES:
+    for tables, study in STUDIES.items():
         rows = {s: o for s, o in outcomes.items() if s.tables == tables and s.control == "loss"}
         if rows:
-            files.append(f"tables{tables[0]}{tables[1]}.png")
-            save_figure(_draw_tables(tables, rows), folder / files[-1])
+            files.append(f"{study}.png")
+            save_figure(_draw_tables(tables, rows, read_study(study_file(study)).title), folder / files[-1])
     if any(setting.control != "loss" for setting in outcomes):
         files.append("controls.png")
         save_figure(_draw_controls(outcomes), folder / files[-1])
@@ -65,7 +61,7 @@ def _figure(width: float, height: float, columns: int, **options: Any) -> tuple[
     return figure, axes
 
 
-def _draw_tables(tables: tuple[int, int], rows: Mapping[Setting, Outcome]) -> Figure:
+def _draw_tables(tables: tuple[int, int], rows: Mapping[Setting, Outcome], title: str) -> Figure:
     figure, (left, right) = _figure(10.0, 0.62 * len(rows) + 1.7, 2, sharey=True)
     printed = {
         (cell.n, cell.optimizer, cell.quantity): cell.value for table in tables for cell in published_cells(table)
@@ -99,7 +95,7 @@ def _draw_tables(tables: tuple[int, int], rows: Mapping[Setting, Outcome]) -> Fi
     right.set_xlabel("last over first feature-map similarity, decades")
     right.set_title(f"Table {tables[1]}: decrease (blue), increase (red)", fontsize=10, color=INK)
     repetitions = next(iter(rows.values())).repetitions
-    figure.suptitle(f"{TITLES[tables]}: {repetitions} repetitions a row", fontsize=12, color=INK)
+    figure.suptitle(f"{title}, {repetitions} repetitions a row", fontsize=12, color=INK)
     return figure
 
 

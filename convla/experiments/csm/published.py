@@ -12,14 +12,11 @@ from typing import Any
 __all__ = [
     "PUBLISHED_REPETITIONS",
     "QUANTITIES",
-    "TABLES",
     "PublishedCell",
     "published_cells",
     "published_flags",
     "published_tables",
 ]
-
-TABLES = (1, 2, 3, 4, 5, 6)
 
 QUANTITIES = {
     "corr_mean": "A mean",

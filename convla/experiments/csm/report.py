@@ -15,8 +15,8 @@ from convla.experiments.csm.agreement import LEAST, VERDICTS, Verdict, cells_of,
 from convla.experiments.csm.columns import estimate
 from convla.experiments.csm.conclusions import draw_conclusions
 from convla.experiments.csm.coverage import Coverage, measure_coverage
-from convla.experiments.csm.published import QUANTITIES, TABLES, published_flags
-from convla.experiments.csm.settings import CONTROLS, Setting
+from convla.experiments.csm.published import QUANTITIES, published_flags
+from convla.experiments.csm.settings import CONTROLS, TABLES, Setting
 from convla.experiments.descents.outcome import Outcome
 from convla.experiments.folder import Table, as_records
 from convla.experiments.source import Conclusion, Sheet

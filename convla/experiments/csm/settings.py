@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,6 +16,8 @@ from convla.extending import check_choice
 __all__ = [
     "CONTROLS",
     "INPUT_LENGTH",
+    "STUDIES",
+    "TABLES",
     "TARGETS",
     "Readings",
     "Setting",
@@ -25,14 +28,17 @@ __all__ = [
 
 INPUT_LENGTH = 64
 
-# (correlation table, decrease table): the study. Table 11's caption is a copy of Table 9's; the text of Section 5 and
-# the captions of Tables 5-6 refer to it for the valid runs.
-_STUDIES = {(1, 2): "tables12", (3, 4): "tables34", (5, 6): "tables56"}
+# Table 11's caption is a copy of Table 9's; the text of Section 5 and the captions of Tables 5-6 refer to it for the
+# valid runs.
+STUDIES = {(1, 2): "tables12", (3, 4): "tables34", (5, 6): "tables56"}
+"""The study behind each pair of tables, of correlations and of decreases; what is printed in them: `tables.json`."""
+
+TABLES = tuple(itertools.chain.from_iterable(STUDIES))
 
 CONTROLS = ("loss", "shrinkage", "scale-invariant")
 """What a control run minimises: the table's own loss; |K1|^2 + |K2|^2; CS / (|K1|^2 |K2|^2)."""
 
-TARGETS = ("tables", "table1", "table2", "table3", "table4", "table5", "table6", "controls", "coverage")
+TARGETS = ("tables", *(f"table{table}" for table in TABLES), "controls", "coverage")
 
 
 @dataclass(frozen=True)
@@ -95,7 +101,7 @@ class Setting:
     @property
     def draws(self) -> str:
         """The name that fixes the random draws: a control gets the inputs and kernels of its table row."""
-        return f"tables{self.tables[0]}{self.tables[1]}-N{self.n}-{self.optimizer}"
+        return f"{STUDIES[self.tables]}-N{self.n}-{self.optimizer}"
 
     def descent(self, readings: Readings) -> Descent:
         """Return the descent that is run."""
@@ -131,7 +137,7 @@ def table_settings(targets: Sequence[str] = ("tables",)) -> tuple[Setting, ...]:
     wanted = {target.removeprefix("table") for target in targets}
     return tuple(
         Setting(tables, row.N, row.optimizer, row.learning_rate, row.iterations, row.loss, str(row.padding))
-        for tables, name in _STUDIES.items()
+        for tables, name in STUDIES.items()
         if wanted & {"s", *map(str, tables)}
         for row in read_study(study_file(name)).settings
     )

@@ -9,20 +9,13 @@ from typing import Any
 import numpy as np
 
 from convla.extending import check_choice, check_integer, check_real
+from convla.similarity.objectives import OBJECTIVES
 from convla.transforms import TRANSFORMS
 
 __all__ = ["Initialization", "Penalty", "Transform", "check_share"]
 
 INITIALIZATIONS = ("convolutional-similarity", "orthogonal", "delta-orthogonal")
-PENALTIES = ("convolutional-similarity", "kernel-orthogonality", "ocnn", "singular-values")
-OPTIONS = {
-    "reweighted": ("lam", "axis"),
-    "sobolev": ("lam", "blend", "axis", "discretization"),
-    "laplacian": ("sigma", "axis"),
-    "orthonormal": ("method", "rank_deficient"),
-    "normalized": ("per_filter",),
-}
-"""What an experiment may set of each transform."""
+PENALTIES = (*OBJECTIVES, "singular-values")
 AXES = {"output": 0, "input": 1, "rasterised": None}
 
 
@@ -90,6 +83,10 @@ class Penalty:
         check_real("alpha", self.alpha, positive=True)
         check_choice("gram", self.gram, ("input", "smaller"))
 
+    def options(self) -> dict[str, Any]:
+        """Return the keyword arguments of the objective."""
+        return {name: value for name, value in vars(self).items() if name in OBJECTIVES[self.kind].options}
+
 
 @dataclass(frozen=True)
 class Transform:
@@ -124,7 +121,7 @@ class Transform:
     per_filter: bool | None = None
 
     def __post_init__(self) -> None:
-        known = OPTIONS[check_choice("kind", self.kind, tuple(OPTIONS))]
+        known = self._known()
         for name, value in vars(self).items():
             if name not in ("kind", "linear", "scale", *known) and value is not None:
                 raise ValueError(f"{name} is not an option of the transform {self.kind!r}: it has {', '.join(known)}")
@@ -138,8 +135,13 @@ class Transform:
 
     def options(self) -> dict[str, Any]:
         """Return the keyword arguments of the transform."""
-        given = {name: getattr(self, name) for name in OPTIONS[self.kind] if getattr(self, name) is not None}
+        given = {name: getattr(self, name) for name in self._known() if getattr(self, name) is not None}
         return given | ({"axis": AXES[given["axis"]]} if "axis" in given else {})
+
+    def _known(self) -> list[str]:
+        """Return what an experiment may set of the transform: those of its function's parameters that stand here."""
+        function = TRANSFORMS[check_choice("kind", self.kind, tuple(TRANSFORMS))]
+        return [name for name in inspect.signature(function).parameters if name in vars(self)]
 
 
 def check_share(name: str, value: float) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,10 +14,9 @@ from convla.frameworks.torch import (
     NetworkSpectralPenalty,
     convolutions,
     delta_orthogonal_,
-    kernel_orthogonality_loss,
+    layer_losses,
     minimize_similarity_,
     network_similarity_loss,
-    ocnn_loss,
     orthogonal_,
 )
 
@@ -90,7 +88,8 @@ class Regularizer:
             return 0.0
         if self._spectral is not None:
             return self._penalty.weight * self._spectral(self._network)
-        return self._penalty.weight * _OF_WEIGHTS[self._penalty.kind](self._network, self._penalty)
+        losses = layer_losses(self._network, self._penalty.kind, **self._penalty.options())
+        return self._penalty.weight * sum(losses.values())
 
     def state_dict(self) -> dict[str, Any]:
         """Return what it remembers between steps: the singular vectors that it follows."""
@@ -100,15 +99,3 @@ class Regularizer:
         """Take up what another remembered."""
         if self._spectral is not None:
             self._spectral.load_state_dict(state)
-
-
-def _over_layers(loss: Callable[[Any], Any]) -> Callable[[Any, Penalty], Any]:
-    return lambda network, _: sum(map(loss, convolutions(network).values()))
-
-
-_OF_WEIGHTS: dict[str, Callable[[Any, Penalty], Any]] = {
-    "convolutional-similarity": lambda network, p: network_similarity_loss(network, normalized=p.normalized),
-    "ocnn": _over_layers(lambda layer: ocnn_loss(layer.weight, stride=layer.stride, groups=layer.groups)),
-    "kernel-orthogonality": _over_layers(lambda layer: kernel_orthogonality_loss(layer.weight, groups=layer.groups)),
-}
-"""The penalties that remember nothing between steps, of a network."""

@@ -102,7 +102,8 @@ def kernel_orthogonality_loss(kernels: Array, *, groups: int = 1) -> Array:
         rows = blocks.reshape(*blocks.shape[:2], -1)
         missing = max(0, rows.shape[1] - rows.shape[2])
         turned = jnp.swapaxes(rows, 1, 2)
-        gram = turned @ rows if missing else rows @ turned  # the smaller one; what it lacks is 1 for each missing value
+        factors = (turned, rows) if missing else (rows, turned)  # of the smaller one; it lacks 1 for each missing value
+        gram = jnp.matmul(*factors, precision=jax.lax.Precision.HIGHEST)
         residual = gram - unit * jnp.eye(gram.shape[1], dtype=gram.dtype)
         return jnp.sum(residual**2) + rows.shape[0] * missing * unit**2
 

@@ -135,6 +135,11 @@ def penalty(
     return _penalty(kernel, start, geometry, steps, alpha, turned)
 
 
+def _product(a: Array, b: Array) -> Array:
+    """Multiply matrices in their own precision: by default a GPU rounds the factors of float32 to 10 bits."""
+    return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
+
+
 def _start(
     geometry: ConvGeometry, steps: int, block: int, key: Array | None, dtype: Any, *, turned: bool = False
 ) -> Array:
@@ -170,7 +175,7 @@ def _ritz(
         last = jax.lax.dynamic_slice(basis, (place * count, 0), (count, size))
         rows = here(there(last.reshape(count, *shape))).reshape(count, size)
         for _ in range(2):  # after the second time, what little was left is orthogonal too
-            rows = orthonormal(rows - (rows @ basis.T) @ basis)
+            rows = orthonormal(rows - _product(_product(rows, basis.T), basis))
         return jax.lax.dynamic_update_slice(basis, rows, ((place + 1) * count, 0)), None
 
     basis = jnp.zeros((most * count, size), kernel.dtype).at[:count].set(orthonormal(start.reshape(count, size)))
@@ -180,8 +185,8 @@ def _ritz(
     basis = orthonormal(basis)
     images = there(basis.reshape(-1, *shape)).reshape(basis.shape[0], -1)
     x, values, _ = jnp.linalg.svd(images, full_matrices=False)
-    vectors = x.T @ basis
-    return scale * values, vectors, scale * (x.T @ images)
+    vectors = _product(x.T, basis)
+    return scale * values, vectors, scale * _product(x.T, images)
 
 
 def _largest_with_gradient(kernel: Array, start: Array, geometry: ConvGeometry, steps: int) -> tuple[Array, Array]:

@@ -173,7 +173,8 @@ def orthonormalize(gradient: Array, *, groups: int = 1) -> Array:
     rows = gradient.reshape(groups, gradient.shape[0] // groups, -1)
     left, values, right = jnp.linalg.svd(rows, full_matrices=False)
     cut = max(rows.shape[1:]) * jnp.finfo(gradient.dtype).eps * values[:, :1]
-    return ((left * (values > cut)[:, None, :]) @ right).reshape(gradient.shape)
+    factor = jnp.matmul(left * (values > cut)[:, None, :], right, precision=jax.lax.Precision.HIGHEST)
+    return factor.reshape(gradient.shape)
 
 
 TRANSFORMS: dict[str, Callable[..., Array]] = {

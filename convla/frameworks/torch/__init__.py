@@ -14,7 +14,12 @@ except ImportError as error:
 from convla.frameworks.torch.descent import OrthonormalSGD
 from convla.frameworks.torch.initializers import delta_orthogonal_, orthogonal_
 from convla.frameworks.torch.layers import convolutions, image_shapes
-from convla.frameworks.torch.losses import convolutional_similarity_loss, kernel_orthogonality_loss, ocnn_loss
+from convla.frameworks.torch.losses import (
+    convolutional_similarity_loss,
+    kernel_orthogonality_loss,
+    layer_losses,
+    ocnn_loss,
+)
 from convla.frameworks.torch.maps import operator, operators
 from convla.frameworks.torch.normalization import spectral_norm
 from convla.frameworks.torch.optimizers import GradientTransform
@@ -44,6 +49,7 @@ __all__ = [
     "image_shapes",
     "kernel_orthogonality_loss",
     "largest_singular_value",
+    "layer_losses",
     "minimize_similarity_",
     "network_similarity_loss",
     "ocnn_loss",

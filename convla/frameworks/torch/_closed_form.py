@@ -7,7 +7,7 @@ which torch.compile takes as a whole, and can be differentiated again and again.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +18,9 @@ __all__ = ["Known", "Loss", "check_weight", "closed_form", "full_precision", "wi
 
 Tensor = Any
 
+TYPES = {bool: "bool", int: "int", float: "float", str: "str", tuple: "int[]"}
+"""What a schema calls the types of options."""
+
 
 class Loss:
     """A scalar function of a weight as an operator of PyTorch's library.
@@ -26,8 +29,8 @@ class Loss:
     ----------
     name : str
         Within the namespace ``convla``.
-    options : str
-        The arguments after the weight, as a schema has them: ``"int[] stride, int groups"``.
+    options : mapping
+        The names of the arguments after the weight, with their defaults, whose types are those of the arguments.
     value, value_and_gradient : callable
         Functions of the weight and these arguments, by their names. The first is differentiable by autograd itself,
         which is used for second and higher derivatives.
@@ -40,11 +43,12 @@ class Loss:
     def __init__(
         self,
         name: str,
-        options: str,
+        options: Mapping[str, Any],
         value: Callable[..., Tensor],
         value_and_gradient: Callable[..., tuple[Tensor, Tensor]],
     ) -> None:
-        names = [option.split()[1] for option in options.split(", ")]
+        names = list(options)
+        arguments = "".join(f"{TYPES[type(default)]} {option}, " for option, default in options.items())
 
         def compute(kernels: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
             *given, gradient = arguments
@@ -74,7 +78,7 @@ class Loss:
             f"convla::{name}",
             compute,
             mutates_args=(),
-            schema=f"(Tensor kernels, {options}, bool gradient) -> (Tensor, Tensor)",
+            schema=f"(Tensor kernels, {arguments}bool gradient) -> (Tensor, Tensor)",
         )
         self._operator.register_fake(shapes)
         self._operator.register_autograd(backward, setup_context=remember)

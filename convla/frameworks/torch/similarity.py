@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from convla.frameworks.torch.layers import convolutions, current_weight
-from convla.frameworks.torch.losses import convolutional_similarity_loss
+from convla.frameworks.torch.layers import convolutions
+from convla.frameworks.torch.losses import layer_losses
 from convla.similarity import Initialization, initialize_network
 from convla.similarity.layer import Pairs
 
@@ -48,13 +48,7 @@ def similarity_losses(network: Network, *, pairs: Pairs = "unordered", normalize
     >>> list(similarity_losses(network))
     ['0', '2']
     """
-    losses = {}
-    for name, layer in convolutions(network).items():
-        try:
-            losses[name] = convolutional_similarity_loss(current_weight(layer), pairs=pairs, normalized=normalized)
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"layer {name}: {error}") from error
-    return losses
+    return layer_losses(network, "convolutional-similarity", pairs=pairs, normalized=normalized)
 
 
 def network_similarity_loss(network: Network, *, pairs: Pairs = "unordered", normalized: bool = False) -> Tensor:
