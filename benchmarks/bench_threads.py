@@ -24,7 +24,7 @@ from threadpoolctl import threadpool_limits
 
 import convla
 from convla import ConvOperator
-from convla.experiments.training.networks import resnet18
+from convla.experiments.training.networks import resnet
 from convla.frameworks.torch import GradientTransform
 from convla.penalties import Power
 
@@ -86,7 +86,7 @@ def spectra() -> dict[str, Work]:
 
 def similarity() -> dict[str, Work]:
     """Return the rows of docs/performance-similarity.md."""
-    shapes = [tuple(layer.shape) for layer in resnet18().parameters() if layer.ndim == 4]
+    shapes = [tuple(layer.shape) for layer in resnet(stem="cifar").parameters() if layer.ndim == 4]
     network = {str(place): normal(*shape) for place, shape in enumerate(shapes)}
     kernels = normal(512, 512, 3, 3)
     small = normal(64, 64, 3, 3)
@@ -118,7 +118,7 @@ def gradients() -> dict[str, Work]:
     layer = normal(16, 16, 3, 3)
     found["orthonormalize_operator, 16x16x3x3, 16 x 16"] = lambda: convla.orthonormalize_operator(layer, (16, 16))
     small = torch.nn.Sequential(*(torch.nn.Conv2d(8, 8, 3) for _ in range(3)))
-    for name, network in (("three small layers", small), ("ResNet18", resnet18())):
+    for name, network in (("three small layers", small), ("ResNet18", resnet(stem="cifar"))):
         optimizer = torch.optim.SGD(network.parameters(), lr=1e-6)
         for parameter in network.parameters():
             parameter.grad = torch.randn_like(parameter)
