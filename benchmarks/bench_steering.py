@@ -3,7 +3,8 @@
 Each way has a network of its own, of the same weights. They take one step in turn, round by round; a time is the least
 of the rounds, as other work on the machine only adds to it. For a batch of 128 it is time on the clock, on all threads;
 for the small batches processor time, on one thread. Prints Markdown. Run with ``python benchmarks/bench_steering.py``;
-``--only`` takes one of the networks, ``--write`` puts the tables into the page that shows them.
+``--only`` takes one of the networks, ``--write`` puts the tables into the page that shows them. A row that takes longer
+than its part of the time is cut off, and says so: all three tables together take at most ``--minutes``.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ import argparse
 import copy
 import os
 import platform
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +26,11 @@ import torch
 from steered_networks import mobilenet_v3_small, resnet50
 from torch.nn.utils import parametrizations
 
-from convla.experiments.training.networks import resnet
+from convla.experiments.training.networks import build_network
 from convla.frameworks.torch import (
     GradientTransform,
     NetworkSpectralPenalty,
+    OrthonormalSGD,
     SpectralProjection,
     convolutions,
     image_shapes,
@@ -51,7 +55,7 @@ class Way:
         self.network = network
         self.images, self.labels = images, torch.arange(len(images)) % 10
         self.term = term
-        self.optimizer = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9)
+        self.optimizer: Any = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9)
         self.after: Step | None = None
 
     def step(self) -> None:
@@ -106,33 +110,91 @@ def clipping(network: Network, example: torch.Tensor) -> Step:
     return clip
 
 
-def in_turn(steps: dict[str, Step], rounds: int, clock: Callable[[], float]) -> dict[str, list[float]]:
-    """Return the seconds of each call, the first among them."""
+class TooLongError(Exception):
+    """A row has used up its time."""
+
+
+@contextmanager
+def limited(seconds: float) -> Iterator[None]:
+    """Raise `TooLongError` after so many seconds on the clock, as soon as Python's interpreter is back."""
+
+    def stop(*_: object) -> None:
+        raise TooLongError
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-3))
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def in_turn(steps: dict[str, Step], rounds: int, clock: Callable[[], float], seconds: float) -> dict[str, list[float]]:
+    """Return the seconds of each call, the first among them; infinity for one that is cut off, with all that follow.
+
+    All together take so many seconds at most, each the same part of them.
+    """
     times: dict[str, list[float]] = {name: [] for name in steps}
+    left = dict.fromkeys(steps, seconds / len(steps))
     for _ in range(rounds):
         for name, step in steps.items():
-            began = clock()
-            step()
-            times[name].append(clock() - began)
+            if times[name] and times[name][-1] == float("inf"):
+                continue
+            began, start = clock(), time.perf_counter()
+            try:
+                with limited(left[name]):
+                    step()
+                times[name].append(clock() - began)
+            except TooLongError:
+                times[name].append(float("inf"))
+            left[name] -= time.perf_counter() - start
     return times
 
 
-def table(times: dict[str, list[float]], head: str) -> str:
+def table(times: dict[str, list[float]], head: str, seconds: float) -> str:
     """Return the least time of each way after its first step, and its cost beside the first way, the plain one."""
-    least = {name: min(values[1:]) for name, values in times.items()}
-    plain = next(iter(least.values()))
-    rows = [
-        f"| {name} | {1e3 * least[name]:.0f} | {least[name] / plain:.2f} | {least[name] / plain - 1:+.1%} | "
-        f"{1e3 * values[0]:.0f} |"
-        for name, values in times.items()
-    ]
+    plain = min(next(iter(times.values()))[1:], default=float("inf"))
+    rows = []
+    for name, values in times.items():
+        first = f"{1e3 * values[0]:.0f}" if values[0] < float("inf") else "-"
+        least = min(values[1:], default=float("inf"))
+        if least < float("inf"):
+            rows.append(f"| {name} | {1e3 * least:.0f} | {least / plain:.2f} | {least / plain - 1:+.1%} | {first} |")
+        else:
+            rows.append(f"| {name} | cut off: its steps take more than {seconds / len(times):.0f} s | | | {first} |")
     return "\n".join([f"| {head} | ms | plain steps | cost | first step, ms |", "|---|---|---|---|---|", *rows])
 
 
-def large_batch(rounds: int, batch: int = 128) -> str:
+class MatrixMuon:
+    """PyTorch's Muon on a network's kernels, each as the matrix of its filters, and AdamW on the other parameters."""
+
+    def __init__(self, network: Network) -> None:
+        self.kernels = [layer.weight for layer in convolutions(network).values()]
+        self.matrices = [torch.nn.Parameter(kernel.detach().flatten(1)) for kernel in self.kernels]
+        own = {id(kernel) for kernel in self.kernels}
+        others = [parameter for parameter in network.parameters() if id(parameter) not in own]
+        self.parts = [torch.optim.Muon(self.matrices, lr=1e-3), torch.optim.AdamW(others, lr=1e-3)]
+        self.network = network
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        self.network.zero_grad()
+
+    def step(self) -> None:
+        """Make a step; matrices and kernels share their memory."""
+        for matrix, kernel in zip(self.matrices, self.kernels, strict=True):
+            matrix.grad = kernel.grad.flatten(1)
+        for part in self.parts:
+            part.step()
+
+
+def large_batch(rounds: int, seconds: float, batch: int = 128) -> str:
     """ResNet-18 on a batch of 128 images of 32x32."""
     torch.manual_seed(0)
-    network, images = resnet(classes=10, stem="cifar"), torch.randn(batch, 3, 32, 32)
+    network, images = build_network("resnet18", in_channels=3, image_size=32, classes=10), torch.randn(batch, 3, 32, 32)
+    # Of the time a part is for the projection and for the calls of the penalty.
+    part = seconds / 6
     new: Callable[[], Network] = lambda: copy.deepcopy(network)  # noqa: E731
     example = images[:1]
     plain = Way(new(), images)
@@ -144,6 +206,8 @@ def large_batch(rounds: int, batch: int = 128) -> str:
         "`spectral_norm`": Way(certified(new(), example), images),
         '`GradientTransform(..., "orthonormal")`': Way(transformed, images),
         'the same, method="newton-schulz"': Way(new(), images),
+        "`OrthonormalSGD`": Way(new(), images),
+        "torch's `Muon`, kernels as matrices, and `AdamW`": Way(new(), images),
         "torch's `parametrizations.spectral_norm`": Way(by_filters(new()), images),
         "a power iteration by autograd (FastClip)": Way(new(), images),
     }
@@ -151,23 +215,38 @@ def large_batch(rounds: int, batch: int = 128) -> str:
     GradientTransform(ways['the same, method="newton-schulz"'].optimizer, "orthonormal", method="newton-schulz")
     fast = ways["a power iteration by autograd (FastClip)"]
     fast.after = clipping(fast.network, example)
-    times = in_turn({name: way.step for name, way in ways.items()}, rounds, time.perf_counter)
+    own, torchs = ways["`OrthonormalSGD`"], ways["torch's `Muon`, kernels as matrices, and `AdamW`"]
+    own.optimizer = OrthonormalSGD(own.network)
+    torchs.optimizer = MatrixMuon(torchs.network)
+    times = in_turn({name: way.step for name, way in ways.items()}, rounds, time.perf_counter, seconds - 2 * part)
     # A projection after an ordinary step, of which one in ten has one.
     way = Way(projected, images)
     projection = SpectralProjection(way.optimizer, projected, example, every=10**9)
-    began = time.perf_counter()
-    projection.project()
-    first = time.perf_counter() - began
-    later = []
-    for _ in range(2):
-        way.step()
-        began = time.perf_counter()
-        projection.project()
-        later.append(time.perf_counter() - began)
-    least = min(times["plain"][1:])
-    times[f"`SpectralProjection`, every {EVERY} steps"] = [least + first] + [least + cost / EVERY for cost in later]
-    lines = [f"### ResNet-18, batch {batch}, 32x32, {torch.get_num_threads()} threads", table(times, "way"), ""]
-    lines.append(call_times(network, example, plain, least))
+    costs = []
+    try:
+        with limited(part):
+            for _ in range(3):
+                if costs:
+                    way.step()
+                began = time.perf_counter()
+                projection.project()
+                costs.append(time.perf_counter() - began)
+    except TooLongError:
+        costs.append(float("inf"))
+    least = min(times["plain"][1:], default=float("inf"))
+    times[f"`SpectralProjection`, every {EVERY} steps"] = [
+        least + costs[0],
+        *(least + cost / EVERY for cost in costs[1:] or [float("inf")]),
+    ]
+    lines = [
+        f"### ResNet-18, batch {batch}, 32x32, {torch.get_num_threads()} threads",
+        table(times, "way", seconds - 2 * part),
+    ]
+    try:
+        with limited(part):
+            lines.append(call_times(network, example, plain, least))
+    except TooLongError:
+        lines.append(f"The calls of a `NetworkSpectralPenalty` take more than {part:.0f} s.")
     return "\n\n".join(lines)
 
 
@@ -191,7 +270,7 @@ def call_times(network: Network, example: torch.Tensor, plain: Way, step: float)
     )
 
 
-def small_batch(name: str, network: Network, images: torch.Tensor, rounds: int) -> str:
+def small_batch(name: str, network: Network, images: torch.Tensor, rounds: int, seconds: float) -> str:
     """Return the table of a network on few images, on one thread, in processor time."""
     torch.manual_seed(0)
     new: Callable[[], Network] = lambda: copy.deepcopy(network)  # noqa: E731
@@ -221,9 +300,9 @@ def small_batch(name: str, network: Network, images: torch.Tensor, rounds: int) 
     ):
         way = ways[label]
         GradientTransform(way.optimizer, "orthonormal", network=way.network, **options)
-    times = in_turn({label: way.step for label, way in ways.items()}, rounds, time.process_time)
+    times = in_turn({label: way.step for label, way in ways.items()}, rounds, time.process_time, seconds)
     shape = "x".join(map(str, images.shape[2:]))
-    return f"### {name}, {len(images)} images of {shape}, one thread\n\n" + table(times, "way")
+    return f"### {name}, {len(images)} images of {shape}, one thread\n\n" + table(times, "way", seconds)
 
 
 def machine() -> str:
@@ -239,21 +318,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--only", choices=("resnet18", "resnet50", "mobilenet"))
     parser.add_argument("--rounds", type=int, default=4)
+    parser.add_argument("--minutes", type=float, default=7.5)
     parser.add_argument("--write", action="store_true", help=f"between the markers of {PAGE.name}")
     options = parser.parse_args()
     parts = [machine()]
     torch.manual_seed(0)
     if options.only in (None, "resnet18"):
-        parts.append(large_batch(options.rounds))
+        parts.append(large_batch(options.rounds, 40 * options.minutes))
     with threadpoolctl.threadpool_limits(1):
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
+        small = 10 * options.minutes
         if options.only in (None, "resnet50"):
-            parts.append(small_batch("ResNet-50", resnet50(), torch.randn(4, 3, 64, 64), options.rounds))
+            images = torch.randn(4, 3, 64, 64)
+            parts.append(small_batch("ResNet-50", resnet50(), images, options.rounds, small))
         if options.only in (None, "mobilenet"):
-            parts.append(
-                small_batch("MobileNetV3-small", mobilenet_v3_small(), torch.randn(8, 3, 64, 64), options.rounds)
-            )
+            images = torch.randn(8, 3, 64, 64)
+            parts.append(small_batch("MobileNetV3-small", mobilenet_v3_small(), images, options.rounds, small))
         torch.set_num_threads(threads)
     text = "\n\n".join(parts)
     print(text)

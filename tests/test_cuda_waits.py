@@ -102,8 +102,8 @@ def test_the_block_iteration_waits_once_for_a_step(
     name: str, end: Any, probes: int, cupy: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     added: list[int] = []
-    add = block_iteration._SearchSpace.add
-    monkeypatch.setattr(block_iteration._SearchSpace, "add", lambda *args: added.append(1) or add(*args))
+    add = block_iteration.SearchSpace.add
+    monkeypatch.setattr(block_iteration.SearchSpace, "add", lambda *args: added.append(1) or add(*args))
     found, waits, steps = [], [], []
     for operator, library in zip(pair(name, cupy, 9), (np, cupy), strict=True):
         carrier = Carrier(operator)

@@ -11,10 +11,10 @@ from convla._array import namespace
 from convla._validate import check_integer, check_real
 from convla.penalties.pairs import ActivePairs, Shifted, cluster
 from convla.penalties.tracker import State, Tracker
+from convla.spectra.block_iteration import SearchSpace
 from convla.spectra.result import End, SingularValues
 from convla.spectra.status import Status
 from convla.spectra.tracking import BlockTracker
-from convla.typing import Namespace
 
 __all__ = ["Block"]
 
@@ -39,8 +39,9 @@ class Block(Tracker):
 
     Notes
     -----
-    The lower end is not looked at while the upper one is too far from alpha for it to count. See
-    `convla.spectra.tracking.BlockTracker` for what is done at either.
+    Neither end is looked at while it cannot count: the lower one while the upper one is farther from alpha than 0 is,
+    the upper one as long as it cannot have come far enough since it was found too low. A search from nothing ends as
+    soon as the value is known to 1e-3 ``sigma_max^2``. See `convla.spectra.tracking.BlockTracker` for what is done.
 
     Examples
     --------
@@ -78,13 +79,11 @@ class Block(Tracker):
         """Follow the ends that can be active."""
         factor = target.factor
         xp = namespace(factor.like)
-        ends: list[SingularValues] = []
-        after = dict(state)
-        for end, tracker in self._ends(target).items():
-            if end == "largest" or self._lower_can_be_active(target, ends[0].value ** 2, xp):
-                found, new = tracker.step(factor, _of_end(state, end))
-                ends.append(found)
-                after |= {f"{end}_{name}": array for name, array in new.items()}
+        ends, after = self._ends_that_count(target, state)
+        if not ends:
+            none = [xp.zeros((0, *shape), dtype=factor.dtype) for shape in (factor.domain_shape, factor.range_shape)]
+            signs = xp.zeros((0,), dtype=factor.dtype)
+            return ActivePairs(target.alpha, signs, none[0], none[1], target.nulls), after
         values = xp.astype(xp.concat([found.values for found in ends]), factor.dtype)
         left, right = (xp.concat([getattr(found, name) for found in ends]) for name in ("left", "right"))
         # Of a map with few columns both blocks hold the same vectors; each counts once.
@@ -112,7 +111,7 @@ class Block(Tracker):
         factor = target.factor
         largest, distance = 0.0, -math.inf
         for end in self._ends(target):
-            if end == "largest" or self._lower_can_be_active(target, largest, namespace(factor.like)):
+            if end == "largest" or self._lower_can_be_active(target, largest):
                 seed = int(state[f"{end}_updates"]) + 1
                 other = BlockTracker(block=2, steps=self.steps, end=end, reseed=0, rtol=_RTOL, rng=seed)
                 square = other.step(factor, other.initial(factor))[0].value ** 2
@@ -122,19 +121,60 @@ class Block(Tracker):
             return pairs, state
         return self.step(target, self.initial(target))
 
+    def _ends_that_count(self, target: Shifted, state: State) -> tuple[list[SingularValues], State]:
+        """Follow the ends that can be active, as accurately as they can change the value, and return what was found.
+
+        Of a map that is nearly singular, and less than twice alpha in square, only the lower end is active; how far
+        the upper one is from that need not be known. A search from nothing uses one Krylov space for both.
+        """
+        factor, after, spaces = target.factor, dict(state), dict[int, SearchSpace]()
+        trackers = self._ends(target)
+        upper, lower = trackers["largest"], trackers.get("smallest")
+        least = 0.0
+        if lower is not None and int(state["smallest_updates"]):
+            least = lower.range(factor, _of_end(state, "smallest"))[1]
+
+        def follow(end: End, **known: Any) -> SingularValues:
+            found, new = trackers[end].step(factor, _of_end(after, end), **known)
+            after.update({f"{end}_{name}": array for name, array in new.items()})
+            return found
+
+        found: dict[End, SingularValues] = {}
+        bar = self._bar(target, least)
+        norm, most = upper.range(factor, _of_end(state, "largest"))
+        if most > bar:
+            found["largest"] = follow("largest", bar=bar, spaces=spaces)
+            norm, most = upper.range(factor, _of_end(after, "largest"))
+        else:  # that it is too low is an update, too
+            after["largest_updates"] = state["largest_updates"] + 1
+        if lower is not None and self._lower_can_be_active(target, norm**2):
+            found["smallest"] = follow("smallest", norm=norm, spaces=spaces)
+            if most <= bar and most > self._bar(target, found["smallest"].value):  # which is not as low as was thought
+                found["largest"], most = follow("largest"), math.inf
+        if most <= bar:
+            found.pop("largest", None)
+        return [found[end] for end in trackers if end in found], after
+
+    def _bar(self, target: Shifted, least: float) -> float:
+        """Return what sigma_max has to exceed for the upper end to be active where a singular value is `least`."""
+        return math.sqrt(max(0.0, 2.0 * target.alpha * (1.0 - self._active_rtol(target)) - least**2))
+
     def _ends(self, target: Shifted) -> dict[End, BlockTracker]:
-        options: dict[str, Any] = {"block": self.vectors, "steps": self.steps, "rtol": _RTOL}
+        options: dict[str, Any] = {"block": self.vectors, "steps": self.steps, "rtol": _RTOL, "outermost": True}
         ends: tuple[End, ...] = ("largest",) if target.nulls else ("largest", "smallest")
         return {end: BlockTracker(end=end, **options) for end in ends}
 
-    def _lower_can_be_active(self, target: Shifted, largest: float, xp: Namespace) -> bool:
+    def _lower_can_be_active(self, target: Shifted, largest: float) -> bool:
         """Tell whether a squared singular value can be as far below alpha as the `largest` is above it.
 
         None is farther than alpha. At the start of most descents this spares the costlier of the two searches.
         """
-        eps = float(xp.finfo(target.factor.dtype).eps)
-        rtol = eps**0.5 if self.cluster_rtol is None else self.cluster_rtol
-        return largest - rtol * max(largest, target.alpha) <= 2.0 * target.alpha
+        return largest - self._active_rtol(target) * max(largest, target.alpha) <= 2.0 * target.alpha
+
+    def _active_rtol(self, target: Shifted) -> float:
+        if self.cluster_rtol is not None:
+            return self.cluster_rtol
+        return math.sqrt(float(namespace(target.factor.like).finfo(target.factor.dtype).eps))
 
 
 def _of_end(state: State, end: str) -> Mapping[str, Any]:

@@ -17,7 +17,7 @@ from convla.spectra.batch import Batch
 from convla.spectra.result import End
 from convla.typing import Array, Namespace
 
-__all__ = ["Block", "iterate", "least_share", "orthonormal"]
+__all__ = ["Block", "SearchSpace", "iterate", "least_share", "orthonormal"]
 
 _LEAST_SHARE = 0.01
 """A map is done with when its vector holds less than this share of what a random vector holds of one eigenvector."""
@@ -27,6 +27,9 @@ _ROOM = 12
 
 _SPACE_BYTES = 1 << 26
 """Of the search space with its images, beyond which it is cut back earlier."""
+
+_TOGETHER = 8
+"""So many chunks of rows become one: products with a few rows are bound by memory, as a copy is."""
 
 _INDEPENDENT = 1e-3
 """Of the squared length of a unit vector, what has to be left when its part in other vectors is removed."""
@@ -65,6 +68,8 @@ def iterate(
     probes: int = 0,
     probe_steps: int = 0,
     bar: float = -math.inf,
+    outermost: bool = False,
+    norm: float = 0.0,
 ) -> tuple[Block, bool, float]:
     """Take steps of a block iteration from an orthonormal basis.
 
@@ -87,6 +92,10 @@ def iterate(
     bar : float
         A squared singular value, its sign changed for the smallest end, that is known from other maps: what does not
         reach it is not wanted. That of the `settled`-th outermost value of the batch is the bar where it is higher.
+    outermost : bool
+        At the lower end, whether a square below ``rtol * sigma_max^2`` ends the iteration, as none is below 0.
+    norm : float
+        A lower bound of sigma_max^2, if the space may not show it.
 
     Returns
     -------
@@ -110,18 +119,20 @@ def iterate(
     22 (2000) 602-616.
     """
     xp = namespace(basis)
-    # Rounding errors of sums of that many terms add up like its root.
-    rtol = max(rtol, 10.0 * batch.order**0.5 * float(xp.finfo(basis.dtype).eps))
-    space = _SearchSpace(batch, xp)
-    space.add(basis)
+    space = SearchSpace.spanned(batch, basis)
+    rtol = max(rtol, space.rounding)
     probed = not probes
-    step, limit = 0, max(3 * count, basis.shape[1] + 1, min(_ROOM * count, _SPACE_BYTES // space.bytes_of_a_row))
+    step, limit = 0, max(3 * count, basis.shape[1] + 1, space.room(count))
     while True:
         values, ritz = space.ritz(end)
         squares, ritz = values[:, :count], ritz[:, :, :count]
+        tolerance = rtol * xp.max(xp.abs(values[:, 0] if end == "largest" else space.last_of(values)))
+        tolerance = xp.where(tolerance < rtol * norm, xp.full_like(tolerance, rtol * norm), tolerance)
+        if outermost and end == "smallest" and bool(xp.min(squares) <= tolerance):
+            converged = True
+            break
         remainder = space.products(ritz) - squares[..., None] * space.vectors(ritz)
         norms = xp.sqrt(row_dots(remainder, remainder, xp))
-        tolerance = rtol * xp.max(xp.abs(values[:, 0] if end == "largest" else space.last_of(values)))
         open_, grown = space.look(_moving(squares, norms, settled, end, tolerance, bar, batch.order, xp))
         converged = not any(row < settled for row in open_)
         if step >= steps or not grown or (converged and (probed or step >= probe_steps)):
@@ -144,14 +155,7 @@ def iterate(
             continue
         if not grown:  # the whole space is searched, to rounding
             break
-    vectors, images, products = space.vectors(ritz), space.images(ritz), space.products(ritz)
-    squares = row_dots(images, images, xp)
-    remainder = products - squares[..., None] * vectors
-    return (
-        Block(squares, xp.sqrt(row_dots(remainder, remainder, xp)), vectors, images, space.multiplied),
-        converged,
-        float(tolerance),
-    )
+    return space.block(ritz), converged, float(tolerance)
 
 
 def least_share(order: int) -> float:
@@ -159,15 +163,17 @@ def least_share(order: int) -> float:
     return float((_LEAST_SHARE / order) ** 0.5)
 
 
-class _SearchSpace:
+class SearchSpace:
     """Orthonormal rows of each map, in chunks as they were added, with their images, and the projected Gram matrix.
 
     Where the new rows of a map depend on the others, zeros stand in their place.
     """
 
     def __init__(self, batch: Batch, xp: Namespace) -> None:
-        self._batch, self._xp = batch, xp
+        self._batch, self.xp = batch, xp
         self._chunks: list[tuple[Array, Array, Array]] = []
+        self._single = 0
+        """How many chunks at the end are still as they were added."""
         self._gram: Array | None = None
         self._dead: Array | None = None
         self._looked_at = 0
@@ -177,17 +183,55 @@ class _SearchSpace:
         self.alive = 0
         """How many rows every map has at least, as far as a GPU has been asked."""
 
-    @property
-    def bytes_of_a_row(self) -> int:
-        """The memory of a vector of every map with its image and its product."""
+    @classmethod
+    def spanned(cls, batch: Batch, basis: Array) -> SearchSpace:
+        """Return the space of an orthonormal basis (maps, rows, n)."""
+        xp = namespace(basis)
+        space = cls(batch, xp)
+        space.add(basis)
+        return space
+
+    def room(self, count: int) -> int:
+        """Return how many rows there may be for so many wanted vectors: of a vector, its image and its product each."""
         vectors, images, _ = self._chunks[-1]
-        itemsize = 4 if vectors.dtype == self._xp.float32 else 8
-        return int(itemsize * vectors.shape[0] * (2 * vectors.shape[2] + images.shape[2]))
+        itemsize = 4 if vectors.dtype == self.xp.float32 else 8
+        row = int(itemsize * vectors.shape[0] * (2 * vectors.shape[2] + images.shape[2]))
+        return min(_ROOM * count, _SPACE_BYTES // row)
+
+    @property
+    def rounding(self) -> float:
+        """Below what part of sigma_max^2 residuals are rounding errors: those of sums of n terms add up like root n."""
+        return float(10.0 * self.order**0.5 * float(self.xp.finfo(self.gram.dtype).eps))
+
+    @property
+    def order(self) -> int:
+        """The length of a row."""
+        return self._batch.order
+
+    @property
+    def gram(self) -> Array:
+        """The projected Gram matrix of each map, (maps, rows, rows)."""
+        assert self._gram is not None
+        return self._gram
+
+    def block(self, coefficients: Array) -> Block:
+        """Return Ritz vectors from their coefficients (maps, rows, number), as they are under the maps."""
+        vectors, images, products = (self._combined(coefficients, which) for which in range(3))
+        squares = row_dots(images, images, self.xp)
+        remainder = products - squares[..., None] * vectors
+        residuals = self.xp.sqrt(row_dots(remainder, remainder, self.xp))
+        return Block(squares, residuals, vectors, images, self.multiplied)
 
     @property
     def last_products(self) -> Array:
         """What ``B^T B`` makes of the rows that were added last."""
-        return self._chunks[-1][2]
+        return self._last[2]
+
+    @property
+    def last_remainder(self) -> Array:
+        """The same of one last row, less its part in that row: what is small is not lost beside it."""
+        vectors, _, products = self._last
+        return products - self.gram[:, -1:, -1:] * vectors
 
     def add(self, rows: Array, alive: Array | None = None) -> None:
         """Add orthonormal rows (maps, j, n), orthogonal to those that are here; `alive` (maps, j) is 0 for a zero."""
@@ -196,8 +240,15 @@ class _SearchSpace:
         self._append((rows, images, self._batch.adjoint(images)), alive)
 
     def _append(self, chunk: tuple[Array, Array, Array], alive: Array | None) -> None:
-        xp = self._xp
+        xp = self.xp
         self._chunks.append(chunk)
+        self._last = chunk
+        self._single += 1
+        if self._single == _TOGETHER:
+            columns = zip(*self._chunks[-_TOGETHER:], strict=True)
+            vectors, values, products = (xp.concat(list(column), axis=1) for column in columns)
+            self._chunks[-_TOGETHER:] = [(vectors, values, products)]
+            self._single = 0
         images = chunk[1]
         dead = xp.zeros_like(chunk[0][..., 0]) if alive is None else 1 - alive
         new = xp.concat([images @ xp.matrix_transpose(others) for _, others, _ in self._chunks], axis=-1)
@@ -215,14 +266,14 @@ class _SearchSpace:
 
     def _most_dead(self) -> Array:
         """Return how many zeros the map has that has most."""
-        return self._xp.max(self._xp.sum(self._dead, axis=-1))
+        return self.xp.max(self.xp.sum(self._dead, axis=-1))
 
     def look(self, marks: Array) -> tuple[list[int], bool]:
         """Return which columns of (maps, rows) have a mark, and whether the rows since the last look are not all zeros.
 
         This is where a GPU is waited for.
         """
-        xp = self._xp
+        xp = self.xp
         if self._looked_at == self.rows:
             return _columns_with(marks, xp), True
         assert self._dead is not None
@@ -234,10 +285,9 @@ class _SearchSpace:
 
     def ritz(self, end: End) -> tuple[Array, Array]:
         """Return the Ritz values (maps, rows), the outermost first, and coefficients (maps, rows, rows)."""
-        xp = self._xp
-        assert self._gram is not None
+        xp = self.xp
         assert self._dead is not None
-        gram = self._gram
+        gram = self.gram
         if self.alive < self.rows:  # what stands for no vector, or may do so, comes last
             trace = xp.sum(xp.linalg.diagonal(gram), axis=-1)[:, None]
             far = -1 - trace if end == "largest" else 1 + trace
@@ -250,23 +300,19 @@ class _SearchSpace:
 
     def last_of(self, values: Array) -> Array:
         """Return of Ritz values (maps, rows) the last one that every map has: (maps, 1)."""
-        place = self._xp.astype(self.rows - 1 - self._most_dead(), self._xp.int64)
-        return self._xp.take(values, self._xp.reshape(place, (1,)), axis=1)
+        place = self.xp.astype(self.rows - 1 - self._most_dead(), self.xp.int64)
+        return self.xp.take(values, self.xp.reshape(place, (1,)), axis=1)
 
     def vectors(self, coefficients: Array) -> Array:
         """Combine the rows by the columns of (maps, rows, number)."""
         return self._combined(coefficients, 0)
-
-    def images(self, coefficients: Array) -> Array:
-        """Combine the images."""
-        return self._combined(coefficients, 1)
 
     def products(self, coefficients: Array) -> Array:
         """Combine what ``B^T B`` makes of the rows."""
         return self._combined(coefficients, 2)
 
     def _combined(self, coefficients: Array, which: int) -> Array:
-        weights, place, total = self._xp.matrix_transpose(coefficients), 0, None
+        weights, place, total = self.xp.matrix_transpose(coefficients), 0, None
         for chunk in self._chunks:
             rows = chunk[which].shape[1]
             part = weights[..., place : place + rows] @ chunk[which]
@@ -278,7 +324,7 @@ class _SearchSpace:
 
         Both are empty where they add nothing to any map, but on a GPU, which would have to be asked.
         """
-        xp = self._xp
+        xp = self.xp
         rows, alive = _independent(rows, [vectors for vectors, _, _ in self._chunks], xp)
         if is_on_gpu(rows):
             return rows, alive
@@ -288,14 +334,14 @@ class _SearchSpace:
             rows, alive = xp.take(rows, chosen, axis=1), xp.take(alive, chosen, axis=1)
         return rows, alive
 
-    def restarted(self, end: End, count: int) -> _SearchSpace:
+    def restarted(self, end: End, count: int) -> SearchSpace:
         """Return the space of the outermost Ritz vectors, with nothing multiplied anew."""
         count = min(count, self.alive)
         coefficients = self.ritz(end)[1][..., :count]
-        space = _SearchSpace(self._batch, self._xp)
-        chunk = (self.vectors(coefficients), self.images(coefficients), self.products(coefficients))
+        space = SearchSpace(self._batch, self.xp)
+        vectors, images, products = (self._combined(coefficients, which) for which in range(3))
         space.multiplied = self.multiplied
-        space._append(chunk, None)
+        space._append((vectors, images, products), None)
         if self._looked_at < self.rows:
             space._looked_at = 0  # what was added here is still to be told of
         return space

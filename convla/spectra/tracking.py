@@ -20,8 +20,9 @@ from convla._validate import check_choice, check_integer, check_real
 from convla.errors import ConvergenceWarning
 from convla.linear_map import LinearMap
 from convla.spectra.batch import Batch
-from convla.spectra.block_iteration import Block, iterate, least_share, orthonormal
+from convla.spectra.block_iteration import Block, SearchSpace, iterate, least_share, orthonormal
 from convla.spectra.carrier import Carrier
+from convla.spectra.krylov import extended
 from convla.spectra.result import End, SingularValues
 from convla.spectra.status import Status
 from convla.typing import Array
@@ -36,6 +37,9 @@ _COLD_STEPS = 1000
 
 _PROBE_STEPS = 4
 """What a random vector gets at least to show what it points at."""
+
+_FAR = 0.9
+"""Of the singular value from which on the upper end is of interest."""
 
 _SLACK = 1e-3
 """A group that comes so near the wanted values is followed, whatever the bounds say."""
@@ -66,6 +70,9 @@ class BlockTracker:
         against a triplet that rises from outside the block.
     rtol : float
         No more steps once the residuals of the first half of the block are below ``rtol * sigma_max^2``.
+    outermost : bool
+        Whether the outermost value alone is asked for, to that accuracy: a search from nothing ends with it, and one at
+        the lower end once a square is below ``rtol * sigma_max^2``, as none is below 0.
     rng : int
         The seed of the random vectors, which depend on it and on the number of updates alone.
 
@@ -110,6 +117,7 @@ class BlockTracker:
     end: End = "largest"
     reseed: int = 1
     rtol: float = 1e-6
+    outermost: bool = False
     rng: int = 0
 
     def __post_init__(self) -> None:
@@ -133,7 +141,15 @@ class BlockTracker:
         state = {name: xp.zeros(shape, dtype=linear_map.dtype, device=device) for name, shape in shapes.items()}
         return {**state, "updates": xp.zeros((), dtype=xp.int64, device=device)}
 
-    def step(self, linear_map: LinearMap, state: State) -> tuple[SingularValues, State]:
+    def step(
+        self,
+        linear_map: LinearMap,
+        state: State,
+        *,
+        bar: float = 0.0,
+        norm: float = 0.0,
+        spaces: dict[int, SearchSpace] | None = None,
+    ) -> tuple[SingularValues, State]:
         """Return the outermost triplets of a map, from what is known of one like it.
 
         Parameters
@@ -142,6 +158,14 @@ class BlockTracker:
             Of float32 or float64.
         state : mapping of str to array
             From `initial`, or an earlier step for a map of the same shapes.
+        bar : float
+            With `outermost`, a singular value below which the upper end is of no interest: a search from nothing ends
+            where it is found to be below.
+        norm : float
+            What sigma_max is known not to be below.
+        spaces : dict, optional
+            The Krylov spaces that a search from nothing has made for the other end of the same map, by part; what this
+            one makes is put there.
 
         Returns
         -------
@@ -156,10 +180,10 @@ class BlockTracker:
             If the map is not of float32 or float64, or is one that autograd follows.
         """
         _check_floating(linear_map)
-        search = _Search(self, Carrier(linear_map), state)
-        followed, lost, bar = search.choice()
-        converged = search.follow(followed, bar) or search.go_on(bar)
-        converged = search.begin(lost, bar) and converged
+        search = _Search(self, Carrier(linear_map), state, bar, norm, {} if spaces is None else spaces)
+        followed, lost, known = search.choice()
+        converged = search.follow(followed, known) or search.go_on(known)
+        converged = search.begin(lost, known) and converged
         found = search.found(converged)
         if not converged and found.residuals is not None:
             rows, columns = linear_map.shape
@@ -170,6 +194,17 @@ class BlockTracker:
                 stacklevel=2,
             )
         return found, search.carried()
+
+    def range(self, linear_map: LinearMap, state: State) -> tuple[float, float]:
+        """Return between what the outermost singular value of a map is, by what is known of one like it."""
+        if not int(state["updates"]):
+            return 0.0, math.inf
+        drift = np.array(Carrier(linear_map).moved(state["kernel"])[0])
+        values = np.reshape(to_numbers(state["values"]), (drift.size, -1))
+        if self.end == "smallest":
+            return 0.0, float((values.min(axis=1) + drift).min())
+        least = float((values.max(axis=1) - drift).max())
+        return max(0.0, least), float((np.array(to_numbers(state["bounds"])) + drift).max())
 
 
 @dataclass
@@ -182,13 +217,24 @@ class _Run:
     squares: list[float]
     residuals: list[float]
     tolerance: float
+    above: float = math.inf
+    """A square that its values are known not to exceed."""
 
 
 class _Search:
     """One step of a tracker: which groups are looked at, what is found in their parts, and what is carried on."""
 
-    def __init__(self, tracker: BlockTracker, carrier: Carrier, state: State) -> None:
+    def __init__(
+        self,
+        tracker: BlockTracker,
+        carrier: Carrier,
+        state: State,
+        interest: float = 0.0,
+        norm: float = 0.0,
+        spaces: dict[int, SearchSpace] | None = None,
+    ) -> None:
         self.tracker, self.carrier, self.state = tracker, carrier, state
+        self.interest, self.norm, self.spaces = interest, norm, {} if spaces is None else spaces
         self.xp = namespace(carrier.linear_map.like)
         self.updates = int(state["updates"])
         self.count = min(tracker.block, carrier.linear_map.shape[1])
@@ -207,6 +253,10 @@ class _Search:
         if not self.updates or not self.carrier.has_the_parts_of(before):
             return [], every, -math.inf
         drifts, lost = self.carrier.moved(before)
+        if self.tracker.outermost and self.interest > 0 and self.sign > 0:
+            # Far below what is of interest, to see that it still is takes less than to follow it.
+            values = np.reshape(to_numbers(self.state["values"]), (len(every), -1)).max(axis=1)
+            lost = [gone or value < _FAR * self.interest for gone, value in zip(lost, values, strict=True)]
         near, bar = every, -math.inf
         if len(every) > 1:
             drift, sign = np.array(drifts), self.sign
@@ -245,9 +295,9 @@ class _Search:
         batch, found = self.carrier.batch(run.part, run.groups), run.block.vectors
         basis = self._whole(batch, self._cold_work)
         if basis is None:
-            more = min(found.shape[1], batch.order - found.shape[1])
+            more = min(max(found.shape[1], self._rows(batch) - found.shape[1]), batch.order - found.shape[1])
             basis = orthonormal(self.xp.concat([found, self._draws(batch, more, run.part)], axis=1), self.xp)
-        return self._iterate(run.part, run.groups, batch, basis, _COLD_STEPS, self.count, bar)
+        return self._iterate(run.part, run.groups, batch, basis, _COLD_STEPS, self._all, bar)
 
     def begin(self, groups: list[int], bar: float) -> bool:
         """Search some groups from nothing, and tell whether that converged."""
@@ -257,9 +307,31 @@ class _Search:
     def _begun(self, part: int, groups: list[int], bar: float) -> bool:
         batch = self.carrier.batch(part, groups)
         basis = self._whole(batch, self._cold_work)
+        if basis is None and self.tracker.outermost and batch.groups == 1:
+            return self._extended(part, groups, batch) or self._gone_on(self.runs.pop(), bar)
         if basis is None:
             basis = orthonormal(self._draws(batch, self._rows(batch), part), self.xp)
-        return self._iterate(part, groups, batch, basis, _COLD_STEPS, self.count, bar)
+        return self._iterate(part, groups, batch, basis, _COLD_STEPS, self._all, bar)
+
+    def _extended(self, part: int, groups: list[int], batch: Batch) -> bool:
+        """Search one map of a part by a Krylov space, from that of the other end if there is one."""
+        if part not in self.spaces:
+            start = orthonormal(self._draws(batch, 1, part), self.xp)
+            self.spaces[part] = SearchSpace.spanned(batch, start)
+        space, count = self.spaces[part], self._rows(batch)
+        before = space.multiplied
+        block, known, tolerance, above = extended(
+            space,
+            end=self.tracker.end,
+            count=count,
+            rtol=self.tracker.rtol,
+            rows=space.room(2 * count),
+            bar=self.interest**2,
+        )
+        self.products += space.multiplied - before
+        squares, residuals = to_numbers(block.squares), to_numbers(block.residuals)
+        self.runs.append(_Run(part, groups, block, squares, residuals, tolerance, above))
+        return known
 
     def _iterate(
         self, part: int, groups: list[int], batch: Batch, basis: Array, steps: int, settled: int, bar: float
@@ -276,6 +348,8 @@ class _Search:
             probes=tracker.reseed,
             probe_steps=_PROBE_STEPS,
             bar=max(bar, self._bar()),
+            outermost=tracker.outermost,
+            norm=self.norm**2,
         )
         self.products += block.products
         squares, residuals = to_numbers(block.squares), to_numbers(block.residuals)
@@ -290,8 +364,14 @@ class _Search:
         return min(self.tracker.block + self.tracker.reseed, batch.order)
 
     @property
+    def _all(self) -> int:
+        """How many vectors have to settle in a search that may take long."""
+        return 1 if self.tracker.outermost else self.count
+
+    @property
     def _cold_work(self) -> float:
-        modest = self.tracker.end == "largest" and self.tracker.rtol >= _MODEST_RTOL
+        tracker = self.tracker
+        modest = tracker.rtol >= _MODEST_RTOL and (tracker.end == "largest" or tracker.outermost)
         return _MODEST_WORK if modest else _COLD_WORK
 
     def _bar(self) -> float:
@@ -403,7 +483,7 @@ class _Search:
             reach = self.sign * squares + np.where(residuals <= 2 * run.tolerance, residuals, residuals / share)
             for number, group in enumerate(run.groups):
                 per_group[group] += np.repeat(squares[number], copies).tolist()
-                bounds[group] = max(bounds[group], float(reach[number, : self.settled].max()))
+                bounds[group] = max(bounds[group], min(run.above, float(reach[number, : self.settled].max())))
         for group, found in per_group.items():
             outermost = sorted(found, reverse=self.sign > 0)[:block]
             values[group, : len(outermost)] = np.sqrt(outermost)
