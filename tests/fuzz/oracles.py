@@ -201,14 +201,17 @@ def jacobi(matrix: Any) -> Any:
     a = np.concatenate((a, np.zeros((len(a), count % 2), a.dtype)), axis=1)
     order = np.arange(a.shape[1])
     eps = float(np.finfo(a.dtype).eps)
-    for _ in range(60):
+    total = float(np.sqrt((a * a).sum()))
+    for sweep in range(60):
         worst = 0.0
+        # Columns that are rounding errors of larger ones never become orthogonal to each other.
+        least = (eps * total) ** 2 if sweep >= 12 else 0.0
         for _ in range(len(order) - 1):
             i, j = order[: len(order) // 2], order[: len(order) // 2 - 1 : -1]
             x, y = a[:, i], a[:, j]
             xx, yy, xy = (x * x).sum(axis=0), (y * y).sum(axis=0), (x * y).sum(axis=0)
             size = np.sqrt(xx * yy)
-            apart = np.abs(xy) > eps * size
+            apart = (np.abs(xy) > eps * size) & (np.minimum(xx, yy) > least)
             worst = max(worst, float(np.max(np.where(apart, np.abs(xy) / np.where(size > 0, size, 1), 0), initial=0.0)))
             zeta = (yy - xx) / np.where(apart, 2 * xy, 1)
             t = np.where(apart, np.where(zeta >= 0, 1, -1) / (np.abs(zeta) + np.sqrt(1 + zeta * zeta)), 0)
