@@ -29,6 +29,7 @@ from convla.experiments.descents.pairs import descend_pairs
 from convla.experiments.descents.quantities import QUANTITIES, _blocks
 from convla.experiments.descents.settings import NAMED_LOSSES, Setting
 from convla.experiments.descents.study import StudyError, _Work, read_rows
+from convla.experiments.folder import ResultsError
 from convla.experiments.statistics import Moments
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
@@ -445,6 +446,16 @@ class TestStudies:
         manifest = json.loads((tmp_path / "a" / "manifest.json").read_text())
         assert (manifest["resumed_parts"], manifest["complete"]) == (2, True)
         assert (tmp_path / "a" / "results.csv").read_bytes() == (tmp_path / "b" / "results.csv").read_bytes()
+
+    def test_the_folder_of_another_study_is_not_overwritten(self, tmp_path: Path) -> None:
+        one, other = (Study(N=3, loss=loss, **self.AXES).repeated(5) for loss in ("kernel", "shrinkage"))
+        one.run(tmp_path)
+        kept = (tmp_path / "results.csv").read_bytes()
+        with pytest.raises(ResultsError, match="holds a study of other settings: choose another --output"):
+            other.run(tmp_path)
+        one.run(tmp_path)
+        assert (tmp_path / "results.csv").read_bytes() == kept
+        assert other.run(tmp_path, resume=True).rows[0]["loss"] == "shrinkage"
 
     def test_an_optimizer_that_was_edited_is_another(self, tmp_path: Path) -> None:
         (tmp_path / "mine.py").write_text(TestOptimizersOfOnesOwn.GOOD)

@@ -34,7 +34,8 @@ class DrawError(ConvlaError, ValueError):
 def chunk_size(layer: Any) -> int:
     """Return how many repetitions of a setting are drawn together, a power of two."""
     numbers = math.prod(layer.input_shape) + layer.kernels * math.prod(layer.kernel_shape)
-    return min(CHUNK, 1 << (max(1, NUMBERS // numbers).bit_length() - 1))
+    fitting = max(1, NUMBERS // int(numbers))
+    return min(CHUNK, 1 << (fitting.bit_length() - 1))
 
 
 def draw(layer: Any, seed: int, chunk: int, size: int) -> tuple[Floats, Floats]:

@@ -22,7 +22,7 @@ from convla.experiments.descents.functions import source_digest
 from convla.experiments.descents.outcome import Outcome, run_setting, setting_engine
 from convla.experiments.descents.quantities import estimate_stream
 from convla.experiments.descents.settings import NAMED_OPTIMIZERS, Setting
-from convla.experiments.folder import ResultsFolder, surroundings
+from convla.experiments.folder import ResultsError, ResultsFolder, surroundings
 from convla.experiments.pool import Pool
 from convla.experiments.reading import read_toml
 from convla.experiments.session import Job, Session, Watcher
@@ -242,7 +242,7 @@ class Study:
         Raises
         ------
         ResultsError
-            If the results folder cannot be used.
+            If the results folder cannot be used, or holds a study of other settings and `resume` is False.
         EngineError
             If the engine, the executor or pyarrow is not available, or the engine does not run a setting.
         """
@@ -261,6 +261,11 @@ class Study:
             **surroundings(("convla", "numpy", "scipy", "numba", "array-api-compat")),
             "settings": [setting.describe() for setting in self.settings],
         }
+        if not resume and folder.read_manifest().get("settings", manifest["settings"]) != manifest["settings"]:
+            raise ResultsError(
+                f"the results folder {folder.path} holds a study of other settings: choose another --output, or --resume "
+                "to keep the parts that are the same"
+            )
         folder.write_manifest(manifest)
         work = _Work(self.seed, engine)
         pool = pool or Pool(threads=os.cpu_count() or 1)
