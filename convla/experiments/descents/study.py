@@ -263,8 +263,8 @@ class Study:
         }
         if not resume and folder.read_manifest().get("settings", manifest["settings"]) != manifest["settings"]:
             raise ResultsError(
-                f"the results folder {folder.path} holds a study of other settings: choose another --output, or --resume "
-                "to keep the parts that are the same"
+                f"the results folder {folder.path} holds a study of other settings: choose another --output, or "
+                "--resume to keep the parts that are the same"
             )
         folder.write_manifest(manifest)
         work = _Work(self.seed, engine)
