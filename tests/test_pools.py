@@ -145,13 +145,19 @@ def test_two_ranks_of_mpi_change_no_bit(tmp_path: Path) -> None:
     assert serial == spread
 
 
-def test_ranks_that_would_all_run_the_whole_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("size", "message"), [(2, r"python -m mpi4py\.futures -m convla"), (1, "mpiexec, which is not on the PATH")]
+)
+def test_mpi_that_would_run_the_whole_in_every_rank_or_wait_for_ever_is_refused(
+    size: int, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     mpi4py, futures = ModuleType("mpi4py"), ModuleType("mpi4py.futures")
-    mpi4py.MPI = SimpleNamespace(COMM_WORLD=SimpleNamespace(Get_size=lambda: 2))  # type: ignore[attr-defined]
+    mpi4py.MPI = SimpleNamespace(COMM_WORLD=SimpleNamespace(Get_size=lambda: size))  # type: ignore[attr-defined]
     futures.MPIPoolExecutor, futures._core = ThreadPoolExecutor, SimpleNamespace(SharedPool=None)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "mpi4py", mpi4py)
     monkeypatch.setitem(sys.modules, "mpi4py.futures", futures)
-    with pytest.raises(EngineError, match=r"python -m mpi4py\.futures -m convla"):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(EngineError, match=message):
         list(Pool("mpi").map(abs, [1]))
 
 

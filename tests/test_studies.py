@@ -22,13 +22,14 @@ from convla.experiments import Study, read_study
 from convla.experiments.csm.published import published_tables
 from convla.experiments.csm.settings import Readings, study_file, table_settings
 from convla.experiments.descents import functions
-from convla.experiments.descents.draws import CHUNK, DrawError, draw
+from convla.experiments.descents.draws import CHUNK, DrawError, chunk_size, draw
 from convla.experiments.descents.filters import descend_filters
 from convla.experiments.descents.outcome import run_setting, setting_engine
 from convla.experiments.descents.pairs import descend_pairs
-from convla.experiments.descents.quantities import QUANTITIES
+from convla.experiments.descents.quantities import QUANTITIES, _blocks
 from convla.experiments.descents.settings import NAMED_LOSSES, Setting
-from convla.experiments.descents.study import StudyError, read_rows
+from convla.experiments.descents.study import StudyError, _Work, read_rows
+from convla.experiments.folder import ResultsError
 from convla.experiments.statistics import Moments
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
@@ -122,6 +123,15 @@ class TestDraws:
         setting = _setting(inputs=inputs, weights=weights, dimensions=2, channels=3)
         few, many = draw(setting, 1, 0, 3), draw(setting, 1, 0, 7)
         assert all(np.array_equal(a, b[:3]) for a, b in zip(few, many, strict=True))
+
+    def test_large_repetitions_are_drawn_fewer_at_a_time(self) -> None:
+        assert chunk_size(_setting(M=4090, channels=2)) == CHUNK  # 8192 numbers with the kernels
+        assert chunk_size(_setting(M=4096, channels=4096)) == 1  # twice what a chunk may hold
+        setting = _setting(N=1, M=300, dimensions=2, loss="kernel", iterations=1, channels=2)
+        assert chunk_size(setting) == 32
+        whole, part = (run_setting(setting, repetitions=70 - n, start=n, seed=3) for n in (0, 60))
+        np.testing.assert_array_equal(whole.similarity[60:], part.similarity)
+        assert len(np.unique(whole.similarity[:, 0])) == 70
 
     def test_correlated_noise_falls_like_one_over_frequency(self) -> None:
         x, _ = draw(_setting(M=64, inputs="correlated"), 0, 0, CHUNK)
@@ -436,6 +446,38 @@ class TestStudies:
         manifest = json.loads((tmp_path / "a" / "manifest.json").read_text())
         assert (manifest["resumed_parts"], manifest["complete"]) == (2, True)
         assert (tmp_path / "a" / "results.csv").read_bytes() == (tmp_path / "b" / "results.csv").read_bytes()
+
+    def test_the_folder_of_another_study_is_not_overwritten(self, tmp_path: Path) -> None:
+        one, other = (Study(N=3, loss=loss, **self.AXES).repeated(5) for loss in ("kernel", "shrinkage"))
+        one.run(tmp_path)
+        kept = (tmp_path / "results.csv").read_bytes()
+        with pytest.raises(ResultsError, match="holds a study of other settings: choose another --output"):
+            other.run(tmp_path)
+        one.run(tmp_path)
+        assert (tmp_path / "results.csv").read_bytes() == kept
+        assert other.run(tmp_path, resume=True).rows[0]["loss"] == "shrinkage"
+
+    def test_an_optimizer_that_was_edited_is_another(self, tmp_path: Path) -> None:
+        (tmp_path / "mine.py").write_text(TestOptimizersOfOnesOwn.GOOD)
+        study = Study(N=3, loss="kernel", optimizer=f"{tmp_path}/mine.py:Half", **self.AXES)
+        (part,) = study.parts(1100)
+        functions.source_digest.cache_clear()  # as in another process
+        (tmp_path / "mine.py").write_text(TestOptimizersOfOnesOwn.GOOD.replace("- self", "- 2 * self"))
+        (edited,) = study.parts(1100)
+        assert part.describe() != edited.describe()
+        with pytest.raises(StudyError, match=r"a worker has read another .*mine\.py"):
+            _Work(0, "auto")(part)
+
+    def test_blocks_are_counted_from_the_first_repetition(self) -> None:
+        whole = run_setting(_setting(iterations=1), repetitions=2100, seed=0)
+        for cut in (1, 700, 1024, 1025, 2048, 2100):
+            parts = [
+                type(whole)(*(column[start : start + cut] for column in vars(whole).values()))
+                for start in range(0, 2100, cut)
+            ]
+            blocks = list(_blocks(parts))
+            assert [block.repetitions for block in blocks] == [1024, 1024, 52]
+            np.testing.assert_array_equal(np.concatenate([block.loss for block in blocks]), whole.loss)
 
     def test_parts_take_about_a_second(self) -> None:
         assert all(setting.part in (1 << power for power in range(18)) for setting in (_setting(), _setting(N=8)))

@@ -9,6 +9,7 @@ import math
 import os
 import platform
 import re
+import shutil
 import threading
 import time
 from collections import deque
@@ -203,6 +204,9 @@ class Pool:
             raise EngineError(
                 "executor 'mpi': the ranks of mpiexec are workers if it runs python -m mpi4py.futures -m convla ..."
             )
+        if MPI.COMM_WORLD.Get_size() == 1 and shutil.which("mpiexec") is None:
+            # MPICH would wait for one for ever, and hear no signal meanwhile.
+            raise EngineError("executor 'mpi' starts processes by mpiexec, which is not on the PATH")
         executor = MPIPoolExecutor(max_workers=self.workers, main=False)
         stack.callback(executor.shutdown, cancel_futures=True)
         return executor, lambda: max(1, int(executor.num_workers))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -13,18 +14,28 @@ import numpy as np
 
 from convla.errors import ConvlaError, install_line
 
-__all__ = ["CHUNK", "DISTRIBUTIONS", "DrawError", "check_draws", "digest", "draw"]
+__all__ = ["CHUNK", "DISTRIBUTIONS", "DrawError", "check_draws", "chunk_size", "digest", "draw"]
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 Generator = np.random.Generator
 
 CHUNK = 1024
-"""Repetitions drawn together. The draws of a chunk depend on the seed, the stream and the chunk's number alone, so
-neither the number of workers nor the number of repetitions changes those of a repetition."""
+"""Repetitions drawn together, or fewer of large ones. The draws of a chunk depend on the seed, the stream and the
+chunk's number alone, so neither the number of workers nor the number of repetitions changes those of a repetition."""
+
+NUMBERS = 2**23
+"""That a chunk may hold: a part draws its chunk from the start, and may need its last repetition alone."""
 
 
 class DrawError(ConvlaError, ValueError):
     """What is to be drawn from is not there, or does not fit."""
+
+
+def chunk_size(layer: Any) -> int:
+    """Return how many repetitions of a setting are drawn together, a power of two."""
+    numbers = math.prod(layer.input_shape) + layer.kernels * math.prod(layer.kernel_shape)
+    fitting = max(1, NUMBERS // int(numbers))
+    return min(CHUNK, 1 << (fitting.bit_length() - 1))
 
 
 def draw(layer: Any, seed: int, chunk: int, size: int) -> tuple[Floats, Floats]:

@@ -6,7 +6,6 @@ import functools
 import hashlib
 import importlib
 import importlib.util
-import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -92,6 +91,7 @@ def _load(kind: str, name: str, failure: type[Exception]) -> Any:
         raise failure(f"{kind} must be a known name, or 'file.py:function' or 'module:function', got {name!r}")
     try:
         if place.endswith(".py"):
+            source_digest(name)  # remembered as of now, when it is run
             spec = importlib.util.spec_from_file_location(f"convla_{kind}_{Path(place).stem}", place)
             if spec is None or spec.loader is None:
                 raise failure(f"{kind} {name!r}: {place} cannot be loaded")
@@ -108,13 +108,13 @@ def _load(kind: str, name: str, failure: type[Exception]) -> Any:
 
 
 @functools.cache
-def source_digest(function: Callable[..., Any]) -> str:
-    """Return a hash of the code of a function's file: results of another one are other results."""
-    try:
-        file = inspect.getsourcefile(function)
-    except TypeError:  # of something built in
-        file = None
-    name = f"{function.__module__}:{getattr(function, '__qualname__', '')}"
+def source_digest(name: str) -> str:
+    """Return a hash of the file that a name of `load_loss` or `load_optimizer` is found in.
+
+    Results of another file are other results, whatever stands in it: a function, a class, or an object that is called.
+    """
+    place = name.rpartition(":")[0]
+    file = place if place.endswith(".py") else getattr(importlib.import_module(place), "__file__", None)
     return hashlib.sha256(Path(file).read_bytes() if file else name.encode()).hexdigest()[:16]
 
 

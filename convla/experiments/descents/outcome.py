@@ -11,7 +11,7 @@ import numpy as np
 
 from convla import feature_map_gram
 from convla.errors import EngineError
-from convla.experiments.descents.draws import CHUNK, draw
+from convla.experiments.descents.draws import chunk_size, draw
 from convla.experiments.descents.filters import descend_filters
 from convla.experiments.descents.functions import check_loss, check_optimizer
 from convla.experiments.descents.pairs import choose_engine, descend_pairs, dot, quadratic_form
@@ -186,9 +186,10 @@ def setting_engine(setting: Setting, engine: str) -> str:
 def _drawn(setting: Setting, seed: int, start: int, stop: int) -> Iterator[tuple[Floats, Floats]]:
     """Yield inputs and kernels of the repetitions from `start` to before `stop`, a few at a time."""
     most = max(1, ENTRIES // setting.taps**2)
-    for chunk in range(start // CHUNK, -(-stop // CHUNK)):
-        first = chunk * CHUNK
-        x, kernels = draw(setting, seed, chunk, min(CHUNK, stop - first))
+    size = chunk_size(setting)
+    for chunk in range(start // size, -(-stop // size)):
+        first = chunk * size
+        x, kernels = draw(setting, seed, chunk, min(size, stop - first))
         for low in range(max(0, start - first), len(x), most):
             yield x[low : low + most], kernels[low : low + most]
 

@@ -77,14 +77,17 @@ def _percent(count: int, size: int) -> Estimate:
 
 def _blocks(parts: Iterable[Outcome]) -> Iterator[Outcome]:
     """Yield the same repetitions cut into blocks of `CHUNK`."""
-    waiting: list[Outcome] = []
+    waiting: list[Outcome] = []  # less than a block together
     for part in parts:
-        waiting.append(part)
-        while sum(outcome.repetitions for outcome in waiting) >= CHUNK:
-            whole = joined(waiting)
-            yield _rows(whole, 0, CHUNK)
-            waiting = [_rows(whole, CHUNK, whole.repetitions)]
-    if sum(outcome.repetitions for outcome in waiting):
+        start = 0
+        while start < part.repetitions:
+            room = CHUNK - sum(outcome.repetitions for outcome in waiting)
+            waiting.append(_rows(part, start, start + room))
+            start += room
+            if start <= part.repetitions:
+                yield joined(waiting)
+                waiting = []
+    if waiting:
         yield joined(waiting)
 
 

@@ -14,7 +14,7 @@ from dataclasses import MISSING, dataclass, fields, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 from convla.errors import ConvlaError, EngineError, install_line
 from convla.experiments.descents.draws import digest
@@ -22,7 +22,7 @@ from convla.experiments.descents.functions import source_digest
 from convla.experiments.descents.outcome import Outcome, run_setting, setting_engine
 from convla.experiments.descents.quantities import estimate_stream
 from convla.experiments.descents.settings import NAMED_OPTIMIZERS, Setting
-from convla.experiments.folder import ResultsFolder, surroundings
+from convla.experiments.folder import ResultsError, ResultsFolder, surroundings
 from convla.experiments.pool import Pool
 from convla.experiments.reading import read_toml
 from convla.experiments.session import Job, Session, Watcher
@@ -37,6 +37,8 @@ MOST_REPETITIONS = 10**9
 RESULT = ("engine", "repetitions", "quantity", "estimate", "stderr", "number")
 FILE = "results.csv"
 
+Files: TypeAlias = tuple[tuple[str, str], ...]
+
 
 class StudyError(ConvlaError, ValueError):
     """A study is malformed: an unknown key, a missing one, or a value that it cannot have."""
@@ -50,6 +52,8 @@ class Part:
     number: int
     start: int
     stop: int
+    files: Files
+    """Hashes of the files that it reads, as the process that asks for it found them."""
 
     @property
     def name(self) -> str:
@@ -63,13 +67,18 @@ class Part:
 
     def describe(self) -> dict[str, Any]:
         """Return it as plain data, with what its numbers depend on beside the seed."""
-        setting = self.setting
-        files = {"weights": digest(setting.weights), "inputs": digest(setting.inputs)}
-        if setting.function is not None:
-            files["loss"] = source_digest(setting.function)
-        if setting.optimizer not in NAMED_OPTIMIZERS:
-            files["optimizer"] = source_digest(setting.make_optimizer)
-        return {"setting": setting.describe(), "files": files, "start": self.start, "stop": self.stop}
+        place = {"start": self.start, "stop": self.stop}
+        return {"setting": self.setting.describe(), "files": dict(self.files)} | place
+
+
+def _files(setting: Setting) -> Files:
+    """Return hashes of the files of arrays and of Python that a setting names, as this process has read them."""
+    found = {"weights": digest(setting.weights), "inputs": digest(setting.inputs)}
+    if setting.function is not None:
+        found["loss"] = source_digest(setting.loss)
+    if setting.optimizer not in NAMED_OPTIMIZERS:
+        found["optimizer"] = source_digest(setting.optimizer)
+    return tuple(found.items())
 
 
 @dataclass(frozen=True)
@@ -87,6 +96,12 @@ class _Work(Job[Part, Outcome]):
         return unit.stop - unit.start
 
     def __call__(self, unit: Part, advance: Callable[[int], None] = lambda _: None) -> Outcome:
+        differing = [getattr(unit.setting, kind) for kind, _ in set(_files(unit.setting)) - set(unit.files)]
+        if differing:
+            raise StudyError(
+                f"a worker has read another {', '.join(differing)} than this process: the file must be the same on "
+                "every machine, and workers that had read it before it was changed must be started anew"
+            )
         return run_setting(
             unit.setting,
             repetitions=unit.stop - unit.start,
@@ -180,9 +195,9 @@ class Study:
     def parts(self, size: int | None = None) -> Iterator[Part]:
         """Yield the parts that the work is cut into; `size` repetitions each, by default about a second's."""
         for number, setting in enumerate(self.settings, 1):
-            step = size or setting.part
+            step, files = size or setting.part, _files(setting)
             for start in range(0, self.repetitions, step):
-                yield Part(setting, number, start, min(start + step, self.repetitions))
+                yield Part(setting, number, start, min(start + step, self.repetitions), files)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -227,7 +242,7 @@ class Study:
         Raises
         ------
         ResultsError
-            If the results folder cannot be used.
+            If the results folder cannot be used, or holds a study of other settings and `resume` is False.
         EngineError
             If the engine, the executor or pyarrow is not available, or the engine does not run a setting.
         """
@@ -246,6 +261,11 @@ class Study:
             **surroundings(("convla", "numpy", "scipy", "numba", "array-api-compat")),
             "settings": [setting.describe() for setting in self.settings],
         }
+        if not resume and folder.read_manifest().get("settings", manifest["settings"]) != manifest["settings"]:
+            raise ResultsError(
+                f"the results folder {folder.path} holds a study of other settings: choose another --output, or "
+                "--resume to keep the parts that are the same"
+            )
         folder.write_manifest(manifest)
         work = _Work(self.seed, engine)
         pool = pool or Pool(threads=os.cpu_count() or 1)
