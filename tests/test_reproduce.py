@@ -23,7 +23,8 @@ from convla.experiments.csm import source
 from convla.experiments.csm.agreement import VERDICTS
 from convla.experiments.csm.report import TABLE_HEADER
 from convla.experiments.csm.settings import Readings, Setting, control_settings, table_settings
-from convla.experiments.descents.outcome import CHUNK, Outcome, run_setting
+from convla.experiments.descents.draws import CHUNK
+from convla.experiments.descents.outcome import Outcome, run_setting
 from convla.experiments.folder import ResultsError, ResultsFolder
 from convla.experiments.reproduction import Request, reproduce
 
