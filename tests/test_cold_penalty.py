@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import array_api_strict
 import numpy as np
 import pytest
 
@@ -121,3 +122,14 @@ def test_no_singular_value_is_above_what_a_random_vector_shows(seed: int) -> Non
     assert known
     assert above >= 1.6**2 or math.isinf(above)
     assert float(block.squares[0, 0]) == pytest.approx(1.6**2, rel=1e-3)
+
+
+def test_a_value_without_vectors_is_on_the_device_of_the_map() -> None:
+    # A wide map far below alpha: its null space alone is active.
+    device = array_api_strict.Device("device1")
+    kernel = array_api_strict.asarray([[[0.1, 0.2]] * 3], dtype=array_api_strict.float64, device=device)
+    tracker, target = Block(), shifted(ConvOperator(kernel, (40,)), 1.0, "input")
+    pairs, _ = tracker.step(target, tracker.initial(target))
+    assert pairs.value == 1.0
+    assert pairs.vectors.shape[0] == 0
+    assert {array.device for array in (pairs.signs, pairs.vectors, pairs.images)} == {device}

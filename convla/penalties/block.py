@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from convla._array import namespace
+from convla._array import device_of, namespace
 from convla._validate import check_integer, check_real
 from convla.penalties.pairs import ActivePairs, Shifted, cluster
 from convla.penalties.tracker import State, Tracker
@@ -81,9 +81,11 @@ class Block(Tracker):
         xp = namespace(factor.like)
         ends, after = self._ends_that_count(target, state)
         if not ends:
-            none = [xp.zeros((0, *shape), dtype=factor.dtype) for shape in (factor.domain_shape, factor.range_shape)]
-            signs = xp.zeros((0,), dtype=factor.dtype)
-            return ActivePairs(target.alpha, signs, none[0], none[1], target.nulls), after
+            signs, right, left = (
+                xp.zeros((0, *shape), dtype=factor.dtype, device=device_of(factor.like))
+                for shape in ((), factor.domain_shape, factor.range_shape)
+            )
+            return ActivePairs(target.alpha, signs, right, left, target.nulls), after
         values = xp.astype(xp.concat([found.values for found in ends]), factor.dtype)
         left, right = (xp.concat([getattr(found, name) for found in ends]) for name in ("left", "right"))
         # Of a map with few columns both blocks hold the same vectors; each counts once.
