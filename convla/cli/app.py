@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import io
-import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -13,7 +12,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from convla import __version__
-from convla.cli.output import INTERRUPTED, complain
+from convla.cli.output import INTERRUPTED, complain, reason
 from convla.errors import ConvlaError
 
 __all__ = ["COMMANDS", "app", "run"]
@@ -83,10 +82,7 @@ def run(arguments: Sequence[str]) -> int:
         complain("interrupted")
         return INTERRUPTED
     except (ConvlaError, ValueError, TypeError, ArithmeticError, OSError, MemoryError) as error:
-        if isinstance(error, OSError) and error.strerror and error.filename is not None:
-            complain(f"{os.fsdecode(error.filename)}: {error.strerror}")  # not "[Errno 2] ...: 'name'"
-            return 2
-        complain(str(error) or f"the computation ended with {type(error).__name__}")
+        complain(reason(error))
         return 2
     except _USAGE_ERROR as error:
         if error.format_message():  # none after the help that a bare `convla` prints

@@ -19,6 +19,7 @@ from convla.cli.output import (
     check_writable,
     complain,
     progress_bars,
+    reason,
     time_left,
     write_json,
     write_text,
@@ -121,7 +122,7 @@ def inspect_files(
         if isinstance(report, Exception):
             if not targets.many:
                 raise report
-            complain(_words(report))
+            complain(reason(report))
             code = max(code, 2)
             continue
         targets.write(file, report)
@@ -129,12 +130,6 @@ def inspect_files(
             return INTERRUPTED
         code = max(code, _warned(report, thresholds))
     return code
-
-
-def _words(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return f"{error.filename}: {error.strerror}"
-    return str(error) or type(error).__name__
 
 
 _Reports = Iterator[tuple[Path, "Inspection | Exception"]]
@@ -177,7 +172,7 @@ def _attempt(options: Mapping[str, Any], file: Path) -> Inspection | Exception:
     try:
         return inspect(file, **options)
     except _FAILURES as error:
-        return ValueError(_words(error))
+        return ValueError(reason(error))
 
 
 class _TimeLeft(ProgressColumn):

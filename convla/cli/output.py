@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
@@ -27,6 +28,7 @@ __all__ = [
     "complain",
     "console",
     "progress_bars",
+    "reason",
     "show_table",
     "time_left",
     "write_json",
@@ -119,6 +121,13 @@ def _print_with_prose(
     for row in rows:
         table.add_row(*row)
     screen.print(table)
+
+
+def reason(error: Exception) -> str:
+    """Return what an error says, in one line: of a file "name: why", not "[Errno 2] ...: 'name'"."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    return str(error) or f"the computation ended with {type(error).__name__}"
 
 
 def check_writable(option: str, path: Path | None) -> None:

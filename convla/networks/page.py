@@ -33,10 +33,9 @@ def to_page(report: Inspection) -> str:
     >>> page.startswith("<!DOCTYPE html>"), "http" in page
     (True, False)
     """
-    title = report.source.get("file") or report.source.get("model") or "a model"
     source = [f"{text_of(name)}: <code>{text_of(value)}</code>" for name, value in report.source.items()]
     return page_of(
-        f"Layers of {title}",
+        f"Layers of {report.model_name}",
         [
             "" if report.complete else "<p>Interrupted: these are the rows that were done.</p>",
             _table(report),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from convla.networks.comparison import Change, Comparison
 from convla.networks.drawings import LogScale
-from convla.networks.report import ENDS, Inspection
+from convla.networks.report import ENDS
 from convla.networks.shell import Cell, bullets, number_cell, page_of, shown, table_of, text_of
 
 __all__ = ["to_page"]
@@ -30,7 +30,7 @@ def to_page(found: Comparison) -> str:
     >>> page.count("sigma_max") > 1, "http" in page
     (True, False)
     """
-    names = [_name(report) for report in (found.before, found.after)]
+    names = [report.model_name for report in (found.before, found.after)]
     words = (
         f"Before (a ring): {text_of(names[0])}. After (a disc): {text_of(names[1])}. Each quantity on a logarithmic "
         "scale of its own; the pale stretches about sigma_max are its proved enclosures."
@@ -42,10 +42,6 @@ def to_page(found: Comparison) -> str:
         f"{names[0]} and {names[1]}",
         [f"<p>{words}</p>", *pictures, "<h2>All changes</h2>", _table(found), bullets(missing, "In one only")],
     )
-
-
-def _name(report: Inspection) -> str:
-    return str(report.source.get("file") or report.source.get("model") or "a model")
 
 
 def _picture(found: Comparison, quantity: str) -> str:

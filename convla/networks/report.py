@@ -104,6 +104,11 @@ class Inspection:
                 return layer
         raise KeyError(f"no layer {name!r} among {', '.join(layer.name for layer in self.layers)}")
 
+    @property
+    def model_name(self) -> str:
+        """What the model is called: by its file, by its class, or not at all."""
+        return str(self.source.get("file") or self.source.get("model") or "a model")
+
     def records(self) -> list[dict[str, Any]]:
         """Return one flat mapping for each row: what `to_frame` and `to_csv` are made of."""
         return [
