@@ -11,7 +11,14 @@ from scipy import stats
 from convla.experiments.csm.agreement import LEAST, Verdict, carriers, compare, decide
 from convla.experiments.csm.columns import columns_of, estimate, resampled
 from convla.experiments.csm.coverage import measure_coverage
-from convla.experiments.csm.published import QUANTITIES, PublishedCell, published_cells, published_tables
+from convla.experiments.csm.summary import summarize
+from convla.experiments.csm.published import (
+    PUBLISHED_REPETITIONS,
+    QUANTITIES,
+    PublishedCell,
+    published_cells,
+    published_tables,
+)
 from convla.experiments.csm.settings import TABLES, Readings, table_settings
 from convla.experiments.descents.outcome import Outcome, run_setting
 from convla.experiments.statistics import Estimate, all_positive, holm, median_interval, mostly_true, share_interval
@@ -221,7 +228,7 @@ def test_coverage_is_nominal_for_normal_columns_and_not_where_tails_are_rare(mon
     rng = np.random.default_rng(0)
     end = np.where(rng.uniform(size=40_000) < 1e-3, 0.5, 1e-9 * rng.uniform(size=40_000))
     outcome = _outcome(np.stack([np.ones(40_000), end], axis=1), rng.normal(size=40_000))
-    coverage = measure_coverage({setting: outcome})
+    coverage = measure_coverage({setting: summarize([outcome], run=PUBLISHED_REPETITIONS)})
     rows = {row.cell.quantity: row for row in coverage.rows}
     assert {row.runs for row in coverage.rows} == {40}
     assert rows["corr_mean"].believed == pytest.approx(1.0, rel=4 / math.sqrt(2 * 40))

@@ -147,7 +147,11 @@ class ResultsFolder:
             If another run is in it.
         """
         path = self.path / RUNS / "lock"
-        with open(os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666), "r+b") as file:
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+        except OSError as error:
+            raise ResultsError(f"{path} cannot be written: {error.strerror}") from error
+        with open(handle, "r+b") as file:
             if not _locks(file):
                 owner = file.read(200).decode(errors="replace").strip()
                 raise ResultsError(

@@ -154,6 +154,8 @@ class RecordFile:
             ones count as missing; those before it have been yielded.
         """
         covering = self._covering(start, size)
+        if not covering:
+            return
         with self._open(os.O_RDONLY) as file:
             for number, (first, place, stop) in enumerate(covering):
                 arrays = _arrays(file, place)
@@ -191,7 +193,8 @@ class RecordFile:
     def _drop(self, places: list[int]) -> None:
         self.damaged += len(places)
         kept = np.isin(np.array(self._columns[2]), places, invert=True)
-        self._columns = tuple(array("q", np.array(column)[kept].tolist()) for column in self._columns)
+        starts, stops, begins = (array("q", np.array(column)[kept].tobytes()) for column in self._columns)
+        self._columns = starts, stops, begins
 
 
 class _Header(NamedTuple):

@@ -124,7 +124,9 @@ class Session(Generic[U, O]):
         How many records in it could not be read; their rows were run again.
     """
 
-    def __init__(self, folder: ResultsFolder, workers: Workers, watcher: Watcher | None = None, *, resume: bool) -> None:
+    def __init__(
+        self, folder: ResultsFolder, workers: Workers, watcher: Watcher | None = None, *, resume: bool
+    ) -> None:
         self.resumed = self.damaged = 0
         self._folder, self._workers, self._resume = folder, workers, resume
         self._watcher = watcher or Watcher()

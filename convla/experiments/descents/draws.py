@@ -16,7 +16,17 @@ import numpy as np
 
 from convla.errors import ConvlaError, install_line
 
-__all__ = ["CHUNK", "DISTRIBUTIONS", "DrawError", "check_draws", "check_streams", "chunk_size", "digest", "draw", "stream_key"]
+__all__ = [
+    "CHUNK",
+    "DISTRIBUTIONS",
+    "DrawError",
+    "check_draws",
+    "check_streams",
+    "chunk_size",
+    "digest",
+    "draw",
+    "stream_key",
+]
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 Generator = np.random.Generator
