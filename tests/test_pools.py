@@ -22,6 +22,7 @@ from convla.errors import EngineError
 from convla.experiments import Study, read_outcomes, read_study
 from convla.experiments import pool as pools
 from convla.experiments.pool import Pool, WorkerError
+from convla.experiments.reproduction import Request, reproduce
 from convla.experiments.session import Part, Watcher
 
 ROOT = Path(__file__).parents[1]
@@ -239,3 +240,30 @@ def test_a_worker_with_other_versions_is_refused(monkeypatch: pytest.MonkeyPatch
 def test_what_is_no_executor_is_named(name: str) -> None:
     with pytest.raises(ValueError, match="executor must be 'local', 'loky', 'dask-local:N'"):
         Pool(name)
+
+
+@pytest.mark.parametrize("executor", ["local", "loky"])
+@pytest.mark.parametrize("pool", [Pool.of, Pool.of_processes])
+def test_workers_are_called_workers(executor: str, pool: Any) -> None:
+    with pytest.raises(ValueError, match="workers must be at least 1, got 0"):
+        pool(executor, 0)
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("nowhere.invalid:8786", r"no host is known here by the name 'nowhere\.invalid'"),
+        ("127.0.0.1:1", r"no scheduler of Dask answered at tcp://127\.0\.0\.1:1 within 1 s: is one running there"),
+    ],
+)
+def test_an_executor_that_cannot_start_leaves_no_folder(
+    tmp_path: Path, place: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("distributed", reason="distributed is not installed")
+    monkeypatch.setattr(pools, "CONNECTED", 1)
+    study = Study(N=3, M=8, loss="kernel", learning_rate=0.01, iterations=2, repetitions=10)
+    with pytest.raises(EngineError, match=message):
+        study.run(tmp_path / "out", pool=Pool(f"dask://{place}"))
+    with pytest.raises(EngineError, match=message):
+        reproduce(Request(targets=("table1",), executor=f"dask://{place}", output=tmp_path / "out"))
+    assert not (tmp_path / "out").exists()

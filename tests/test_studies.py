@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import re
@@ -22,7 +23,7 @@ from convla.experiments import Study, read_outcomes, read_study
 from convla.experiments.csm.published import published_tables
 from convla.experiments.csm.settings import Readings, study_file, table_settings
 from convla.experiments.descents import functions
-from convla.experiments.descents.draws import CHUNK, DrawError, chunk_size, draw
+from convla.experiments.descents.draws import CHUNK, DrawError, chunk_size, draw, stream_key
 from convla.experiments.descents.filters import descend_filters
 from convla.experiments.descents.outcome import recut, run_setting, setting_engine
 from convla.experiments.descents.pairs import descend_pairs
@@ -167,6 +168,26 @@ class TestDraws:
             _setting(inputs=str(path))
 
 
+class TestStreams:
+    def test_names_with_the_same_checksum_are_refused(self) -> None:
+        # The two best known words whose CRC32 is the same.
+        assert zlib.crc32(b"plumless") == zlib.crc32(b"buckeroo")
+        settings: dict[str, Any] = {"M": 8, "N": 3, "loss": "kernel", "learning_rate": 0.1, "iterations": 1}
+        with pytest.raises(StudyError, match="streams 'plumless' and 'buckeroo' would draw the same numbers"):
+            Study(together=[{"stream": "plumless"}, {"stream": "buckeroo"}], **settings)
+        assert len(Study(stream="plumless", **settings | {"N": [3, 5]}).settings) == 2
+
+    def test_what_is_drawn_goes_in_by_128_bits(self) -> None:
+        settings = [_setting(M=m, N=n) for m in range(8, 208) for n in range(1, 9)]
+        keys = {stream_key(setting) for setting in settings}
+        assert len(keys) == len(settings)
+        assert all(len(key) == 4 and all(0 <= word < 2**32 for word in key) for key in keys)
+        words = hashlib.blake2b(_setting().draws.encode(), digest_size=16).digest()
+        rows = np.random.default_rng(np.random.SeedSequence(5, spawn_key=(*np.frombuffer(words, "<u4").tolist(), 0)))
+        x, _ = draw(_setting(), 5, 0, 1)
+        np.testing.assert_array_equal(x[0, 0], rows.random((1, 14))[0, :8])
+
+
 class TestDescents:
     @pytest.mark.parametrize("loss", ["kernel", "cosine", "convolutional", "scale-invariant", "shrinkage"])
     @pytest.mark.parametrize("padding", ["full", "valid", 1])
@@ -267,7 +288,7 @@ class TestDescents:
         for setting in (_setting(kernels=3), _setting(channels=2), _setting(dimensions=2)):
             assert setting_engine(setting, "auto") == "reference"
             with pytest.raises(
-                EngineError, match="engine 'numba' does not run (3 kernels|correlations of several axes or channels)"
+                EngineError, match=r"engine 'numba' does not run (3 kernels|correlations of several axes or channels)"
             ):
                 setting_engine(setting, "numba")
 
@@ -351,6 +372,15 @@ class Half:
         (tmp_path / "bad.py").write_text(self.GOOD.replace(*change).replace("gradient / self.steps", "gradient[0]"))
         with pytest.raises(functions.OptimizerError, match=re.escape(message)):
             run_setting(_setting(optimizer=f"{tmp_path}/bad.py:Half"), repetitions=3, seed=0)
+
+    def test_a_module_that_was_edited_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "edited_optimizer.py").write_text(self.GOOD)
+        monkeypatch.syspath_prepend(tmp_path)
+        first = functions.source_digest("edited_optimizer:Half")
+        assert functions.source_digest("edited_optimizer:Half") == first
+        (tmp_path / "edited_optimizer.py").write_text(self.GOOD + "# another")
+        with pytest.raises(functions.StaleModuleError, match="edited_optimizer was edited after it was imported"):
+            functions.source_digest("edited_optimizer:Half")
 
     @pytest.mark.parametrize("name", ["none.py:Half", "no.such.module:Half", "math:Half"])
     def test_what_is_not_there_is_named(self, name: str) -> None:
@@ -500,7 +530,7 @@ class TestCommand:
         assert len(EIGHT_LINES.splitlines()) == 8
         assert run(["study", str(path), "--repetitions", "60", "--output", str(output), "--json", str(report)]) == 0
         printed = capsys.readouterr()
-        assert "engine numba: 1 settings" in printed.out
+        assert "engine numba: 1 setting\n" in printed.out
         assert printed.err == ""
         rows = json.loads(report.read_text())
         assert {(row["N"], row["inputs"], row["repetitions"]) for row in rows} == {(25, "normal", 60)}
@@ -508,6 +538,25 @@ class TestCommand:
         assert (output / "cosine_after-inputs.png").read_bytes().startswith(b"\x89PNG")
         assert run(["study", "plot", str(output), "--quantity", "joy"]) == 2
         assert run(["study", "plot", str(tmp_path)]) == 2
+
+    def test_words_are_not_joined_by_lines(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        study = Study(
+            N=[3, 5],
+            loss=["kernel", "shrinkage"],
+            M=8,
+            learning_rate=0.01,
+            iterations=2,
+            repetitions=20,
+            padding=["full", 1],
+        )
+        rows = study.run(tmp_path).rows
+        figures: list[Any] = []
+        monkeypatch.setattr(plots, "save_figure", lambda figure, _: figures.append(figure))
+        for axis in ("N", "loss", "padding"):
+            plots.plot_rows(rows, "correlation", axis, tmp_path / "unused.png")
+        numbers, *words = ({bar[0].get_linestyle() for bar in figure.axes[0].containers} for figure in figures)
+        assert numbers == {"-"}
+        assert words == [{"None"}] * 2
 
     def test_an_interrupted_study_resumes_to_the_same_numbers(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

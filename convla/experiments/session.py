@@ -1,4 +1,4 @@
-"""Units of work, cut into parts that are saved as they end; rows that a results folder holds already are not run again."""
+"""Units of work, cut into parts that are saved as they end; rows that a folder holds already are not run again."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Unit(Hashable, Protocol):
 
 
 MOST_WAITING = 32
-"""Parts that wait to be saved together: a file is there for good some 10 ms after it is written, however many they are."""
+"""Parts that wait to be saved together: they are there for good some 10 ms later, however many they are."""
 
 U = TypeVar("U", bound=Unit)
 O = TypeVar("O")  # noqa: E741  (an outcome, a dataclass of arrays)

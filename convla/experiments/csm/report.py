@@ -130,8 +130,8 @@ class Report(source.Report):
                 lines.append(f"{name}: " + ", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
         lines += self._multiplicity() + self.coverage.lines()
         lines += [
-            f"of {size} repetitions estimates, errors and counts are of all; z, p, medians, lengths, angles and pictures "
-            f"are of the first {kept}, so that memory does not grow"
+            f"of {size} repetitions estimates, errors and counts are of all; z, p, medians, lengths, angles and "
+            f"pictures are of the first {kept}, so that memory does not grow"
             for size, kept in sorted(self.kept)
         ]
         return lines + [f"{name}: {count} diverged, dropped" for name, count in self.diverged.items()]

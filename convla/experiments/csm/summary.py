@@ -17,7 +17,7 @@ from convla.experiments.statistics import Estimate, Moments
 __all__ = ["MOST", "Summary", "summarize"]
 
 MOST = 2**17
-"""Repetitions of a setting that are kept, of two kernels some 11 MiB: what needs them as such is of the first of them."""
+"""Repetitions of a setting that are kept, some 11 MiB: what needs them as such is of the first of them."""
 
 
 @dataclass(frozen=True)

@@ -89,7 +89,7 @@ class Outcome:
 
 
 def recut(parts: Iterable[Outcome], size: int) -> Iterator[Outcome]:
-    """Yield the repetitions of some parts cut into blocks of `size`, counted from the first; the last may have fewer."""
+    """Yield the repetitions of some parts in blocks of `size`, counted from the first; the last may have fewer."""
     waiting: list[Outcome] = []  # less than a block together
     room = size
     for part in parts:

@@ -22,8 +22,8 @@ from convla.errors import ConvlaError, EngineError, install_line
 from convla.experiments.descents.draws import check_streams, digest
 from convla.experiments.descents.functions import source_digest
 from convla.experiments.descents.outcome import Outcome, run_setting, setting_engine
-from convla.experiments.descents.quantities import estimate_stream
 from convla.experiments.descents.pairs import OPTIMIZERS
+from convla.experiments.descents.quantities import estimate_stream
 from convla.experiments.descents.settings import NAMED_LOSSES, Setting
 from convla.experiments.folder import ResultsError, ResultsFolder, read_manifest, surroundings
 from convla.experiments.pool import Pool, Workers
@@ -417,7 +417,7 @@ def read_rows(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
 
 def read_outcomes(folder: str | os.PathLike[str]) -> Iterator[tuple[dict[str, Any], Outcome]]:
-    """Yield what every repetition of a study left, some of them at a time: their setting, and arrays with a row for each.
+    """Yield what every repetition of a study left, some at a time: their setting, and arrays with a row for each.
 
     Settings and repetitions are in their order; memory does not grow with their number.
 
