@@ -65,7 +65,9 @@ def _run(name: str, folder: Path) -> None:
         rows = [
             row
             for row in result.rows
-            if row["padding"] in paddings and str(row["N"]) in sizes and all(str(row[k]) == v for k, v in fixed.items())
+            if row["padding"] in paddings
+            and str(row["N"]) in sizes
+            and all(str(row[name]) == value for name, value in fixed.items())
         ]
         plot_rows(rows, "failed_pct", "N", HERE / "_static" / "study-failures.png", log=True)
 
@@ -112,8 +114,8 @@ def _worst() -> list[str]:
     failed, correlation = (max(values[name][1] for values in found) for name in ("failed_pct", "correlation"))
     lost = sum(values["diverged_pct"][0] > 0.0 for values in found)
     return [
-        f"The standard errors are at most {failed:.2g} and, of the correlation, {correlation:.2g}; repetitions diverged "
-        f"in {lost} of {len(found)} settings."
+        f"The standard errors are at most {failed:.2g} and, of the correlation, {correlation:.2g}; "
+        f"repetitions diverged in {lost} of {len(found)} settings."
     ]
 
 

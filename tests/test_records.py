@@ -58,7 +58,8 @@ class TestRows:
                 missing[a:b] = True
             np.testing.assert_array_equal(missing, ~covered)
             whole = int(np.argmin(covered))
-            _read(file, whole)
+            if whole:
+                _read(file, whole)
             with pytest.raises(IndexError, match=f"lacks row {whole}"):
                 _read(file, 50)
 
@@ -170,7 +171,7 @@ class TestResuming:
         folder = tmp_path / "cut"
         self.STUDY.repeated(50).run(folder, part=20)
         told = self._resumed(folder, self.STUDY, 32)
-        assert told.planned == [(5, 3)]
+        assert told.planned == [(6, 3)]
         assert told.ran == [(50, 64), (64, 96), (96, 100)]
         assert sum(outcome.repetitions for _, outcome in read_outcomes(folder)) == 100
         assert self._resumed(folder, self.STUDY.repeated(30), 7).ran == []

@@ -540,15 +540,9 @@ class TestCommand:
         assert run(["study", "plot", str(tmp_path)]) == 2
 
     def test_words_are_not_joined_by_lines(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        study = Study(
-            N=[3, 5],
-            loss=["kernel", "shrinkage"],
-            M=8,
-            learning_rate=0.01,
-            iterations=2,
-            repetitions=20,
-            padding=["full", 1],
-        )
+        plots = pytest.importorskip("convla.experiments.descents.plots", reason="matplotlib is not installed")
+        loss, padding = ["kernel", "shrinkage"], ["full", 1]
+        study = Study(N=[3, 5], loss=loss, M=8, learning_rate=0.01, iterations=2, repetitions=20, padding=padding)
         rows = study.run(tmp_path).rows
         figures: list[Any] = []
         monkeypatch.setattr(plots, "save_figure", lambda figure, _: figures.append(figure))
