@@ -330,7 +330,7 @@ def loss(kernels):
         with pytest.raises(functions.LossError, match=message):
             run_setting(_setting(loss=f"{tmp_path}/bad.py:loss"), repetitions=3, seed=0)
 
-    @pytest.mark.parametrize("name", ["convolutonal", "none.py:loss", "no.such.module:loss", "math:losses"])
+    @pytest.mark.parametrize("name", ["none.py:loss", "no.such.module:loss", "math:losses"])
     def test_what_is_not_there_is_named(self, name: str) -> None:
         with pytest.raises(functions.LossError, match=name.partition(":")[0]):
             _setting(loss=name)
@@ -600,10 +600,8 @@ class TestCommand:
             ),
             (('"normal"', '"none.npy"'), "none.npy cannot be read"),
             (('"normal"', '"natural"\nchannels = 2'), "channels must be 1 or 3 for natural images, got 2"),
-            (
-                ('"SGD"', '"sgd"'),
-                "optimizer must be one of 'SGD', 'momentum', 'Nesterov', 'AdaGrad', 'RMSprop', 'Adam', got 'sgd'",
-            ),
+            (('"SGD"', '"sgd"'), "optimizer without a 'file.py:' must be one of 'SGD', 'momentum', 'Nesterov', 'Ada"),
+            (('"convolutional"', '"convolutonal"'), "loss without a 'file.py:' must be one of 'kernel', 'conv"),
             (("= 20", "= 20\nstride = 0"), "stride must be between 1 and 4096, got 0"),
             (("0.001", "-1"), "learning_rate must be positive"),
             (("= 20", "= 20\nstream = '{x}'"), "stream names 'x', which is no setting"),

@@ -8,8 +8,10 @@ it is, and lost alone.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
+import math
 import os
 import struct
 from array import array
@@ -34,6 +36,8 @@ CHECK = 8
 HEADER = FIELDS.size + CHECK
 BUFFERED = 2**12
 """Bytes that are read at a time where headers are looked at one after the other."""
+PREFIX = 10
+"""Bytes of a ``.npy`` before its header in words, whose length the last two say."""
 SOUGHT = 2**20
 """Bytes in which the next header is sought at a time behind a damaged one."""
 
@@ -108,7 +112,7 @@ class RecordFile:
         """Write rows at the end of the file; they are there for good when `flush` has returned."""
         body = io.BytesIO()
         for values in arrays:
-            np.lib.format.write_array(body, np.asarray(values), allow_pickle=False)
+            np.lib.format.write_array(body, np.ascontiguousarray(values), version=(1, 0), allow_pickle=False)
         payload = body.getvalue()
         fields = FIELDS.pack(MAGIC, self.key, start, stop, len(payload), _hash(payload, 16))
         with self._open(os.O_RDWR | os.O_CREAT) as file:
@@ -230,10 +234,21 @@ def _arrays(file: BinaryIO, place: int) -> list[np.ndarray] | None:
         return None
     if header is None or len(payload) != header.length or _hash(payload, len(header.check)) != header.check:
         return None
-    body, arrays = io.BytesIO(payload), []
-    while body.tell() < len(payload):
-        arrays.append(np.lib.format.read_array(body, allow_pickle=False))
+    arrays, place = [], 0
+    while place < len(payload):
+        begin = place + PREFIX + int.from_bytes(payload[place + PREFIX - 2 : place + PREFIX], "little")
+        shape, dtype = _layout(payload[place:begin])
+        count = math.prod(shape)
+        arrays.append(np.frombuffer(payload, dtype, count, begin).reshape(shape))
+        place = begin + count * dtype.itemsize
     return arrays
+
+
+@functools.lru_cache
+def _layout(header: bytes) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Return what the header of a ``.npy`` says, which takes longer to read than a small array."""
+    shape, _, dtype = np.lib.format.read_array_header_1_0(io.BytesIO(header[PREFIX - 2 :]))
+    return shape, dtype
 
 
 def _next_magic(file: BinaryIO, place: int, size: int) -> int:

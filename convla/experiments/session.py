@@ -29,8 +29,11 @@ class Unit(Hashable, Protocol):
         """Return what it is, as plain data."""
 
 
-MOST_WAITING = 32
+MOST_WAITING = 1024
 """Parts that wait to be saved together: they are there for good some 10 ms later, however many they are."""
+
+MOST_BYTES = 2**26
+"""Of the arrays that wait to be saved, but for the last."""
 
 U = TypeVar("U", bound=Unit)
 O = TypeVar("O")  # noqa: E741  (an outcome, a dataclass of arrays)
@@ -151,6 +154,7 @@ class Session(Generic[U, O]):
         parts = (part for unit in dict.fromkeys(units) for part in self._missing(job, unit))
         waiting: list[tuple[Part[U], O]] = []
         written: list[tuple[Part[U], O]] = []
+        held = 0
         # The disk is waited for beside the work, for all parts together that ended meanwhile.
         with ThreadPoolExecutor(1) as writer:
             writing: Future[None] = writer.submit(lambda: None)
@@ -165,10 +169,12 @@ class Session(Generic[U, O]):
                 writing = writer.submit(self._save, job, written)
 
             try:
-                for ended in self._run(job, parts):
-                    waiting.append(ended)
-                    if writing.done() or len(waiting) == MOST_WAITING:
+                for part, outcome in self._run(job, parts):
+                    waiting.append((part, outcome))
+                    held += sum(values.nbytes for values in vars(outcome).values())
+                    if writing.done() or len(waiting) == MOST_WAITING or held > MOST_BYTES:
                         hand_over()
+                        held = 0
             finally:
                 hand_over()
                 hand_over()
