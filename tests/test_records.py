@@ -200,3 +200,8 @@ class TestResuming:
         path.write_bytes(data)
         told = self._resumed(folder, self.STUDY, 10)
         assert sorted(told.ran) == [(30, 40), (70, 80)]
+
+    def test_a_disk_that_keeps_nothing_whole_ends_it(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(records, "_arrays", lambda *_: None)
+        with pytest.raises(ResultsError, match="what is written there comes back as something else"):
+            self.STUDY.run(tmp_path)

@@ -21,8 +21,6 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from convla.extending import flush_folder
-
 __all__ = ["DamagedRecordError", "Key", "RecordFile", "key_of"]
 
 Key = bytes
@@ -123,10 +121,9 @@ class RecordFile:
         self._end += HEADER + len(payload)
 
     def flush(self) -> None:
-        """Wait until the disk has what was written, so that a power cut loses nothing of it."""
+        """Wait until the disk has what was written, so that a power cut loses nothing of it but its name in the folder."""
         with self._open(os.O_RDWR) as file:
             os.fsync(file.fileno())
-        flush_folder(self.path.parent)
 
     def forget(self) -> None:
         """Remove the file."""
@@ -135,8 +132,9 @@ class RecordFile:
         self._end = self.damaged = 0
 
     def count(self, size: int) -> int:
-        """Return how many records have rows before `size`."""
-        return int(np.count_nonzero(np.array(self._columns[0], dtype=np.int64) < size))
+        """Return how many records have rows before `size`; of those that begin at the same one, one counts."""
+        starts = np.unique(np.array(self._columns[0], dtype=np.int64))
+        return int(np.searchsorted(starts, size))
 
     def missing(self, size: int) -> list[tuple[int, int]]:
         """Return which of the rows before `size` no record has, as ranges."""
@@ -157,36 +155,35 @@ class RecordFile:
             If arrays are not those that were written. All records that are needed have been read then, and the damaged
             ones count as missing; those before it have been yielded.
         """
-        covering = self._covering(start, size)
-        if not covering:
+        if start >= size:
             return
+        covering = self._covering(start, size)
         with self._open(os.O_RDONLY) as file:
-            for number, (first, place, stop) in enumerate(covering):
+            for first, place, stop in covering:
                 arrays = _arrays(file, place)
                 if arrays is None:
-                    self._drop([place, *(p for _, p, _ in covering[number + 1 :] if _arrays(file, p) is None)])
+                    self._drop([place, *(p for _, p, _ in covering if _arrays(file, p) is None)])
                     raise DamagedRecordError
                 yield stop, [values[start - first : stop - first] for values in arrays]
                 start = stop
 
-    def _covering(self, start: int, size: int) -> list[tuple[int, int, int]]:
-        """Return records that together have the rows: the first row of each, its place, and which row to stop before.
+    def _covering(self, start: int, size: int) -> Iterator[tuple[int, int, int]]:
+        """Yield records that together have the rows: the first row of each, its place, and which row to stop before.
 
         Of those that begin in time the one that reaches farthest comes next.
         """
-        chosen, number = [], 0
-        starts, stops, places = (column.tolist() for column in self._in_order())
+        starts, stops, places = self._in_order()
+        number = 0
         while start < size:
             best, reach = -1, start
             while number < len(starts) and starts[number] <= start:
                 if stops[number] > reach:
-                    best, reach = number, stops[number]
+                    best, reach = number, int(stops[number])
                 number += 1
             if best < 0:
                 raise IndexError(f"{self.path} lacks row {start}")
             start = min(reach, size)
-            chosen.append((starts[best], places[best], start))
-        return chosen
+            yield int(starts[best]), int(places[best]), start
 
     def _in_order(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return first rows, last rows and places by the first row, of equal ones what was written last first."""

@@ -14,6 +14,7 @@ import numpy as np
 from convla.experiments.folder import ResultsError, ResultsFolder
 from convla.experiments.pool import Workers
 from convla.experiments.records import DamagedRecordError, RecordFile
+from convla.extending import flush_folder
 
 __all__ = ["Job", "O", "Part", "Session", "U", "Unit", "Watcher", "joined"]
 
@@ -32,6 +33,12 @@ class Unit(Hashable, Protocol):
 MOST_WAITING = 1024
 """Parts that wait to be saved together: they are there for good some 10 ms later, however many they are."""
 
+TRIES = 3
+"""How often rows of a unit may turn out to be damaged, before that is an error."""
+
+FLUSHED = 4
+"""Files that are flushed to the disk at a time."""
+
 MOST_BYTES = 2**26
 """Of the arrays that wait to be saved, but for the last."""
 
@@ -46,6 +53,8 @@ class Part(Generic[U]):
     unit: U
     start: int
     stop: int
+    size: int = 0
+    """Of the whole."""
 
     @property
     def rows(self) -> int:
@@ -55,7 +64,8 @@ class Part(Generic[U]):
     @property
     def title(self) -> str:
         """What a screen calls it."""
-        return f"{getattr(self.unit, 'title', self.unit.name)}, {self.start} to {self.stop}"
+        title = str(getattr(self.unit, "title", self.unit.name))
+        return title if self.rows == self.size else f"{title}, {self.start} to {self.stop}"
 
 
 class Watcher:
@@ -191,13 +201,17 @@ class Session(Generic[U, O]):
         """
         file, row, size = self._file(job, unit), 0, job.size(unit)
         names = [field.name for field in fields(job.kind)]
+        tries = 0
         while row < size:
             try:
                 for stop, arrays in file.rows(row, size):
                     yield job.kind(**dict(zip(names, arrays, strict=True)))
                     row = stop
-            except DamagedRecordError:
+            except DamagedRecordError as error:
                 self._tell(file)
+                tries += 1
+                if tries == TRIES:
+                    raise ResultsError(f"{file.path}: what is written there comes back as something else") from error
                 self.run(job, [unit])
             except (OSError, IndexError) as error:
                 raise ResultsError(f"{file.path}: rows are gone that were saved: {error}") from error
@@ -221,10 +235,10 @@ class Session(Generic[U, O]):
             file.damaged = 0
 
     def _missing(self, job: Job[U, O], unit: U) -> Iterator[Part[U]]:
-        step = job.cut(unit)
-        for start, stop in self._file(job, unit).missing(job.size(unit)):
+        size, step = job.size(unit), job.cut(unit)
+        for start, stop in self._file(job, unit).missing(size):
             for first in range(start - start % step, stop, step):
-                yield Part(unit, max(first, start), min(first + step, stop))
+                yield Part(unit, max(first, start), min(first + step, stop), size)
 
     def _run(self, job: Job[U, O], parts: Iterable[Part[U]]) -> Iterator[tuple[Part[U], O]]:
         if self._workers.pool.is_local:
@@ -245,9 +259,11 @@ class Session(Generic[U, O]):
             for part, outcome in ended:
                 path = files[part.unit].path
                 files[part.unit].append(part.start, part.stop, [*vars(outcome).values()])
-            for file in files.values():
-                path = file.path
-                file.flush()
+            with ThreadPoolExecutor(FLUSHED) as disk:  # which does not wait for one after the other
+                for _ in disk.map(RecordFile.flush, files.values()):
+                    pass
+            if files:
+                flush_folder(path.parent)
         except OSError as error:
             raise ResultsError(f"{path} cannot be written: {error.strerror}") from error
 
