@@ -121,7 +121,7 @@ class RecordFile:
         self._end += HEADER + len(payload)
 
     def flush(self) -> None:
-        """Wait until the disk has what was written, so that a power cut loses nothing of it but its name in the folder."""
+        """Wait until the disk has what was written, so that a power cut loses nothing but its name in the folder."""
         with self._open(os.O_RDWR) as file:
             os.fsync(file.fileno())
 
