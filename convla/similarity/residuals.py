@@ -82,7 +82,12 @@ def _by_lag(blocks: Array, strides: tuple[int, ...], unit: float, xp: Namespace,
             residual = residual - identity
         total = total + weight * xp.sum(residual * residual, dtype=xp.float64)
         if gradient:
-            for taps, term in ((low, residual @ there), (high, xp.matrix_transpose(residual) @ here)):
+            terms = [(low, residual @ there)]
+            if high == low:  # the other term is the same
+                weight = 2
+            else:
+                terms.append((high, xp.matrix_transpose(residual) @ here))
+            for taps, term in terms:
                 image = tuple(blocks[taps].shape)
                 slope = xpx.at(slope)[taps].add(2.0 * weight * xp.reshape(term, image))
     return total, slope
