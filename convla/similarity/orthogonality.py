@@ -128,7 +128,7 @@ def ocnn_residual(kernels: ArrayLike, *, stride: int | Sequence[int] = 1, groups
     Returns
     -------
     array of shape ()
-        Of the kernels' dtype; sums over lags and filters are kept in float64, for kernels of 20 taps or more all sums.
+        Of the kernels' dtype; sums over lags, or frequencies, and filters are kept in float64.
 
     Raises
     ------
@@ -140,7 +140,7 @@ def ocnn_residual(kernels: ArrayLike, *, stride: int | Sequence[int] = 1, groups
     -----
     Z at lag -t is the transpose of Z at lag t, so half of the lags are formed, each by one matrix product: c_out^2 c_in
     times half of taps^2 operations at stride 1, with filters and channels exchanged where there are fewer channels.
-    From 20 taps on the sum is taken over the frequencies of a transform instead, of about 2^n taps for n kernel axes.
+    Where that is less work, as for 3x3 taps at stride 1, the sum is taken over the frequencies of a transform instead.
     Sums of squares are added up in both: a value near its least is as accurate as the residual Z - D, whose error is a
     few roundings times the kernels' energies.
 
