@@ -29,9 +29,9 @@ Make = Callable[[Network, float], Optimizer]
 OTHER_RATE = 1e-3
 """Of AdamW on what is no matrix, in all of them."""
 
-SEEDS = 10
-EPOCHS = 5
-BATCH = 64
+SEEDS = 8
+EPOCHS = 6
+BATCH = 128
 
 
 class MatrixMuon:

@@ -128,7 +128,8 @@ def ocnn_residual(kernels: ArrayLike, *, stride: int | Sequence[int] = 1, groups
     Returns
     -------
     array of shape ()
-        Of the kernels' dtype; sums over lags, or frequencies, and filters are kept in float64.
+        Of the kernels' dtype; sums over lags, or frequencies, and filters are kept in float64, for kernels of 20 taps
+        or more all sums.
 
     Raises
     ------

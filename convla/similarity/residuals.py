@@ -15,12 +15,15 @@ from typing import Any
 import array_api_extra as xpx
 import numpy as np
 
-from convla._array import device_of, on_device_of
+from convla._array import accumulation_dtype, device_of, on_device_of
 from convla.typing import Array, Namespace
 
 FloatArray = np.ndarray[Any, np.dtype[np.float64]]
 
 __all__ = ["correlation_residual", "gram_residual", "residual_times"]
+
+WIDE_TAPS = 20
+"""From this many taps on, the sums of a transform are kept in float64."""
 
 
 def gram_residual(matrices: Array, unit: float, xp: Namespace) -> tuple[Array, int]:
@@ -75,7 +78,7 @@ def _spectral_is_cheaper(size: tuple[int, ...], strides: tuple[int, ...]) -> boo
     """Compare the products of a pair of filters' channels: three for each tap of a lag, six at each frequency."""
     at_lags = sum(math.prod(part.stop - part.start for part in high[1:]) for _, (high, _) in _half_lags(size, strides))
     parts = tuple(-(-k // s) for k, s in zip(size, strides, strict=True))
-    return 6 * len(_half_spectrum(parts)[1]) * math.prod(strides) < 3 * at_lags
+    return bool(6 * len(_half_spectrum(parts)[1]) * math.prod(strides) < 3 * at_lags)
 
 
 def _by_lag(blocks: Array, strides: tuple[int, ...], unit: float, xp: Namespace, gradient: bool) -> tuple[Array, Array]:
@@ -119,9 +122,10 @@ def _by_frequency(
     With the transform A + iB of the kernels at a frequency, its Gram matrix has the real part ``[A B] [A B]^T``, of
     which the BLAS forms half, and the imaginary part ``B A^T - A B^T``: in real numbers half the work of complex ones.
     """
-    phases = _phases(blocks, strides, xp)
+    dtype = accumulation_dtype(blocks, xp) if math.prod(blocks.shape[3:]) >= WIDE_TAPS else blocks.dtype
+    phases = _phases(xp.astype(blocks, dtype, copy=False), strides, xp)
     groups, n, c, *size = phases.shape
-    waves, weights = (on_device_of(table, blocks, xp, dtype=blocks.dtype) for table in _half_spectrum(tuple(size)))
+    waves, weights = (on_device_of(table, blocks, xp, dtype=dtype) for table in _half_spectrum(tuple(size)))
     count = int(weights.shape[0])
     taps = xp.permute_dims(xp.reshape(phases, (groups, n, c, -1)), (3, 0, 1, 2))
     spectrum = xp.reshape(waves @ xp.reshape(taps, (taps.shape[0], -1)), (2, count, groups, n, c))
@@ -145,7 +149,7 @@ def _by_frequency(
         halves = xp.permute_dims(halves, (0, 1, 2, 4, 3))
     samples = xp.matrix_transpose(waves) @ xp.reshape(halves, (2 * count, -1))
     samples = xp.reshape(xp.permute_dims(xp.reshape(samples, (-1, groups, n, c)), (1, 2, 3, 0)), tuple(phases.shape))
-    return total, _unphased(samples, strides, tuple(blocks.shape), xp)
+    return total, xp.astype(_unphased(samples, strides, tuple(blocks.shape), xp), blocks.dtype, copy=False)
 
 
 @functools.lru_cache(maxsize=32)
