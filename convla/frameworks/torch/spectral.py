@@ -239,7 +239,9 @@ def _follow(
         try:
             return layer.step(weight, buffers, gradient=gradient)
         except (TypeError, ValueError) as error:
-            raise type(error)(f"layer {name}: {error}" if name else str(error)) from error
+            if not name:
+                raise
+            raise type(error)(f"layer {name}: {error}") from error
 
     large = [n for n, (_, layer, weight, _) in enumerate(jobs) if _is_large(layer, weight)]
     with full_precision(weights[0]):
@@ -290,7 +292,9 @@ def _values(
         try:
             penalty.check(weight)
         except (TypeError, ValueError) as error:
-            raise type(error)(f"layer {name}: {error}" if name else str(error)) from error
+            if not name:
+                raise
+            raise type(error)(f"layer {name}: {error}") from error
     wanted = torch.is_grad_enabled() and any(weight.requires_grad for weight in weights)
     states = [list(penalty.buffers()) for penalty in penalties]
     keys, count = [penalty._key for penalty in penalties], len(weights)
