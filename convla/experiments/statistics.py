@@ -140,8 +140,9 @@ class PairedDifference:
     def within(self, margin: float) -> bool:
         """Return whether there is no difference beyond a margin, by the simultaneous interval.
 
-        The two one-sided tests of equivalence of D. J. Schuirmann (J. Pharmacokinetics and Biopharmaceutics 15, 1987), each
-        at half of 1 - `CONFIDENCE` over the number of comparisons. False for fewer than two seeds, or if the margin is NaN.
+        The two one-sided tests of equivalence of D. J. Schuirmann (J. Pharmacokinetics and Biopharmaceutics 15, 1987),
+        each at half of 1 - `CONFIDENCE` over the number of comparisons. False for fewer than two seeds, or a margin of
+        NaN.
         """
         return -margin < self.simultaneous_low and self.simultaneous_high < margin
 

@@ -7,8 +7,8 @@ from convla.identities.channel_metrics import (
 )
 from convla.identities.failures import (
     crossing_probability,
-    orthogonality_failure_limit,
     orthogonality_fails,
+    orthogonality_failure_limit,
     orthogonalized_pair,
     similarity_failure_limit,
 )
@@ -67,8 +67,8 @@ __all__ = [
     "map_correlation",
     "off_centre_inner_product",
     "ordered_pair_similarity",
-    "orthogonality_failure_limit",
     "orthogonality_fails",
+    "orthogonality_failure_limit",
     "orthogonalized_pair",
     "padding_error_energy",
     "padding_error_terms",

@@ -1,4 +1,4 @@
-"""When making kernels less similar fails to make their feature maps less similar: ends in closed form, and limit laws."""
+"""When making kernels less similar fails to make feature maps less similar: ends in closed form, and limit laws."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from convla.typing import Array, ArrayLike
 
 __all__ = [
     "crossing_probability",
-    "orthogonality_failure_limit",
     "orthogonality_fails",
+    "orthogonality_failure_limit",
     "orthogonalized_pair",
     "similarity_failure_limit",
 ]
@@ -40,9 +40,9 @@ def orthogonalized_pair(k1: ArrayLike, k2: ArrayLike) -> tuple[Array, Array]:
 
     Notes
     -----
-    ``<K1, K2> = (|K1 + K2|^2 - |K1 - K2|^2) / 4``, so that the sum and the difference each move along themselves, and the
-    flow keeps the product of their lengths: it ends when both have the geometric mean of the two. Steps of any length,
-    with momentum too, end in the same directions, a little shorter.
+    ``<K1, K2> = (|K1 + K2|^2 - |K1 - K2|^2) / 4``, so that the sum and the difference each move along themselves, and
+    the flow keeps the product of their lengths: it ends when both have the geometric mean of the two. Short steps end
+    in the same directions, a little shorter.
 
     Examples
     --------
@@ -79,8 +79,8 @@ def orthogonality_fails(k1: ArrayLike, k2: ArrayLike, gram: ArrayLike) -> Array:
 
     Notes
     -----
-    With the sum and the difference S, D of the kernels, and maps F_S, F_D: it fails exactly if the longer of S and D has
-    the smaller quotient ``|F|^2 / |K|``, or an equal one.
+    With the sum and the difference S, D of the kernels, and maps F_S, F_D: it fails exactly if the longer of S and D
+    has the smaller quotient ``|F|^2 / |K|``, or an equal one.
 
     Examples
     --------
@@ -190,9 +190,9 @@ def similarity_failure_limit(time: float) -> float:
     Notes
     -----
     As N grows, frequencies no longer meet: at each the product of the one spectrum with the other's conjugate keeps its
-    phase and is multiplied by ``g = d exp(-d time / 2) / (a - b exp(-d time))``, with a >= b the two powers at the start
-    over their mean, and d = a - b. Powers are exponential, phases uniform; given the powers the inner products before and
-    after are normal, with variances the sums of ``a b`` and ``a b g^2`` and covariance that of ``a b g``.
+    phase and is multiplied by ``g = d exp(-d time / 2) / (a - b exp(-d time))``, with a >= b the two powers at the
+    start over their mean, and d = a - b. Powers are exponential, phases uniform; given the powers the inner products
+    before and after are normal, with variances the sums of ``a b`` and ``a b g^2`` and covariance that of ``a b g``.
 
     Examples
     --------

@@ -35,8 +35,8 @@ def even_similarity(k1: ArrayLike, k2: ArrayLike) -> Array:
 
     Notes
     -----
-    An autocorrelation is even, so that ``<F1, F2>^2 <= E(K1, K2) |X (x) X|^2`` with full padding, and ``E <= CS``. Unlike
-    CS it can vanish: for a symmetric and an antisymmetric kernel.
+    An autocorrelation is even, so that ``<F1, F2>^2 <= E(K1, K2) |X (x) X|^2`` with full padding, and ``E <= CS``.
+    Unlike CS it can vanish: for a symmetric and an antisymmetric kernel.
 
     Examples
     --------
@@ -64,8 +64,8 @@ def window_covariance(x: ArrayLike, kernel_shape: tuple[int, ...], *, padding: P
     Returns
     -------
     array of shape (c_in * taps, c_in * taps)
-        S, with which ``K1^T S K2`` is the covariance of the two feature maps, each as one channel of a batch: what batch
-        normalisation leaves of their product, before it divides by the deviations.
+        S, with which ``K1^T S K2`` is the covariance of the two feature maps, each as one channel of a batch: what
+        batch normalisation leaves of their product, before it divides by the deviations.
 
     Raises
     ------
@@ -92,7 +92,7 @@ def window_covariance(x: ArrayLike, kernel_shape: tuple[int, ...], *, padding: P
 
 
 def map_correlation(kernels: ArrayLike, covariance: ArrayLike) -> Array:
-    """Return the correlations of the feature maps of some kernels over a batch: what batch normalisation makes of cosines.
+    """Return the correlations of the feature maps of kernels over a batch: what batch normalisation makes of cosines.
 
     Parameters
     ----------
@@ -153,8 +153,9 @@ def activated_cosine(correlation: ArrayLike, slope: float = 0.0) -> Array:
 
     Notes
     -----
-    The activation is ``(1 + a)/2 z + (1 - a)/2 |z|``, and the two parts do not correlate. It increases with the correlation
-    and is convex: so over S maps the mean over pairs is at least its value at ``-1 / (S - 1)``, the least mean correlation.
+    The activation is ``(1 + a)/2 z + (1 - a)/2 |z|``, and the two parts do not correlate. The cosine increases with the
+    correlation and is convex: so over S maps the mean over pairs is at least its value at ``-1 / (S - 1)``, the least
+    mean correlation.
 
     References
     ----------

@@ -81,9 +81,7 @@ def orthogonality_fails_by_the_quotients(examples: int) -> str:
         k1, k2 = rng.standard_normal((2, 8, n)) * 2.0**power
         k2 *= 10.0 ** rng.integers(-2, 3)
         grams = _grams(rng.standard_normal((8, m)) + rng.integers(0, 3), n)
-        before, after = (
-            np.abs(_products(*pair, grams)) for pair in ((k1, k2), identities.orthogonalized_pair(k1, k2))
-        )
+        before, after = (np.abs(_products(*pair, grams)) for pair in ((k1, k2), identities.orthogonalized_pair(k1, k2)))
         clear = np.abs(after - before) > 1e-9 * (before + after)
         fails = identities.orthogonality_fails(k1, k2, grams)
         assert np.array_equal(fails[clear], (after >= before)[clear]), (n, m, seed, power)
@@ -119,7 +117,10 @@ def orthogonality_fails_every_second_time(_: int) -> str:
     return "; ".join(found)
 
 
-@evidence(Kind.PROOF, "Sheppard's probability against the count of 400,000 directions, and the sum under the root term by term")
+@evidence(
+    Kind.PROOF,
+    "Sheppard's probability against the count of 400,000 directions, and the sum under the root term by term",
+)
 def limits_are_the_probabilities_they_claim(_: int) -> str:
     angles = (np.arange(400_000) + 0.5) * (2 * np.pi / 400_000)
     for ratio, correlation in itertools.product((0.01, 0.3, 1.0, 4.0), (-0.9, 0.0, 0.5)):
@@ -137,7 +138,10 @@ def limits_are_the_probabilities_they_claim(_: int) -> str:
     return "12 probabilities, 8 limits"
 
 
-@evidence(Kind.COUNTEREXAMPLE, "exhaustive over kernels with entries -2 .. 2 and inputs 0, 1, in the order of their size; one exact step")
+@evidence(
+    Kind.COUNTEREXAMPLE,
+    "exhaustive over kernels with entries -2 .. 2 and inputs 0, 1, in the order of their size; one exact step",
+)
 def similarity_is_never_guaranteed(_: int) -> str:
     for n in (1, 2):
         for taps in itertools.product(range(-2, 3), repeat=2 * n):
@@ -161,7 +165,10 @@ def similarity_is_never_guaranteed(_: int) -> str:
     raise AssertionError("the similarity of the maps never grew")
 
 
-@evidence(Kind.PROPERTY, "200 pairs, N = 2, 5, 9, both engines, 30 steps: kernels twice as large at a quarter of the rate, bit for bit")
+@evidence(
+    Kind.PROPERTY,
+    "200 pairs, N = 2, 5, 9, both engines, 30 steps: kernels twice as large at a quarter of the rate, bit for bit",
+)
 def scale_and_rate_are_one_number(_: int) -> str:
     for n, engine in itertools.product((2, 5, 9), ("reference", "numba")):
         k1, k2 = np.random.default_rng(n).uniform(-1, 1, (2, 200, n))
@@ -238,7 +245,8 @@ def products_fall_like_the_square_of_time(_: int) -> str:
     assert powers == sorted(powers, reverse=True), powers
     assert -2.1 < powers[-1] < -1.6, powers
     return "; ".join(
-        [f"time 4: {sizes[1]:.3g}"] + [f"time {t}: {v:.3g}, power {p:.2f}" for t, v, p in zip(times[1:], sizes[2:], powers, strict=True)]
+        [f"time 4: {sizes[1]:.3g}"]
+        + [f"time {t}: {v:.3g}, power {p:.2f}" for t, v, p in zip(times[1:], sizes[2:], powers, strict=True)]
     )
 
 

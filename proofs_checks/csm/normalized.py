@@ -50,7 +50,10 @@ def symmetric_and_antisymmetric_kernels_never_meet(_: int) -> str:
     return f"{count} products"
 
 
-@evidence(Kind.PROPERTY, "integer kernels and inputs, 1 to 3 axes: <F1, F2>^2 <= E |X (x) X|^2, E <= CS, equal for symmetric kernels")
+@evidence(
+    Kind.PROPERTY,
+    "integer kernels and inputs, 1 to 3 axes: <F1, F2>^2 <= E |X (x) X|^2, E <= CS, equal for symmetric kernels",
+)
 def inputs_see_the_even_part(examples: int) -> str:
     def check(k1: Array, k2: Array, x: Array) -> None:
         a, b, image = k1[0, 0], k2[0, 0], x[0, 0]
@@ -83,7 +86,9 @@ def waves_make_maps_parallel(examples: int) -> str:
         period = 24
         for place in (frequency, period // 2):
             # Outputs over three whole periods: what valid padding leaves.
-            x = np.cos(2 * np.pi * place * np.arange(3 * period + n - 1) / period + (0.3 if place < period // 2 else 0.0))
+            x = np.cos(
+                2 * np.pi * place * np.arange(3 * period + n - 1) / period + (0.3 if place < period // 2 else 0.0)
+            )
             covariance = identities.window_covariance(x[None, None], (n,), padding="valid")
             maps = convla.cross_correlate(x[None], kernels, padding="valid")
             if np.linalg.norm(maps, axis=1).min() < 1e-6:
@@ -99,7 +104,9 @@ def waves_make_maps_parallel(examples: int) -> str:
     return f"{for_all(examples, drawn, check)}, the closest {attained:.3f} above the bound"
 
 
-@evidence(Kind.PROPERTY, "layers and batches of 1 and 2 axes, paddings full, same and valid: against maps that are normalised")
+@evidence(
+    Kind.PROPERTY, "layers and batches of 1 and 2 axes, paddings full, same and valid: against maps that are normalised"
+)
 def batch_normalisation_leaves_the_covariance(examples: int) -> str:
     compared = 0
 
@@ -144,7 +151,10 @@ def activation_keeps_the_order(_: int) -> str:
         for r in (-1.0, -0.7, 0.0, 0.3, 0.9, 1.0):
             # E f(Z1) f(Z2) is over the angle of (Z1, Z2): the length gives a factor that cancels. Kinks stand where one is 0.
             kinks = sorted({0.0, *(t % (2 * np.pi) for t in _kinks(r)), 2 * np.pi})
-            parts = [(low + (high - low) * (nodes + 1) / 2, weights * (high - low)) for low, high in itertools.pairwise(kinks)]
+            parts = [
+                (low + (high - low) * (nodes + 1) / 2, weights * (high - low))
+                for low, high in itertools.pairwise(kinks)
+            ]
             angle, weight = (np.concatenate(column) for column in zip(*parts, strict=True))
             first, second = np.cos(angle), r * np.cos(angle) + math.sqrt(1 - r * r) * np.sin(angle)
             moments = [float((weight * activate(u) * activate(v)).sum()) for u, v in ((first, second), (first, first))]
@@ -161,7 +171,10 @@ def _kinks(r: float) -> list[float]:
     return [math.pi / 2, 3 * math.pi / 2, turn + math.pi / 2, turn - math.pi / 2]
 
 
-@evidence(Kind.PROPERTY, "random correlations of 2 to 12 maps, slopes 0 to 1: the mean over pairs, and the simplex, which attains it")
+@evidence(
+    Kind.PROPERTY,
+    "random correlations of 2 to 12 maps, slopes 0 to 1: the mean over pairs, and the simplex, which attains it",
+)
 def activated_maps_have_a_floor(examples: int) -> str:
     def check(maps: int, rank: int, slope: float, seed: int) -> None:
         rows = np.random.default_rng(seed).standard_normal((maps, rank))
@@ -174,7 +187,9 @@ def activated_maps_have_a_floor(examples: int) -> str:
         simplex = np.asarray(identities.map_correlation(centred[:, None], np.eye(maps)))[pairs]
         assert np.abs(identities.activated_cosine(simplex, slope) - floor).max() < 1e-7
 
-    return for_all(examples, st.tuples(st.integers(2, 12), st.integers(1, 12), st.floats(0, 1), st.integers(0, 99)), check)
+    return for_all(
+        examples, st.tuples(st.integers(2, 12), st.integers(1, 12), st.floats(0, 1), st.integers(0, 99)), check
+    )
 
 
 def _normalised_descent(kernels: Array) -> Array:

@@ -1,4 +1,4 @@
-"""What is seen of a network's layers as it trains: how alike their maps are, which weights rest, how filters correlate."""
+"""What is seen of a network's layers as it trains: how alike maps are, which weights rest, how filters correlate."""
 
 from __future__ import annotations
 
@@ -51,7 +51,8 @@ def map_cosines(network: Any, images: Any) -> list[float]:
     >>> layer = torch.nn.Conv2d(1, 2, 1, bias=False)
     >>> with torch.no_grad():
     ...     weights = layer.weight.copy_(torch.tensor([1.0, 2.0]).reshape(2, 1, 1, 1))
-    >>> [round(cosine, 6) for cosine in map_cosines(torch.nn.Sequential(layer, torch.nn.ReLU()), torch.ones(1, 1, 3, 3))]
+    >>> network = torch.nn.Sequential(layer, torch.nn.ReLU())
+    >>> [round(cosine, 6) for cosine in map_cosines(network, torch.ones(1, 1, 3, 3))]
     [1.0]
     """
     found: dict[str, float] = {}

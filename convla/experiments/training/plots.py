@@ -147,7 +147,9 @@ def _draw_layers(results: Sequence[Result]) -> Figure:
     figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     seeds, dataset = len(shown[0].runs), shown[0].cell.training.dataset
     place = f", {block}" if block else ""
-    figure.suptitle(f"{experiment.title}\n{dataset}{place}, mean and standard error of {seeds} seeds", fontsize=10, color=INK)
+    figure.suptitle(
+        f"{experiment.title}\n{dataset}{place}, mean and standard error of {seeds} seeds", fontsize=10, color=INK
+    )
     return figure
 
 

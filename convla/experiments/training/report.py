@@ -117,9 +117,9 @@ class Row:
         The arm that it is compared with; empty for a baseline.
     difference : PairedDifference, optional
     verdict : str
-        "better" or "worse", of a measure of which neither more nor less is better "higher" or "lower"; else "no difference
-        seen", or "equivalent" where the experiment says within which margin that is; "diverges" if no two seeds came
-        through; empty for a baseline.
+        "better" or "worse", of a measure of which neither more nor less is better "higher" or "lower"; else "no
+        difference seen", or "equivalent" where the experiment says within which margin that is; "diverges" if no two
+        seeds came through; empty for a baseline.
     margin : float
         Differences up to this are none that matters; NaN if the experiment does not say.
     printed : float
@@ -173,7 +173,10 @@ class Report:
             "runs.csv": (RUNS_HEADER, [row for result in self.results for row in _run_rows(result)]),
             "curves.csv": (CURVES_HEADER, [row for result in self.results for row in _curve_rows(result)]),
             "layers.csv": (LAYERS_HEADER, [row for result in self.results for row in _layer_rows(result)]),
-            "correlations.csv": (CORRELATIONS_HEADER, [r for result in self.results for r in _correlation_rows(result)]),
+            "correlations.csv": (
+                CORRELATIONS_HEADER,
+                [r for result in self.results for r in _correlation_rows(result)],
+            ),
         }
         return tables | ({"selection.csv": self._selection()} if self.choices else {})
 
@@ -277,7 +280,11 @@ def _layer_rows(result: Result) -> Iterator[tuple[Any, ...]]:
     for name in BY_LAYER:
         curves = [getattr(curves, name) for _, curves in result.runs if not curves.diverged]
         # Of correlations the means over all pairs; at which distance stands with `_correlation_rows`.
-        values = np.stack([curve if curve.ndim == 2 else curve[:, :, 0] for curve in curves]) if curves else np.empty((0, 0, 0))
+        values = (
+            np.stack([curve if curve.ndim == 2 else curve[:, :, 0] for curve in curves])
+            if curves
+            else np.empty((0, 0, 0))
+        )
         for layer, epoch in itertools.product(range(values.shape[2]), range(values.shape[1])):
             estimate = mean_with_error(values[:, epoch, layer].tolist())
             if estimate.count:

@@ -30,7 +30,20 @@ __all__ = ["ExperimentError", "read_experiment", "shipped_experiments"]
 
 T = TypeVar("T")
 
-TOP = ("title", "source", "notes", "measures", "margins", "seeds", "settings", "grid", "select", "arms", "digits", "published")
+TOP = (
+    "title",
+    "source",
+    "notes",
+    "measures",
+    "margins",
+    "seeds",
+    "settings",
+    "grid",
+    "select",
+    "arms",
+    "digits",
+    "published",
+)
 REQUIRED = ("title", "source", "measures", "seeds", "settings", "arms")
 SIZE = ("seeds", "settings", "grid", "select")
 PLAIN = {int: "an integer", float: "a number", str: "a text", bool: "true or false"}
