@@ -197,7 +197,7 @@ class TestInOrder:
 
 
 def rows_of_work(rng: np.random.Generator, count: int) -> list[dict[str, float]]:
-    """Rows whose parts take works of different sizes: small ones first, as in most networks, and a few without parts."""
+    """Rows whose parts take works of different sizes: small ones first, as in most networks, some without a part."""
     works = []
     for number in range(count):
         size = 10 ** rng.uniform(8, 8.5 + 2 * number / count)

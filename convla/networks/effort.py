@@ -84,7 +84,7 @@ _RATES = {"largest": 1e-10, "bounds": 1e-10, "smallest": 5e-11, "density": 1e-10
 """Seconds that a product takes, before any row says better."""
 
 _NODES = 32
-"""Of the frequencies that an upper bound is proved at, for each degree of the symbol's square along an axis, at most."""
+"""Of the frequencies that an upper bound is proved at, along an axis, for each degree of the symbol's square."""
 
 _SHARE = 0.02
 """Of all the work of a kind, that has to be done until what it took says more than the usual rate."""
@@ -199,9 +199,7 @@ class Pace:
     True
     """
 
-    def __init__(
-        self, works: Sequence[Work], threads: int, *, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, works: Sequence[Work], threads: int, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._threads, self._clock = threads, clock
         self._all = {part: math.fsum(work.get(part, 0.0) for work in works) for part in _RATES}
         self._left = dict(self._all)

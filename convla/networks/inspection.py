@@ -72,7 +72,8 @@ def inspect(
         Inputs at which the Jacobian bounds the Lipschitz constant from below; by default the example of a module. Of
         files those in .onnx and .pt2 can be differentiated, by PyTorch.
     budget : float, optional
-        Seconds. Layers are only estimated that would take longer than what is left of them; their rows say so.
+        Seconds. All rows are looked at first, and then worked on while there is time, those of little work first. What
+        is only estimated then, or left out, the rows say.
     progress : callable, optional
         Called with each row as it is done.
 

@@ -68,11 +68,9 @@ def _condition(subject: Subject) -> float:
 def _stable_rank(subject: Subject) -> float:
     if subject.spectrum.is_bare:
         raise ValueError("left out to save time")
-    largest = subject.spectrum.largest.value
-    if largest == 0.0:
+    if subject.spectrum.largest.value == 0.0:
         raise ValueError("not defined for a map that is zero")
-    # Divided one by one: the square may leave the range of float64.
-    return subject.spectrum.squared_frobenius_norm / largest / largest
+    return subject.spectrum.stable_rank
 
 
 def _scaled_similarity(subject: Subject) -> float:

@@ -210,9 +210,9 @@ class Spectrum:
         return self.copies * int(np.count_nonzero(values <= max(self.operator.shape) * np.finfo(float).eps * values[0]))
 
     @_kept
-    def squared_frobenius_norm(self) -> float:
-        """Sum the squares of all of them."""
-        return self.copies * squared_frobenius_norm(self.operator)
+    def stable_rank(self) -> float:
+        """Sum the squares of all of them, in units of the largest one, which is not zero."""
+        return self.copies * squared_frobenius_norm(self.operator, unit=self.largest.value)
 
     @_kept
     def density(self) -> SpectralDensity | None:
