@@ -106,6 +106,7 @@ class Problem:
             left=xp.astype(left, self.operator.dtype),
             right=xp.astype(right, self.operator.dtype),
             residuals=residuals,
+            least=None,
         )
 
 
@@ -159,6 +160,7 @@ def finished(result: SingularValues, factor: Fraction, given: LinearMap) -> Sing
         residuals=residuals,
         errors=errors,
         upper=upper,
+        least=returned(result.least, floating),
         nullity=max(0, columns - rows) + (result.status == Status.RANK_DEFICIENT),
     )
 
