@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import jupytext
@@ -15,7 +16,11 @@ from docutils import nodes
 from PIL import Image
 from sphinx.util.nodes import make_refnode
 
+import convla.typing
 from convla import __version__
+
+here = Path(__file__).parent
+sys.path.insert(0, str(here))
 
 project = "convla"
 author = "The convla maintainers"
@@ -33,6 +38,7 @@ extensions = [
     "numpydoc",
     "sphinx_copybutton",
     "sphinx_design",
+    "used_in",  # of this folder
 ]
 intersphinx_mapping: dict[str, tuple[str, None]] = {}
 
@@ -42,7 +48,6 @@ myst_heading_anchors = 3
 # The notebooks are jupytext percent scripts. Continuous integration executes them on every build, and an error in one
 # fails it; elsewhere the outputs of a script that has not changed are kept. For a quick look at the pages, without the
 # outputs: sphinx-build -D nb_execution_mode=off.
-here = Path(__file__).parent
 shutil.copytree(here.parent / "notebooks", here / "notebooks", dirs_exist_ok=True)
 (here / "notebooks" / "download").mkdir(exist_ok=True)
 for script in (here.parent / "notebooks").glob("*.py"):
@@ -66,7 +71,10 @@ exclude_patterns = [
 ]
 
 autodoc_member_order = "bysource"
-autodoc_typehints = "none"
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+autodoc_type_aliases = {name: name for name in convla.typing.__annotations__}  # "ArrayLike", and not what it is an alias of
+python_maximum_signature_line_length = 88  # a longer one has a line for each argument
 numpydoc_class_members_toctree = False
 numpydoc_show_class_members = False
 
