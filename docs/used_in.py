@@ -1,4 +1,4 @@
-"""An extension of the site: each page of the reference lists the notebooks and pages whose code uses what it describes."""
+"""An extension of the site: a page of the reference lists the notebooks and pages whose code uses what it describes."""
 
 from __future__ import annotations
 
