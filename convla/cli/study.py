@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 
 from convla.cli.app import app
 from convla.cli.bars import RunBars
-from convla.cli.output import check_writable, console, show_table, write_json
+from convla.cli.output import check_writable, console, counted, show_table, write_json
 from convla.experiments.csm.settings import study_file
 from convla.experiments.descents.quantities import QUANTITIES
 from convla.experiments.descents.study import AXES, Study, StudyResult, read_rows, read_study
@@ -37,7 +37,8 @@ class _RunUnlessNamed(TyperGroup):
 study = typer.Typer(
     cls=_RunUnlessNamed,
     no_args_is_help=True,
-    help="Run a study of one's own: descents on kernels, under every combination of a file's settings.",
+    help="Run a study of one's own, `convla study FILE.toml`: descents on kernels, under every combination of the "
+    "file's settings. `convla study --example` prints a file, `convla study run --help` the options.",
 )
 app.add_typer(study, name="study")
 
@@ -130,5 +131,5 @@ def _show(result: StudyResult, plan: Study) -> None:
     beyond = ", ".join(dict.fromkeys(filter(None, (setting.beyond_compiled for setting in plan.settings))))
     for name, count in result.engines.items():
         why = f", which the compiled one does not run: {beyond}" if name == "reference" and beyond else ""
-        screen.print(f"engine {name}: {count} setting{'s' * (count > 1)}{escape(why)}")
+        screen.print(f"engine {name}: {counted(count, 'setting')}{escape(why)}")
     screen.print(f"{result.seconds:.1f} s; in {result.folder}: results.csv, manifest.json")
