@@ -150,7 +150,6 @@ class Session(Generic[U, O]):
         parts = 0
         for job, units in work:
             for unit in dict.fromkeys(units):
-                self.resumed += self._file(job, unit).count(job.size(unit))
                 parts += sum(1 for _ in self._missing(job, unit))
         self._watcher.plan(self.resumed + parts, self.resumed)
 
@@ -222,6 +221,7 @@ class Session(Generic[U, O]):
         if found is None:
             found = self._files[unit] = self._folder.records(unit.name, job.describe(unit))
             if self._resume:
+                self.resumed += found.count(job.size(unit))
                 self._tell(found)
             else:
                 found.forget()
