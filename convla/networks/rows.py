@@ -32,6 +32,9 @@ __all__ = ["Inspector", "Task", "check_memory", "tasks_of"]
 _DOUBT = 1.5
 """How much longer a row may take than is expected, before a budget is exceeded."""
 
+_JACOBIAN = 10.0
+"""Products that the power method on a network's Jacobian takes for each of the network's own, as was measured."""
+
 VECTORS = 6
 """The least number of images and features that the iteration for the largest singular value holds."""
 
@@ -233,6 +236,11 @@ class Inspector:
     def seconds_to_spare(self) -> float:
         """What is left of the budget."""
         return self._deadline - time.monotonic()
+
+    def has_time_for_jacobian(self, network: Network) -> bool:
+        """Tell whether the budget allows a bound from below at an example, which nobody has asked for."""
+        products = sum(layer.kernel.size * math.prod(layer.geometry.output_shape) for layer in network.layers.values())
+        return self.pace.expected({"rest": _JACOBIAN * products}) <= self.seconds_to_spare
 
     @property
     def seconds_left(self) -> float:
