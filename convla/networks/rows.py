@@ -289,7 +289,9 @@ class Inspector:
         if len(parts) == 1:
             (part,) = parts
             copies = math.prod(part.image) if part.pointwise else 1
-            known = max(0.0, part.filter_norm - part.rounding), outward(part.moduli_bound + part.rounding)
+            known = 0.0, math.inf
+            if effort.quick:  # else better bounds come
+                known = max(0.0, part.filter_norm - part.rounding), outward(part.moduli_bound + part.rounding)
             return Spectrum(part.operator, rounding=part.rounding, known=known, copies=copies, effort=effort)
         norms = [self._norm(self._spectrum((part,), BARE if effort.quick else None)) for part in parts]
         upper = outward(math.prod(norms), len(parts))
