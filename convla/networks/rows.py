@@ -184,7 +184,8 @@ class Inspector:
         """Look at all rows, and then work on as many as there is time for, those of little work first."""
         rows = dict(zip(numbers, in_order(self._first_look, numbers), strict=True))
         order = sorted(numbers, key=lambda number: self.pace.expected(self._works[number]))
-        done, following = set(), 0
+        done: set[int] = set()
+        following = 0
         for number, row in zip(order, in_order(self._second_look, order), strict=True):
             rows[number] = row or rows[number]
             done.add(number)
@@ -204,17 +205,15 @@ class Inspector:
         return row
 
     def _second_look(self, number: int) -> LayerReport | None:
-        task, row, seconds = self.tasks[number], None, None
         effort = self._affordable(self._works[number])
-        if effort is not None:
-            row, seconds = self._made(task, effort)
+        row, seconds = (None, None) if effort is None else self._made(self.tasks[number], effort)
         self.pace.note(self._works[number], seconds)
         return row
 
     def _affordable(self, work: Work) -> Effort | None:
         """Return what may go into a row in the time that is left; None where that is not even the largest value."""
-        left, kept = self.seconds_to_spare, set()
-        most = self._effort.max_matvecs
+        left, most = self.seconds_to_spare, self._effort.max_matvecs
+        kept: set[str] = set()
         for part in self._parts:
             seconds = _DOUBT * self.pace.expected({part: work[part]})
             if seconds <= left:
@@ -224,12 +223,14 @@ class Inspector:
                 left -= seconds
             elif part in ("rest", "largest"):
                 return None
+        smallest = self._effort if "smallest" in kept else QUICK
         return replace(
             self._effort,
             max_matvecs=most,
+            direct=smallest.direct,
+            bounding=smallest.bounding,
             enclosure="bounds" in kept,
             density=self._effort.density if "density" in kept else 0.0,
-            **({} if "smallest" in kept else {"direct": QUICK.direct, "bounding": 0}),
         )
 
     @property
