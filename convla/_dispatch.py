@@ -97,6 +97,7 @@ KERNELS: dict[tuple[str, str], str] = {
     ("correlate_image_adjoint", "fft"): "convla.engines.fourier:correlate_image_adjoint",
     ("correlate_kernel_adjoint", "cuda"): "convla.engines.cupy_convolution:correlate_kernel_adjoint",
     ("correlate_kernel_adjoint", "fft"): "convla.engines.fourier:correlate_kernel_adjoint",
+    ("shown_below", "numba"): "convla.engines.numba_factorisation:shown_below",
     ("summed_autocorrelations", "numba"): "convla.engines.numba_similarity:summed_autocorrelations",
     ("summed_autocorrelations", "cuda"): "convla.engines.cupy_filters:summed_autocorrelations",
     ("correlate_lags", "numba"): "convla.engines.numba_similarity:correlate_lags",

@@ -12,19 +12,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from convla._array import namespace, on_device_of
+from convla._array import namespace
 from convla._validate import check_rng
 from convla.geometry import ConvGeometry
 from convla.linear_map import LinearMap
 from convla.operators import ConvOperator
-from convla.spectra.certificate import U64, certified_norm_bound, gamma, provable, proved_below
+from convla.spectra.certificate import U64, Combinations, certified_norm_bound, gamma, provable, proved_below
 from convla.spectra.gram import GramMatrices
 from convla.spectra.grids import IntArray, TorusGrid
 from convla.spectra.maximiser import SymbolPeak, climbed_norms, symbol_peaks
 from convla.spectra.roundoff import in_double, product_error, rounding_of_entries, schur_bound
 from convla.spectra.symbol import FloatArray, Symbol
 from convla.spectra.torus import circular_lattice, embedding_sizes
-from convla.typing import Array, Seed
+from convla.typing import Seed
 
 __all__ = [
     "Envelope",
@@ -42,6 +42,7 @@ _SPARE = 0.07  # how much larger than necessary a torus may be along an axis, if
 _DENSE_SLACK = 1e-13  # over the value of a dense decomposition
 _GUESS_SLACK = 2e-5  # over the largest Ritz value: what the iteration may have missed
 _GUESS_STEPS = 8
+_FEW = 8  # of the frequencies that are tried, one is tried first
 _LEAST_SHARE = 0.9  # of the bound: hardly any norm is below a smaller part
 _MAXIMA = 5  # of the symbol, that decide where the torus's frequencies should lie
 _CURVATURE_STEPS = 6
@@ -137,13 +138,14 @@ def symbol_upper_bound(
     target = max(_corner_norms(symbol, peaks, grid) * (1 + _GUESS_SLACK), guess / factor)
     precise = symbol.astype(symbol.xp.float64)
     grams = GramMatrices(precise, grid)
-    share = neighbour_share(symbol.degrees[-1], grid.sizes[-1])
+    lines = _Lines(neighbour_share(symbol.degrees[-1], grid.sizes[-1]))
     for q, block in grams:
+        own, conjugate = (numbers.reshape(q.shape[:2]) for numbers in grid.numbers(q.reshape(-1, q.shape[-1])))
         # Every group by itself, with the frequencies of one line along the last axis next to each other.
-        stacked = symbol.xp.reshape(symbol.xp.permute_dims(block, (1, 0, 2, 3)), (-1, *block.shape[-2:]))
-        if share > _LEAST_SHARE:
-            stacked = _without_lines(stacked, np.tile(q[:, -1], symbol.groups), grams.error, share * target)
-        target = certified_norm_bound(stacked, grams.error, target)
+        numbers = np.arange(math.prod(block.shape)).reshape(block.shape).transpose(1, 0, 2)[:, own <= conjugate]
+        steps = np.tile(q[own <= conjugate, -1], symbol.groups)
+        left = lines.left(block, numbers.ravel(), steps, grams.error, target)
+        target = certified_norm_bound(block, grams.error, target, numbers=left)
     sampled = any(a < b for a, b in zip(grid.sizes, surround.sizes, strict=True))
     reason = surround.reason + (", bounded over all frequencies from a grid" if sampled else "")
     found = UpperBound(target * factor * (1 + 16 * U64), reason)
@@ -207,28 +209,50 @@ def neighbour_share(degree: int, size: int) -> float:
     return (math.cos(angle) - math.sqrt(1 / math.cos(angle) - 1) * math.sin(angle)) * (1 - 32 * U64)
 
 
-def _without_lines(grams: Array, places: IntArray, error: float, bound: float) -> Array:
-    """Leave out matrices that are proved to be below a bound, and their neighbours, every third of a line being tried.
+class _Lines:
+    """Spares the neighbours along a line of frequencies whose norms are low, every third being tried.
+
+    Where fewer than a third of those are low, to try them costs more than it spares: then no more are tried.
 
     Parameters
     ----------
-    grams : array of shape (F, c, c)
-    places : numpy.ndarray of int, shape (F,)
-        Along a line, which goes on where the next place is larger by 1.
-    error, bound : float
-        See `proved_below`.
+    share : float
+        Of the bound, below which a norm is low, see `neighbour_share`.
     """
-    xp = namespace(grams)
-    starts = np.flatnonzero(np.append(True, np.diff(places) != 1))
-    lengths = np.diff(np.append(starts, len(places)))
-    line = np.repeat(np.arange(len(starts)), lengths)
-    steps = np.arange(len(places)) - starts[line]
-    ends = steps == lengths[line] - 1
-    tried = np.flatnonzero((steps % 3 == 1) | (ends & (steps % 3 == 0) & (steps > 0)))
-    low = tried[proved_below(xp.take(grams, on_device_of(tried, grams, xp), axis=0), error, bound)]
-    spared = np.concatenate((low, low - 1, low[~ends[low]] + 1))  # none of them is the first of its line
-    left = np.setdiff1d(np.arange(len(places)), spared)
-    return xp.take(grams, on_device_of(left, grams, xp), axis=0)
+
+    def __init__(self, share: float) -> None:
+        self._share, self._worth_it = share, share > _LEAST_SHARE
+
+    def left(self, grams: Combinations, numbers: IntArray, steps: IntArray, error: float, bound: float) -> IntArray:
+        """Return the numbers of those matrices that are not proved to be below a bound.
+
+        Parameters
+        ----------
+        grams : Combinations
+        numbers : numpy.ndarray of int, shape (n,)
+            Of those in question.
+        steps : numpy.ndarray of int, shape (n,)
+            Along a line, which goes on where the next step is larger by 1.
+        error, bound : float
+            See `proved_below`.
+        """
+        if not self._worth_it:
+            return numbers
+        starts = np.flatnonzero(np.append(True, np.diff(steps) != 1))
+        lengths = np.diff(np.append(starts, len(steps)))
+        along = np.arange(len(steps)) - np.repeat(starts, lengths)
+        ends = along == np.repeat(lengths, lengths) - 1
+        thirds = np.flatnonzero((along % 3 == 1) | (ends & (along % 3 == 0) & (along > 0)))
+        low = []
+        # A few of them tell whether the others are worth it.
+        few = np.arange(len(thirds)) % _FEW == 0
+        for tried in (thirds[few], thirds[~few]):
+            if self._worth_it and tried.size:
+                low.append(tried[proved_below(grams, error, self._share * bound, numbers[tried])])
+                self._worth_it = 3 * low[-1].size >= tried.size
+        found = np.concatenate([np.zeros(0, np.int64), *low])
+        # None of them is the first of its line.
+        return np.delete(numbers, np.concatenate((found, found - 1, found[~ends[found]] + 1)))
 
 
 def envelope(geometry: ConvGeometry) -> Envelope:
@@ -341,7 +365,8 @@ def dense_upper_bound(operator: LinearMap, *, guess: float) -> UpperBound:
     squares = float(xp.sum(matrix * matrix))
     error = gamma(matrix.shape[0] + 2, U64) * squares * (1 + gamma(math.prod(matrix.shape), U64))
     gram = xp.matmul(xp.matrix_transpose(matrix), matrix)
+    gram = (gram + xp.matrix_transpose(gram)) / 2  # real: exactly symmetric, and no farther from the exact one
     # What a Ritz value may lack of the largest singular value, however it was rounded.
     known = guess * (1 + _DENSE_SLACK + 8 * gamma(max(matrix.shape), U64)) + 2 * product_error(operator)
-    bound = certified_norm_bound(gram[None, ...], error, provable(known, error, gram.shape[0]))
+    bound = certified_norm_bound(Combinations.of(gram[None, ...]), error, provable(known, error, gram.shape[0]))
     return UpperBound(bound + rounding_of_entries(operator), "Cholesky factorisation of the dense matrix")
