@@ -35,7 +35,7 @@ from convla.typing import Array, ArrayLike, Seed
 __all__ = ["SingularValueBounds", "singular_value_bounds"]
 
 _DENSE_SIDE = 256
-_MATVECS_FROM_WAVES, _MATVECS, _CHEAP_MATVECS = 12, 24, 40
+_MATVECS_FROM_WAVES, _MATVECS, _CHEAP_MATVECS = 8, 24, 40
 _CHEAP = 10**7  # products in an application
 _NOISE = 0.05  # of the start, for the parts of the operator that the wave does not reach
 _MODULI = "row and column sums of the matrix's moduli"
@@ -83,7 +83,7 @@ def singular_value_bounds(
         A previous result for this operator, or an image, whose first vector serves for the lower bound as it is. By
         default a short iteration finds one.
     max_matvecs : int, optional
-        The length of that iteration, in applications of the operator and its transpose: by default 12 from plane waves,
+        The length of that iteration, in applications of the operator and its transpose: by default 8 from plane waves,
         24 on images too small for those, and 40 where each takes fewer than ten million products.
     rng : numpy.random.Generator or seed
 

@@ -44,6 +44,7 @@ _GUESS_SLACK = 2e-5  # over the largest Ritz value: what the iteration may have 
 _GUESS_STEPS = 8
 _FEW = 8  # of the frequencies that are tried, one is tried first
 _LEAST_SHARE = 0.9  # of the bound: hardly any norm is below a smaller part
+_REFINEMENTS = 6
 _MAXIMA = 5  # of the symbol, that decide where the torus's frequencies should lie
 _CURVATURE_STEPS = 6
 
@@ -166,8 +167,12 @@ def symbol_maxima(operator: ConvOperator, rng: np.random.Generator) -> Sequence[
 
 
 def _maxima(symbol: Symbol, surround: Envelope, rng: np.random.Generator) -> Sequence[SymbolPeak]:
-    few = math.prod(4 * degree or 1 for degree in symbol.degrees) <= math.prod(surround.sizes) / 2
-    return symbol_peaks(symbol, rng=rng)[:_MAXIMA] if few else ()
+    few = math.prod(4 * degree or 1 for degree in symbol.degrees) > math.prod(surround.sizes) / 2
+    peaks = [] if few else symbol_peaks(symbol, rng=rng, refinements=_REFINEMENTS)[:_MAXIMA]
+    # A polynomial of degree m in [0, G] bends by at most m^2 G / 2 (Bernstein), and a frequency is within half a step.
+    # What is lower than the highest by more than this can lose decides nothing.
+    steps = [math.pi * degree / size for degree, size in zip(symbol.degrees, surround.sizes, strict=True)]
+    return [peak for peak in peaks if peak.value >= peaks[0].value * (1 - sum(step**2 for step in steps) / 8)]
 
 
 def neighbour_share(degree: int, size: int) -> float:
@@ -297,18 +302,24 @@ def _chosen_grid(symbol: Symbol, surround: Envelope, peaks: Sequence[SymbolPeak]
             factor /= math.sqrt(math.cos(math.pi * degree / limit)) if degree else 1.0
             largest = size = limit
         choices.append([(n, t) for n in range(size, largest + 1) for t in (twists if degree else (0,))])
-    places, heights = _places(peaks, len(choices)), np.array([peak.value**2 for peak in peaks])
+    heights = np.array([peak.value**2 for peak in peaks])
     curvatures = _curvatures(symbol, peaks, surround.sizes)
-    losses = []
+    places = _places(peaks, len(choices))
+    # Along each axis, the distances of each maximum to the frequencies on both sides.
+    offsets = []
     for axis, options in enumerate(choices):
         sizes, twists = np.array(options).T
         steps = places[:, axis, None] * sizes / (2 * math.pi) - twists / 2
-        distances = np.abs(steps - np.round(steps)) * 2 * math.pi / sizes
-        losses.append(curvatures[:, axis, None] / 2 * distances**2)
+        below = np.floor(steps) - steps
+        offsets.append(np.stack((below, below + 1), axis=-1) * (2 * math.pi / sizes)[:, None])
+    corners = np.array(list(itertools.product((0, 1), repeat=len(choices))))
 
     def highest(chosen: tuple[int, ...]) -> float:
-        left = heights - sum(loss[:, index] for loss, index in zip(losses, chosen, strict=True))
-        return float(left.max(initial=0.0))
+        near = np.stack(
+            [offset[:, index, side] for offset, index, side in zip(offsets, chosen, corners.T, strict=True)], axis=-1
+        )
+        losses = np.einsum("pci,pij,pcj->pc", near, curvatures, near) / 2
+        return float((heights - losses.min(axis=1)).max(initial=0.0))
 
     best = min(itertools.product(*(range(len(options)) for options in choices)), key=highest)
     chosen = [options[index] for options, index in zip(choices, best, strict=True)]
@@ -321,13 +332,21 @@ def _places(peaks: Sequence[SymbolPeak], dims: int) -> FloatArray:
 
 
 def _curvatures(symbol: Symbol, peaks: Sequence[SymbolPeak], sizes: Sequence[int]) -> FloatArray:
-    """Return minus the second differences of ``norm(f)^2`` at its maxima, over half a step of the torus: (peaks, d)."""
-    steps = math.pi / np.array(sizes)
-    offsets = np.concatenate((np.diag(steps), -np.diag(steps)))
-    near = _places(peaks, len(sizes))[:, None, :] + offsets
+    """Return minus the second differences of ``norm(f)^2`` at its maxima, over half a step of the torus: (P, d, d)."""
+    dims, steps = len(sizes), math.pi / np.array(sizes)
+    pairs = list(itertools.combinations_with_replacement(range(dims), 2))
+    units = np.eye(dims)
+    offsets = np.array([units[i] if i == j else units[i] + units[j] for i, j in pairs]) * steps
+    near = _places(peaks, dims)[:, None, :] + np.concatenate((offsets, -offsets))
     forward, backward = np.split(climbed_norms(symbol, peaks, near, steps=_CURVATURE_STEPS) ** 2, 2, axis=1)
     heights = np.array([peak.value**2 for peak in peaks])[:, None]
-    return np.maximum(2 * heights - forward - backward, 0.0) / steps**2
+    differences = dict(zip(pairs, (2 * heights - forward - backward).T, strict=True))
+    bends = np.zeros((len(peaks), dims, dims))
+    for (i, j), difference in differences.items():
+        mixed = difference if i == j else (difference - differences[i, i] - differences[j, j]) / 2
+        bends[:, i, j] = bends[:, j, i] = mixed / (steps[i] * steps[j])
+    values, axes = np.linalg.eigh(bends)
+    return (axes * np.maximum(values, 0.0)[:, None, :]) @ axes.swapaxes(1, 2)
 
 
 def _corner_norms(symbol: Symbol, peaks: Sequence[SymbolPeak], grid: TorusGrid) -> float:

@@ -26,6 +26,9 @@ _RANKING_STEPS = 8  # of Lanczos, from a random vector at each point of the coar
 _CLIMBING_STEPS = 3
 _NEWTON_STEPS = 2  # from one vector to the next
 _SHORTER_STEPS = 4
+_ROUNDS_FOR_ALL = 3  # of refinement
+_PROMISING = 0.03  # of the highest value: what is lower after those rounds does not become the highest
+_RISEN = 1e-6  # of a value, by which it has to rise in a round to go on
 _POINTS_PER_MAXIMUM = 4  # of the coarse grid, that may rank before the best point of the next maximum
 
 
@@ -194,27 +197,46 @@ def start_vectors(symbol: Symbol, peak: SymbolPeak, image_shape: Sequence[int], 
 
 
 def _refined(symbol: Symbol, peaks: Sequence[SymbolPeak], rounds: int) -> list[SymbolPeak]:
-    """Climb from all peaks at once, until the values have stopped rising."""
-    xp = symbol.xp
-    lags = symbol.lags.astype(np.float64)
-    vectors = xp.stack([peak.vector for peak in peaks])
-    values = np.array([peak.value for peak in peaks])
-    thetas = np.stack([peak.frequency for peak in peaks])
-    taps = xp.stack([xp.astype(symbol.tap_matrices(peak.group), vectors.dtype) for peak in peaks])
-    for _ in range(rounds):
-        images = np.asarray(to_numpy(xp.matmul(taps, vectors[:, None, :, None]))[..., 0], complex)
-        for _ in range(_NEWTON_STEPS):
-            thetas = _newton_steps(thetas, lags, images)
-        phases = on_device_of(np.exp(1j * thetas @ lags.T), vectors, xp, dtype=vectors.dtype)
-        flat = xp.reshape(taps, (*taps.shape[:2], -1))
-        matrices = xp.reshape(xp.matmul(phases[:, None, :], flat), (-1, symbol.rows, symbol.columns))
-        norms, vectors = _leading(matrices, vectors, _CLIMBING_STEPS)
-        risen, values = (norms - values) > 1e-6 * norms, norms
-        if not risen.any():
+    """Climb from all peaks at once; after the first rounds, from those that still rise near the highest."""
+    found, climbing = list(peaks), list(range(len(peaks)))
+    taps = {
+        group: symbol.xp.astype(symbol.tap_matrices(group), peaks[0].vector.dtype)
+        for group in {peak.group for peak in peaks}
+    }
+    for done in range(1, rounds + 1):
+        rises = set()
+        for group, matrices in taps.items():
+            places = [place for place in climbing if found[place].group == group]
+            if places:
+                for place, peak in zip(
+                    places, _climbed(symbol, matrices, [found[place] for place in places]), strict=True
+                ):
+                    if peak.value - found[place].value > _RISEN * peak.value:
+                        rises.add(place)
+                    found[place] = peak
+        least = (1 - _PROMISING) * max(peak.value for peak in found)
+        climbing = [p for p in climbing if p in rises and (done < _ROUNDS_FOR_ALL or found[p].value >= least)]
+        if not climbing:
             break
+    return found
+
+
+def _climbed(symbol: Symbol, taps: Array, peaks: Sequence[SymbolPeak]) -> list[SymbolPeak]:
+    """Take some steps of Newton's method for the frequencies of a group, and of Lanczos for the vectors."""
+    xp, lags = symbol.xp, symbol.lags.astype(np.float64)
+    vectors = xp.stack([peak.vector for peak in peaks], axis=-1)
+    thetas = np.stack([peak.frequency for peak in peaks])
+    images = xp.reshape(xp.matmul(xp.reshape(taps, (-1, symbol.columns)), vectors), (len(lags), symbol.rows, -1))
+    waves = np.ascontiguousarray(np.moveaxis(np.asarray(to_numpy(images), complex), 2, 0))
+    for _ in range(_NEWTON_STEPS):
+        thetas = _newton_steps(thetas, lags, waves)
+    phases = on_device_of(np.exp(1j * thetas @ lags.T), vectors, xp, dtype=vectors.dtype)
+    matrices = xp.matmul(phases, xp.reshape(taps, (len(lags), -1)))
+    matrices = xp.reshape(matrices, (-1, symbol.rows, symbol.columns))
+    norms, vectors = _leading(matrices, xp.matrix_transpose(vectors), _CLIMBING_STEPS)
     return [
-        SymbolPeak(float(value), theta, vectors[index, :], peak.group)
-        for index, (value, theta, peak) in enumerate(zip(values, thetas, peaks, strict=True))
+        SymbolPeak(float(norm), theta, vectors[index, :], peak.group)
+        for index, (norm, theta, peak) in enumerate(zip(norms, thetas, peaks, strict=True))
     ]
 
 
