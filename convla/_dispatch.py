@@ -102,6 +102,7 @@ KERNELS: dict[tuple[str, str], str] = {
     ("summed_autocorrelations", "cuda"): "convla.engines.cupy_filters:summed_autocorrelations",
     ("correlate_lags", "numba"): "convla.engines.numba_similarity:correlate_lags",
     ("correlate_lags", "cuda"): "convla.engines.cupy_filters:correlate_lags",
+    ("layer_similarities", "numba"): "convla.engines.numba_similarity:layer_similarities",
     ("layer_similarities", "cuda"): "convla.engines.cupy_filters:layer_similarities",
     ("laplacian_smoothing", "numba"): "convla.engines.numba_gradients:laplacian_smoothing",
     ("laplacian_smoothing", "cuda"): "convla.engines.cupy_gradients:laplacian_smoothing",
