@@ -32,8 +32,9 @@ __all__ = [
 
 U64 = 2.0**-53
 
-_SLACK = 1e-5  # by how much a raised bound exceeds the square that raised it; four times as much each time it fails
+_SLACK, _SLACK_GROWTH = 1e-5, 6  # by how much a raised bound exceeds the square that raised it; more where it fails
 _RITZ_STEPS = 16
+_FIRST = 4  # matrices, and then twice as many each time
 _PIECE = 1 << 21  # numbers in a stack of matrices that is formed
 
 
@@ -115,15 +116,26 @@ def certified_norm_bound(grams: Combinations, error: float, guess: float, *, num
     ----------
     S. M. Rump, Verification of positive definiteness, BIT 46 (2006) 433-452, Theorem 2.3.
     """
-    bound, slack = guess, _SLACK
-    left = np.arange(math.prod(grams.shape)) if numbers is None else numbers
+    bound, numbers = guess, np.arange(math.prod(grams.shape)) if numbers is None else numbers
+    # A few at first: where the guess is too low, they show it.
+    done, count = 0, _FIRST
+    while done < len(numbers):
+        bound = _raised(grams, error, bound, numbers[done : done + count])
+        done, count = done + count, 2 * count
+    return bound
+
+
+def _raised(grams: Combinations, error: float, bound: float, numbers: IntArray) -> float:
+    """Return a bound as `certified_norm_bound` does, for so few matrices that all may be looked at more closely."""
+    left = numbers[~proved_below(grams, error, bound, numbers)]
+    if not left.size:
+        return bound
+    largest = max(_largest_eigenvalue(grams.at(some)) for some in _pieces(left, grams.order))
+    square, slack = max(bound**2 - error, largest, 0.0), _SLACK
     while left.size:
+        bound = provable(math.sqrt(square * (1 + slack)), error, grams.order)
         left = left[~proved_below(grams, error, bound, left)]
-        if not left.size:
-            return bound
-        largest = max(_largest_eigenvalue(grams.at(some)) for some in _pieces(left, grams.order))
-        bound = provable(math.sqrt(max(bound**2 - error, largest, 0.0) * (1 + slack)), error, grams.order)
-        slack *= 4
+        slack *= _SLACK_GROWTH
     return bound
 
 
@@ -248,10 +260,13 @@ def _largest_eigenvalue(grams: Array) -> float:
 
     def apply(vectors: Array) -> Array:
         # (S + i A)(x + i y), from the products of S + A and S - A with x and y.
-        parts = xp.concat((xp.real(vectors), xp.imag(vectors)), axis=-1)
-        straight, back = xp.matmul(grams, parts) / 2, xp.matmul(turned, parts) / 2
-        even, odd = straight + back, straight - back
-        return to_complex(even[..., :1] - odd[..., 1:], even[..., 1:] + odd[..., :1])
+        (even_x, odd_x), (even_y, odd_y) = (products(xp.real(vectors)), products(xp.imag(vectors)))
+        return to_complex(even_x - odd_y, even_y + odd_x)
+
+    def products(part: Array) -> tuple[Array, Array]:
+        part = part / 2
+        straight, back = xp.matmul(grams, part), xp.matmul(turned, part)
+        return straight + back, straight - back
 
     start = np.random.default_rng(0).standard_normal(order)  # a vector that no structure of the matrices hides from
     stacked = xp.broadcast_to(on_device_of(start, grams, xp, dtype=grams.dtype), (grams.shape[0], order))
