@@ -24,7 +24,7 @@ collect_ignore_glob = (
 
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist chooses
 def pytest_cmdline_main(config: pytest.Config) -> None:
-    """Give each of several processes neighbouring tests, which need the same compiled code, and let idle ones take more."""
+    """Give each of several processes neighbouring tests, which need the same compiled code; idle ones take more."""
     if getattr(config.option, "numprocesses", None) and config.option.dist == "no":
         config.option.dist = "worksteal"
 

@@ -80,8 +80,7 @@ def test_the_command_writes_tables_plots_and_verdicts(tmp_path: Path, capsys: py
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["complete"] is True
     assert manifest["identity"]["kernels"] == 3
-    parts = list((tmp_path / "out" / "runs").glob("*.npz"))  # of two kernels, and of one
-    assert manifest["resumed_parts"] == len(parts) == 2 * len(manifest["settings"])
+    assert manifest["resumed_parts"] == 2 * len(manifest["settings"])  # of two kernels, and of one
 
 
 def _panel(setting: FigureSetting, kernels: int = 8, **changes: float) -> Traces:
