@@ -1,9 +1,8 @@
-"""Studies of one's own: the published settings from their files, losses and optimisers of one's own, any cut."""
+"""Studies of one's own: the published settings from their files, estimates, any cut, and the command."""
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,17 +15,16 @@ from convla.cli import run
 from convla.experiments import Study, read_outcomes, read_study
 from convla.experiments.csm.published import published_tables
 from convla.experiments.csm.settings import Readings, study_file, table_settings
-from convla.experiments.descents import functions
 from convla.experiments.descents.draws import CHUNK
-from convla.experiments.descents.outcome import recut, run_setting, setting_engine
+from convla.experiments.descents.outcome import recut, run_setting
 from convla.experiments.descents.quantities import QUANTITIES
 from convla.experiments.descents.settings import Setting
 from convla.experiments.descents.study import StudyError, _Work, read_rows
 from convla.experiments.folder import ResultsError
 from convla.experiments.session import Part
 from convla.experiments.statistics import Moments
-from tests.test_descents import small_descent
 
+Floats = np.ndarray[Any, np.dtype[np.float64]]
 EPS = np.finfo(np.float64).eps
 
 EIGHT_LINES = """\
@@ -39,6 +37,19 @@ optimizer = "SGD"
 learning_rate = 0.001
 iterations = 20
 """
+
+HALF = """\
+class Half:
+    def __init__(self, rate):
+        self.rate = rate
+
+    def step(self, parameter, gradient):
+        return parameter - self.rate * gradient / 2
+"""
+
+
+def _setting(**changes: Any) -> Setting:
+    return replace(Setting(N=3, M=8, loss="convolutional", learning_rate=0.02, iterations=5), **changes)
 
 
 class TestPublishedStudies:
@@ -69,94 +80,6 @@ class TestPublishedStudies:
         assert [part.repetitions for part in parts] == [32, 32, 6]
         for name, values in vars(whole).items():
             np.testing.assert_array_equal(values, np.concatenate([getattr(part, name) for part in parts]))
-
-
-class TestLossesOfOnesOwn:
-    GOOD = """\
-import numpy as np
-
-def loss(kernels):
-    product = np.sum(kernels[:, 0] * kernels[:, 1], axis=(1, 2))
-    return product**2, 2.0 * product[:, None, None, None] * kernels[:, ::-1]
-"""
-
-    def test_it_is_minimised(self, tmp_path: Path) -> None:
-        (tmp_path / "mine.py").write_text(self.GOOD)
-        mine = run_setting(small_descent(loss=f"{tmp_path}/mine.py:loss"), repetitions=40, seed=0)
-        kernel = run_setting(small_descent(loss="kernel"), repetitions=40, seed=0, engine="reference")
-        close = 256 * EPS
-        np.testing.assert_allclose(mine.loss, kernel.loss, rtol=0, atol=close * kernel.loss.max())
-        np.testing.assert_allclose(mine.norms, kernel.norms, rtol=close)
-
-    @pytest.mark.parametrize(
-        ("change", "message"),
-        [
-            (("2.0 * product", "product"), "the gradient is not that of the value"),
-            (("product**2, ", "product[:1], "), r"must return losses of shape \(4,\)"),
-            (("return product**2, 2.0", "return 2.0"), "must return the losses and the gradient, got ndarray"),
-        ],
-    )
-    def test_what_is_no_gradient_is_refused(self, tmp_path: Path, change: tuple[str, str], message: str) -> None:
-        (tmp_path / "bad.py").write_text(self.GOOD.replace(*change))
-        with pytest.raises(functions.LossError, match=message):
-            run_setting(small_descent(loss=f"{tmp_path}/bad.py:loss"), repetitions=3, seed=0)
-
-    @pytest.mark.parametrize("name", ["convolutonal", "none.py:loss", "no.such.module:loss", "math:losses"])
-    def test_what_is_not_there_is_named(self, name: str) -> None:
-        with pytest.raises(functions.LossError, match=name.partition(":")[0]):
-            small_descent(loss=name)
-
-
-class TestOptimizersOfOnesOwn:
-    GOOD = """\
-class Half:
-    def __init__(self, rate):
-        self.rate, self.steps = rate, 0
-
-    def step(self, parameter, gradient):
-        self.steps += 1
-        return parameter - self.rate * gradient / self.steps
-"""
-
-    def test_it_is_followed(self, tmp_path: Path) -> None:
-        (tmp_path / "mine.py").write_text(self.GOOD)
-        path = tmp_path / "mine.toml"
-        path.write_text(EIGHT_LINES.replace('"SGD"', '"mine.py:Half"').replace("= 20", "= 1"))
-        own = read_study(path).settings[0]
-        assert setting_engine(own, "auto") == "reference"
-        # Of one step it is gradient descent.
-        runs = [
-            run_setting(setting, repetitions=8, seed=0, engine="reference")
-            for setting in (own, replace(own, optimizer="SGD"))
-        ]
-        np.testing.assert_allclose(runs[0].norms, runs[1].norms, rtol=64 * own.N * EPS)
-
-    @pytest.mark.parametrize(
-        ("change", "message"),
-        [
-            (("return parameter", "return parameter.mean() + 0 * parameter"), "column 0 of 4 alone steps to elsewhere"),
-            (("return parameter", "return parameter[0]"), "step must return float64 of shape (3, 4), got float64"),
-            (("def step", "def stop"), "must return an object with a method step"),
-        ],
-    )
-    def test_what_is_none_is_refused(self, tmp_path: Path, change: tuple[str, str], message: str) -> None:
-        (tmp_path / "bad.py").write_text(self.GOOD.replace(*change).replace("gradient / self.steps", "gradient[0]"))
-        with pytest.raises(functions.OptimizerError, match=re.escape(message)):
-            run_setting(small_descent(optimizer=f"{tmp_path}/bad.py:Half"), repetitions=3, seed=0)
-
-    def test_a_module_that_was_edited_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        (tmp_path / "edited_optimizer.py").write_text(self.GOOD)
-        monkeypatch.syspath_prepend(tmp_path)
-        first = functions.source_digest("edited_optimizer:Half")
-        assert functions.source_digest("edited_optimizer:Half") == first
-        (tmp_path / "edited_optimizer.py").write_text(self.GOOD + "# another")
-        with pytest.raises(functions.StaleModuleError, match="edited_optimizer was edited after it was imported"):
-            functions.source_digest("edited_optimizer:Half")
-
-    @pytest.mark.parametrize("name", ["none.py:Half", "no.such.module:Half", "math:Half"])
-    def test_what_is_not_there_is_named(self, name: str) -> None:
-        with pytest.raises(functions.OptimizerError, match=name.partition(":")[0]):
-            small_descent(optimizer=name)
 
 
 class TestMoments:
@@ -263,22 +186,24 @@ class TestStudies:
         assert other.run(tmp_path, resume=True).rows[0]["loss"] == "shrinkage"
 
     def test_an_optimizer_that_was_edited_is_another(self, tmp_path: Path) -> None:
-        (tmp_path / "mine.py").write_text(TestOptimizersOfOnesOwn.GOOD)
+        (tmp_path / "mine.py").write_text(HALF)
         study = Study(N=3, loss="kernel", optimizer=f"{tmp_path}/mine.py:Half", **self.AXES)
+        (tmp_path / "mine.toml").write_text(EIGHT_LINES.replace('"SGD"', '"mine.py:Half"'))  # found from its own folder
+        assert read_study(tmp_path / "mine.toml").settings[0].optimizer == study.settings[0].optimizer
         (unit,) = study.units()
         first = study.run(tmp_path / "out").rows
-        (tmp_path / "mine.py").write_text(TestOptimizersOfOnesOwn.GOOD.replace("- self", "- 2 * self"))
+        (tmp_path / "mine.py").write_text(HALF.replace("- self", "- 2 * self"))
         (edited,) = study.units()
         assert unit.name != edited.name
         with pytest.raises(StudyError, match=r"mine\.py:Half is not what the study began with"):
             _Work(10, 0, "auto", None)(Part(unit, 0, 10))
         # In the same process the new one is run, and what the old one left stays beside it.
         assert study.run(tmp_path / "out", resume=True).rows[0]["estimate"] != first[0]["estimate"]
-        (tmp_path / "mine.py").write_text(TestOptimizersOfOnesOwn.GOOD)
+        (tmp_path / "mine.py").write_text(HALF)
         assert study.run(tmp_path / "out", resume=True).rows == first
 
     def test_blocks_are_counted_from_the_first_repetition(self) -> None:
-        whole = run_setting(small_descent(iterations=1), repetitions=2100, seed=0)
+        whole = run_setting(_setting(iterations=1), repetitions=2100, seed=0)
         for cut in (1, 700, 1024, 1025, 2048, 2100):
             parts = [
                 type(whole)(*(column[start : start + cut] for column in vars(whole).values()))
@@ -289,10 +214,8 @@ class TestStudies:
             np.testing.assert_array_equal(np.concatenate([block.loss for block in blocks]), whole.loss)
 
     def test_parts_take_about_a_second(self) -> None:
-        assert all(
-            setting.part in (1 << power for power in range(18)) for setting in (small_descent(), small_descent(N=8))
-        )
-        assert small_descent(iterations=10**7).part < small_descent(iterations=10).part
+        assert all(setting.part in (1 << power for power in range(18)) for setting in (_setting(), _setting(N=8)))
+        assert _setting(iterations=10**7).part < _setting(iterations=10).part
 
 
 class TestCommand:
@@ -373,10 +296,8 @@ class TestCommand:
             ),
             (('"normal"', '"none.npy"'), "none.npy cannot be read"),
             (('"normal"', '"natural"\nchannels = 2'), "channels must be 1 or 3 for natural images, got 2"),
-            (
-                ('"SGD"', '"sgd"'),
-                "optimizer must be one of 'SGD', 'momentum', 'Nesterov', 'AdaGrad', 'RMSprop', 'Adam', got 'sgd'",
-            ),
+            (('"SGD"', '"sgd"'), "optimizer without a 'file.py:' must be one of 'SGD', 'momentum', 'Nesterov', 'Ada"),
+            (('"convolutional"', '"convolutonal"'), "loss without a 'file.py:' must be one of 'kernel', 'conv"),
             (("= 20", "= 20\nstride = 0"), "stride must be between 1 and 4096, got 0"),
             (("0.001", "-1"), "learning_rate must be positive"),
             (("= 20", "= 20\nstream = '{x}'"), "stream names 'x', which is no setting"),
