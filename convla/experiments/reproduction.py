@@ -43,6 +43,8 @@ class Request:
         At least 0.
     kernels : int
         Random kernels of each descent of the figures, at least 2.
+    rounds : int
+        In how many rounds at most more is run of what is left undecided; each doubles what the one before has added.
     readings : Readings
     engine : {"auto", "reference", "numba", "cuda"}
     executor : str or concurrent.futures.Executor
@@ -64,6 +66,7 @@ class Request:
     repetitions: int = 1000
     seed: int = 0
     kernels: int = 12
+    rounds: int = 0
     readings: Readings = field(default_factory=Readings)
     engine: str = "auto"
     executor: str | Executor = "local"
@@ -81,6 +84,7 @@ class Request:
             ("repetitions", 2, 10**8),
             ("seed", 0, None),
             ("kernels", 2, 10**4),
+            ("rounds", 0, 10),
             ("workers", 1, None),
         ):
             object.__setattr__(self, name, check_integer(name, getattr(self, name), minimum=low, maximum=high))
@@ -101,8 +105,8 @@ class Request:
     def sources(self) -> tuple[Source[Any, Any], ...]:
         """Return the sources; those that no target asks for have no units."""
         return (
-            Tables(self.targets, self.repetitions, self.seed, self.readings, self.engine),
-            rck.Figures(self.targets, self.kernels, self.seed),
+            Tables(self.targets, self.repetitions, self.seed, self.readings, self.engine, self.rounds),
+            rck.Figures(self.targets, self.kernels, self.seed, self.rounds),
         )
 
     def pool(self) -> Pool:
@@ -182,6 +186,8 @@ def reproduce(request: Request, watcher: Watcher | None = None, *, draw: bool = 
     session: Session[Any, Any] = Session(folder, request.pool(), watcher, resume=request.resume)
     session.announce([(source, [part for unit in units for part in source.parts(unit)]) for source, units in work])
     done = [(source, _outcomes(session, source, units)) for source, units in work]
+    for source, outcomes in done:
+        _extend(session, source, outcomes)
     reports = tuple(source.report(outcomes) for source, outcomes in done)
     run = Run(reports, {unit: o for _, outcomes in done for unit, o in outcomes.items()}, folder.path, [], 0.0)
     run.files.extend(name for report in reports for name in folder.write_tables(report.tables()))
@@ -213,6 +219,15 @@ def _outcomes(session: Session[Any, Any], source: Source[Any, Any], units: Seque
     return {unit: joined([done[part] for part in of_unit]) for unit, of_unit in parts.items()}
 
 
+def _extend(session: Session[Any, Any], source: Source[Any, Any], outcomes: dict[Any, Any]) -> None:
+    """Add to outcomes what decides more of them, as long as their source asks for it."""
+    while parts := source.further(outcomes):
+        session.announce([(source, parts)])
+        more = session.complete(source, parts)
+        for part in parts:
+            outcomes[part.setting] = joined([outcomes[part.setting], more[part]])
+
+
 def _describe(request: Request, engine: str) -> dict[str, Any]:
     return {
         "complete": False,
@@ -221,5 +236,6 @@ def _describe(request: Request, engine: str) -> dict[str, Any]:
         "engine": engine,
         "executor": str(request.executor),
         "workers": request.workers,
+        "rounds": request.rounds,
         **surroundings(("convla", "numpy", "scipy", "numba", "array-api-compat")),
     }

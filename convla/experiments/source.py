@@ -121,8 +121,16 @@ class Source(Job[Part[U], O]):
 
     def parts(self, unit: U) -> list[Part[U]]:
         """Return the parts of a setting, in their order."""
-        size, step = self.size(unit), self.cut(unit)
-        return [Part(unit, start, min(start + step, size), size) for start in range(0, size, step)]
+        return self.span(unit, 0, self.size(unit))
+
+    def span(self, unit: U, first: int, size: int) -> list[Part[U]]:
+        """Return the parts of the rows from `first` to before `size`."""
+        step = self.cut(unit)
+        return [Part(unit, start, min(start + step, size), size) for start in range(first, size, step)]
+
+    def further(self, outcomes: Mapping[U, O]) -> list[Part[U]]:  # noqa: ARG002
+        """Return the parts that would decide what these outcomes leave undecided; none if all is decided, or may be."""
+        return []
 
     def rows(self, unit: Part[U]) -> int:
         """Return how long each array is that a part leaves."""

@@ -18,6 +18,7 @@ from scipy.special import ndtri
 
 from convla.experiments.csm.agreement import VERDICTS, cells_of, compare, decide
 from convla.experiments.csm.columns import estimate
+from convla.experiments.csm.further import published_runs
 from convla.experiments.csm.published import PUBLISHED_REPETITIONS, QUANTITIES, PublishedCell
 from convla.experiments.csm.settings import TABLES, Setting
 from convla.experiments.descents.outcome import Outcome
@@ -161,20 +162,13 @@ def measure_coverage(outcomes: Mapping[Setting, Outcome]) -> Coverage:
     Coverage
     """
     rows: list[CoverageRow] = []
-    parts = {setting: _cut(outcome) for setting, outcome in outcomes.items() if setting.control == "loss"}
+    parts = {setting: published_runs(outcome) for setting, outcome in outcomes.items() if setting.control == "loss"}
     for table in TABLES:
         for setting, runs in parts.items():
             if table in setting.tables and len(runs) > 1:
                 rows += _measure(_tested(table, setting), outcomes[setting], runs)
     fewest = min((len(runs) for runs in parts.values()), default=0)
     return Coverage(rows, [_against_print(parts, number) for number in range(min(SEEDS, fewest))] if rows else [])
-
-
-def _cut(outcome: Outcome) -> list[Outcome]:
-    return [
-        Outcome(**{name: values[start : start + PUBLISHED_REPETITIONS] for name, values in vars(outcome).items()})
-        for start in range(0, outcome.repetitions - PUBLISHED_REPETITIONS + 1, PUBLISHED_REPETITIONS)
-    ]
 
 
 def _tested(table: int, setting: Setting) -> list[PublishedCell]:

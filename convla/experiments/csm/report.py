@@ -15,16 +15,17 @@ from convla.experiments.csm.agreement import LEAST, VERDICTS, Verdict, cells_of,
 from convla.experiments.csm.columns import estimate
 from convla.experiments.csm.conclusions import draw_conclusions
 from convla.experiments.csm.coverage import Coverage, measure_coverage
-from convla.experiments.csm.published import QUANTITIES, published_flags
+from convla.experiments.csm.further import ENOUGH, at_most, rows_of, settle
+from convla.experiments.csm.published import PUBLISHED_REPETITIONS, QUANTITIES, published_flags
 from convla.experiments.csm.settings import CONTROLS, TABLES, Setting
 from convla.experiments.descents.outcome import Outcome
 from convla.experiments.folder import Table, as_records
 from convla.experiments.source import Conclusion, Sheet
 from convla.experiments.statistics import Estimate
 
-__all__ = ["CONTROL_HEADER", "TABLE_HEADER", "Report", "build_report"]
+__all__ = ["CONTROL_HEADER", "TABLE_HEADER", "Report", "build_report", "verdicts_on"]
 
-TABLE_HEADER = ("table", "N", "optimizer", "quantity", "published", "ours", "stderr", "z", "p", "holm", "verdict")
+TABLE_HEADER = ("table", "N", "optimizer", "quantity", "published", "ours", "stderr", "z", "p", "holm", "verdict", "runs")
 CONTROL_HEADER = (
     "tables",
     "N",
@@ -65,6 +66,10 @@ class Report(source.Report):
         How many repetitions of each setting were dropped, where there were any.
     coverage : Coverage
         Empty unless it was asked for.
+    further : dict of str to int
+        How many repetitions each setting has beside the first ones, where there are any.
+    rounds : int
+        Of further runs that were allowed.
     """
 
     cells: dict[int, list[Verdict]]
@@ -72,6 +77,8 @@ class Report(source.Report):
     conclusions: list[Conclusion]
     diverged: dict[str, int]
     coverage: Coverage
+    further: dict[str, int]
+    rounds: int
 
     def counts(self, columns: str = "ABCD") -> dict[str, int]:
         """Return how many cells of these columns got each verdict."""
@@ -104,12 +111,17 @@ class Report(source.Report):
             "controls": as_records((CONTROL_HEADER, self.controls)),
             **{name.removesuffix(".csv"): as_records(table) for name, table in self.coverage.tables().items()},
             "diverged": self.diverged,
+            "further_repetitions": self.further,
             "verdicts": self.counts(),
         }
 
     def totals(self) -> dict[str, Any]:
         """Return what the manifest keeps."""
-        return {"diverged_repetitions": self.diverged, "verdicts": self.counts()}
+        return {
+            "diverged_repetitions": self.diverged,
+            "further_repetitions": self.further,
+            "verdicts": self.counts(),
+        }
 
     def sheets(self) -> list[Sheet]:
         """Return the tables, and the controls, as a screen shows them."""
@@ -144,26 +156,46 @@ class Report(source.Report):
             )
         if len(tested) < len(cells):
             lines.append(
-                f"undecided are cells whose spread fewer than {LEAST} repetitions carry: more --repetitions decide them"
+                f"undecided are cells whose spread fewer than {LEAST} repetitions carry: more --repetitions, or "
+                "--rounds of further runs, decide them"
             )
-        return lines
+        return lines + self._further(cells)
 
-
-def build_report(outcomes: Mapping[Setting, Outcome], targets: Sequence[str]) -> Report:
-    """Return the report on the targets, from the outcomes of the settings they need."""
-    wanted = [table for table in TABLES if "tables" in targets or f"table{table}" in targets]
-    estimates = {setting: estimate(outcome) for setting, outcome in outcomes.items()}
-    compared = decide(
-        [
-            verdict
-            for table in wanted
-            for setting in estimates
-            if setting.control == "loss" and table in setting.tables
-            for verdict in compare(cells_of(table, setting), outcomes[setting], estimates[setting])
+    def _further(self, cells: Sequence[Verdict]) -> list[str]:
+        """Return what further runs decided, at what cost and error."""
+        judged = [verdict for verdict in cells if verdict.runs]
+        if not judged:
+            return []
+        left = sum(verdict.verdict == VERDICTS[3] for verdict in judged)
+        most = at_most(self.rounds)
+        share = f"{100 * min(1.0, 2 * ENOUGH / (most + 1)):.0f} %"
+        return [
+            f"{len(judged)} cells by {sum(self.further.values())} further repetitions of {len(self.further)} settings, "
+            f"in runs of {PUBLISHED_REPETITIONS}, at most {most} for each: a cell is decided when {ENOUGH} runs lie on "
+            f"either side of print; {left} are left undecided, as {share} of those that agree would be"
         ]
+
+
+def build_report(outcomes: Mapping[Setting, Outcome], targets: Sequence[str], repetitions: int, rounds: int) -> Report:
+    """Return the report on the targets, from the outcomes of the settings they need.
+
+    Parameters
+    ----------
+    outcomes : dict of Setting to Outcome
+    targets : sequence of str
+    repetitions : int
+        So many of each outcome say everything; what is beyond them are further runs, of undecided cells.
+    rounds : int
+        Of further runs that were allowed.
+    """
+    verdicts = decide(
+        [v for s, outcome in outcomes.items() for v in verdicts_on(s, outcome, targets, repetitions, rounds)]
     )
+    further = {s.name: outcome.repetitions - repetitions for s, outcome in outcomes.items()}
+    outcomes = {setting: rows_of(outcome, 0, repetitions) for setting, outcome in outcomes.items()}
+    estimates = {setting: estimate(outcome) for setting, outcome in outcomes.items()}
     return Report(
-        cells={table: [verdict for verdict in compared if verdict.cell.table == table] for table in wanted},
+        cells={table: [verdict for verdict in verdicts if verdict.cell.table == table] for table in _wanted(targets)},
         controls=[
             _control_row(setting, outcomes[setting], estimates[setting])
             for setting in sorted(outcomes, key=_control_order)
@@ -173,7 +205,23 @@ def build_report(outcomes: Mapping[Setting, Outcome], targets: Sequence[str]) ->
         conclusions=draw_conclusions(outcomes, estimates),
         diverged={setting.name: outcome.diverged for setting, outcome in outcomes.items() if outcome.diverged},
         coverage=measure_coverage(outcomes if "coverage" in targets else {}),
+        further={name: count for name, count in further.items() if count},
+        rounds=rounds,
     )
+
+
+def verdicts_on(
+    setting: Setting, outcome: Outcome, targets: Sequence[str], repetitions: int, rounds: int
+) -> list[Verdict]:
+    """Return the verdicts on a setting's cells, not yet corrected for how many there are; arguments as above."""
+    if setting.control != "loss":
+        return []
+    cells = [cell for table in _wanted(targets) if table in setting.tables for cell in cells_of(table, setting)]
+    return settle(compare(cells, rows_of(outcome, 0, repetitions)), outcome, repetitions, rounds) if cells else []
+
+
+def _wanted(targets: Sequence[str]) -> list[int]:
+    return [table for table in TABLES if "tables" in targets or f"table{table}" in targets]
 
 
 def _row(verdict: Verdict) -> tuple[Any, ...]:
@@ -190,6 +238,7 @@ def _row(verdict: Verdict) -> tuple[Any, ...]:
         verdict.p,
         verdict.holm,
         verdict.verdict,
+        verdict.runs,
     )
 
 

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from convla.experiments.csm.report import Report, build_report
+from convla.experiments.csm.further import rows_of, wanted
+from convla.experiments.csm.published import PUBLISHED_REPETITIONS
+from convla.experiments.csm.report import Report, build_report, verdicts_on
 from convla.experiments.csm.settings import Readings, Setting, control_settings, table_settings
 from convla.experiments.descents.outcome import Outcome, run_setting
 from convla.experiments.source import Part, Source
@@ -26,6 +28,8 @@ class Tables(Source[Setting, Outcome]):
     repetitions, seed : int
     readings : Readings
     engine : str
+    rounds : int
+        In how many rounds further runs may be added to a setting with undecided cells.
     """
 
     targets: tuple[str, ...]
@@ -33,6 +37,7 @@ class Tables(Source[Setting, Outcome]):
     seed: int
     readings: Readings
     engine: str
+    rounds: int = 0
 
     kind: ClassVar[type[Any]] = Outcome
 
@@ -66,10 +71,20 @@ class Tables(Source[Setting, Outcome]):
 
     def report(self, outcomes: Mapping[Setting, Outcome]) -> Report:
         """Return our cells beside the printed ones, the controls, and the sentences that they decide."""
-        return build_report(outcomes, self.targets)
+        return build_report(outcomes, self.targets, self.repetitions, self.rounds)
+
+    def further(self, outcomes: Mapping[Setting, Outcome]) -> list[Part[Setting]]:
+        """Return runs of the published size, of settings that have undecided cells among the tables' asked for."""
+        parts = []
+        for setting, outcome in outcomes.items() if self.rounds else ():
+            runs = (outcome.repetitions - self.repetitions) // PUBLISHED_REPETITIONS
+            count = wanted(verdicts_on(setting, outcome, self.targets, self.repetitions, self.rounds), runs, self.rounds)
+            size = self.repetitions + count * PUBLISHED_REPETITIONS
+            parts += self.span(setting, outcome.repetitions, size) if count > runs else []
+        return parts
 
     def draw(self, outcomes: Mapping[Setting, Outcome], folder: Path) -> list[str]:
         """Draw a PNG for every pair of tables, and one of the controls."""
         from convla.experiments.csm.plots import plot_run  # matplotlib takes half a second to import
 
-        return plot_run(outcomes, folder)
+        return plot_run({s: rows_of(outcome, 0, self.repetitions) for s, outcome in outcomes.items()}, folder)

@@ -65,11 +65,14 @@ class Figures(Source[FigureSetting, Traces]):
     kernels : int
         Random kernels of each descent.
     seed : int
+    rounds : int
+        How often their number may be doubled for sentences that are undecided.
     """
 
     targets: tuple[str, ...]
     kernels: int
     seed: int
+    rounds: int = 0
 
     kind: ClassVar[type[Any]] = Traces
 
@@ -92,7 +95,18 @@ class Figures(Source[FigureSetting, Traces]):
 
     def report(self, outcomes: Mapping[FigureSetting, Traces]) -> Traced:
         """Return the traces, and the sentences that they decide."""
-        return Traced(outcomes, draw_figure_conclusions(outcomes))
+        return Traced(outcomes, self._conclusions(outcomes))
+
+    def further(self, outcomes: Mapping[FigureSetting, Traces]) -> list[Part[FigureSetting]]:
+        """Return as many kernels again for all panels, if a sentence is undecided and a round is left."""
+        count = min((len(traces.true) for traces in outcomes.values()), default=0)
+        left = count and count < self.kernels << self.rounds
+        if not left or all(conclusion.verdict != "undecided" for conclusion in self._conclusions(outcomes)):
+            return []
+        return [part for unit in outcomes for part in self.span(unit, count, 2 * count)]
+
+    def _conclusions(self, outcomes: Mapping[FigureSetting, Traces]) -> list[Conclusion]:
+        return draw_figure_conclusions(outcomes, self.kernels, self.rounds)
 
     def draw(self, outcomes: Mapping[FigureSetting, Traces], folder: Path) -> list[str]:
         """Draw the two figures and the barrier."""
