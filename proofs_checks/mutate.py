@@ -89,6 +89,11 @@ def equivalent() -> dict[str, str]:
     return table
 
 
+def _reason(mutant: Mutant) -> str | None:
+    known = equivalent()
+    return known.get(mutant.where, known.get(f"{mutant.module}.{mutant.name}"))
+
+
 def try_mutant(mutant: Mutant, statements: Sequence[Statement], *, examples: int, record: Record) -> Trial:
     """Run the evidence of the statements against a mutant, in a process of its own.
 
@@ -107,8 +112,7 @@ def try_mutant(mutant: Mutant, statements: Sequence[Statement], *, examples: int
     """
     ids = tuple(statement.id for statement in statements)
     start = time.perf_counter()
-    known = equivalent()
-    reason = known.get(mutant.where, known.get(f"{mutant.module}.{mutant.name}"))
+    reason = _reason(mutant)
     if reason is not None:
         return Trial(mutant, ids, "equivalent", "", reason, 0.0)
     pieces = sorted(_pieces(statements), key=lambda pair: record.time_of(pair[1]) or 0.0)
@@ -266,7 +270,7 @@ class Course:
     def _try(self, mutant: Mutant, statements: list[Statement]) -> Trial | None:
         pieces = [piece for _, piece in _pieces(statements)]
         kept = self.record.result_of(mutant, pieces)
-        if kept is not None and kept.result != "equivalent":
+        if kept is not None and (kept.result == "equivalent") == (_reason(mutant) is not None):
             return Trial(mutant, tuple(s.id for s in statements), kept.result, kept.by, "", 0.0)
         if time.perf_counter() > self.end:
             return None
