@@ -12,15 +12,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-import numpy as np
-
 from convla.experiments.csm.agreement import VERDICTS, Verdict
-from convla.experiments.csm.columns import column_of, columns_of, estimate
-from convla.experiments.csm.published import PUBLISHED_REPETITIONS
-from convla.experiments.descents.outcome import Floats, Outcome
+from convla.experiments.descents.outcome import Floats
 from convla.experiments.statistics import sequential_tail
 
-__all__ = ["ENOUGH", "FIRST", "at_most", "published_runs", "rows_of", "settle", "wanted"]
+__all__ = ["ENOUGH", "FIRST", "at_most", "settle", "wanted"]
 
 ENOUGH = 5
 """So many runs on either side of a printed value decide."""
@@ -34,46 +30,22 @@ def at_most(rounds: int) -> int:
     return FIRST << (rounds - 1) if rounds else 0
 
 
-def rows_of(outcome: Outcome, start: int, stop: int | None = None) -> Outcome:
-    """Return some repetitions of an outcome."""
-    return Outcome(**{name: values[start:stop] for name, values in vars(outcome).items()})
-
-
-def published_runs(outcome: Outcome, start: int = 0) -> list[Outcome]:
-    """Return the repetitions from `start` as runs of the published size; what is left over belongs to none."""
-    return [
-        rows_of(outcome, first, first + PUBLISHED_REPETITIONS)
-        for first in range(start, outcome.repetitions - PUBLISHED_REPETITIONS + 1, PUBLISHED_REPETITIONS)
-    ]
-
-
-def settle(verdicts: Sequence[Verdict], outcome: Outcome, repetitions: int, rounds: int) -> list[Verdict]:
-    """Return verdicts on cells of one setting, those on undecided ones by the runs after the first repetitions.
+def settle(verdicts: Sequence[Verdict], runs: Mapping[str, Floats]) -> list[Verdict]:
+    """Return verdicts on cells of one setting, those on undecided ones by further runs of it.
 
     Parameters
     ----------
     verdicts : sequence of Verdict
-        By the first repetitions, not yet corrected for how many cells there are.
-    outcome : Outcome
-        Of the setting, further runs among it.
-    repetitions : int
-        How many are not of further runs.
-    rounds : int
-        Which were allowed; without any the verdicts stay.
+        By the repetitions, not yet corrected for how many cells there are.
+    runs : dict of str to numpy.ndarray
+        The value of each quantity in every further run; empty where there is none.
 
     Returns
     -------
     list of Verdict
     """
-    runs = published_runs(outcome, repetitions)[: at_most(rounds)]
-    if not runs:
-        return list(verdicts)
-    whole = estimate(outcome)
-    columns = [columns_of(run) for run in runs]
     return [
-        _by_runs(replace(verdict, ours=whole[verdict.cell.quantity]), _values(verdict.cell.quantity, columns))
-        if _is_open(verdict)
-        else verdict
+        _by_runs(verdict, runs[verdict.cell.quantity]) if _is_open(verdict) and runs else verdict
         for verdict in verdicts
     ]
 
@@ -87,19 +59,6 @@ def wanted(verdicts: Sequence[Verdict], runs: int, rounds: int) -> int:
 
 def _is_open(verdict: Verdict) -> bool:
     return verdict.verdict == VERDICTS[3] and verdict.cell.quantity[0] in "cC"
-
-
-def _values(quantity: str, columns: Sequence[Mapping[str, Floats]]) -> Floats:
-    """Return a cell's value in each run, as `estimate` has it; NaN where a run has nothing in the column."""
-    found = []
-    for run in columns:
-        values = run[column_of(quantity)]
-        values = values[np.isfinite(values)]
-        if "_std" in quantity:
-            found.append(float(values.std(ddof=1)) if values.size > 1 else 0.0)
-        else:
-            found.append(float(values.mean()) if values.size else np.nan)
-    return np.array(found)
 
 
 def _by_runs(verdict: Verdict, values: Floats) -> Verdict:

@@ -5,23 +5,21 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from convla.experiments import source
 from convla.experiments.csm.agreement import LEAST, VERDICTS, Verdict, cells_of, compare, decide
-from convla.experiments.csm.columns import estimate
 from convla.experiments.csm.conclusions import draw_conclusions
 from convla.experiments.csm.coverage import Coverage, measure_coverage
-from convla.experiments.csm.further import ENOUGH, at_most, rows_of, settle
+from convla.experiments.csm.further import ENOUGH, at_most, settle
 from convla.experiments.csm.published import PUBLISHED_REPETITIONS, QUANTITIES, published_flags
 from convla.experiments.csm.settings import CONTROLS, TABLES, Setting
-from convla.experiments.descents.outcome import Outcome
+from convla.experiments.csm.summary import Summary
 from convla.experiments.folder import Table, as_records
 from convla.experiments.source import Conclusion, Sheet
-from convla.experiments.statistics import Estimate
 
 __all__ = ["CONTROL_HEADER", "TABLE_HEADER", "Report", "build_report", "verdicts_on"]
 
@@ -66,8 +64,10 @@ class Report(source.Report):
         How many repetitions of each setting were dropped, where there were any.
     coverage : Coverage
         Empty unless it was asked for.
+    kept : set of tuple of int
+        Repetitions of a setting, and how many of them were kept, where that is not all.
     further : dict of str to int
-        How many repetitions each setting has beside the first ones, where there are any.
+        How many repetitions there are of each setting in further runs, where there are any.
     rounds : int
         Of further runs that were allowed.
     """
@@ -77,8 +77,9 @@ class Report(source.Report):
     conclusions: list[Conclusion]
     diverged: dict[str, int]
     coverage: Coverage
-    further: dict[str, int]
-    rounds: int
+    kept: set[tuple[int, int]] = field(default_factory=set)
+    further: dict[str, int] = field(default_factory=dict)
+    rounds: int = 0
 
     def counts(self, columns: str = "ABCD") -> dict[str, int]:
         """Return how many cells of these columns got each verdict."""
@@ -140,6 +141,11 @@ class Report(source.Report):
             if counts:
                 lines.append(f"{name}: " + ", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
         lines += self._multiplicity() + self.coverage.lines()
+        lines += [
+            f"of {size} repetitions estimates, errors and counts are of all; z, p, medians, lengths, angles and "
+            f"pictures are of the first {kept}, so that memory does not grow"
+            for size, kept in sorted(self.kept)
+        ]
         return lines + [f"{name}: {count} diverged, dropped" for name, count in self.diverged.items()]
 
     def _multiplicity(self) -> list[str]:
@@ -176,48 +182,41 @@ class Report(source.Report):
         ]
 
 
-def build_report(outcomes: Mapping[Setting, Outcome], targets: Sequence[str], repetitions: int, rounds: int) -> Report:
-    """Return the report on the targets, from the outcomes of the settings they need.
+def build_report(
+    found: Mapping[Setting, Summary], targets: Sequence[str], runs: Mapping[Setting, int] | None = None, rounds: int = 0
+) -> Report:
+    """Return the report on the targets, from the summaries of the settings they need.
 
     Parameters
     ----------
-    outcomes : dict of Setting to Outcome
+    found : dict of Setting to Summary
     targets : sequence of str
-    repetitions : int
-        So many of each outcome say everything; what is beyond them are further runs, of undecided cells.
-    rounds : int
+    runs : dict of Setting to int, optional
+        How many further runs there are of each setting, where there are any.
+    rounds : int, default 0
         Of further runs that were allowed.
     """
-    verdicts = decide(
-        [v for s, outcome in outcomes.items() for v in verdicts_on(s, outcome, targets, repetitions, rounds)]
-    )
-    further = {s.name: outcome.repetitions - repetitions for s, outcome in outcomes.items()}
-    outcomes = {setting: rows_of(outcome, 0, repetitions) for setting, outcome in outcomes.items()}
-    estimates = {setting: estimate(outcome) for setting, outcome in outcomes.items()}
+    verdicts = decide([v for setting, summary in found.items() for v in verdicts_on(setting, summary, targets)])
     return Report(
         cells={table: [verdict for verdict in verdicts if verdict.cell.table == table] for table in _wanted(targets)},
-        controls=[
-            _control_row(setting, outcomes[setting], estimates[setting])
-            for setting in sorted(outcomes, key=_control_order)
-        ]
+        controls=[_control_row(setting, found[setting]) for setting in sorted(found, key=_control_order)]
         if "controls" in targets
         else [],
-        conclusions=draw_conclusions(outcomes, estimates),
-        diverged={setting.name: outcome.diverged for setting, outcome in outcomes.items() if outcome.diverged},
-        coverage=measure_coverage(outcomes if "coverage" in targets else {}),
-        further={name: count for name, count in further.items() if count},
+        conclusions=draw_conclusions(found),
+        diverged={setting.name: summary.diverged for setting, summary in found.items() if summary.diverged},
+        coverage=measure_coverage(found if "coverage" in targets else {}),
+        kept={(s.repetitions, s.kept.repetitions) for s in found.values() if not s.is_whole},
+        further={setting.name: count * PUBLISHED_REPETITIONS for setting, count in (runs or {}).items()},
         rounds=rounds,
     )
 
 
-def verdicts_on(
-    setting: Setting, outcome: Outcome, targets: Sequence[str], repetitions: int, rounds: int
-) -> list[Verdict]:
-    """Return the verdicts on a setting's cells, not yet corrected for how many there are; arguments as above."""
+def verdicts_on(setting: Setting, summary: Summary, targets: Sequence[str]) -> list[Verdict]:
+    """Return the verdicts on a setting's cells among the targets, not yet corrected for how many cells there are."""
     if setting.control != "loss":
         return []
     cells = [cell for table in _wanted(targets) if table in setting.tables for cell in cells_of(table, setting)]
-    return settle(compare(cells, rows_of(outcome, 0, repetitions)), outcome, repetitions, rounds) if cells else []
+    return settle(compare(cells, summary.kept, summary.estimates), summary.further)
 
 
 def _wanted(targets: Sequence[str]) -> list[int]:
@@ -265,7 +264,8 @@ def _control_order(setting: Setting) -> tuple[Any, ...]:
     return (setting.tables, setting.n, setting.optimizer, CONTROLS.index(setting.control))
 
 
-def _control_row(setting: Setting, outcome: Outcome, columns: Mapping[str, Estimate]) -> tuple[Any, ...]:
+def _control_row(setting: Setting, summary: Summary) -> tuple[Any, ...]:
+    outcome, columns = summary.kept, summary.estimates
     kept = outcome.converged
     cosines = outcome.cosine[kept]
     cosines = cosines[np.isfinite(cosines).all(axis=1)]
@@ -279,7 +279,7 @@ def _control_row(setting: Setting, outcome: Outcome, columns: Mapping[str, Estim
         columns["B_reduction_frequency_pct"].value,
         columns["C_decrease_mean_pct"].value,
         columns["D_increase_mean_pct"].count,
-        outcome.diverged,
+        summary.diverged,
         float(outcome.norms[kept, 0].mean()),
         *(float(value) for value in np.median(outcome.survival, axis=0)),
         *(float(value) for value in cosines.mean(axis=0)),

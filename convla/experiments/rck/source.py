@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from convla.experiments.folder import Table, as_records
 from convla.experiments.rck.conclusions import draw_figure_conclusions
 from convla.experiments.rck.settings import FigureSetting, Traces, figure_settings, run_figure
-from convla.experiments.source import Conclusion, Part, Report, Source
+from convla.experiments.session import Part, joined
+from convla.experiments.source import Conclusion, Report, Source
 
 __all__ = ["TARGETS", "TRACE_HEADER", "Figures", "Traced"]
 
@@ -56,23 +57,26 @@ def _rows(setting: FigureSetting, traces: Traces) -> Iterator[tuple[Any, ...]]:
 
 
 @dataclass(frozen=True)
-class Figures(Source[FigureSetting, Traces]):
+class Figures(Source[FigureSetting, Traces, Traces]):
     """The descents of both figures, if they are among some targets.
 
     Attributes
     ----------
     targets : tuple of str
     kernels : int
-        Random kernels of each descent.
+        Random kernels of each descent, in the first round.
     seed : int
     rounds : int
         How often their number may be doubled for sentences that are undecided.
+    doubled : int
+        How often it is.
     """
 
     targets: tuple[str, ...]
     kernels: int
     seed: int
     rounds: int = 0
+    doubled: int = 0
 
     kind: ClassVar[type[Any]] = Traces
 
@@ -82,34 +86,34 @@ class Figures(Source[FigureSetting, Traces]):
 
     def size(self, unit: FigureSetting) -> int:  # noqa: ARG002
         """Return the number of kernels."""
-        return self.kernels
+        return self.kernels << self.doubled
 
     def cut(self, unit: FigureSetting) -> int:  # noqa: ARG002
         """Return the kernels of a part."""
         return KERNELS
 
-    def __call__(self, unit: Part[FigureSetting], advance: Callable[[int], None] = lambda _: None) -> Traces:
+    def __call__(self, part: Part[FigureSetting], advance: Callable[[int], None] = lambda _: None) -> Traces:
         """Run the descents of some kernels."""
-        count = unit.stop - unit.start
-        return run_figure(unit.setting, kernels=count, start=unit.start, seed=self.seed, advance=advance)
+        return run_figure(part.unit, kernels=part.rows, start=part.start, seed=self.seed, advance=advance)
 
-    def report(self, outcomes: Mapping[FigureSetting, Traces]) -> Traced:
+    def summarize(self, unit: FigureSetting, outcomes: Iterable[Traces]) -> Traces:  # noqa: ARG002
+        """Return the traces of all kernels."""
+        return joined([*outcomes])
+
+    def report(self, found: Mapping[FigureSetting, Traces]) -> Traced:
         """Return the traces, and the sentences that they decide."""
-        return Traced(outcomes, self._conclusions(outcomes))
+        return Traced(found, self._conclusions(found))
 
-    def further(self, outcomes: Mapping[FigureSetting, Traces]) -> list[Part[FigureSetting]]:
-        """Return as many kernels again for all panels, if a sentence is undecided and a round is left."""
-        count = min((len(traces.true) for traces in outcomes.values()), default=0)
-        left = count and count < self.kernels << self.rounds
-        if not left or all(conclusion.verdict != "undecided" for conclusion in self._conclusions(outcomes)):
-            return []
-        return [part for unit in outcomes for part in self.span(unit, count, 2 * count)]
+    def further(self, found: Mapping[FigureSetting, Traces]) -> tuple[Self, list[FigureSetting]] | None:
+        """Return the source with twice as many kernels, if a sentence is undecided and a round is left."""
+        decided = all(conclusion.verdict != "undecided" for conclusion in self._conclusions(found))
+        return None if decided or self.doubled == self.rounds else (replace(self, doubled=self.doubled + 1), [*found])
 
-    def _conclusions(self, outcomes: Mapping[FigureSetting, Traces]) -> list[Conclusion]:
-        return draw_figure_conclusions(outcomes, self.kernels, self.rounds)
+    def _conclusions(self, found: Mapping[FigureSetting, Traces]) -> list[Conclusion]:
+        return draw_figure_conclusions(found, self.kernels, self.rounds)
 
-    def draw(self, outcomes: Mapping[FigureSetting, Traces], folder: Path) -> list[str]:
+    def draw(self, found: Mapping[FigureSetting, Traces], folder: Path) -> list[str]:
         """Draw the two figures and the barrier."""
         from convla.experiments.rck.plots import plot_figures  # matplotlib takes half a second to import
 
-        return plot_figures(outcomes, folder)
+        return plot_figures(found, folder)
