@@ -119,10 +119,12 @@ def try_mutant(mutant: Mutant, statements: Sequence[Statement], *, examples: int
     plan = [(statement.id, piece.name, _allowed(record, piece)) for statement, piece in pieces]
     ended, asked = _in_a_process(_notice, (mutant, plan, examples))
     seconds = time.perf_counter() - start
-    finding = f"it does not end within {dict((p[:2], p[2]) for p in plan)[asked]:.0f} s" if ended is None else ended
-    if not finding:
+    if ended is None:
+        allowed = next(allowed for name, check, allowed in plan if (name, check) == asked)
+        ended = f"it does not end within {allowed:.0f} s"
+    if not ended:
         return Trial(mutant, ids, "survived", "", "", seconds)
-    return Trial(mutant, ids, "noticed", " ".join(asked), finding, seconds)
+    return Trial(mutant, ids, "noticed", " ".join(asked), ended, seconds)
 
 
 def _pieces(statements: Sequence[Statement]) -> list[tuple[Statement, Evidence]]:
@@ -280,7 +282,10 @@ class Course:
         with self._lock:
             self.record.add(mutant, trial.result, trial.by.rpartition(" ")[2], pieces)
             if self.verbose:
-                print(f"{trial.result:10} {mutant.where} | {trial.by}: {trial.finding[:100]} ({trial.seconds:.0f} s)", flush=True)
+                print(
+                    f"{trial.result:10} {mutant.where} | {trial.by}: {trial.finding[:100]} ({trial.seconds:.0f} s)",
+                    flush=True,
+                )
         return trial
 
     def _time(self, statements: list[Statement]) -> None:

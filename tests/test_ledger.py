@@ -21,7 +21,7 @@ from proofs_checks.ledger import SOURCES, ledger, select
 from proofs_checks.mutate import equivalent, try_mutant
 from proofs_checks.mutation import applied, mutants, resolve
 from proofs_checks.page import FENCE, main
-from proofs_checks.record import Record, basis
+from proofs_checks.record import Record
 from proofs_checks.runner import Outcome, run_evidence, verify
 from proofs_checks.statement import Evidence, Kind, Statement, Verdict
 

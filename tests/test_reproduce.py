@@ -28,8 +28,8 @@ from convla.experiments.descents.draws import CHUNK
 from convla.experiments.descents.outcome import Outcome, run_setting
 from convla.experiments.folder import ResultsError, ResultsFolder
 from convla.experiments.reproduction import Request, reproduce
-from convla.experiments.statistics import Estimate
 from convla.experiments.session import Watcher
+from convla.experiments.statistics import Estimate
 
 SMALL = ["--repetitions", "60"]
 
@@ -273,7 +273,9 @@ def test_a_printed_value_is_one_more_run() -> None:
     probabilities = []
     for _ in range(400):
         values = -rng.exponential(size=201) * (rng.random(201) < 0.4)
-        printed = Verdict(replace(cell, value=values[0], half_unit=0.0), Estimate(0.0, 0.0, 0), *[np.nan] * 3, "undecided")
+        printed = Verdict(
+            replace(cell, value=values[0], half_unit=0.0), Estimate(0.0, 0.0, 0), *[np.nan] * 3, "undecided"
+        )
         found = further._by_runs(printed, values[1:])
         counts[found.verdict] += 1
         probabilities.append(found.p)

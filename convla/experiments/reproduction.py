@@ -224,7 +224,7 @@ def _found(session: Session[Any, Any], source: Source[Any, Any, Any], units: Seq
 def _decided(
     session: Session[Any, Any], source: Source[Any, Any, Any], found: dict[Any, Any]
 ) -> tuple[Source[Any, Any, Any], dict[Any, Any]]:
-    """Return a source with all that it is found to need, and what that leaves: more is run as long as it asks for it."""
+    """Return a source and what its settings leave, after more of them has been run for as long as it asks for it."""
     while (more := source.further(found)) is not None:
         source, units = more
         session.announce([(source, units)])

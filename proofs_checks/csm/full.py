@@ -275,7 +275,10 @@ def similarities_in_every_dtype_and_at_every_scale(examples: int) -> str:
         kernels, maps = int((k1 * k2).sum()), int(identities.feature_inner_product(k1, k2, x))
         for dtype in (np.int64, object, np.float32, np.float64):
             one, other, image = (a.astype(dtype) for a in (k1, k2, x))
-            found = convla.kernel_similarity(one, other), convla.feature_map_similarity(one, other, image, padding="full")
+            found = (
+                convla.kernel_similarity(one, other),
+                convla.feature_map_similarity(one, other, image, padding="full"),
+            )
             assert dtype is object or [f.dtype for f in found] == [dtype] * 2, (dtype, found)
             wanted = np.array([kernels, maps]).astype(dtype)
             assert np.array_equal(np.array(found, dtype=dtype), wanted), (dtype, k1, k2, x)

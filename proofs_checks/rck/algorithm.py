@@ -183,7 +183,8 @@ def descents_end_where_they_say(_: int) -> str:
 
 
 @evidence(
-    Kind.PROPERTY, "diagonal layers of 3 channels that change places, at scales from 2^-20 to 2^20: estimates against the true value"
+    Kind.PROPERTY,
+    "diagonal layers of 3 channels that change places, at scales from 2^-20 to 2^20: estimates against the true value",
 )
 def a_lost_estimate_is_begun_anew(_: int) -> str:
     for power in (-20, -10, 0, 20):

@@ -106,7 +106,9 @@ def gradients_average_over_what_is_tied(_: int) -> str:
         assert np.allclose(gradient(3.0, 3.0 * (1 + 1e-9), 1.0), [3.0, 3.0], rtol=1e-6)
         assert np.allclose(gradient(3.0, 3.0 * (1 + 1e-7), 1.0), [0.0, 6.0], rtol=1e-6)
     whole = np.array([[[3, 1], [0, 2]]])
-    penalties = {dtype: convla.penalty(convla.ConvOperator(whole.astype(dtype), (4,)), 2.0) for dtype in (int, "f4", "f8")}
+    penalties = {
+        dtype: convla.penalty(convla.ConvOperator(whole.astype(dtype), (4,)), 2.0) for dtype in (int, "f4", "f8")
+    }
     assert [np.asarray(value).dtype for value in penalties.values()] == [np.float64, np.float32, np.float64]
     assert float(penalties[int]) == float(penalties["f8"])
     assert abs(float(penalties["f4"]) / float(penalties["f8"]) - 1) < 1e-5

@@ -1,7 +1,7 @@
 """Further runs of the published size, one by one, for the cells that the repetitions leave undecided.
 
-If print and we ran the same experiment, a printed value is one more run of 1000 among ours, whatever their distribution:
-no spread has to be known. Runs are added until `ENOUGH` of them lie at or below the printed value, and as many at or
+If print and we ran the same experiment, a printed value is one more run of 1000 among ours, whatever their law: no
+spread has to be known. Runs are added until `ENOUGH` of them lie at or below the printed value, and as many at or
 above it; the p-value is that of Besag and Clifford for such a draw, twice the smaller of both sides. A cell that runs
 of both sides surround so is reproduced, unless the correction for all cells contradicts it; one that they do not by the
 last run is undecided still. Of cells that agree ``2 ENOUGH / (runs + 1)`` are left so: one in twenty after 200 runs.

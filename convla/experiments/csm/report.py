@@ -23,7 +23,20 @@ from convla.experiments.source import Conclusion, Sheet
 
 __all__ = ["CONTROL_HEADER", "TABLE_HEADER", "Report", "build_report", "verdicts_on"]
 
-TABLE_HEADER = ("table", "N", "optimizer", "quantity", "published", "ours", "stderr", "z", "p", "holm", "verdict", "runs")
+TABLE_HEADER = (
+    "table",
+    "N",
+    "optimizer",
+    "quantity",
+    "published",
+    "ours",
+    "stderr",
+    "z",
+    "p",
+    "holm",
+    "verdict",
+    "runs",
+)
 CONTROL_HEADER = (
     "tables",
     "N",

@@ -4,9 +4,9 @@ A sentence holds when it is true of more than half of all kernels, of the distri
 every panel that it speaks of; it does not hold when that is false of a panel. Either is said where the kernels at hand
 show it with an error probability of at most 5 % for all panels at once, and "undecided" otherwise: five kernels that
 agree do not show it of two panels, and nine do of ten. Where kernels are added for what is undecided, the error is that
-of all looks together, and the first look that decides a sentence counts. Sentences on sizes are of medians, with the intervals between
-order statistics that hold whatever the distribution. What is a theorem needs no counting: a single kernel against it
-would overturn it. The evidence counts kernels. Unless "reported" is said, values are the true ones.
+of all looks together, and the first look that decides a sentence counts. Sentences on sizes are of medians, with the
+intervals between order statistics that hold whatever the distribution. What is a theorem needs no counting: a single
+kernel against it would overturn it. The evidence counts kernels. Unless "reported" is said, values are the true ones.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def _look(whole: Panels, size: int, looks: int) -> list[Conclusion]:
 
 
 def _groups(panels: Panels) -> tuple[Mapping[str, Traces], ...]:
-    """Return the panels of Example 1, those of Example 2, of these those with a large alpha, and those with more inputs."""
+    """Return the panels of either example, those of large alpha, and those with more input than output channels."""
     return (
         {f"{s.kernel}": panels[s] for s in (FigureSetting(*shape, 1.0) for shape in SHAPES)},
         {f"alpha = {alpha:g}": panels[FigureSetting(*SHAPES[0], alpha)] for alpha in ALPHAS},
