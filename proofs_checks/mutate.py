@@ -157,6 +157,8 @@ def _in_a_process(function: Callable[..., Any], arguments: tuple[Any, ...]) -> t
     try:
         while receiving.poll(CROWDED * allowed):
             kind, *told = receiving.recv()
+            if kind == "failed":
+                raise RuntimeError(f"{' '.join(asked)}: {told[0]}")
             if kind == "ended":
                 return told[0], asked
             asked, allowed = told
@@ -178,7 +180,11 @@ def _report(sending: Any, function: Callable[..., Any], arguments: tuple[Any, ..
             resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time() + allowed) + 1, hard))
         sending.send(("asked", asked, allowed))
 
-    sending.send(("ended", function(ask, *arguments)))
+    try:
+        told = "ended", function(ask, *arguments)
+    except Exception as error:  # of the tool, or of evidence that cannot run
+        told = "failed", f"{type(error).__name__}: {error}"
+    sending.send(told)
     sending.close()
 
 

@@ -144,7 +144,8 @@ def _mutants() -> str:
     kept = f"{counts['survived'] or 'none'} passed unnoticed"
     return (
         f"Of {sum(counts.values())} wrong versions, drawn evenly over the functions, it noticed {counts['noticed']}; "
-        f"{counts['equivalent']} compute the same, each for a reason that `proofs_checks/equivalent.toml` gives; {kept}."
+        f"{counts['equivalent']} compute the same, or nothing that is run here, each for a reason that "
+        f"`proofs_checks/equivalent.toml` gives; {kept}."
     )
 
 
