@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import itertools
 import math
 from pathlib import Path
@@ -147,6 +148,16 @@ def test_wrong_margins_are_named(tmp_path: Path, margins: str, message: str) -> 
     (tmp_path / "small.toml").write_text("\n".join(lines), encoding="utf-8")
     with pytest.raises(ExperimentError, match=message):
         read_experiment(str(tmp_path / "small.toml"))
+
+
+def test_the_page_is_what_its_numbers_say() -> None:
+    path = Path(__file__).parents[1] / "docs" / "experiments_page.py"
+    spec = importlib.util.spec_from_file_location("experiments_page", path)
+    assert spec is not None
+    assert spec.loader is not None
+    page = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(page)
+    assert page.main(["--check"]) == 0
 
 
 def test_equivalence_is_two_one_sided_tests() -> None:

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from convla._array import namespace
+from convla._array import as_float_array, namespace
 from convla._validate import check_array, check_integer, check_real, check_same_shape
 from convla.errors import ShapeError
 from convla.typing import Array, ArrayLike
@@ -218,10 +218,7 @@ def _sum_and_difference(k1: ArrayLike, k2: ArrayLike) -> tuple[Array, Array, Arr
     xp = namespace(k1, k2)
     k1, k2 = (check_array(name, k, xp, min_ndim=1, axes="(..., taps)") for name, k in (("k1", k1), ("k2", k2)))
     check_same_shape("k1", k1, "k2", k2)
-    dtype = xp.result_type(k1, k2)
-    if not xp.isdtype(dtype, "real floating"):
-        dtype = xp.float64
-    k1, k2 = (xp.astype(k, dtype, copy=False) for k in (k1, k2))
+    k1, k2 = (as_float_array(k, xp) for k in (k1, k2))
     parts = (k1 + k2, k1 - k2)
     norms = [xp.sqrt(xp.sum(part * part, axis=-1)) for part in parts]
     if not all(bool(xp.all(norm > 0.0)) for norm in norms):

@@ -227,12 +227,6 @@ class SearchSpace:
         """What ``B^T B`` makes of the rows that were added last."""
         return self._last[2]
 
-    @property
-    def last_remainder(self) -> Array:
-        """The same of one last row, less its part in that row: what is small is not lost beside it."""
-        vectors, _, products = self._last
-        return products - self.gram[:, -1:, -1:] * vectors
-
     def add(self, rows: Array, alive: Array | None = None) -> None:
         """Add orthonormal rows (maps, j, n), orthogonal to those that are here; `alive` (maps, j) is 0 for a zero."""
         self.multiplied += rows.shape[1]

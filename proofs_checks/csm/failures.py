@@ -332,8 +332,8 @@ STATEMENTS = (
         id="CSM-guarantee",
         number="ours",
         title='when "guaranteed to decrease" is true',
-        claim=r"For $N = 1$ minimising convolutional similarity always decreases $|\langle F_1, F_2\rangle|$; for $N \ge 2$ it fails "
-        r"with positive probability, after any number of steps. Kernels $s$ times as large at a rate $s^{-2}$ times as large do the "
+        claim=r"For $N = 1$ the gradient flow of convolutional similarity always decreases $|\langle F_1, F_2\rangle|$; for $N \ge 2$ it fails "
+        r"with positive probability, after any time. Kernels $s$ times as large at a rate $s^{-2}$ times as large do the "
         r"same; as $M$ grows, input and padding enter by the input's mean autocorrelation alone; for fixed $N \ge 3$ the probability is "
         r"$O(\tau^{-2})$ in the time $\tau$, rate times steps; and for long kernels and white inputs it tends to a function of "
         r"$t = 4Ns^2\tau$ alone, which is about $\frac{2}{\sqrt3}\,t^{-3/2}$ for long times.",

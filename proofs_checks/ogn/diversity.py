@@ -93,7 +93,7 @@ STATEMENTS = (
             "convla.experiments.training.curves.Curves.over_layers",
         ),
         note="The source's Figure 8 says that they differ more throughout, for BasicCNN on CIFAR-10. `convla train ogn-figure8` has both "
-        "sizes. The margin is ours, and was set before the runs.",
+        "sizes. The margin is ours.",
     ),
     Statement(
         id="OGN-rest",

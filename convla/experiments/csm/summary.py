@@ -86,7 +86,7 @@ class _Totals:
             for moment, value in zip(("mean", "std"), pair, strict=True):
                 # Column D has no expectation, and its mean no error.
                 stderr = math.nan if name == "D_increase" else value.stderr
-                found[quantity_of(name, moment)] = Estimate(np.nan_to_num(value.value), stderr, value.count)
+                found[quantity_of(name, moment)] = Estimate(float(np.nan_to_num(value.value)), stderr, value.count)
         return found | frequency(self.converged - self.failed, self.converged)
 
 
