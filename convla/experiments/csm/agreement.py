@@ -7,8 +7,8 @@ both runs' sampling errors are in it. Column B is a count, and gets the exact te
 expectation, and no probability is given for it.
 
 The tails are rare: where fewer than `LEAST` repetitions carry the spread of a cell, its error is not known, and the
-cell is undecided. Of the others those whose probability stands up to Holm's correction for all cells of columns A to C
-at once are not reproduced.
+cell is undecided; `convla.experiments.csm.further` decides it by further runs. Of the others those whose probability
+stands up to Holm's correction for all cells of columns A to C at once are not reproduced.
 """
 
 from __future__ import annotations
@@ -56,6 +56,8 @@ class Verdict:
         The same after Holm's correction for all cells of columns A to C of the report.
     verdict : str
         One of `VERDICTS`.
+    runs : int
+        The further runs by which it was decided, 0 where the repetitions sufficed.
     """
 
     cell: PublishedCell
@@ -64,6 +66,7 @@ class Verdict:
     p: float
     holm: float
     verdict: str
+    runs: int = 0
 
 
 def cells_of(table: int, setting: Setting) -> list[PublishedCell]:

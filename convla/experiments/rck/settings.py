@@ -89,6 +89,10 @@ class Traces:
     condition: Floats
     steps: Floats
 
+    def first(self, kernels: int) -> Traces:
+        """Return the rows of the first kernels."""
+        return Traces(**{name: values[:kernels] for name, values in vars(self).items()})
+
 
 def figure_settings() -> tuple[FigureSetting, ...]:
     """Return the settings of both figures and what is set beside them, each once.
