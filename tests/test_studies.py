@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import re
@@ -18,18 +19,19 @@ from scipy import signal
 import convla
 from convla.cli import run
 from convla.errors import EngineError
-from convla.experiments import Study, read_study
+from convla.experiments import Study, read_outcomes, read_study
 from convla.experiments.csm.published import published_tables
 from convla.experiments.csm.settings import Readings, study_file, table_settings
 from convla.experiments.descents import functions
-from convla.experiments.descents.draws import CHUNK, DrawError, chunk_size, draw
+from convla.experiments.descents.draws import CHUNK, DrawError, chunk_size, draw, stream_key
 from convla.experiments.descents.filters import descend_filters
-from convla.experiments.descents.outcome import run_setting, setting_engine
+from convla.experiments.descents.outcome import recut, run_setting, setting_engine
 from convla.experiments.descents.pairs import descend_pairs
-from convla.experiments.descents.quantities import QUANTITIES, _blocks
+from convla.experiments.descents.quantities import QUANTITIES
 from convla.experiments.descents.settings import NAMED_LOSSES, Setting
 from convla.experiments.descents.study import StudyError, _Work, read_rows
 from convla.experiments.folder import ResultsError
+from convla.experiments.session import Part
 from convla.experiments.statistics import Moments
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
@@ -97,9 +99,10 @@ class TestPublishedStudies:
         assert run(["study", str(path), "--repetitions", "70", "--part", "32", "--output", str(tmp_path / "out")]) == 0
         row = table_settings(["table3"])[2]
         whole = run_setting(row.descent(Readings()), repetitions=70, seed=0, engine="reference")
-        parts = [np.load(tmp_path / "out" / "runs" / f"setting3-{start}.npz") for start in ("0-32", "32-64", "64-70")]
+        parts = [outcome for setting, outcome in read_outcomes(tmp_path / "out") if setting["stream"] == row.draws]
+        assert [part.repetitions for part in parts] == [32, 32, 6]
         for name, values in vars(whole).items():
-            np.testing.assert_array_equal(values, np.concatenate([part[name] for part in parts]))
+            np.testing.assert_array_equal(values, np.concatenate([getattr(part, name) for part in parts]))
 
 
 class TestDraws:
@@ -161,8 +164,28 @@ class TestDraws:
         windows = {images[i, :, j : j + 8].astype(float).tobytes() for i in range(2) for j in range(3)}
         assert {np.ascontiguousarray(row).tobytes() for row in x} == windows
         np.save(path, np.array([[1.0, np.nan]]))
-        with pytest.raises(DrawError, match="must hold finite real numbers"):
-            _setting(inputs=str(tmp_path / ".." / tmp_path.name / "mine.npy"))  # the first is remembered by its name
+        with pytest.raises(DrawError, match="must hold finite numbers, got 1 of 2 that are not"):
+            _setting(inputs=str(path))
+
+
+class TestStreams:
+    def test_names_with_the_same_checksum_are_refused(self) -> None:
+        # The two best known words whose CRC32 is the same.
+        assert zlib.crc32(b"plumless") == zlib.crc32(b"buckeroo")
+        settings: dict[str, Any] = {"M": 8, "N": 3, "loss": "kernel", "learning_rate": 0.1, "iterations": 1}
+        with pytest.raises(StudyError, match="streams 'plumless' and 'buckeroo' would draw the same numbers"):
+            Study(together=[{"stream": "plumless"}, {"stream": "buckeroo"}], **settings)
+        assert len(Study(stream="plumless", **settings | {"N": [3, 5]}).settings) == 2
+
+    def test_what_is_drawn_goes_in_by_128_bits(self) -> None:
+        settings = [_setting(M=m, N=n) for m in range(8, 208) for n in range(1, 9)]
+        keys = {stream_key(setting) for setting in settings}
+        assert len(keys) == len(settings)
+        assert all(len(key) == 4 and all(0 <= word < 2**32 for word in key) for key in keys)
+        words = hashlib.blake2b(_setting().draws.encode(), digest_size=16).digest()
+        rows = np.random.default_rng(np.random.SeedSequence(5, spawn_key=(*np.frombuffer(words, "<u4").tolist(), 0)))
+        x, _ = draw(_setting(), 5, 0, 1)
+        np.testing.assert_array_equal(x[0, 0], rows.random((1, 14))[0, :8])
 
 
 class TestDescents:
@@ -264,7 +287,9 @@ class TestDescents:
         assert setting_engine(_setting(loss="kernel", dimensions=2, channels=3), "auto") == "numba"
         for setting in (_setting(kernels=3), _setting(channels=2), _setting(dimensions=2)):
             assert setting_engine(setting, "auto") == "reference"
-            with pytest.raises(EngineError, match="engine 'numba' runs two kernels"):
+            with pytest.raises(
+                EngineError, match=r"engine 'numba' does not run (3 kernels|correlations of several axes or channels)"
+            ):
                 setting_engine(setting, "numba")
 
     @pytest.mark.parametrize(
@@ -347,6 +372,15 @@ class Half:
         (tmp_path / "bad.py").write_text(self.GOOD.replace(*change).replace("gradient / self.steps", "gradient[0]"))
         with pytest.raises(functions.OptimizerError, match=re.escape(message)):
             run_setting(_setting(optimizer=f"{tmp_path}/bad.py:Half"), repetitions=3, seed=0)
+
+    def test_a_module_that_was_edited_is_refused(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        (tmp_path / "edited_optimizer.py").write_text(self.GOOD)
+        monkeypatch.syspath_prepend(tmp_path)
+        first = functions.source_digest("edited_optimizer:Half")
+        assert functions.source_digest("edited_optimizer:Half") == first
+        (tmp_path / "edited_optimizer.py").write_text(self.GOOD + "# another")
+        with pytest.raises(functions.StaleModuleError, match="edited_optimizer was edited after it was imported"):
+            functions.source_digest("edited_optimizer:Half")
 
     @pytest.mark.parametrize("name", ["none.py:Half", "no.such.module:Half", "math:Half"])
     def test_what_is_not_there_is_named(self, name: str) -> None:
@@ -444,7 +478,7 @@ class TestStudies:
         few.repeated(300).run(tmp_path / "a", part=100, resume=True)
         few.repeated(300).run(tmp_path / "b", part=100)
         manifest = json.loads((tmp_path / "a" / "manifest.json").read_text())
-        assert (manifest["resumed_parts"], manifest["complete"]) == (2, True)
+        assert (manifest["resumed_parts"], manifest["damaged_records"], manifest["complete"]) == (2, 0, True)
         assert (tmp_path / "a" / "results.csv").read_bytes() == (tmp_path / "b" / "results.csv").read_bytes()
 
     def test_the_folder_of_another_study_is_not_overwritten(self, tmp_path: Path) -> None:
@@ -460,13 +494,17 @@ class TestStudies:
     def test_an_optimizer_that_was_edited_is_another(self, tmp_path: Path) -> None:
         (tmp_path / "mine.py").write_text(TestOptimizersOfOnesOwn.GOOD)
         study = Study(N=3, loss="kernel", optimizer=f"{tmp_path}/mine.py:Half", **self.AXES)
-        (part,) = study.parts(1100)
-        functions.source_digest.cache_clear()  # as in another process
+        (unit,) = study.units()
+        first = study.run(tmp_path / "out").rows
         (tmp_path / "mine.py").write_text(TestOptimizersOfOnesOwn.GOOD.replace("- self", "- 2 * self"))
-        (edited,) = study.parts(1100)
-        assert part.describe() != edited.describe()
-        with pytest.raises(StudyError, match=r"a worker has read another .*mine\.py"):
-            _Work(0, "auto")(part)
+        (edited,) = study.units()
+        assert unit.name != edited.name
+        with pytest.raises(StudyError, match=r"mine\.py:Half is not what the study began with"):
+            _Work(10, 0, "auto", None)(Part(unit, 0, 10))
+        # In the same process the new one is run, and what the old one left stays beside it.
+        assert study.run(tmp_path / "out", resume=True).rows[0]["estimate"] != first[0]["estimate"]
+        (tmp_path / "mine.py").write_text(TestOptimizersOfOnesOwn.GOOD)
+        assert study.run(tmp_path / "out", resume=True).rows == first
 
     def test_blocks_are_counted_from_the_first_repetition(self) -> None:
         whole = run_setting(_setting(iterations=1), repetitions=2100, seed=0)
@@ -475,7 +513,7 @@ class TestStudies:
                 type(whole)(*(column[start : start + cut] for column in vars(whole).values()))
                 for start in range(0, 2100, cut)
             ]
-            blocks = list(_blocks(parts))
+            blocks = list(recut(parts, CHUNK))
             assert [block.repetitions for block in blocks] == [1024, 1024, 52]
             np.testing.assert_array_equal(np.concatenate([block.loss for block in blocks]), whole.loss)
 
@@ -492,7 +530,7 @@ class TestCommand:
         assert len(EIGHT_LINES.splitlines()) == 8
         assert run(["study", str(path), "--repetitions", "60", "--output", str(output), "--json", str(report)]) == 0
         printed = capsys.readouterr()
-        assert "engine numba: 1 settings" in printed.out
+        assert "engine numba: 1 setting\n" in printed.out
         assert printed.err == ""
         rows = json.loads(report.read_text())
         assert {(row["N"], row["inputs"], row["repetitions"]) for row in rows} == {(25, "normal", 60)}
@@ -500,6 +538,19 @@ class TestCommand:
         assert (output / "cosine_after-inputs.png").read_bytes().startswith(b"\x89PNG")
         assert run(["study", "plot", str(output), "--quantity", "joy"]) == 2
         assert run(["study", "plot", str(tmp_path)]) == 2
+
+    def test_words_are_not_joined_by_lines(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        plots = pytest.importorskip("convla.experiments.descents.plots", reason="matplotlib is not installed")
+        loss, padding = ["kernel", "shrinkage"], ["full", 1]
+        study = Study(N=[3, 5], loss=loss, M=8, learning_rate=0.01, iterations=2, repetitions=20, padding=padding)
+        rows = study.run(tmp_path).rows
+        figures: list[Any] = []
+        monkeypatch.setattr(plots, "save_figure", lambda figure, _: figures.append(figure))
+        for axis in ("N", "loss", "padding"):
+            plots.plot_rows(rows, "correlation", axis, tmp_path / "unused.png")
+        numbers, *words = ({bar[0].get_linestyle() for bar in figure.axes[0].containers} for figure in figures)
+        assert numbers == {"-"}
+        assert words == [{"None"}] * 2
 
     def test_an_interrupted_study_resumes_to_the_same_numbers(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

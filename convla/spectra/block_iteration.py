@@ -386,7 +386,8 @@ def _independent(rows: Array, against: Sequence[Array], xp: Namespace) -> tuple[
     lengths = xp.sqrt(row_dots(rows, rows, xp))[..., None]
     rows = rows / xp.where(lengths == 0, xp.ones_like(lengths), lengths)
     alive = rows[..., 0]
-    # The second pass removes what rounding left in the first; no direction has lost so much that it takes a third.
+    # The second pass removes what rounding left in the first, where more than half was taken away (Daniel, Gragg,
+    # Kaufman and Stewart, 1976); no direction has lost so much that it takes a third.
     for _ in range(2 if rows.shape[1] else 0):
         for others in against:
             rows = rows - (rows @ xp.matrix_transpose(others)) @ others
@@ -395,4 +396,6 @@ def _independent(rows: Array, against: Sequence[Array], xp: Namespace) -> tuple[
         inverse = xp.where(kept, 1 / xp.sqrt(xp.where(kept, squares, xp.ones_like(squares))), 0 * squares)
         rows = xp.matrix_transpose(directions * inverse[:, None, :]) @ rows
         alive = xp.astype(kept, rows.dtype)
+        if not is_on_gpu(rows) and bool(xp.min(squares) >= 0.5):
+            break
     return rows, alive

@@ -16,7 +16,7 @@ from convla._array import on_device_of, to_numpy
 from convla.spectra.block_iteration import Block, SearchSpace
 from convla.spectra.result import End
 
-__all__ = ["extended"]
+__all__ = ["FAR", "extended"]
 
 FloatArray = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -24,6 +24,9 @@ _SHARE = 1e-4
 """A random vector holds less than this part of what it holds of an eigenvector in the mean with a chance of 0.8 %."""
 
 _SMALL = 0.01
+
+FAR = 0.9
+"""Of the singular value from which on the upper end is of interest: what is below is searched anew, not followed."""
 
 _ENOUGH = 1e100  # of a sum that would overflow
 
@@ -39,7 +42,8 @@ def extended(
         That of one random vector, or what an earlier call made of it.
     end : {"largest", "smallest"}
     count : int
-        Of the Ritz vectors that are returned, at most: fewer where the space has not as many.
+        Of the Ritz vectors that are returned, at most: fewer where the space has not as many, and one where the upper
+        end is far below the bar.
     rtol : float
     rows : int
         Up to which the space may grow.
@@ -62,13 +66,11 @@ def extended(
     while True:
         gram = np.asarray(to_numpy(space.gram[0, ...]), np.float64)
         squares, ritz = np.linalg.eigh(gram)
-        tolerance, width, above = rtol * float(squares[-1]), float(squares[-1] - squares[0]), math.inf
+        tolerance, width = rtol * float(squares[-1]), float(squares[-1] - squares[0])
         if end == "largest":
             squares, ritz = squares[::-1], ritz[:, ::-1]
-            known = _share_beyond(squares[0] + tolerance, gram) <= _SHARE / order
-            if squares[0] < bar:
-                above = _ceiling(gram, order)
-                known = known or above <= squares[0] + 0.25 * (bar - squares[0])  # has room for several steps
+            room = max(tolerance, 0.25 * (bar - squares[0]))  # below the bar, for several steps of a descent
+            known = _share_beyond(squares[0] + room, gram) <= _SHARE / order
         else:
             known = bool(squares[0] <= tolerance) or _share_beyond(tolerance - squares[0], -gram) <= _SHARE / order
         # The residual of the Ritz vector before the last row is what the last row adds to it. In a narrow spectrum each
@@ -82,6 +84,9 @@ def extended(
         if not new.shape[1] or not bool(space.xp.all(alive != 0)):  # the space is invariant, or all but
             break
         space.add(new, alive)
+    above = _ceiling(gram, order) if end == "largest" and squares[0] < bar else math.inf
+    if end == "largest" and squares[0] < FAR**2 * bar:
+        count = 1
     chosen = on_device_of(ritz[None, :, :count], space.gram, space.xp, dtype=space.gram.dtype)
     return space.block(chosen), known, tolerance, above
 
