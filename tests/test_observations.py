@@ -128,11 +128,11 @@ def test_an_experiment_says_what_is_equivalent(tmp_path: Path) -> None:
             assert float(row["mean"]) == pytest.approx(float(wanted), abs=1e-15)
     with (tmp_path / "out" / "correlations.csv").open(newline="") as file:
         first = next(row for row in csv.DictReader(file) if row["channels"] == "input" and row["arm"] == "plain")
-    wanted = [
+    ends = [
         c.input_correlation[-1, int(first["layer"]) - 1, int(first["distance"])]
         for _, c in trained.report.results[0].runs
     ]
-    assert float(first["mean"]) == pytest.approx(np.mean(wanted), abs=1e-15)
+    assert float(first["mean"]) == pytest.approx(np.mean(ends), abs=1e-15)
 
 
 @pytest.mark.parametrize(
