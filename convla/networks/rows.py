@@ -311,6 +311,7 @@ class Inspector:
         began = time.perf_counter()
         layer = None if task.is_run else task.layers[0]
         key = tuple(one.key for one in task.layers), None if layer is None else layer.kind
+        parts: dict[str, float] | None = None
         with self._lock:
             spent, known = self._found.get(key, (None, None))
         if known is None or spent is None or spent.max_matvecs < effort.max_matvecs:
@@ -321,7 +322,7 @@ class Inspector:
             with self._lock:
                 self._found[key] = effort, found
         else:
-            found, parts = known, None
+            found = known
         seconds = time.perf_counter() - began
         if parts is not None:
             parts["rest"] = max(0.0, seconds - math.fsum(parts.values()))

@@ -116,7 +116,8 @@ class Spectrum:
             return found.value, found.upper
         by_factors = self.effort.enclosure or self._is_small
         method: Literal["auto", "entries"] = "auto" if by_factors else "entries"
-        return self._within(singular_value_bounds(self.operator, method=method, start=self.largest))
+        lower, upper, *_ = singular_value_bounds(self.operator, method=method, start=self.largest)
+        return self._within(lower, upper)
 
     @_kept
     def _glimpse(self) -> SingularValues:
@@ -125,7 +126,8 @@ class Spectrum:
         lower, upper = self._known
         if self.effort.max_matvecs:
             vector = _glimpsed(self.operator, self.effort.max_matvecs // 2)
-            lower, upper = self._within(singular_value_bounds(self.operator, method="entries", start=vector))
+            lower, upper, *_ = singular_value_bounds(self.operator, method="entries", start=vector)
+            lower, upper = self._within(lower, upper)
         return SingularValues(
             values=np.array([lower]),
             left=None,
@@ -138,10 +140,10 @@ class Spectrum:
             method="lanczos",
         )
 
-    def _within(self, bounds: tuple[float, ...]) -> tuple[float, float]:
+    def _within(self, lower: float, upper: float) -> tuple[float, float]:
         """Return bounds of the map as those of the one that is meant."""
-        lower, upper = self._known
-        return max(bounds[0] - self.rounding, lower), min(bounds[1] + self.rounding, upper)
+        least, most = self._known
+        return max(lower - self.rounding, least), min(upper + self.rounding, most)
 
     @property
     def is_bare(self) -> bool:
