@@ -193,3 +193,43 @@ def test_a_mutant_that_nothing_notices_has_survived() -> None:
     assert (trial.result, trial.by) == ("survived", "")
     statement = next(s for s in ledger() if s.id == "RCK-scale")
     assert try_mutant(mutant, [statement], examples=5, record=Record()).result == "noticed"
+
+
+def test_a_record_counts_as_long_as_code_and_evidence_stay(tmp_path: Path) -> None:
+    mutant = mutants("convla.identities.scaled_penalty_minimum")[0]
+    (statement,) = select(["RCK-scale"])
+    piece, other = statement.evidence[0], select(["CSM-13"])[0].evidence[0]
+
+    def rewritten(_: int) -> str:
+        return ""
+
+    rewritten.__name__ = piece.name
+    changed = Evidence(piece.kind, piece.covers, rewritten)
+    record = Record(tmp_path / "record.json")
+    record.add(mutant, "noticed", piece.name, [piece, other])
+    record.add_time(piece, 1.234)
+    again = Record(tmp_path / "record.json")
+    kept = again.result_of(mutant, [piece])
+    assert kept is not None
+    assert (kept.result, kept.by, again.time_of(piece), again.time_of(changed)) == ("noticed", piece.name, 1.23, None)
+    assert again.result_of(mutant, [changed]) is None
+    assert again.result_of(mutant, [other]) is None, "what decided is gone"
+    # That nothing noticed it rests on all that was asked.
+    again.add(mutant, "survived", "", [piece])
+    assert again.result_of(mutant, [piece]) is not None
+    assert again.result_of(mutant, [piece, other]) is None
+    assert Record(tmp_path / "record.json").counts() == {"survived": 1}
+    again.keep_only([])
+    assert not Record(tmp_path / "record.json").trials
+
+
+def test_the_record_is_of_mutants_that_are_there_and_names_equivalents() -> None:
+    found = {mutant.where: mutant for s in ledger() for f in s.functions for mutant in mutants(f)}
+    record = Record(RECORD)
+    assert len(record.trials) >= 300
+    named = equivalent()
+    for where, kept in record.trials.items():
+        # A function that has changed since has other mutants; what is left of it is tried anew.
+        if where in found and kept.result == "equivalent":
+            mutant = found[where]
+            assert where in named or f"{mutant.module}.{mutant.name}" in named, where
