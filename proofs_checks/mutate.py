@@ -255,6 +255,10 @@ class Course:
         drawn = list({mutant.where: mutant for mutant in rounds if mutant is not None}.values())[:limit]
         if not set(ledger()) - set(statements):
             self.record.keep_only(concerned)
+        for mutant in itertools.chain.from_iterable(decks.values()):  # named since they were tried
+            kept = self.record.trials.get(mutant.where)
+            if kept is not None and kept.result == "survived" and _reason(mutant) is not None:
+                self.record.add(mutant, "equivalent", "", [piece for _, piece in _pieces(naming[mutant.function])])
         with ThreadPoolExecutor(jobs) as pool:
             yield from filter(None, pool.map(lambda m: self._try(m, list(concerned[m.where].values())), drawn))
 

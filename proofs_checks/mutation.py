@@ -215,9 +215,11 @@ def _code_of(code: types.CodeType, name: str) -> types.CodeType:
 
 
 def _plain(value: Any) -> Any:
-    """Return the function or class within a property, a class method, or what a decorator made."""
+    """Return the function or class within a property, cached or not, a class method, or what a decorator made."""
     if isinstance(value, property):
         value = value.fget
+    if isinstance(value, functools.cached_property):
+        value = value.func
     return inspect.unwrap(getattr(value, "__func__", value))
 
 

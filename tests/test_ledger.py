@@ -21,7 +21,7 @@ from proofs_checks.ledger import SOURCES, ledger, select
 from proofs_checks.mutate import equivalent, try_mutant
 from proofs_checks.mutation import applied, mutants, resolve
 from proofs_checks.page import FENCE, main
-from proofs_checks.record import Record
+from proofs_checks.record import RECORD, Record
 from proofs_checks.runner import Outcome, run_evidence, verify
 from proofs_checks.statement import Evidence, Kind, Statement, Verdict
 
@@ -193,3 +193,38 @@ def test_a_mutant_that_nothing_notices_has_survived() -> None:
     assert (trial.result, trial.by) == ("survived", "")
     statement = next(s for s in ledger() if s.id == "RCK-scale")
     assert try_mutant(mutant, [statement], examples=5, record=Record()).result == "noticed"
+
+
+def test_a_record_counts_as_long_as_code_and_evidence_stay(tmp_path: Path) -> None:
+    mutant = mutants("convla.identities.scaled_penalty_minimum")[0]
+    (statement,) = select(["RCK-scale"])
+    piece, other = statement.evidence[0], select(["CSM-13"])[0].evidence[0]
+
+    def rewritten(_: int) -> str:
+        return ""
+
+    rewritten.__name__ = piece.name
+    changed = Evidence(piece.kind, piece.covers, rewritten)
+    record = Record(tmp_path / "record.json")
+    record.add(mutant, "noticed", piece.name, [piece, other])
+    record.add_time(piece, 1.234)
+    again = Record(tmp_path / "record.json")
+    kept = again.result_of(mutant, [piece])
+    assert kept is not None
+    assert (kept.result, kept.by, again.time_of(piece), again.time_of(changed)) == ("noticed", piece.name, 1.23, None)
+    assert again.result_of(mutant, [changed]) is None
+    assert again.result_of(mutant, [other]) is None, "what decided is gone"
+    # That nothing noticed it rests on all that was asked.
+    again.add(mutant, "survived", "", [piece])
+    assert again.result_of(mutant, [piece]) is not None
+    assert again.result_of(mutant, [piece, other]) is None
+    assert Record(tmp_path / "record.json").counts() == {"survived": 1}
+    again.keep_only([])
+    assert not Record(tmp_path / "record.json").trials
+
+
+def test_the_record_calls_equivalent_what_is_named_so() -> None:
+    record, named = Record(RECORD), equivalent()
+    assert len(record.trials) >= 300
+    for where, kept in record.trials.items():
+        assert kept.result != "equivalent" or where in named or where.partition(": ")[0] in named, where

@@ -273,9 +273,8 @@ def test_a_printed_value_is_one_more_run() -> None:
     probabilities = []
     for _ in range(400):
         values = -rng.exponential(size=201) * (rng.random(201) < 0.4)
-        printed = Verdict(
-            replace(cell, value=values[0], half_unit=0.0), Estimate(0.0, 0.0, 0), *[np.nan] * 3, "undecided"
-        )
+        drawn = replace(cell, value=float(values[0]), half_unit=0.0)
+        printed = Verdict(drawn, Estimate(0.0, 0.0, 0), z=np.nan, p=np.nan, holm=np.nan, verdict="undecided")
         found = further._by_runs(printed, values[1:])
         counts[found.verdict] += 1
         probabilities.append(found.p)
