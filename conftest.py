@@ -22,6 +22,13 @@ collect_ignore_glob = (
 )
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist chooses
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Give each of several processes neighbouring tests, which need the same compiled code; idle ones take more."""
+    if getattr(config.option, "numprocesses", None) and config.option.dist == "no":
+        config.option.dist = "worksteal"
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread(request: pytest.FixtureRequest) -> Iterator[None]:
     """Give numba, and PyTorch where a test needs it, one thread: on a busy machine two wait for each other."""

@@ -3,26 +3,28 @@
 Networks of PyTorch's own modules with random weights, float32, enclosures included. The peers find one number a layer,
 without any bound: 500 steps of the power method in PyTorch, and ARPACK (scipy.sparse.linalg.svds) on the same products,
 for the convolutions of ResNet-18 alone. Wall time, start-up not counted; the memory is the largest of the process so
-far. About three minutes on two cores.
+far. About four minutes on two cores.
 
-    python benchmarks/bench_inspect.py [--quick]
+    python benchmarks/bench_inspect.py [--only WORD] [--page]
+
+``--only`` takes the networks with a word in their names, and no peers; ``--page`` writes the tables into
+docs/performance-inspect.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
-import platform
 import resource
 import time
 
 import numpy as np
 import torch
+from pages import machine, measured
 from scipy.sparse.linalg import LinearOperator, svds
 from torch import nn
 
 import convla
-from convla.networks.effort import work_of
 from convla.networks.inspection import Plan
 
 POWER_STEPS = 500
@@ -172,29 +174,28 @@ def by_arpack(layer):
     return float(svds(matrix, 1, tol=1e-5, return_singular_vectors=False, rng=np.random.default_rng(0))[0])
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="ResNet-18 alone, and no peers")
-    quick = parser.parse_args().quick
-    threads = torch.get_num_threads()
-    print(f"{platform.processor() or platform.machine()}, {threads} threads, PyTorch {torch.__version__}, ", end="")
-    print(f"NumPy {np.__version__}, convla {convla.__version__}, {time.strftime('%Y-%m-%d')}\n")
+def networks(word):
+    """Print what each network takes."""
     # Compiled once, and the BLAS awake.
     convla.inspect(resnet((1, 1, 0, 0), narrow=False, small=True), torch.zeros(1, 3, 8, 8))
     print(
         "| network | rows | s | of them estimated | s expected after a tenth of the rows | GiB |\n" + "|---" * 6 + "|"
     )
-    for name, build, size, options in RUNS[: 3 if quick else None]:
+    for name, build, size, options in RUNS:
+        if word not in name:
+            continue
         seconds, rows, hurried, expected = inspected(build, size, options)
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         print(f"| {name} | {rows} | {seconds:.1f} | {hurried} | {expected:.1f} | {memory:.2f} |", flush=True)
-    if quick:
-        return
+
+
+def peers():
+    """Print what others take for one number a layer, and which of their numbers are below a proved bound."""
     layers = layers_of(RESNET18())
     rows = convla.inspect(RESNET18(), torch.zeros(1, 3, 32, 32), measures=["sigma_max"], runs=False)
     enclosures = [(row.quantities["at_least"], row.quantities["at_most"]) for row in rows if row.kind == "convolution"]
     print(
-        "\n| sigma_max of the convolutions of ResNet-18, 32 x 32 | s | below its proved lower bound by more than 1e-4 |"
+        "| sigma_max of the convolutions of ResNet-18, 32 x 32 | s | below its proved lower bound by more than 1e-4 |"
     )
     print("|---|---|---|")
     began = time.perf_counter()
@@ -207,8 +208,19 @@ def main():
         seconds = time.perf_counter() - began
         short = sum(value < lower * (1 - 1e-4) for value, (lower, _) in zip(values, enclosures, strict=True))
         print(f"| {name} | {seconds:.1f} | {short} of {len(layers)} |", flush=True)
-    work = sum(work_of((layer,)) for layer in layers)
-    print(f"\n{work:.3g} products, as the estimate of the time left counts them")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", default="", help="networks with this word in their names, and no peers")
+    parser.add_argument("--page", action="store_true", help="write the tables into docs/performance-inspect.md")
+    options = parser.parse_args()
+    with measured("performance-inspect.md", "networks", write=options.page):
+        print(machine("scipy", "torch") + "\n")
+        networks(options.only)
+    if not options.only:
+        with measured("performance-inspect.md", "peers", write=options.page):
+            peers()
 
 
 if __name__ == "__main__":

@@ -45,10 +45,12 @@ CURVES: dict[str, tuple[int, ...]] = {
     "channels": (16, 32, 64, 128, 256, 512, 1024, 2048),
     "image": (16, 32, 64, 128, 256, 512),
     "files": (1, 10, 100, 1000),
+    "parts": (10**3, 10**4, 10**5, 10**6),
 }
 GROWTH = {
     "repetitions": 10.0,
     "files": 10.0,
+    "parts": 10.0,
     "channels": 5.0,
     "image": 5.0,
     "workers": 1.0,
@@ -87,8 +89,9 @@ def study(**changes: Any) -> Study:
 def measure_repetitions(size: int, folder: Path) -> Found:
     study(repetitions=1000).run(folder / "warm", pool=Pool())  # compiled, loaded
     watch = Stopwatch()
-    study(repetitions=size).run(folder / "run", pool=Pool())
-    return watch.read, len(list((folder / "run" / "runs").iterdir()))
+    plan = study(repetitions=size)
+    plan.run(folder / "run", pool=Pool())
+    return watch.read, -(-size // plan.settings[0].part)
 
 
 def measure_workers(size: int, folder: Path) -> Found:
@@ -152,6 +155,17 @@ def _driver(size: int, folder: Path) -> tuple[Any, Any]:
     return lap.read, tuple(np.subtract(watch.read, lap.read))
 
 
+def measure_parts(size: int, folder: Path) -> Found:
+    """Measure all that the driver does with parts of one repetition, their estimates included."""
+    plan, executor = study(iterations=1), _Instantly()
+    plan.run(folder / "first", part=1, pool=Pool(executor))
+    watch = Stopwatch()
+    plan.repeated(size).run(folder / "run", part=1, pool=Pool(executor, workers=64))
+    files = [path for path in (folder / "run").rglob("*") if path.is_file()]
+    print(f"{len(files)} files of {sum(path.stat().st_size for path in files)} bytes", file=sys.stderr)
+    return watch.read, size
+
+
 def measure_channels(size: int, folder: Path) -> Found:  # noqa: ARG001
     return _norm(size, 8)
 
@@ -183,6 +197,7 @@ def measure_files(size: int, folder: Path) -> Found:
 
 MEASURES: dict[str, Callable[[int, Path], Found]] = {
     "overhead": measure_overhead,
+    "parts": measure_parts,
     "estimates": measure_estimates,
     "workers": measure_workers,
     "repetitions": measure_repetitions,

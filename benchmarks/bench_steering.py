@@ -2,9 +2,10 @@
 
 Each way has a network of its own, of the same weights. They take one step in turn, round by round; a time is the least
 of the rounds, as other work on the machine only adds to it. For a batch of 128 it is time on the clock, on all threads;
-for the small batches processor time, on one thread. Prints Markdown. Run with ``python benchmarks/bench_steering.py``;
-``--only`` takes one of the networks, ``--write`` puts the tables into the page that shows them. A row that takes longer
-than its part of the time is cut off, and says so: all three tables together take at most ``--minutes``.
+for the small batches processor time, on one thread. A table more compares optimizers along orthonormalised momentum on
+the digits. Prints Markdown. Run with ``python benchmarks/bench_steering.py``; ``--only`` takes one of the tables,
+``--write`` puts them into the page that shows them. A row that takes longer than its part of the time is cut off, and
+says so: the three tables of times together take at most ``--minutes``.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import threadpoolctl
 import torch
+from orthonormal_optimizers import digits_table, makers
 from steered_networks import mobilenet_v3_small, resnet50
 from torch.nn.utils import parametrizations
 
@@ -30,7 +32,6 @@ from convla.experiments.training.networks import build_network
 from convla.frameworks.torch import (
     GradientTransform,
     NetworkSpectralPenalty,
-    OrthonormalSGD,
     SpectralProjection,
     convolutions,
     image_shapes,
@@ -102,7 +103,7 @@ def clipping(network: Network, example: torch.Tensor) -> Step:
             norm = image.norm()
             back, slope = torch.autograd.grad(norm, (unit, layer.weight))
             vectors[name] = back.detach()
-            excess = float(norm) - 1
+            excess = float(norm.detach()) - 1
             if excess > 0:
                 with torch.no_grad():
                     layer.weight.sub_(slope, alpha=excess / float(slope.square().sum()))
@@ -114,23 +115,35 @@ class TooLongError(Exception):
     """A row has used up its time."""
 
 
+class Clock(NamedTuple):
+    """What a table's times are, and the alarm that goes by the same clock."""
+
+    now: Callable[[], float]
+    alarm: int
+    signal: int
+
+
+WALL = Clock(time.perf_counter, signal.ITIMER_REAL, signal.SIGALRM)
+PROCESSOR = Clock(time.process_time, signal.ITIMER_PROF, signal.SIGPROF)
+
+
 @contextmanager
-def limited(seconds: float) -> Iterator[None]:
-    """Raise `TooLongError` after so many seconds on the clock, as soon as Python's interpreter is back."""
+def limited(seconds: float, clock: Clock = WALL) -> Iterator[None]:
+    """Raise `TooLongError` after so many seconds, as soon as Python's interpreter is back."""
 
     def stop(*_: object) -> None:
         raise TooLongError
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-3))
+    before = signal.signal(clock.signal, stop)
+    signal.setitimer(clock.alarm, max(seconds, 1e-3))
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(clock.alarm, 0)
+        signal.signal(clock.signal, before)
 
 
-def in_turn(steps: dict[str, Step], rounds: int, clock: Callable[[], float], seconds: float) -> dict[str, list[float]]:
+def in_turn(steps: dict[str, Step], rounds: int, clock: Clock, seconds: float) -> dict[str, list[float]]:
     """Return the seconds of each call, the first among them; infinity for one that is cut off, with all that follow.
 
     All together take so many seconds at most, each the same part of them.
@@ -141,14 +154,14 @@ def in_turn(steps: dict[str, Step], rounds: int, clock: Callable[[], float], sec
         for name, step in steps.items():
             if times[name] and times[name][-1] == float("inf"):
                 continue
-            began, start = clock(), time.perf_counter()
+            start = clock.now()
             try:
-                with limited(left[name]):
+                with limited(left[name], clock):
                     step()
-                times[name].append(clock() - began)
+                times[name].append(clock.now() - start)
             except TooLongError:
                 times[name].append(float("inf"))
-            left[name] -= time.perf_counter() - start
+            left[name] -= clock.now() - start
     return times
 
 
@@ -164,29 +177,6 @@ def table(times: dict[str, list[float]], head: str, seconds: float) -> str:
         else:
             rows.append(f"| {name} | cut off: its steps take more than {seconds / len(times):.0f} s | | | {first} |")
     return "\n".join([f"| {head} | ms | plain steps | cost | first step, ms |", "|---|---|---|---|---|", *rows])
-
-
-class MatrixMuon:
-    """PyTorch's Muon on a network's kernels, each as the matrix of its filters, and AdamW on the other parameters."""
-
-    def __init__(self, network: Network) -> None:
-        self.kernels = [layer.weight for layer in convolutions(network).values()]
-        self.matrices = [torch.nn.Parameter(kernel.detach().flatten(1)) for kernel in self.kernels]
-        own = {id(kernel) for kernel in self.kernels}
-        others = [parameter for parameter in network.parameters() if id(parameter) not in own]
-        self.parts = [torch.optim.Muon(self.matrices, lr=1e-3), torch.optim.AdamW(others, lr=1e-3)]
-        self.network = network
-
-    def zero_grad(self) -> None:
-        """Forget the gradients."""
-        self.network.zero_grad()
-
-    def step(self) -> None:
-        """Make a step; matrices and kernels share their memory."""
-        for matrix, kernel in zip(self.matrices, self.kernels, strict=True):
-            matrix.grad = kernel.grad.flatten(1)
-        for part in self.parts:
-            part.step()
 
 
 def large_batch(rounds: int, seconds: float, batch: int = 128) -> str:
@@ -206,8 +196,7 @@ def large_batch(rounds: int, seconds: float, batch: int = 128) -> str:
         "`spectral_norm`": Way(certified(new(), example), images),
         '`GradientTransform(..., "orthonormal")`': Way(transformed, images),
         'the same, method="newton-schulz"': Way(new(), images),
-        "`OrthonormalSGD`": Way(new(), images),
-        "torch's `Muon`, kernels as matrices, and `AdamW`": Way(new(), images),
+        **{name: Way(new(), images) for name in makers()},
         "torch's `parametrizations.spectral_norm`": Way(by_filters(new()), images),
         "a power iteration by autograd (FastClip)": Way(new(), images),
     }
@@ -215,10 +204,9 @@ def large_batch(rounds: int, seconds: float, batch: int = 128) -> str:
     GradientTransform(ways['the same, method="newton-schulz"'].optimizer, "orthonormal", method="newton-schulz")
     fast = ways["a power iteration by autograd (FastClip)"]
     fast.after = clipping(fast.network, example)
-    own, torchs = ways["`OrthonormalSGD`"], ways["torch's `Muon`, kernels as matrices, and `AdamW`"]
-    own.optimizer = OrthonormalSGD(own.network)
-    torchs.optimizer = MatrixMuon(torchs.network)
-    times = in_turn({name: way.step for name, way in ways.items()}, rounds, time.perf_counter, seconds - 2 * part)
+    for name, make in makers().items():
+        ways[name].optimizer = make(ways[name].network, 1e-3)
+    times = in_turn({name: way.step for name, way in ways.items()}, rounds, WALL, seconds - 2 * part)
     # A projection after an ordinary step, of which one in ten has one.
     way = Way(projected, images)
     projection = SpectralProjection(way.optimizer, projected, example, every=10**9)
@@ -300,7 +288,7 @@ def small_batch(name: str, network: Network, images: torch.Tensor, rounds: int, 
     ):
         way = ways[label]
         GradientTransform(way.optimizer, "orthonormal", network=way.network, **options)
-    times = in_turn({label: way.step for label, way in ways.items()}, rounds, time.process_time, seconds)
+    times = in_turn({label: way.step for label, way in ways.items()}, rounds, PROCESSOR, seconds)
     shape = "x".join(map(str, images.shape[2:]))
     return f"### {name}, {len(images)} images of {shape}, one thread\n\n" + table(times, "way", seconds)
 
@@ -313,36 +301,42 @@ def machine() -> str:
     )
 
 
+def written(page: str, name: str, text: str) -> str:
+    """Return the page with a table in its place."""
+    begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+    before, _, rest = page.partition(begin)
+    return f"{before}{begin}\n\n{text}\n\n{end}{rest.partition(end)[2]}"
+
+
 def main() -> None:
     """Print the tables, and write them where asked to."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
-    parser.add_argument("--only", choices=("resnet18", "resnet50", "mobilenet"))
+    parser.add_argument("--only", choices=("resnet18", "resnet50", "mobilenet", "digits"))
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--minutes", type=float, default=7.5)
     parser.add_argument("--write", action="store_true", help=f"between the markers of {PAGE.name}")
     options = parser.parse_args()
-    parts = [machine()]
-    torch.manual_seed(0)
-    if options.only in (None, "resnet18"):
-        parts.append(large_batch(options.rounds, 40 * options.minutes))
-    with threadpoolctl.threadpool_limits(1):
+    small = 10 * options.minutes
+    tables: dict[str, Callable[[], str]] = {
+        "resnet18": lambda: large_batch(options.rounds, 40 * options.minutes),
+        "resnet50": lambda: small_batch("ResNet-50", resnet50(), torch.randn(4, 3, 64, 64), options.rounds, small),
+        "mobilenet": lambda: small_batch(
+            "MobileNetV3-small", mobilenet_v3_small(), torch.randn(8, 3, 64, 64), options.rounds, small
+        ),
+        "digits": digits_table,
+    }
+    for name, measure in tables.items():
+        if options.only not in (None, name):
+            continue
+        torch.manual_seed(0)
         threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        small = 10 * options.minutes
-        if options.only in (None, "resnet50"):
-            images = torch.randn(4, 3, 64, 64)
-            parts.append(small_batch("ResNet-50", resnet50(), images, options.rounds, small))
-        if options.only in (None, "mobilenet"):
-            images = torch.randn(8, 3, 64, 64)
-            parts.append(small_batch("MobileNetV3-small", mobilenet_v3_small(), images, options.rounds, small))
+        torch.set_num_threads(threads if name == "resnet18" else 1)
+        with threadpoolctl.threadpool_limits(None if name == "resnet18" else 1):
+            text = f"{measure()}\n\n{machine()}"
         torch.set_num_threads(threads)
-    text = "\n\n".join(parts)
-    print(text)
-    if options.write:
-        begin, end = "<!-- measured -->", "<!-- /measured -->"
-        before, _, rest = PAGE.read_text().partition(begin)
-        after = rest.partition(end)[2]
-        PAGE.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}")
+        print(text, flush=True)
+        if options.write:
+            PAGE.write_text(written(PAGE.read_text(), name, text))
 
 
 if __name__ == "__main__":

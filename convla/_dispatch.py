@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar
 
 import array_api_compat
+import numpy as np
 
 from convla._array import cuda_is_available, describe, is_numpy
 from convla._cuda import cuda_trouble
@@ -66,6 +67,8 @@ def check_cuda() -> None:
 
 
 def _is_float(array: Any) -> bool:
+    if type(array) is np.ndarray:  # a dtype's name takes long to make
+        return array.dtype.char in "fd"
     return str(array.dtype).rpartition(".")[2] in ("float32", "float64")
 
 

@@ -78,6 +78,10 @@ def resolve_padding(padding: Padding, extents: tuple[int, ...]) -> tuple[tuple[i
             ) from None
         return ((amount, amount),) * len(extents)
     if len(padding) != len(extents) or any(not isinstance(pair, Sequence) or len(pair) != 2 for pair in padding):
-        raise ShapeError(f"padding must have one (low, high) pair for each of {len(extents)} axes, got {padding!r}")
+        amounts = len(padding) == len(extents) and all(isinstance(amount, int) for amount in padding)  # as in PyTorch
+        advice = f": one amount for each axis is {tuple((amount, amount) for amount in padding)}" if amounts else ""
+        raise ShapeError(
+            f"padding must have one (low, high) pair for each of {len(extents)} axes, got {padding!r}{advice}"
+        )
     pairs = [tuple(check_integer(f"padding[{axis}]", amount) for amount in pair) for axis, pair in enumerate(padding)]
     return cast(tuple[tuple[int, int], ...], tuple(pairs))

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-__all__ = ["atomic_write", "check_replaceable"]
+__all__ = ["atomic_write", "check_replaceable", "flush_folder"]
 
 
 @contextlib.contextmanager
@@ -66,7 +66,7 @@ def atomic_write(path: str | os.PathLike[str], *, follow_links: bool = False) ->
     except BaseException:
         part.unlink(missing_ok=True)
         raise
-    _flush_folder(target.parent)
+    flush_folder(target.parent)
 
 
 def check_replaceable(path: str | os.PathLike[str], *, follow_links: bool = False) -> None:
@@ -100,7 +100,7 @@ def _mode_of(target: Path, given: Any) -> int | None:
     return stat.S_IMODE(found.st_mode) & 0o777
 
 
-def _flush_folder(folder: Path) -> None:
+def flush_folder(folder: Path) -> None:
     """Flush a folder's entries to the disk, where the system can."""
     if not hasattr(os, "O_DIRECTORY"):
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import numbers
 import operator
@@ -24,6 +25,7 @@ __all__ = [
     "check_rng",
     "check_same_shape",
     "check_sizes",
+    "layer_advice",
 ]
 
 _FLINT = {"fmpz", "fmpq", "fmpz_poly", "fmpq_poly", "fmpz_mpoly", "fmpq_mpoly", "fmpz_mod", "nmod", "arb"}
@@ -70,6 +72,8 @@ def check_array(
         If it holds NaN or infinity.
     """
     _refuse_masks(name, value)
+    if advice := layer_advice(value):
+        raise TypeError(f"{name} must be an array of real numbers, got {describe(value)}{advice}")
     try:
         array = as_array(value, xp)
     except (TypeError, ValueError) as error:
@@ -103,6 +107,13 @@ def _refuse_masks(name: str, value: object) -> None:
     parts = value if isinstance(value, (list, tuple)) else (value,)
     if any(isinstance(part, np.ma.MaskedArray) for part in parts):
         raise TypeError(f"{name} must be a plain array, got a masked one: masks are not read, pass {name}.filled(0)")
+
+
+def layer_advice(value: object) -> str:
+    """Return what leads from a layer of PyTorch to its map and its kernel, for a message; "" for anything else."""
+    if not any(base.__module__ == "torch.nn.modules.module" for base in type(value).__mro__):
+        return ""
+    return ": convla.frameworks.torch.operator(layer, image_shape) is the map of a layer, layer.weight its kernel"
 
 
 def _check_exact(name: str, array: Array) -> None:
@@ -231,7 +242,9 @@ def check_choice(name: str, value: object, choices: Sequence[str] | Collection[s
     """Return `value` if it is one of `choices`."""
     if not isinstance(value, str) or value not in choices:
         wanted = ", ".join(repr(choice) for choice in choices)
-        raise ValueError(f"{name} must be one of {wanted}, got {value!r}")
+        near = difflib.get_close_matches(value, choices, 1) if isinstance(value, str) else []
+        meant = f": did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"{name} must be one of {wanted}, got {value!r}{meant}")
     return value
 
 

@@ -1,5 +1,7 @@
 """The exceptions and warnings that convla raises itself, and the line that installs what is missing."""
 
+import importlib.util
+import sys
 from pathlib import Path
 
 __all__ = ["ConvergenceWarning", "ConvlaError", "EngineError", "ShapeError", "WeightsError", "install_line"]
@@ -26,7 +28,7 @@ class ConvergenceWarning(UserWarning):
 
 
 def install_line(extra: str) -> str:
-    """Return the command that installs an extra, from here where convla runs from a checkout.
+    """Return the command that installs an extra into the environment that runs convla, from where convla came.
 
     Parameters
     ----------
@@ -36,8 +38,25 @@ def install_line(extra: str) -> str:
     Examples
     --------
     >>> from convla.errors import install_line
-    >>> install_line("verify") in ("pip install 'convla[verify]'", "pip install -e '.[verify]'")
+    >>> install_line("verify").endswith("[verify]'")
     True
     """
-    checkout = (Path(__file__).parent.parent / "pyproject.toml").exists()
-    return f"pip install -e '.[{extra}]'" if checkout else f"pip install 'convla[{extra}]'"
+    pip = "pip" if importlib.util.find_spec("pip") else f"python3 -m pip --python '{sys.prefix}'"
+    checkout = Path(__file__).parent.parent
+    if (checkout / "pyproject.toml").exists():
+        return f"{pip} install -e '{'.' if checkout == Path.cwd() else checkout}[{extra}]'"
+    return f"{pip} install '{_origin()}[{extra}]'"
+
+
+def _origin() -> str:
+    """Return the folder or file that convla was installed from where it is still there, else its name in an index."""
+    import importlib.metadata  # what only a message needs
+    import json
+    from urllib.parse import unquote, urlparse
+
+    try:
+        text = importlib.metadata.distribution("convla").read_text("direct_url.json")
+    except importlib.metadata.PackageNotFoundError:
+        text = None
+    place = Path(unquote(urlparse(json.loads(text or "{}").get("url", "")).path))
+    return str(place) if place.is_absolute() and place.exists() else "convla"

@@ -13,12 +13,12 @@ from typing import Any
 
 from convla._array import describe, device_of, is_exact, namespace, sparse_library
 from convla._checks import match_dtypes
-from convla._validate import check_array, check_choice
+from convla._validate import check_array, check_choice, layer_advice
 from convla.errors import ShapeError
 from convla.toeplitz import SPARSE_FORMATS, Order, check_room, unvec, vec
 from convla.typing import Array, ArrayLike
 
-__all__ = ["LinearMap", "Transpose"]
+__all__ = ["LinearMap", "Transpose", "check_linear_map"]
 
 
 class LinearMap(ABC):
@@ -467,6 +467,14 @@ class Transpose(LinearMap):
 
     def _rebuilt(self, parts: tuple[LinearMap, ...]) -> LinearMap:
         return parts[0].T
+
+
+def check_linear_map(operator: object, name: str = "operator") -> None:
+    """Raise `TypeError` unless an argument is a map."""
+    if not isinstance(operator, LinearMap):
+        raise TypeError(
+            f"{name} must be a LinearMap, such as a ConvOperator, got {type(operator).__name__}{layer_advice(operator)}"
+        )
 
 
 def _refuse_no_array(name: str, value: object) -> None:

@@ -369,13 +369,19 @@ def _exact(matrices: Array, xp: Namespace, rtol: float, complete: bool, _: float
     # Squares of float32 numbers neither overflow nor vanish in float64; those of float64 numbers can.
     wide = xp.astype(matrices, xp.float64) if single else _scaled(matrices, xp)
     eigenvalues, vectors = xp.linalg.eigh(wide @ xp.matrix_transpose(wide))
-    least, largest = eigenvalues[:, 0], eigenvalues[:, -1]
-    resolved = (largest > 0) & (least > max(rtol**2, GRAM_RESOLVES["float32" if single else "float64"]) * largest)
-    safe = xp.where(resolved[:, None], eigenvalues, xp.ones_like(eigenvalues))
+    largest = eigenvalues[:, -1:]
+    kept = eigenvalues > max(rtol**2, GRAM_RESOLVES["float32" if single else "float64"]) * largest
+    # Gradients of few images have few singular values beside the roundoff of float32, which float64 tells from 0.
+    blur = 4 * wide.shape[1] ** 0.5 * float(xp.finfo(xp.float64).eps)
+    known = kept if complete or not single else kept | (eigenvalues <= (rtol**2 - blur) * largest)
+    resolved = (largest[:, 0] > 0) & xp.all(known, axis=1)
+    safe = xp.where(kept, eigenvalues, xp.ones_like(eigenvalues))
     # A matrix times its own transpose costs NumPy half a product.
-    half = vectors / xp.sqrt(xp.sqrt(safe))[:, None, :]
+    half = vectors * (xp.astype(kept, wide.dtype) / xp.sqrt(xp.sqrt(safe)))[:, None, :]
     inverse_root = half @ xp.matrix_transpose(half)
-    if single and bool(xp.all((largest <= FLOAT32_PRODUCT**2 * least) & (least >= FLOAT32_LEAST**2))):
+    least = xp.min(xp.where(kept, eigenvalues, largest), axis=1)
+    narrow = resolved & (largest[:, 0] <= FLOAT32_PRODUCT**2 * least) & (least >= FLOAT32_LEAST**2)
+    if single and bool(xp.all(narrow)):
         return xp.astype(inverse_root, xp.float32) @ matrices
     isometries = inverse_root @ wide
     if bool(xp.all(resolved)):

@@ -7,14 +7,14 @@ import html
 import io
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from convla._array import to_numpy
 from convla._validate import check_integer
 from convla.errors import install_line
-from convla.linear_map import LinearMap
+from convla.linear_map import LinearMap, check_linear_map
 from convla.operators import ConvOperator
 from convla.spectra import SingularValues, singular_values
 from convla.spectra.symbol import Symbol
@@ -61,7 +61,7 @@ def show_matrix(operator: LinearMap, *, ax: Axes | None = None) -> Axes:
     >>> show_matrix(blur).get_title()
     '16 x 16'
     """
-    _check_map(operator)
+    check_linear_map(operator)
     rows, columns = operator.shape
     if rows * columns > LARGEST:
         raise ValueError(f"operator must have at most {LARGEST} entries to be drawn, got {rows} x {columns}")
@@ -107,7 +107,7 @@ def plot_spectrum(spectrum: LinearMap | SingularValues, *, ax: Axes | None = Non
     16
     """
     if not isinstance(spectrum, SingularValues):
-        _check_map(spectrum, "spectrum")
+        check_linear_map(spectrum, "spectrum")
         spectrum = singular_values(spectrum)
     ax = _axes(ax)
     values = to_numpy(spectrum.values)
@@ -279,11 +279,6 @@ def slider(
         figure.savefig(file, format="png", dpi=100)
         pictures.append(file.getvalue())
     return Slider(label, tuple(map(str, values)), tuple(pictures))
-
-
-def _check_map(operator: Any, name: str = "operator") -> None:
-    if not isinstance(operator, LinearMap):
-        raise TypeError(f"{name} must be a LinearMap, got {type(operator).__name__}")
 
 
 def _axes(ax: Axes | None) -> Axes:

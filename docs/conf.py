@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import base64
+import importlib
 import io
+import itertools
 import json
 import os
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import jupytext
 from docutils import nodes
 from PIL import Image
+from sphinx import addnodes
 from sphinx.util.nodes import make_refnode
 
+import convla.typing
 from convla import __version__
+
+here = Path(__file__).parent
+sys.path.insert(0, str(here))
 
 project = "convla"
 author = "The convla maintainers"
@@ -33,6 +41,7 @@ extensions = [
     "numpydoc",
     "sphinx_copybutton",
     "sphinx_design",
+    "used_in",  # of this folder
 ]
 intersphinx_mapping: dict[str, tuple[str, None]] = {}
 
@@ -42,12 +51,11 @@ myst_heading_anchors = 3
 # The notebooks are jupytext percent scripts. Continuous integration executes them on every build, and an error in one
 # fails it; elsewhere the outputs of a script that has not changed are kept. For a quick look at the pages, without the
 # outputs: sphinx-build -D nb_execution_mode=off.
-here = Path(__file__).parent
 shutil.copytree(here.parent / "notebooks", here / "notebooks", dirs_exist_ok=True)
 (here / "notebooks" / "download").mkdir(exist_ok=True)
 for script in (here.parent / "notebooks").glob("*.py"):
     jupytext.write(jupytext.read(script), here / "notebooks" / "download" / f"{script.stem}.ipynb")
-nb_custom_formats = {".py": ["jupytext.reads", {"fmt": "py:percent"}]}
+nb_custom_formats = {".py": "percent.reads"}
 nb_execution_mode = "force" if "CI" in os.environ else "cache"
 nb_execution_timeout = 900  # of a cell; a busy machine takes minutes for one of seconds
 nb_execution_raise_on_error = True
@@ -66,7 +74,10 @@ exclude_patterns = [
 ]
 
 autodoc_member_order = "bysource"
-autodoc_typehints = "none"
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+autodoc_type_aliases = {name: name for name in convla.typing.__annotations__}  # ArrayLike, not what it stands for
+python_maximum_signature_line_length = 88  # a longer one has a line for each argument
 numpydoc_class_members_toctree = False
 numpydoc_show_class_members = False
 
@@ -111,6 +122,17 @@ def _link_names(app, doctree, docname: str) -> None:
         literal.replace_self(link)
 
 
+def _answer_to_every_module(_app, doctree) -> None:
+    """Give what is defined an anchor under each package that it is in: listings of sources link by one for a module."""
+    for signature in doctree.findall(addnodes.desc_signature):
+        module, name = signature.get("module"), signature.get("fullname", "")
+        if module:
+            described = getattr(importlib.import_module(module), name.partition(".")[0], None)
+            home = getattr(described, "__module__", None) or module
+            packages = itertools.accumulate(home.split("."), "{}.{}".format)
+            signature["ids"] += sorted({f"{package}.{name}" for package in packages} - set(signature["ids"]))
+
+
 def _make_thumbnails(app, exception) -> None:
     """Put a small picture of each notebook where the gallery shows it: of the cell tagged "thumbnail", or the first."""
     if exception or app.builder.format != "html":
@@ -137,6 +159,7 @@ def _list_versions(app, exception) -> None:
 
 
 def setup(app) -> None:
+    app.connect("doctree-read", _answer_to_every_module)
     app.connect("doctree-resolved", _link_names)
     app.connect("build-finished", _list_versions)
     app.connect("build-finished", _make_thumbnails)

@@ -8,6 +8,7 @@ python docs/studies_page.py --check   # exit code 1 if that would change the pag
 from __future__ import annotations
 
 import csv
+import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +17,17 @@ from verdicts_page import written
 
 HERE = Path(__file__).parent
 STUDIES = ("failures-as-kernels-grow", "natural-patches", "layers")
-LENGTHS = (2, 3, 4, 5, 7, 9, 12, 16, 20, 25)
+GROWTHS: dict[str, tuple[dict[str, str], tuple[str, ...], tuple[str, ...]]] = {
+    "N": (
+        {"M": "64", "kernels": "2"},
+        ("full", "same", "valid"),
+        ("2", "3", "4", "5", "7", "9", "12", "16", "20", "25"),
+    ),
+    "M": ({"N": "9", "kernels": "2"}, ("full", "same", "valid"), ("9", "16", "32", "64", "128", "256")),
+    "padding": ({"N": "9", "M": "64", "kernels": "2"}, (), tuple("012345678")),
+    "kernels": ({"N": "9", "M": "64"}, ("full", "valid"), ("2", "3", "4", "8")),
+}
+"""What grows, beside what stays and what is told apart besides the loss, and how far."""
 LOSSES = ("kernel", "convolutional", "scale-invariant")
 
 Key = tuple[str, ...]
@@ -31,7 +42,8 @@ def main(arguments: Sequence[str]) -> int:
             _run(name, Path(folder))
     page = HERE / "studies.md"
     text = page.read_text(encoding="utf-8")
-    new = written(text, {"failures": _failures, "natural": _natural, "layers": _layers})
+    growths = {f"growth of {axis}": functools.partial(_growth, axis) for axis in GROWTHS}
+    new = written(text, {**growths, "worst": _worst, "natural": _natural, "layers": _layers})
     if check:
         if new != text:
             print("docs/studies.md is not what docs/studies says: run python docs/studies_page.py", file=sys.stderr)
@@ -49,7 +61,15 @@ def _run(name: str, folder: Path) -> None:
     kept = HERE / "studies" / f"{name}.csv"
     kept.write_bytes((result.folder / "results.csv").read_bytes())
     if name == STUDIES[0]:
-        plot_rows(result.rows, "failed_pct", "N", HERE / "_static" / "study-failures.png", log=True)
+        fixed, paddings, sizes = GROWTHS["N"]
+        rows = [
+            row
+            for row in result.rows
+            if row["padding"] in paddings
+            and str(row["N"]) in sizes
+            and all(str(row[name]) == value for name, value in fixed.items())
+        ]
+        plot_rows(rows, "failed_pct", "N", HERE / "_static" / "study-failures.png", log=True)
 
 
 def _read(name: str, *axes: str) -> Found:
@@ -70,14 +90,33 @@ def _line(cells: Sequence[str], gap: str = " ") -> str:
     return "|" + "|".join(f"{gap}{cell}{gap}" for cell in cells) + "|"
 
 
-def _failures() -> list[str]:
-    found = _read(STUDIES[0], "loss", "padding", "N")
-    kinds = list(dict.fromkeys(key[:2] for key in found))
-    rows = [[", ".join(kind), *(_digits(found[(*kind, str(n))]["failed_pct"][0]) for n in LENGTHS)] for kind in kinds]
-    worst = max(values["failed_pct"][1] for values in found.values())
-    lost = sum(values["diverged_pct"][0] > 0.0 for values in found.values())
-    table = _table(["loss, padding", f"N = {LENGTHS[0]}", *map(str, LENGTHS[1:])], rows)
-    return [*table, "", f"The standard errors are at most {worst:.2g}; repetitions diverged in {lost} settings."]
+def _growth(axis: str) -> list[str]:
+    """Return failures in percent, and the mean correlation, as one of the sizes grows."""
+    fixed, paddings, sizes = GROWTHS[axis]
+    names = ("loss", "padding", "N", "M", "kernels")
+    found = _read(STUDIES[0], *names)
+    rows = []
+    for loss in LOSSES[1::-1]:
+        for padding in paddings or ("",):
+            keys = [{"loss": loss, "padding": padding, **fixed, axis: size} for size in sizes]
+            cells = [_failed(found[tuple(key[name] for name in names)]) for key in keys]
+            rows.append([f"{loss}, {padding}" if padding else loss, *cells])
+    symbol = {"padding": "P", "kernels": "S"}.get(axis, axis)
+    return _table(["loss, padding" if paddings else "loss", f"{symbol} = {sizes[0]}", *sizes[1:]], rows)
+
+
+def _failed(values: dict[str, tuple[float, float]]) -> str:
+    return f"{_digits(values['failed_pct'][0])} ({values['correlation'][0]:.2f})"
+
+
+def _worst() -> list[str]:
+    found = _read(STUDIES[0], "loss", "padding", "N", "M", "kernels").values()
+    failed, correlation = (max(values[name][1] for values in found) for name in ("failed_pct", "correlation"))
+    lost = sum(values["diverged_pct"][0] > 0.0 for values in found)
+    return [
+        f"The standard errors are at most {failed:.2g} and, of the correlation, {correlation:.2g}; "
+        f"repetitions diverged in {lost} of {len(found)} settings."
+    ]
 
 
 def _digits(percent: float) -> str:

@@ -135,8 +135,8 @@ for verdict in run.reports[0].cells[2]:
 # orthogonal kernels turn the feature maps, when lengths do not count?
 
 # %%
-for setting, outcome in run.outcomes.items():
-    before, after = np.nanmean(outcome.cosine, axis=0)
+for setting, summary in run.found.items():
+    before, after = np.nanmean(summary.kept.cosine, axis=0)
     print(f"{setting.name:18s} mean |cos(F1, F2)|: {before:.3f} at the start, {after:.3f} with orthogonal kernels")
 
 # %% [markdown]

@@ -105,9 +105,10 @@ with tempfile.TemporaryDirectory() as folder:
     run = reproduce(Request(targets=("controls",), repetitions=500, output=folder))
 
 print("tables  N  optimizer  minimised          B %     C %   shorter, longer keeps   |cos| before, after")
-for setting, outcome in sorted(run.outcomes.items(), key=lambda item: (item[0].n, item[0].optimizer)):
+for setting, summary in sorted(run.found.items(), key=lambda item: (item[0].n, item[0].optimizer)):
     if setting.tables != (3, 4):
         continue
+    outcome = summary.kept
     kept = outcome.converged
     start, end = outcome.similarity[kept].T
     down = end < start

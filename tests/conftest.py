@@ -33,9 +33,11 @@ COMMANDS = frozenset(
         "training",
         "verify",
         *(
+            "cuda_convolution",
             "cuda_emulator",
             "cuda_kernels",
             "cuda_lending",
+            "cuda_networks",
             "cuda_sources",
             "gpu_check",
         ),  # which build the kernels first

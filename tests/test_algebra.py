@@ -140,6 +140,14 @@ def test_factors_neither_overflow_nor_round_twice(factor: Any) -> None:
     assert ((np.int64(2**62) * a) * np.int64(2**62)).factor == 2**124
     np.testing.assert_allclose((factor * a).to_dense(), float(factor) * a.to_dense(), rtol=2**-52)
     np.testing.assert_array_equal((2.0**1000 * conv(0.0, 2.0**-1060, 0.0)).to_dense(), 2.0**-60 * np.eye(4))
+    unit = identity((1, 4))  # whose multiples are numbers, wherever they stand in a product
+    tiny = conv(0.0, 2.0**-1000, 0.0)
+    large = Fraction(2) ** 1030 * unit
+    for product in (large @ tiny, tiny @ large, large @ tiny @ unit):
+        assert isinstance(product, Scaled)
+        assert product.unscaled is tiny
+        np.testing.assert_array_equal(product.adjoint(np.ones((1, 4))), 2.0**30 * np.ones((1, 4)))
+    assert ((2 * unit) @ (3 * unit)).factor == 6
 
 
 def test_exact_maps_stay_exact_and_do_not_wrap() -> None:

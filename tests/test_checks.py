@@ -11,7 +11,15 @@ import numpy as np
 import pytest
 import scipy.sparse
 
-from convla import ConvOperator, cross_correlate, minimize_penalty, penalty, penalty_gradient
+from convla import (
+    ConvOperator,
+    convolutional_similarity,
+    cross_correlate,
+    largest_singular_value,
+    minimize_penalty,
+    penalty,
+    penalty_gradient,
+)
 from convla.spectra.tracking import BlockTracker
 
 IMAGE = np.ones((1, 5))
@@ -92,6 +100,18 @@ def test_a_kernel_that_requires_a_gradient_is_not_detached_in_silence() -> None:
         assert float(penalty(operator, 1.0)) == pytest.approx(float(penalty(ConvOperator(kernel, (5,)), 1.0)))
     with pytest.raises(TypeError, match=r"dense array, got a tensor of layout torch\.sparse_coo"):
         ConvOperator(kernel.detach().to_sparse(), (5,))
+
+
+@pytest.mark.torch
+def test_a_layer_where_its_kernel_or_its_map_is_meant() -> None:
+    torch = pytest.importorskip("torch")
+
+    class Own(torch.nn.Conv2d):  # type: ignore[name-defined, misc]
+        pass
+
+    for call in (convolutional_similarity, largest_singular_value, lambda layer: ConvOperator(layer, (8, 8))):
+        with pytest.raises(TypeError, match=r"got .*Own: convla\.frameworks\.torch\.operator\(layer, image_shape\)"):
+            call(Own(3, 4, 3))
 
 
 @pytest.mark.torch

@@ -40,6 +40,14 @@ def test_exact_shares_and_ranks(operator: Any) -> None:
     assert found.zeros == np.count_nonzero(values < 1e-10 * values[0]) or operator.dtype == np.float32
 
 
+@pytest.mark.parametrize("scale", [1e-200, 1e-308, 1e170])
+def test_a_stable_rank_whose_squares_leave_the_range(scale: float) -> None:
+    kernel = np.random.default_rng(0).standard_normal((3, 2, 3, 3))
+    ordinary, extreme = ConvOperator(kernel, (6, 5)), ConvOperator(scale * kernel, (6, 5))
+    # Subnormal numbers have few digits.
+    assert stable_rank(extreme).value == pytest.approx(stable_rank(ordinary).value, rel=1e-9 if scale > 1e-300 else 0.1)
+
+
 def test_zeros_are_counted_and_proved() -> None:
     found = spectral_density(ConvOperator(np.ones((2, 2, 1)), (3,)))
     assert (found.zeros, found.zeros_proved) == (3, False)  # of the kernel's numbers, not of its structure

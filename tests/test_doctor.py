@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
+import json
 import sys
-from types import ModuleType
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 
-from convla import __main__, doctor
+from convla import __main__, doctor, errors
 from convla._dispatch import ENGINES
 from convla.cli import run
 from convla.errors import install_line
@@ -90,3 +93,29 @@ def test_it_works_without_the_command_lines_extra(
     with pytest.raises(SystemExit, match="2"):
         __main__.main()
     assert "the command line needs the extra cli" in capsys.readouterr().err
+
+
+def test_the_line_that_installs_an_extra_says_from_where_and_into_what(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name if name == "pip" else find_spec(name))
+    checkout = Path(errors.__file__).parent.parent
+    monkeypatch.chdir(checkout)
+    assert install_line("torch") == "pip install -e '.[torch]'"
+    monkeypatch.chdir(tmp_path)
+    assert install_line("torch") == f"pip install -e '{checkout}[torch]'"
+    # A copy that pip made from a folder, from one that is gone, and from an index.
+    installed = tmp_path / "site packages" / "convla" / "errors.py"
+    monkeypatch.setattr(errors, "__file__", str(installed))
+    for record, origin in (
+        (json.dumps({"dir_info": {}, "url": tmp_path.as_uri()}), str(tmp_path)),
+        (json.dumps({"dir_info": {}, "url": (tmp_path / "gone").as_uri()}), "convla"),
+        (None, "convla"),
+    ):
+        monkeypatch.setattr(
+            importlib.metadata, "distribution", lambda _, text=record: SimpleNamespace(read_text=lambda _: text)
+        )
+        assert install_line("torch") == f"pip install '{origin}[torch]'"
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    assert install_line("torch") == f"python3 -m pip --python '{sys.prefix}' install 'convla[torch]'"

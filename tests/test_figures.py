@@ -23,6 +23,7 @@ FAST = ((3, 1), (1, 3), (1, 2), (2, 1))  # the two large kernels cost most of th
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rck_settings, "IMAGE", (8, 8))
     for module in ("settings", "conclusions", "plots"):
         monkeypatch.setattr(f"convla.experiments.rck.{module}.SHAPES", FAST)
 
@@ -37,13 +38,13 @@ def test_the_settings_are_those_of_the_two_examples_each_once() -> None:
 
 
 def test_kernels_are_uniform_and_shared_between_the_panels_of_one_size() -> None:
-    one, ten = (run_figure(FigureSetting(3, 1, alpha), kernels=3, seed=0) for alpha in (1.0, 10.0))
+    one, ten = (run_figure(FigureSetting(3, 1, alpha), kernels=1, start=2, seed=0) for alpha in (1.0, 10.0))
     np.testing.assert_array_equal(one.sigma_max[:, 0], ten.sigma_max[:, 0])
     sequence = np.random.SeedSequence(0, spawn_key=(rck_settings.zlib.crc32(b"3x3x3x1"), 2))
     kernel = kernel_from_hwio(np.random.default_rng(sequence).random((3, 3, 3, 1)))
     largest = np.linalg.svd(ConvOperator(kernel, (15, 15)).to_dense(), compute_uv=False)[0]
-    assert one.sigma_max[2, 0] == pytest.approx(largest, rel=1e-13)
-    assert one.steps.tolist() == [40.0] * 3
+    assert one.sigma_max[0, 0] == pytest.approx(largest, rel=1e-13)
+    assert one.steps.tolist() == [40.0]
 
 
 @pytest.mark.usefixtures("small")
@@ -79,8 +80,7 @@ def test_the_command_writes_tables_plots_and_verdicts(tmp_path: Path, capsys: py
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["complete"] is True
     assert manifest["identity"]["kernels"] == 3
-    parts = list((tmp_path / "out" / "runs").glob("*.npz"))  # of two kernels, and of one
-    assert manifest["resumed_parts"] == len(parts) == 2 * len(manifest["settings"])
+    assert manifest["resumed_parts"] == 2 * len(manifest["settings"])  # of two kernels, and of one
 
 
 def _panel(setting: FigureSetting, kernels: int = 8, **changes: float) -> Traces:

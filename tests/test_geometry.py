@@ -98,7 +98,7 @@ GOOD = {"kernel_shape": (4, 2, 3, 3), "image_shape": (6, 6), "padding": "same"}
         ({"padding": -1}, ValueError, ["padding", "-1"]),
         ({"padding": 1.5}, TypeError, ["padding", "1.5"]),
         ({"padding": None}, TypeError, ["padding", "None"]),
-        ({"padding": (1, 1)}, ShapeError, ["padding", "(1, 1)", "pair"]),
+        ({"padding": (1, 2)}, ShapeError, ["padding", "(1, 2)", "pair", "each axis is ((1, 1), (2, 2))"]),
         ({"padding": ((1, 1),)}, ShapeError, ["padding", "2 axes"]),
         ({"padding": ((1, 1), (1, -0.5))}, TypeError, ["padding[1]", "-0.5"]),
         ({"padding": ((-2, -2), (0, 0))}, ShapeError, ["with padding ((-2, -2), (0, 0))", "image (6,"]),
@@ -113,6 +113,7 @@ GOOD = {"kernel_shape": (4, 2, 3, 3), "image_shape": (6, 6), "padding": "same"}
         ({"groups": 0}, ValueError, ["groups", "0"]),
         ({"groups": None}, TypeError, ["groups", "None"]),
         ({"boundary": "periodic"}, ValueError, ["boundary", "'periodic'", "'circular'"]),
+        ({"boundary": "zeros"}, ValueError, ["boundary", "got 'zeros': did you mean 'zero'?"]),
         ({"kernel_shape": (4, 2, 9, 3), "padding": 1}, ShapeError, ["kernel (9, 3)", "(6, 6)"]),
     ],
 )

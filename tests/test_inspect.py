@@ -120,6 +120,16 @@ class TestInspect:
         assert "one: coherence: no group has two live filters" in out
         assert "no row: bad: NaN or infinity in it" in out
 
+    def test_what_is_no_row_is_told_by_its_reason(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        biases = {f"layer{number}.bias": np.ones(2) for number in range(1, 6)}
+        write_weights(tmp_path / "model.npz", {"conv": np.ones((2, 1, 3)), "steps": np.ones(()), **biases})
+        assert run(["inspect", str(tmp_path / "model.npz"), "--image", "8", "--measures", "similarity"]) == 0
+        told = [line for line in capsys.readouterr().out.splitlines() if "no row" in line]
+        assert [line.partition(" axes")[0].strip() for line in told] == [
+            "no row: steps: 0",
+            "no row: layer1.bias, layer2.bias, layer3.bias, ... 5 in all: 1",
+        ]
+
     def test_no_kernel_at_all(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         path = tmp_path / "model.npz"
         write_weights(path, {"table": np.ones((2, 2))})

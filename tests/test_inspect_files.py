@@ -6,6 +6,7 @@ import json
 import math
 import pickle
 import threading
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,12 @@ from convla._threads import at_most, in_order
 from convla.cli import run
 from convla.cli.inspections import Targets
 from convla.errors import WeightsError
-from convla.networks.effort import Pace, work_of
+from convla.networks.effort import Effort, Pace, work_of
 from convla.networks.graph import Network, Node
 from convla.networks.layers import Layer, convolution_layer, dense_layer
 from convla.networks.rows import tasks_of
 from convla.networks.settings import LayerSettings
+from convla.networks.spectrum import Spectrum
 from convla.networks.weights import write_weights
 
 
@@ -127,6 +129,50 @@ def test_a_budget_that_is_used_up_leaves_enclosures_that_hold() -> None:
         assert row.density is None
 
 
+@pytest.mark.parametrize("shape", [(4, 4, 3, 3), (6, 4, 3, 3), (4, 6, 3, 3)])
+def test_a_smallest_value_too_dear_to_find_is_bounded_by_the_search_for_the_largest(
+    shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("convla.networks.spectrum.factorisation_is_cheap", lambda _: False)
+    operator = ConvOperator(np.random.default_rng(0).standard_normal(shape).astype(np.float32), (12, 9))
+    # So little effort that not even these are decomposed; the search itself takes the usual way.
+    spectrum = Spectrum(operator, effort=Effort(direct=0.0))
+    monkeypatch.setattr("convla.spectra.methods.decomposition_is_cheap", lambda *_, **__: False)
+    found = spectrum.smallest
+    exact = np.linalg.svd(operator.to_dense().astype(float), compute_uv=False)
+    assert found.status == "not converged"
+    assert found.matvecs == 1  # beside those for the largest
+    assert exact[-1] * (1 - 1e-6) <= found.value < 0.5 * exact[0]
+
+
+def test_a_budget_goes_to_rows_of_little_work_first() -> None:
+    # Ten products with the first layer would take longer than all of the budget.
+    large = convolution_layer(np.ones((48, 48, 3, 3), np.float32), (320, 320), padding=1)
+    began = time.monotonic()
+    report = inspect(a_network(large=large, small=dense_layer(np.diag([4.0, 2.0]))), budget=3.0, certify=False)
+    seconds = time.monotonic() - began
+    assert seconds < 3.0
+    first, second = report
+    assert [first.name, second.name] == ["large", "small"]
+    assert (second.quantities["condition"], second.status["sigma_min"], second.notes) == (2.0, "exact", ())
+    assert first.quantities["at_least"] <= 48 * 9 <= first.quantities["at_most"]
+    assert first.quantities["at_least"] == pytest.approx(math.sqrt(48 * 9), rel=1e-12)
+    assert (first.status, first.quantities["similarity"]) == ({"sigma_max": "not converged"}, None)
+    assert "estimated to save time" in first.notes[0]
+
+
+@pytest.mark.parametrize("boundary", ["zero", "circular", "reflect"])
+@pytest.mark.parametrize("scale", [1.0, 1e-200, 1e160])
+def test_norms_that_are_read_off_a_kernel_hold(boundary: Any, scale: float) -> None:
+    rng = np.random.default_rng(1)
+    for stride, padding, image, seen in ((1, 1, (6, 5), True), (2, 2, (7, 3), True), (1, 2, (2, 5), False)):
+        kernel = rng.standard_normal((3, 2, 3, 3))
+        layer = convolution_layer(scale * kernel, image, padding=padding, stride=stride, boundary=boundary)
+        norm = np.linalg.norm(layer.operator.with_kernel(kernel).to_dense(), 2)
+        assert layer.filter_norm / scale <= norm <= layer.moduli_bound / scale
+        assert (layer.filter_norm > 0.0) == seen
+
+
 def test_numbers_do_not_depend_on_threads_and_equal_layers_are_worked_on_once() -> None:
     kernels = arrays((8, 8, 3, 3), (4, 8, 3, 3), (8, 8, 3, 3))
     kernels["layer2.weight"] = kernels["layer0.weight"].copy()
@@ -167,20 +213,54 @@ class TestInOrder:
         assert count < 10_000 or count == len(done)
 
 
-def test_pace() -> None:
-    pace = Pace([2e9, 2e9, 2e9, 2e9], threads=2)
-    pace.note(2e9, 1.0)
-    assert pace.expected(1e9) == pytest.approx(0.5)
-    assert 1.4 < pace.seconds_left <= 1.5
-    pace.note(2e9, None)  # a layer that was known
-    assert pace.expected(1e9) == pytest.approx(0.5)
-    assert 0.9 < pace.seconds_left <= 1.0
-    pace.note(4e9, 2.0)
+def rows_of_work(rng: np.random.Generator, count: int) -> list[dict[str, float]]:
+    """Rows whose parts take works of different sizes: small ones first, as in most networks, some without a part."""
+    works = []
+    for number in range(count):
+        size = 10 ** rng.uniform(8, 8.5 + 2 * number / count)
+        works.append({"largest": size, "bounds": size * rng.uniform(0.2, 5), "rest": 1e8})
+        if number % 3 == 0:
+            works[-1]["smallest"] = size * rng.uniform(0.1, 1)
+    return works
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_time_left_is_right_after_a_tenth_of_the_rows(threads: int) -> None:
+    # A machine on which each part takes another multiple of what is usual, by a clock that the test sets.
+    rng, now = np.random.default_rng(0), 0.0
+    rates = {"largest": 9e-10, "bounds": 3e-11, "smallest": 4e-10, "rest": 2e-10}
+    works = rows_of_work(rng, 60)
+    pace = Pace(works, threads, clock=lambda: now)
+    seconds = [{part: amount * rates[part] for part, amount in work.items()} for work in works]
+    total = sum(math.fsum(row.values()) for row in seconds) / threads
+    for number, (work, spent) in enumerate(zip(works, seconds, strict=True)):
+        now += math.fsum(spent.values()) / threads
+        pace.note(work, spent)
+        if number >= 5:
+            left = total - now
+            assert 0.6 * left - 1e-9 * total <= pace.seconds_left <= 1.6 * left + 1e-9 * total
+        if number >= 30:
+            assert abs(pace.seconds_left - left) <= 0.15 * left + 1e-9 * total
+    assert pace.seconds_left == pytest.approx(0.0, abs=1e-9 * total)
+
+
+def test_pace_between_rows_and_of_rows_that_are_known() -> None:
+    now = 0.0
+    works = [{"largest": 2e10}] * 4
+    pace = Pace(works, threads=2, clock=lambda: now)
+    usual = pace.seconds_left
+    pace.note(works[0], {"largest": 6.0})
+    after = pace.seconds_left
+    assert after == pytest.approx(3 * pace.expected(works[0]) / 2)
+    assert usual < after < 9.0
+    now = 1.0  # no row has come since, and yet time passes
+    assert pace.seconds_left == pytest.approx(after - 1.0)
+    pace.note(works[1], None)  # an equal layer: less to do, and nothing learnt
+    assert pace.seconds_left == pytest.approx(2 * after / 3)
+    pace.learn({"largest": 1e10}, {"largest": 30.0})  # a look at a row that is still to come: slower than believed
+    assert pace.seconds_left > 2 * after / 3
+    pace.note({"largest": 4e10}, {"largest": 12.0})
     assert pace.seconds_left == 0.0
-    # A row of little work says what a row takes besides, and nothing of how fast the work goes.
-    pace = Pace([1e3, 1e9, 1e9], threads=1)
-    pace.note(1e3, 2.0)
-    assert 4.0 < pace.seconds_left < 5.0
 
 
 def test_only_needs_no_settings_of_other_layers() -> None:
@@ -374,7 +454,11 @@ def test_every_row_has_a_cost() -> None:
         a=convolution_layer(np.ones((64, 64, 3, 3)), (56, 56), padding=1), b=dense_layer(np.ones((3, 4)))
     )
     works = [work_of(task.layers) for task in tasks_of(network)]
-    assert works[0] > 1000 * works[1] > 0.0
+    assert all(amount > 0.0 for work in works for amount in work.values())
+    assert works[0]["largest"] > 100 * works[1]["largest"]
+    # A kernel of one tap has one frequency, and a stride as many channels more as it picks phases.
+    point = convolution_layer(np.ones((64, 32, 1, 1)), (56, 56), padding=0, stride=2)
+    assert work_of([point])["bounds"] < 0.02 * works[0]["bounds"]
 
 
 def test_weights_that_are_not_finite_have_no_row() -> None:

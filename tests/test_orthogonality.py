@@ -108,8 +108,8 @@ def test_lags_and_frequencies_agree(
 ) -> None:
     kernels = gaussian(shape).astype(dtype)
     found = []
-    for taps in (1, 1000):
-        monkeypatch.setattr(residuals, "SPECTRAL_TAPS", taps)
+    for spectral in (True, False):
+        monkeypatch.setattr(residuals, "_spectral_is_cheaper", lambda *_, spectral=spectral: spectral)
         found.append(orthogonality.ocnn_residual_and_gradient(kernels, stride=stride))
     eps = float(np.finfo(dtype).eps)
     for one, other in zip(*found, strict=True):
@@ -138,6 +138,19 @@ def test_kernel_orthogonality_near_its_least_value_in_exact_arithmetic(shape: tu
         excess**0.5 + bound
     )
     assert np.abs(kernel_orthogonality_gradient(kernels) - slope).max() <= 30 * bound
+
+
+@pytest.mark.parametrize("shape", [(9, 2, 2), (6, 2, 3)])
+@pytest.mark.parametrize("error", [1e-5, 1e-3, 0.3])
+def test_float32_kernels_near_orthonormal_ones_keep_their_digits(shape: tuple[int, ...], error: float) -> None:
+    kernels = _orthonormal_columns(shape, error)[0].astype(np.float32)
+    rows = exactly(kernels.astype(np.float64)).reshape(shape[0], -1)
+    residual = rows @ rows.T - np.eye(shape[0], dtype=int)
+    expected, slope = float((residual * residual).sum()), 4 * (residual @ rows).astype(float).reshape(shape)
+    eps = float(np.finfo(np.float32).eps)
+    value, gradient = orthogonality.kernel_orthogonality_and_gradient(kernels)
+    assert float(value) == pytest.approx(expected, rel=20 * eps)
+    assert np.abs(gradient - slope).max() <= 50 * eps * np.abs(slope).max()
 
 
 @pytest.mark.parametrize("name", ["kernel_orthogonality", "ocnn_residual", "spectral_isometry"])

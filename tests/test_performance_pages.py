@@ -27,6 +27,7 @@ PARTS = {
         *("products", "kernel adjoint", "several images", "long filters", "sparse construction", "dense construction"),
         "threads",
     ],
+    "performance-inspect.md": ["networks", "peers"],
     "performance-gradients.md": ["default threads", "one thread"],
     "performance-penalty.md": ["compiled", "reference"],
     "performance-similarity.md": ["memory", "definition", "methods"],

@@ -73,7 +73,7 @@ def test_what_has_no_picture_is_refused() -> None:
         plot_symbol(layer(2, 1, 3).T @ layer(2, 1, 3))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="one or two spatial axes to be drawn, got 3"):
         plot_symbol(layer(1, 1, 2, 2, 2))
-    with pytest.raises(TypeError, match="spectrum must be a LinearMap, got ndarray"):
+    with pytest.raises(TypeError, match="spectrum must be a LinearMap, such as a ConvOperator, got ndarray"):
         plot_spectrum(np.ones(3))  # type: ignore[arg-type]
 
 

@@ -19,10 +19,11 @@ import pytest
 
 from convla.cli.bars import RunBars
 from convla.errors import EngineError
-from convla.experiments import Study, read_study
+from convla.experiments import Study, read_outcomes, read_study
 from convla.experiments import pool as pools
 from convla.experiments.pool import Pool, WorkerError
-from convla.experiments.session import Watcher
+from convla.experiments.reproduction import Request, reproduce
+from convla.experiments.session import Part, Watcher
 
 ROOT = Path(__file__).parents[1]
 
@@ -53,7 +54,7 @@ def test_a_killed_worker_changes_no_bit(tmp_path: Path, executor: str, package: 
     assert (tmp_path / "killed").exists()
     serial, spread = ((tmp_path / name / "results.csv").read_bytes() for name in ("serial", "spread"))
     assert serial == spread
-    assert len(list((tmp_path / "spread" / "runs").glob("*.npz"))) == 10
+    assert [outcome.repetitions for _, outcome in read_outcomes(tmp_path / "spread")] == [20] * 10
 
 
 CLUSTER = """\
@@ -98,10 +99,10 @@ class _KillAfter(Watcher):
 
     def __init__(self, cluster: _Cluster, parts: int) -> None:
         self.cluster, self.left = cluster, parts
-        self.finished: list[str] = []
+        self.finished: list[int] = []
 
-    def finish(self, unit: Any) -> None:
-        self.finished.append(unit.name)
+    def finish(self, part: Any) -> None:
+        self.finished.append(part.start)
         if len(self.finished) == self.left:
             self.cluster.kill()
             self.cluster.start()
@@ -222,9 +223,9 @@ def test_progress_tells_rate_and_time_left(capsys: pytest.CaptureFixture[str], m
     monkeypatch.setattr("convla.cli.bars.time.monotonic", lambda: next(clock))
     bars = RunBars("parts")
     bars.plan(1000, 398)  # of which some are from before: the rate is of this run
-    for unit in Study(N=[3, 4], M=8, loss="kernel", learning_rate=0.01, iterations=2).parts(1000):
-        bars.start(unit, 1)
-        bars.finish(unit)
+    for unit in Study(N=[3, 4], M=8, loss="kernel", learning_rate=0.01, iterations=2).units():
+        bars.start(Part(unit, 0, 1000), 1)
+        bars.finish(Part(unit, 0, 1000))
     assert capsys.readouterr().err == "convla: 400 of 1000 parts, 0.0328 a second, 5:05:00 left\n"
 
 
@@ -239,3 +240,30 @@ def test_a_worker_with_other_versions_is_refused(monkeypatch: pytest.MonkeyPatch
 def test_what_is_no_executor_is_named(name: str) -> None:
     with pytest.raises(ValueError, match="executor must be 'local', 'loky', 'dask-local:N'"):
         Pool(name)
+
+
+@pytest.mark.parametrize("executor", ["local", "loky"])
+@pytest.mark.parametrize("pool", [Pool.of, Pool.of_processes])
+def test_workers_are_called_workers(executor: str, pool: Any) -> None:
+    with pytest.raises(ValueError, match="workers must be at least 1, got 0"):
+        pool(executor, 0)
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("nowhere.invalid:8786", r"no host is known here by the name 'nowhere\.invalid'"),
+        ("127.0.0.1:1", r"no scheduler of Dask answered at tcp://127\.0\.0\.1:1 within 1 s: is one running there"),
+    ],
+)
+def test_an_executor_that_cannot_start_leaves_no_folder(
+    tmp_path: Path, place: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("distributed", reason="distributed is not installed")
+    monkeypatch.setattr(pools, "CONNECTED", 1)
+    study = Study(N=3, M=8, loss="kernel", learning_rate=0.01, iterations=2, repetitions=10)
+    with pytest.raises(EngineError, match=message):
+        study.run(tmp_path / "out", pool=Pool(f"dask://{place}"))
+    with pytest.raises(EngineError, match=message):
+        reproduce(Request(targets=("table1",), executor=f"dask://{place}", output=tmp_path / "out"))
+    assert not (tmp_path / "out").exists()

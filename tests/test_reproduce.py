@@ -27,6 +27,7 @@ from convla.experiments.descents.draws import CHUNK
 from convla.experiments.descents.outcome import Outcome, run_setting
 from convla.experiments.folder import ResultsError, ResultsFolder
 from convla.experiments.reproduction import Request, reproduce
+from convla.experiments.session import Watcher
 
 SMALL = ["--repetitions", "60"]
 
@@ -64,7 +65,7 @@ def test_everything_that_the_command_promises(tmp_path: Path, capsys: pytest.Cap
 
 def test_a_single_table_needs_its_six_settings_only(tmp_path: Path) -> None:
     assert run(["reproduce", "table3", *SMALL, "--output", str(tmp_path)]) == 0
-    assert len(list((tmp_path / "runs").glob("*.npz"))) == 6
+    assert len(list((tmp_path / "runs").glob("*.records"))) == 6
     assert [path.name for path in tmp_path.glob("table*.csv")] == ["table3.csv"]
 
 
@@ -100,16 +101,18 @@ def test_a_killed_run_keeps_whole_files(tmp_path: Path) -> None:
     arguments = ["reproduce", "tables", "--repetitions", "200000", "--output", str(tmp_path)]
     process = subprocess.Popen([sys.executable, "-c", f"from convla.cli import run; run({arguments!r})"])
     deadline = time.monotonic() + 120
-    while len(list((tmp_path / "runs").glob("*.npz"))) < 2 and time.monotonic() < deadline:
+    while len(list((tmp_path / "runs").glob("*.records"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)
     process.wait()
     request = Request(targets=("tables",), repetitions=200_000, output=tmp_path)
     folder = ResultsFolder(tmp_path, request.identity)
     tables = source.Tables(("tables",), 200_000, 0, Readings(), "auto")
-    parts = [part for setting in table_settings() for part in tables.parts(setting)]
-    loaded = [folder.load(part.name, part.describe(), Outcome, tables.rows(part)) for part in parts]
-    assert sum(outcome is not None for outcome in loaded) >= 2
+    files = [folder.records(unit.name, tables.describe(unit)) for unit in table_settings()]
+    assert sum(file.count(200_000) for file in files) >= 2
+    for file in files:
+        stop = file.missing(200_000)[0][0] if file.missing(200_000) else 200_000
+        assert all(len(arrays) == len(fields(Outcome)) for _, arrays in file.rows(0, stop))
 
 
 def test_neither_workers_nor_engine_nor_executor_change_a_number(tmp_path: Path) -> None:
@@ -128,11 +131,13 @@ def test_neither_workers_nor_engine_nor_executor_change_a_number(tmp_path: Path)
     assert all(other == numbers[0] for other in numbers[1:])
 
 
-@pytest.mark.parametrize("setting", [*table_settings(), *control_settings()], ids=lambda setting: setting.name)
+@pytest.mark.parametrize(
+    "setting", dict.fromkeys([*table_settings(), *control_settings()]), ids=lambda setting: setting.name
+)
 def test_the_engines_of_the_cpu_save_the_same_bits(setting: Setting) -> None:
-    outcomes = [
-        run_setting(setting.descent(Readings()), repetitions=70, seed=3, engine=e) for e in ("reference", "numba")
-    ]
+    descent = setting.descent(Readings())
+    descent = replace(descent, iterations=min(descent.iterations, 100))
+    outcomes = [run_setting(descent, repetitions=70, seed=3, engine=e) for e in ("reference", "numba")]
     for field in fields(Outcome):
         first, second = (getattr(outcome, field.name) for outcome in outcomes)
         np.testing.assert_array_equal(first, second, err_msg=field.name)
@@ -143,8 +148,10 @@ def test_a_setting_is_the_sum_of_its_parts(tmp_path: Path, monkeypatch: pytest.M
     whole = reproduce(request)
     monkeypatch.setattr(source.Tables, "cut", lambda *_: 32)
     cut = reproduce(replace(request, output=tmp_path / "cut"))
-    assert len(list((tmp_path / "cut" / "runs").glob("*.npz"))) == 3 * len(whole.outcomes)
-    assert all(_same(cut.outcomes[setting], outcome) for setting, outcome in whole.outcomes.items())
+    assert all(_same(cut.found[setting].kept, summary.kept) for setting, summary in whole.found.items())
+    (setting, *_) = table_settings(["table3"])
+    file = ResultsFolder(tmp_path / "cut", request.identity).records(setting.name, setting.describe())
+    assert len(file) == 3
     assert _numbers(tmp_path / "cut") == _numbers(tmp_path / "whole")
 
 
@@ -216,7 +223,7 @@ def test_the_pages_say_what_their_numbers_say(name: str) -> None:
 def test_coverage_cuts_the_run_into_runs_of_the_published_size(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("agreement", "coverage"):
+    for module in ("agreement", "coverage", "source"):
         monkeypatch.setattr(f"convla.experiments.csm.{module}.PUBLISHED_REPETITIONS", 50)
     monkeypatch.setattr("convla.experiments.csm.coverage.SEEDS", 2)
     assert run(["reproduce", "coverage", "--repetitions", "220", "--output", str(tmp_path)]) == 0
@@ -279,25 +286,30 @@ def test_a_folder_of_another_run_is_left_alone(tmp_path: Path, capsys: pytest.Ca
     assert _numbers(tmp_path) == before
 
 
-def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+class _Told(Watcher):
+    def __init__(self) -> None:
+        self.told: list[tuple[str, int]] = []
+
+    def damaged(self, file: str, places: int) -> None:
+        self.told.append((file, places))
+
+
+def test_what_is_damaged_is_told_and_run_again(tmp_path: Path) -> None:
     request = Request(targets=("table1",), repetitions=60, output=tmp_path)
     reproduce(request)
     resumed = Request(targets=("table1",), repetitions=60, output=tmp_path, resume=True)
-    victim = tmp_path / "runs" / "tables12-N3-Adam.npz"
+    victim, numbers = tmp_path / "runs" / "tables12-N3-Adam.records", _numbers(tmp_path)
     whole = victim.read_bytes()
-    with np.load(victim) as data:
-        columns = dict(data)
-    np.savez(victim, **(columns | {"loss": columns["loss"][:5]}))
-    with pytest.raises(ResultsError, match=r"tables12-N3-Adam\.npz lacks repetitions"):
-        reproduce(resumed)
-    with victim.open("wb") as file:
-        np.save(file, columns["loss"])
-    with pytest.raises(ResultsError, match=r"tables12-N3-Adam\.npz is damaged"):
-        reproduce(resumed)
-    for damage in (whole[:100], b"garbage", b""):
+    middle = len(whole) // 2
+    flipped = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
+    for damage in (flipped, whole[:100], whole[:-1], b"garbage" * 20, b"", bytes(len(whole))):
         victim.write_bytes(damage)
-        with pytest.raises(ResultsError, match=r"tables12-N3-Adam\.npz is damaged"):
-            reproduce(resumed)
+        watcher = _Told()
+        assert _numbers(reproduce(resumed, watcher).folder) == numbers
+        assert watcher.told == ([(str(victim), 1)] if damage else [])
+        assert json.loads((tmp_path / "manifest.json").read_text())["damaged_records"] == len(watcher.told)
+    assert reproduce(resumed, watcher := _Told()).folder
+    assert not watcher.told  # what was run again has taken the place of what was damaged
     for text, complaint in (
         ("{", "cannot be read"),
         ("[1]", "not a manifest"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from convla import ConvOperator, clip_singular_values, minimize_penalty, nearest_orthogonal, singular_values
+from convla import ConvOperator, clip_singular_values, inspect, minimize_penalty, nearest_orthogonal, singular_values
 from convla.experiments.descents.outcome import Outcome
 
 LINE = 250
@@ -42,6 +42,15 @@ def test_a_table_has_the_first_values_and_says_of_how_many(layer: ConvOperator) 
     assert f"<td>{values.value:.12g}</td>" in table
     assert "the first 20 of 72" in table
     assert "<caption>" not in singular_values(layer, 2)._repr_html_()
+
+
+def test_a_report_is_a_table_in_a_notebook() -> None:
+    report = inspect({"<b>": np.ones((2, 1, 3)), "fc": np.eye(2)}, image=(8,), measures=("sigma_max",))
+    table = report._repr_html_()
+    assert table.count("<tr>") == 1 + 2
+    assert f"<td>{report['<b>'].quantities['sigma_max']:.4g}</td>" in table
+    assert "<td>&lt;b&gt;</td><td>2x1x3</td><td>8</td>" in table
+    assert "<td>fc</td><td>2x2</td><td></td><td>1</td>" in table
 
 
 def test_numpy_is_told_how_to_get_the_matrix(layer: ConvOperator) -> None:

@@ -11,8 +11,15 @@ from scipy import stats
 from convla.experiments.csm.agreement import LEAST, Verdict, carriers, compare, decide
 from convla.experiments.csm.columns import columns_of, estimate, resampled
 from convla.experiments.csm.coverage import measure_coverage
-from convla.experiments.csm.published import QUANTITIES, PublishedCell, published_cells, published_tables
+from convla.experiments.csm.published import (
+    PUBLISHED_REPETITIONS,
+    QUANTITIES,
+    PublishedCell,
+    published_cells,
+    published_tables,
+)
 from convla.experiments.csm.settings import TABLES, Readings, table_settings
+from convla.experiments.csm.summary import summarize
 from convla.experiments.descents.outcome import Outcome, run_setting
 from convla.experiments.statistics import Estimate, all_positive, holm, median_interval, mostly_true, share_interval
 
@@ -221,7 +228,7 @@ def test_coverage_is_nominal_for_normal_columns_and_not_where_tails_are_rare(mon
     rng = np.random.default_rng(0)
     end = np.where(rng.uniform(size=40_000) < 1e-3, 0.5, 1e-9 * rng.uniform(size=40_000))
     outcome = _outcome(np.stack([np.ones(40_000), end], axis=1), rng.normal(size=40_000))
-    coverage = measure_coverage({setting: outcome})
+    coverage = measure_coverage({setting: summarize([outcome], run=PUBLISHED_REPETITIONS)})
     rows = {row.cell.quantity: row for row in coverage.rows}
     assert {row.runs for row in coverage.rows} == {40}
     assert rows["corr_mean"].believed == pytest.approx(1.0, rel=4 / math.sqrt(2 * 40))
@@ -300,3 +307,33 @@ def test_runs_that_take_the_place_of_print_are_contradicted_as_often_as_they_sho
         # The exact test of counts is conservative where they are few.
         count = round(row.contradicted / 100 * row.runs)
         assert stats.binomtest(count, row.runs, 0.05, alternative="greater").pvalue > 1e-4, row
+
+
+def test_more_repetitions_than_are_kept_are_estimated_from_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    size = 20_000
+    end = np.where(rng.uniform(size=size) < 0.9, rng.uniform(0.0, 1.0, size), 1.0 + rng.uniform(size=size))
+    outcome = _outcome(np.stack([np.ones(size), end], axis=1), rng.normal(size=size))
+    whole = summarize([outcome])
+    assert (whole.estimates, whole.is_whole) == (estimate(outcome), True)
+    monkeypatch.setattr("convla.experiments.csm.summary.MOST", 2048)
+    cuts = [np.arange(0, size, step) for step in (size, 7000, 1024)]
+    streams = [[_slice(outcome, start, start + int(np.diff(cut, append=size)[0])) for start in cut] for cut in cuts]
+    found = [summarize(stream, run=1000) for stream in streams]
+    assert found[0].estimates == found[1].estimates == found[2].estimates
+    first = found[0]
+    assert (first.kept.repetitions, first.repetitions, first.is_whole) == (2048, size, False)
+    assert (first.failed, first.converged, first.diverged) == (int((end >= 1.0).sum()), size, 0)
+    assert {len(values) for values in first.runs.values()} == {20}
+    for name, ours in whole.estimates.items():
+        got = first.estimates[name]
+        assert got.count == ours.count
+        # Sums of 20,000 values about 100 or less; those of squares are about the mean.
+        assert got.value == pytest.approx(ours.value, rel=1e-12, abs=1e-12)
+        # Of 400 resamples the bootstrap's own error is 1 / sqrt(800) of itself.
+        if np.isfinite(ours.stderr):
+            assert got.stderr == pytest.approx(ours.stderr, rel=4 / math.sqrt(800))
+
+
+def _slice(outcome: Outcome, start: int, stop: int) -> Outcome:
+    return Outcome(**{name: values[start:stop] for name, values in vars(outcome).items()})

@@ -65,14 +65,14 @@ def test_a_pickled_penalty_goes_on_in_a_process_that_has_not_made_it(monkeypatch
     assert torch.equal(pickle.loads(text)(layer.weight), expected)
 
 
-@pytest.mark.parametrize("name", ["spectral_penalty", "ocnn_residual"])
+@pytest.mark.parametrize("name", ["spectral_penalties", "ocnn_residual"])
 def test_the_operators_are_what_the_compiler_takes_them_for(name: str) -> None:
     """PyTorch's own check of schema, fake results and dispatch."""
-    weight = torch.randn(3, 2, 3, requires_grad=name != "spectral_penalty")
+    weight = torch.randn(3, 2, 3, requires_grad=name != "spectral_penalties")
     layer = torch.nn.Conv1d(2, 3, 3)
     penalty = adapter.SpectralPenalty(layer, (5,))
     arguments = {
-        "spectral_penalty": (weight, list(penalty.buffers()), penalty._key, True),
+        "spectral_penalties": ([weight], list(penalty.buffers()), [penalty._key], ["0"], True),
         "ocnn_residual": (weight, [1], 1, True),
     }
     torch.library.opcheck(getattr(torch.ops.convla, name).default, arguments[name])

@@ -151,7 +151,6 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_bits(tmp_path: Path, method:
     assert told[0] == 1  # the epoch after the last saving is done again
     assert sum(told) == 3
     assert _same(whole, resumed)
-    assert _same(whole, train(run, dataset))
 
 
 def test_arms_of_a_seed_share_weights_and_batches() -> None:
@@ -363,7 +362,7 @@ def test_learning_rates_are_chosen_on_held_out_images_alike_for_all(
     assert baseline.accuracies[1e30] == -math.inf
     assert baseline.cell.training.learning_rate == 0.1
     # No seed of a reported run takes part in the choice, and the images decide, not the test set.
-    selected = [path.name for path in (tmp_path / "out" / "runs").glob("*seed1000.npz")]
+    selected = [path.name for path in (tmp_path / "out" / "runs").glob("*seed1000.records")]
     assert len(selected) == 4 * 3
 
 
@@ -373,7 +372,7 @@ def test_experiments_that_share_runs_do_them_once(tmp_path: Path, small: Path, s
     other.write_text(SMALL.replace('"final-test-accuracy", "final-test-loss"', '"mean-train-loss"'))
     request = Request(tuple(read_experiment(str(path)) for path in (small, other)), seeds=2, output=tmp_path / "out")
     session = train_experiments(request)
-    assert len(list((tmp_path / "out" / "runs").glob("*.npz"))) == 8
+    assert len(list((tmp_path / "out" / "runs").glob("*.records"))) == 8
     assert {row.experiment for row in session.report.rows} == {"small", "other"}
 
 
@@ -383,10 +382,11 @@ def test_a_folder_of_other_settings_is_refused(tmp_path: Path, small: Path, smal
     train_experiments(request)
     with pytest.raises(ResultsError, match="made with threads = 1, not threads = 2"):
         train_experiments(replace(request, threads=2))
-    (path, *_) = (tmp_path / "out" / "runs").glob("*.npz")
-    path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(ResultsError, match="is damaged: delete it"):
-        train_experiments(replace(request, resume=True))
+    (path, *_) = (tmp_path / "out" / "runs").glob("*.records")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:100])
+    train_experiments(replace(request, resume=True))
+    assert path.stat().st_size == len(whole)
 
 
 def test_damaged_and_foreign_checkpoints_are_refused(tmp_path: Path) -> None:

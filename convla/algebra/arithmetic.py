@@ -44,7 +44,11 @@ def total(left: LinearMap, right: Any) -> LinearMap:
 
 
 def product(left: LinearMap, right: LinearMap) -> LinearMap:
-    """Return the product of two maps: nested products as one, without identities; zero where a factor is zero."""
+    """Return the product of two maps: nested products as one, without identities; zero where a factor is zero.
+
+    A multiple of the identity is a number: it multiplies the product, whose values may be in the range of the dtype
+    where its own are not.
+    """
     if left.domain_shape != right.range_shape:
         raise ShapeError(
             f"the product of maps of shapes {left.shape} and {right.shape} needs the values of the right one as "
@@ -55,8 +59,11 @@ def product(left: LinearMap, right: LinearMap) -> LinearMap:
     if isinstance(left, Zero) or isinstance(right, Zero):
         return Zero(left.range_shape, right.domain_shape, like=left.like, order=left.order)
     factors = [f for one in (left, right) for f in (one._parts if isinstance(one, Product) else (one,))]
-    factors = [factor for factor in factors if not isinstance(factor, Identity)] or [left]
-    return factors[0] if len(factors) == 1 else Product(tuple(factors))
+    numbers_among = [f.factor for f in factors if isinstance(f, Scaled) and isinstance(f.unscaled, Identity)]
+    factors = [f for f in factors if not isinstance(f.unscaled if isinstance(f, Scaled) else f, Identity)]
+    unit: LinearMap = Identity(left.range_shape, like=left.like, order=left.order)
+    found = factors[0] if len(factors) == 1 else Product(tuple(factors)) if factors else unit
+    return functools.reduce(multiple, numbers_among, found)
 
 
 def power(linear_map: LinearMap, exponent: Any) -> LinearMap:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from rich.progress import TaskID
 
 from convla.cli.output import INTERRUPTED, complain, progress_bars, time_left
-from convla.experiments.session import Unit, Watcher
+from convla.experiments.session import Part, Watcher
 
 __all__ = ["RunBars"]
 
@@ -19,7 +19,7 @@ TOLD = 60.0
 
 
 class RunBars(Watcher):
-    """A bar for the whole of `what`, and one for each unit that goes on.
+    """A bar for the whole of `what`, and one for each part that goes on.
 
     Attributes
     ----------
@@ -32,7 +32,7 @@ class RunBars(Watcher):
         self._what = what
         self._progress = progress_bars()
         self._whole = self._progress.add_task(what, total=None)
-        self._bars: dict[Unit, TaskID] = {}
+        self._bars: dict[Part[Any], TaskID] = {}
         self._began = self._told = time.monotonic()
         self._before = 0
 
@@ -43,24 +43,29 @@ class RunBars(Watcher):
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def plan(self, units: int, saved: int) -> None:
-        """Take up the number of units."""
-        self.units, self.saved, self._before = units, saved, saved
+    def plan(self, parts: int, saved: int) -> None:
+        """Take up the number of parts."""
+        self.units, self.saved, self._before = parts, saved, saved
         self._began = self._told = time.monotonic()
-        self._progress.update(self._whole, total=units, completed=saved)
+        self._progress.update(self._whole, total=parts, completed=saved)
 
-    def start(self, unit: Unit, steps: int) -> None:
-        """Show a bar for a unit that begins."""
-        self._bars[unit] = self._progress.add_task(str(getattr(unit, "title", unit.name)), total=steps)
+    def start(self, part: Part[Any], steps: int) -> None:
+        """Show a bar for a part that begins."""
+        self._bars[part] = self._progress.add_task(part.title, total=steps)
 
-    def advance(self, unit: Unit, steps: int) -> None:
-        """Move a unit's bar."""
-        self._progress.advance(self._bars[unit], steps)
+    def advance(self, part: Part[Any], steps: int) -> None:
+        """Move a part's bar."""
+        self._progress.advance(self._bars[part], steps)
 
-    def finish(self, unit: Unit) -> None:
-        """Take a unit's bar away, and move that of the whole."""
+    def damaged(self, file: str, places: int) -> None:
+        """Say that rows of a file are run again."""
+        records = "1 record" if places == 1 else f"{places} records"
+        complain(f"{file}: {records} damaged or cut off; what was in it is run again")
+
+    def finish(self, part: Part[Any]) -> None:
+        """Take a part's bar away, and move that of the whole."""
         self.saved += 1
-        self._progress.remove_task(self._bars.pop(unit))
+        self._progress.remove_task(self._bars.pop(part))
         self._progress.advance(self._whole)
         now = time.monotonic()
         if self._progress.disable and now >= self._told + TOLD:

@@ -27,6 +27,7 @@ __all__ = [
     "check_writable",
     "complain",
     "console",
+    "counted",
     "progress_bars",
     "reason",
     "show_table",
@@ -50,6 +51,11 @@ def console() -> Console:
     from rich.console import Console
 
     return Console(width=None if sys.stdout.isatty() else 240, highlight=False)
+
+
+def counted(number: int, name: str) -> str:
+    """Return a number with what it counts, in the singular or the plural."""
+    return f"{number} {name}{'' if number == 1 else 's'}"
 
 
 def show_table(

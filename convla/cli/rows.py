@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from convla.networks.certificate import Certificate
 from convla.networks.measures import Column
@@ -18,6 +18,9 @@ __all__ = ["Screen", "words_of"]
 
 NUMBER = len("<=-1.234e-05")
 """The longest number of four digits, but for those beyond 1e100."""
+
+_ALIKE = 3
+"""How many are named of what is no row for one reason; the JSON has all."""
 
 _SHARES = 3
 """How many of the layers are named that make a network's bound large."""
@@ -96,7 +99,7 @@ class Screen:
         lines += [f"  {printable(layer.name)}: {printable(note)}" for layer in report.layers for note in layer.notes]
         if any(set(layer.assumed) & {"image", "stride", "padding"} for layer in report.layers):
             lines.append("  * assumed: weights alone do not say it; --layers and the options for all layers can")
-        lines += [f"  no row: {printable(name)}: {printable(why)}" for name, why in report.others.items()]
+        lines += _no_rows(report.others)
         if report.certificate is not None:
             lines += _bound(report.certificate)
         if lines:
@@ -142,6 +145,18 @@ def _shown(layer: LayerReport, name: str) -> str:
     bounded = layer.status.get("sigma_min") == Status.NOT_CONVERGED
     sign = {"sigma_min": "<=", "condition": ">="}.get(name, "") if bounded else ""
     return f"{sign}{value:.4g}"
+
+
+def _no_rows(others: Mapping[str, str]) -> list[str]:
+    """Return a line for each reason why something is no row: all the biases of a network have one."""
+    names: dict[str, list[str]] = {}
+    for name, why in others.items():
+        names.setdefault(printable(why), []).append(printable(name))
+    lines = []
+    for why, alike in names.items():
+        more = f", ... {len(alike)} in all" if len(alike) > _ALIKE else ""
+        lines.append(f"  no row: {', '.join(alike[:_ALIKE])}{more}: {why}")
+    return lines
 
 
 def _bound(certificate: Certificate) -> list[str]:

@@ -14,10 +14,10 @@ from typer.core import TyperGroup
 
 from convla.cli.app import app
 from convla.cli.bars import RunBars
-from convla.cli.output import check_writable, console, show_table, write_json
+from convla.cli.output import check_writable, console, counted, show_table, write_json
 from convla.experiments.csm.settings import study_file
 from convla.experiments.descents.quantities import QUANTITIES
-from convla.experiments.descents.study import AXES, StudyResult, read_rows, read_study
+from convla.experiments.descents.study import AXES, Study, StudyResult, read_rows, read_study
 from convla.experiments.folder import as_records
 from convla.experiments.pool import EXECUTORS, Pool
 
@@ -37,7 +37,8 @@ class _RunUnlessNamed(TyperGroup):
 study = typer.Typer(
     cls=_RunUnlessNamed,
     no_args_is_help=True,
-    help="Run a study of one's own: descents on kernels, under every combination of a file's settings.",
+    help="Run a study of one's own, `convla study FILE.toml`: descents on kernels, under every combination of the "
+    "file's settings. `convla study --example` prints a file, `convla study run --help` the options.",
 )
 app.add_typer(study, name="study")
 
@@ -88,7 +89,7 @@ def _run(
     if json_file is not None:
         header = list(result.rows[0])
         write_json(json_file, as_records((header, [[row[name] for name in header] for row in result.rows])))
-    _show(result)  # last: who reads it may have gone
+    _show(result, plan)  # last: who reads it may have gone
     return 0
 
 
@@ -110,7 +111,7 @@ def _plot(
     return 0
 
 
-def _show(result: StudyResult) -> None:
+def _show(result: StudyResult, plan: Study) -> None:
     screen = console()
     varying = [axis for axis in AXES if len({row[axis] for row in result.rows}) > 1]
     headings = [*varying, "quantity", "estimate", "std. error", "number", "engine"]
@@ -127,6 +128,8 @@ def _show(result: StudyResult) -> None:
     ]
     show_table(screen, headings, rows, words=("quantity", "engine"))
     screen.print()
+    beyond = ", ".join(dict.fromkeys(filter(None, (setting.beyond_compiled for setting in plan.settings))))
     for name, count in result.engines.items():
-        screen.print(f"engine {name}: {count} settings")
+        why = f", which the compiled one does not run: {beyond}" if name == "reference" and beyond else ""
+        screen.print(f"engine {name}: {counted(count, 'setting')}{escape(why)}")
     screen.print(f"{result.seconds:.1f} s; in {result.folder}: results.csv, manifest.json")

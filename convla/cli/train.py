@@ -22,7 +22,7 @@ from convla.experiments.training.settings import MEASURES
 
 __all__: list[str] = []
 
-VERDICT_STYLE = {"better": "green", "worse": "red", "no difference seen": "yellow", "diverges": "red", "": "default"}
+VERDICT_STYLE = {"better": "green", "worse": "red", "no difference seen": "yellow", "diverges": "red"}
 
 
 @app.command("train")
@@ -129,7 +129,7 @@ def _show_rows(screen: Console, title: str, rows: list[Row]) -> None:
                 *(f"{row.learning_rate:g}", _number(row.mean), _number(row.stderr), runs),
                 *([_number(row.printed)] if printed else []),
                 *numbers,
-                f"[{VERDICT_STYLE[row.verdict]}]{row.verdict}[/]",
+                f"[{VERDICT_STYLE.get(row.verdict, 'default')}]{row.verdict}[/]",
             ]
         )
     show_table(screen, headings, lines, words=("at", "arm", "verdict"), title=escape(title))

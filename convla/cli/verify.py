@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from convla._validate import check_integer
 from convla.cli.app import app
-from convla.cli.output import check_writable, console, progress_bars, show_table, write_json, write_text
+from convla.cli.output import check_writable, console, counted, progress_bars, show_table, write_json, write_text
 from convla.errors import ConvlaError, install_line
 from convla.experiments.pool import EXECUTORS, Pool
 
@@ -151,7 +151,7 @@ def _show(report: Report) -> None:
     counts = {status: sum(outcome.status == status for outcome in report.outcomes) for status in STATUS_STYLE}
     seconds = sum(outcome.seconds for outcome in report.outcomes)
     shown = ", ".join(f"[{STATUS_STYLE[status]}]{count} {status}[/]" for status, count in counts.items() if count)
-    screen.print(f"\n{len(report.statements())} statements; evidence: {shown}; {seconds:.1f} s")
+    screen.print(f"\n{counted(len(report.statements()), 'statement')}; evidence: {shown}; {seconds:.1f} s")
 
 
 def _tally(outcomes: Sequence[Any]) -> list[str]:

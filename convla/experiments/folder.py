@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import io
 import json
 import math
@@ -11,22 +12,30 @@ import os
 import platform
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
 from importlib import metadata
 from pathlib import Path
-from typing import IO, Any, TypeAlias, TypeVar
-
-import numpy as np
+from types import ModuleType
+from typing import IO, Any, TypeAlias
 
 from convla.errors import ConvlaError
+from convla.experiments.records import Key, RecordFile, key_of
 from convla.extending import atomic_write
-from convla.networks.weights import read_weights
 
-__all__ = ["ResultsError", "ResultsFolder", "Table", "as_records", "surroundings"]
+fcntl: ModuleType | None
+msvcrt: ModuleType | None
+try:
+    import fcntl
+except ImportError:
+    fcntl = None
+try:
+    import msvcrt
+except ImportError:
+    msvcrt = None
+
+__all__ = ["ResultsError", "ResultsFolder", "Table", "as_records", "read_manifest", "surroundings"]
 
 MANIFEST = "manifest.json"
-
-T = TypeVar("T")
+RUNS = "runs"
 
 Table: TypeAlias = tuple[Sequence[str], Sequence[Sequence[Any]]]
 """A header, and rows under it."""
@@ -37,11 +46,11 @@ class ResultsError(ConvlaError, ValueError):
 
 
 class ResultsFolder:
-    """A folder that holds one run: its manifest, and one file for each unit that has ended.
+    """A folder that holds one run: its manifest, and for each unit a file of records, to which parts are appended.
 
-    Every file is written beside its place and moved there (`convla.extending.atomic_write`), so that a kill at any
-    moment, or a power cut, leaves whole files only, and what was said to be saved is there. Links in the folder that
-    somebody else has planted are replaced, not followed.
+    Every other file is written beside its place and moved there (`convla.extending.atomic_write`), so that a kill at
+    any moment, or a power cut, leaves whole files and records only, and what was said to be saved is there. Links in
+    the folder that somebody else has planted are replaced, not followed.
 
     Parameters
     ----------
@@ -61,7 +70,7 @@ class ResultsFolder:
         self.identity = dict(identity)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self.inner("runs")):
+            with tempfile.TemporaryFile(dir=self.inner(RUNS)):
                 pass
         except OSError as error:
             raise ResultsError(f"the results folder {self.path} cannot be written: {error.strerror}") from error
@@ -97,17 +106,7 @@ class ResultsFolder:
 
     def read_manifest(self) -> dict[str, Any]:
         """Return the manifest, or an empty one."""
-        try:
-            if not (self.path / MANIFEST).is_file():  # a pipe would wait for a writer
-                raise FileNotFoundError
-            manifest: dict[str, Any] = json.loads((self.path / MANIFEST).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError) as error:
-            raise ResultsError(f"{self.path / MANIFEST} cannot be read: {error}") from error
-        if not isinstance(manifest, dict):
-            raise ResultsError(f"{self.path / MANIFEST} is not a manifest of convla: choose another --output")
-        return manifest
+        return read_manifest(self.path)
 
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
         """Write the manifest, the identity with it."""
@@ -115,30 +114,54 @@ class ResultsFolder:
         with self.writing(MANIFEST) as file:
             file.write(text.encode())
 
-    def save(self, name: str, described: Mapping[str, Any], outcome: Any) -> None:
-        """Save what a unit left, a dataclass of arrays, with what its numbers depend on."""
-        arrays = {field.name: getattr(outcome, field.name) for field in fields(outcome)}
-        with self.writing(self._run_file(name)) as file:
-            np.savez(file, setting=np.array(self._stamp(described)), **arrays)
+    def records(self, name: str, described: Mapping[str, Any]) -> RecordFile:
+        """Return the file of what a unit leaves, and of what its numbers depend on beside the identity.
 
-    def load(self, name: str, described: Mapping[str, Any], kind: type[T], length: int) -> T | None:
-        """Return what a unit left when it was run in this folder with this identity, or None.
-
-        It is a dataclass of arrays, each with as many rows as `length` says.
+        Raises
+        ------
+        ResultsError
+            If it is there and cannot be read.
         """
-        path = self.path / self._run_file(name)
+        path = self.path / self.file_of(name)
         try:
-            data = read_weights(path)
-            if str(data["setting"]) != self._stamp(described):
-                return None
-            outcome = kind(**{field.name: data[field.name] for field in fields(kind)})  # type: ignore[arg-type]
-        except FileNotFoundError:
-            return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ResultsError(f"{path} is damaged: delete it") from error
-        if any(len(value) != length for value in vars(outcome).values()):
-            raise ResultsError(f"{path} lacks repetitions: delete it")
-        return outcome
+            return RecordFile(path, self.key(described))
+        except OSError as error:
+            raise ResultsError(f"{path} cannot be read: {error.strerror}") from error
+
+    @staticmethod
+    def file_of(name: str) -> str:
+        """Return where a unit's file is in the folder."""
+        return f"{RUNS}/{name}.records"
+
+    def key(self, described: Mapping[str, Any]) -> Key:
+        """Return what tells the records of a unit from those of others."""
+        return key_of(json.dumps({"setting": described, "identity": self.identity}, sort_keys=True))
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other runs out of the folder, until the end of this process at the latest.
+
+        Raises
+        ------
+        ResultsError
+            If another run is in it.
+        """
+        path = self.path / RUNS / "lock"
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+        except OSError as error:
+            raise ResultsError(f"{path} cannot be written: {error.strerror}") from error
+        with open(handle, "r+b") as file:
+            if not _locks(file):
+                owner = file.read(200).decode(errors="replace").strip()
+                raise ResultsError(
+                    f"the results folder {self.path} is in use by another run{f', {owner}' if owner else ''}: wait for "
+                    "its end, or choose another --output"
+                )
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {platform.node()}".encode())
+            file.flush()
+            yield
 
     def write_tables(self, tables: Mapping[str, Table]) -> list[str]:
         """Write tables, as CSV files under their names, and return these."""
@@ -155,13 +178,6 @@ class ResultsFolder:
         with self.writing(name) as file:
             file.write(text.getvalue().encode())
 
-    def _stamp(self, described: Mapping[str, Any]) -> str:
-        return json.dumps({"setting": described, "identity": self.identity}, sort_keys=True)
-
-    @staticmethod
-    def _run_file(name: str) -> str:
-        return f"runs/{name}.npz"
-
     @contextlib.contextmanager
     def writing(self, name: str) -> Iterator[IO[bytes]]:
         """Open a file of the folder for writing, all or nothing."""
@@ -171,6 +187,41 @@ class ResultsFolder:
                 yield file
         except OSError as error:
             raise ResultsError(f"{target} cannot be written: {error.strerror}") from error
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Return the manifest of a results folder, or an empty one.
+
+    Raises
+    ------
+    ResultsError
+        If it cannot be read, or is none.
+    """
+    path = folder / MANIFEST
+    try:
+        if not path.is_file():  # a pipe would wait for a writer
+            raise FileNotFoundError
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise ResultsError(f"{path} cannot be read: {error}") from error
+    if not isinstance(manifest, dict):
+        raise ResultsError(f"{path} is not a manifest of convla: choose another --output")
+    return manifest
+
+
+def _locks(file: IO[bytes]) -> bool:
+    """Return whether no other process has locked a file; it stays locked until it is closed."""
+    try:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        elif msvcrt is not None:
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    except OSError as error:
+        # Some network file systems have no locks: it goes without.
+        return error.errno not in (errno.EACCES, errno.EAGAIN, errno.EDEADLK)
+    return True
 
 
 def as_records(table: Table) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ import os
 import platform
 import re
 import shutil
+import socket
 import threading
 import time
 from collections import deque
@@ -17,12 +18,12 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Executor, Future, wait
 from dataclasses import dataclass
 from importlib import metadata
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from convla.errors import ConvlaError, EngineError, install_line
 from convla.extending import at_most, blas_on_one_thread, check_integer
 
-__all__ = ["EXECUTORS", "Pool", "WorkerError"]
+__all__ = ["EXECUTORS", "Pool", "WorkerError", "Workers"]
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -39,8 +40,11 @@ RESTARTS = 3
 WAITING = 3
 """Pieces of work for each worker that an executor is given at a time: the one it does, and those that wait there."""
 
+CONNECTED = 10
+"""Seconds that a scheduler may take to answer at first."""
+
 PATIENCE = 60
-"""Seconds that a scheduler may take to answer: one that is started anew is not there at once."""
+"""Seconds that it may take when it was there and is gone: one that is started anew is not there at once."""
 
 COUNTED = 1.0
 """Seconds between two looks at how many workers a cluster has."""
@@ -91,6 +95,7 @@ class Pool:
     @classmethod
     def of(cls, executor: str | Executor, workers: int) -> Pool:
         """Return so many threads of this process, or so many processes of one thread each."""
+        check_integer("workers", workers, minimum=1)  # by the name that was asked for, threads or not
         return cls(executor, 1, workers) if executor == "local" else cls(executor, workers, 1)
 
     @classmethod
@@ -110,6 +115,39 @@ class Pool:
             yield
 
     def map(self, function: Callable[[A], R], arguments: Iterable[A]) -> Iterator[tuple[A, R]]:
+        """Start the workers, yield what `Workers.map` does, and end them."""
+        with Workers(self) as workers:
+            yield from workers.map(function, arguments)
+
+
+class Workers:
+    """The workers of a pool, from when they are started until they are ended: a context.
+
+    Parameters
+    ----------
+    pool : Pool
+
+    Raises
+    ------
+    EngineError
+        On entry, if the executor needs a package that is not installed, or its cluster does not answer.
+    """
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+        self._stack = contextlib.ExitStack()
+        self._running: dict[Future[Any], Any] = {}
+        self._started: tuple[Executor, Callable[[], int]] | None = None
+
+    def __enter__(self) -> Self:
+        if not self.pool.is_local:
+            self._start(CONNECTED)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end()
+
+    def map(self, function: Callable[[A], R], arguments: Iterable[A]) -> Iterator[tuple[A, R]]:
         """Yield each argument with its result as it ends, in any order; what has not begun is given up when one fails.
 
         What a process was doing when it was killed, by the system for the memory that it took or by somebody, is done
@@ -123,77 +161,98 @@ class Pool:
 
         Raises
         ------
-        EngineError
-            If the executor needs a package that is not installed, or its cluster does not answer.
         WorkerError
             If processes are lost again and again, or have other versions of convla, NumPy or numba than this one.
         """
+        if self.pool.is_local:
+            with self.pool.limits():
+                for argument in arguments:
+                    yield argument, function(argument)
+            return
         source = iter(arguments)
         waiting = deque(itertools.islice(source, 1))  # drawn, and not yet with the executor
         lost = 0
-        while waiting:
-            running: dict[Future[tuple[dict[str, str], R]], A] = {}
-            with contextlib.ExitStack() as stack:
-                executor, workers = self._start(stack, running)
+        try:
+            while waiting:
+                executor, workers = self._started or self._start(PATIENCE)
                 try:
                     while True:
-                        room = WAITING * workers() - len(running) - len(waiting)
+                        room = WAITING * workers() - len(self._running) - len(waiting)
                         waiting += itertools.islice(source, max(0, room))
                         while waiting:
-                            running[executor.submit(_tagged, function, waiting[0], self.threads)] = waiting[0]
-                            waiting.popleft()
-                        if not running:
+                            future = executor.submit(_tagged, function, waiting[0], self.pool.threads)
+                            self._running[future] = waiting.popleft()
+                        if not self._running:
                             return
-                        for future in wait(running, return_when=FIRST_COMPLETED).done:
+                        for future in wait(self._running, return_when=FIRST_COMPLETED).done:
                             found, result = future.result()
                             _check_versions(found)
-                            argument = running.pop(future)
+                            argument = self._running.pop(future)
                             lost = 0
                             yield argument, result
                 except self._losses() as error:
-                    waiting.extendleft(reversed(running.values()))
+                    waiting.extendleft(reversed(self._running.values()))
+                    self._end()
                     lost += 1
-                    if lost == RESTARTS or isinstance(self.executor, Executor):
+                    if lost == RESTARTS or isinstance(self.pool.executor, Executor):
                         raise WorkerError(
                             "a worker process was killed, by the system if memory ran short; what had ended is saved, "
                             "and the same command with --resume goes on from there, with fewer workers if need be"
                         ) from error
+        finally:
+            if self._running:
+                self._end()
+
+    def _start(self, patience: int) -> tuple[Executor, Callable[[], int]]:
+        """Start the executor; a scheduler may take so many seconds to answer."""
+        executor = self.pool.executor
+        try:
+            if isinstance(executor, Executor):
+                self._stack.callback(lambda: [future.cancel() for future in self._running])
+                self._started = executor, lambda: self.pool.workers
+            elif executor == "loky":
+                self._started = self._start_loky()
+            else:
+                self._started = self._start_mpi() if executor == "mpi" else self._start_dask(patience)
+        except BaseException:
+            self._end()
+            raise
+        return self._started
+
+    def _end(self) -> None:
+        """End the executor, with what is running if need be."""
+        self._started = None
+        try:
+            self._stack.close()
+        finally:
+            self._running.clear()
 
     def _losses(self) -> tuple[type[BaseException], ...]:
         """Return what is raised in place of a result where workers were lost."""
-        if not str(self.executor).startswith("dask"):
+        if not str(self.pool.executor).startswith("dask"):
             return (BrokenExecutor, CancelledError)
         from distributed import KilledWorker  # after three of them died at the same piece of work
         from distributed.comm import CommClosedError
 
         return (BrokenExecutor, CancelledError, CommClosedError, KilledWorker)
 
-    def _start(self, stack: contextlib.ExitStack, running: dict[Any, Any]) -> tuple[Executor, Callable[[], int]]:
-        """Return an executor, and what counts its workers; the stack ends it, with what is running if need be."""
-        if isinstance(self.executor, Executor):
-            stack.callback(lambda: [future.cancel() for future in running])
-            return self.executor, lambda: self.workers
-        if self.executor == "loky":
-            return self._start_loky(stack, running)
-        return self._start_mpi(stack) if self.executor == "mpi" else self._start_dask(stack)
-
-    def _start_loky(self, stack: contextlib.ExitStack, running: dict[Any, Any]) -> tuple[Executor, Callable[[], int]]:
+    def _start_loky(self) -> tuple[Executor, Callable[[], int]]:
         try:
             from loky import get_reusable_executor
         except ImportError as error:
             raise EngineError(f"executor 'loky' needs loky: {install_line('parallel')}") from error
         names = ("NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-        workers = min(self.workers, os.cpu_count() or 1)
+        workers = min(self.pool.workers, os.cpu_count() or 1)
         executor: Executor = get_reusable_executor(
             max_workers=workers,
-            env=dict.fromkeys(names, str(self.threads)),
+            env=dict.fromkeys(names, str(self.pool.threads)),
             initializer=_end_with,
             initargs=(os.getpid(),),
         )
-        stack.callback(lambda: executor.shutdown(kill_workers=bool(running)))  # type: ignore[call-arg]
+        self._stack.callback(lambda: executor.shutdown(kill_workers=bool(self._running)))  # type: ignore[call-arg]
         return executor, lambda: workers
 
-    def _start_mpi(self, stack: contextlib.ExitStack) -> tuple[Executor, Callable[[], int]]:
+    def _start_mpi(self) -> tuple[Executor, Callable[[], int]]:
         try:
             from mpi4py import MPI
             from mpi4py.futures import MPIPoolExecutor, _core
@@ -207,25 +266,30 @@ class Pool:
         if MPI.COMM_WORLD.Get_size() == 1 and shutil.which("mpiexec") is None:
             # MPICH would wait for one for ever, and hear no signal meanwhile.
             raise EngineError("executor 'mpi' starts processes by mpiexec, which is not on the PATH")
-        executor = MPIPoolExecutor(max_workers=self.workers, main=False)
-        stack.callback(executor.shutdown, cancel_futures=True)
+        executor = MPIPoolExecutor(max_workers=self.pool.workers, main=False)
+        self._stack.callback(executor.shutdown, cancel_futures=True)
         return executor, lambda: max(1, int(executor.num_workers))
 
-    def _start_dask(self, stack: contextlib.ExitStack) -> tuple[Executor, Callable[[], int]]:
+    def _start_dask(self, patience: int) -> tuple[Executor, Callable[[], int]]:
+        name = str(self.pool.executor)
         try:
             from distributed import Client, LocalCluster
         except ImportError as error:
-            raise EngineError(f"executor {self.executor!r} needs Dask: {install_line('dask')}") from error
-        kind, _, place = str(self.executor).partition(":")
+            raise EngineError(f"executor {name!r} needs Dask: {install_line('dask')}") from error
+        kind, _, place = name.partition(":")
+        if kind == "dask-local":
+            options = {"n_workers": int(place), "threads_per_worker": 1, "dashboard_address": None}
+            address = self._stack.enter_context(LocalCluster(**options)).scheduler_address
+        else:
+            address = f"tcp:{place}"
+            _check_host(name, place.strip("/").rpartition(":")[0].strip("[]"))
         try:
-            if kind == "dask-local":
-                options = {"n_workers": int(place), "threads_per_worker": 1, "dashboard_address": None}
-                place = stack.enter_context(LocalCluster(**options)).scheduler_address
-            else:
-                place = f"tcp:{place}"
-            client = stack.enter_context(Client(place, timeout=PATIENCE, set_as_default=False))
+            client = self._stack.enter_context(Client(address, timeout=patience, set_as_default=False))
         except OSError as error:  # a timeout, too
-            raise EngineError(f"executor {self.executor!r}: no scheduler answers at {place}") from error
+            raise EngineError(
+                f"executor {name!r}: no scheduler of Dask answered at {address} within {patience} s: is one running "
+                "there, and does the network let this machine reach its port?"
+            ) from error
 
         def workers() -> int:
             try:
@@ -257,6 +321,14 @@ class _DaskExecutor(Executor):
 
         self._client.submit(function, *arguments, pure=False).add_done_callback(pass_on)
         return ours
+
+
+def _check_host(executor: str, host: str) -> None:
+    """Raise at once if there is no such host: a client would ask for it again and again."""
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError as error:
+        raise EngineError(f"executor {executor!r}: no host is known here by the name {host!r}") from error
 
 
 def _now_and_then(count: Callable[[], int]) -> Callable[[], int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Sequence
@@ -17,10 +18,10 @@ from convla.experiments.csm.settings import Readings
 from convla.experiments.csm.source import Tables
 from convla.experiments.descents.outcome import check_engine
 from convla.experiments.folder import ResultsFolder, surroundings
-from convla.experiments.pool import Pool
+from convla.experiments.pool import Pool, Workers
 from convla.experiments.rck import source as rck
 from convla.experiments.session import Session, Watcher
-from convla.experiments.source import Conclusion, Report, Source, joined
+from convla.experiments.source import Conclusion, Report, Source
 from convla.extending import check_choice, check_integer, engine_names
 
 __all__ = ["DEFAULT_TARGETS", "TARGETS", "Request", "Run", "reproduce"]
@@ -98,7 +99,7 @@ class Request:
             "convla": metadata.version("convla"),
         }
 
-    def sources(self) -> tuple[Source[Any, Any], ...]:
+    def sources(self) -> tuple[Source[Any, Any, Any], ...]:
         """Return the sources; those that no target asks for have no units."""
         return (
             Tables(self.targets, self.repetitions, self.seed, self.readings, self.engine),
@@ -118,8 +119,8 @@ class Run:
     ----------
     reports : tuple of Report
         That of CSM's tables, and that of RCK's figures.
-    outcomes : dict
-        What every setting left.
+    found : dict
+        By the setting, what is left of it: a `convla.experiments.csm.summary.Summary`, or the traces of a figure.
     folder : Path
         Which holds both.
     files : list of str
@@ -127,7 +128,7 @@ class Run:
     """
 
     reports: tuple[Report, ...]
-    outcomes: dict[Any, Any]
+    found: dict[Any, Any]
     folder: Path
     files: list[str]
     seconds: float
@@ -174,43 +175,46 @@ def reproduce(request: Request, watcher: Watcher | None = None, *, draw: bool = 
     (['table1.csv', 'conclusions.csv'], 12)
     """
     engine = check_engine(request.engine)
-    folder = ResultsFolder(request.output, request.identity)
-    work = [(source, source.units()) for source in request.sources()]
     began = time.perf_counter()
-    manifest = _describe(request, engine) | {"settings": [unit.describe() for _, units in work for unit in units]}
-    folder.write_manifest(manifest)
-    session: Session[Any, Any] = Session(folder, request.pool(), watcher, resume=request.resume)
-    session.announce([(source, [part for unit in units for part in source.parts(unit)]) for source, units in work])
-    done = [(source, _outcomes(session, source, units)) for source, units in work]
-    reports = tuple(source.report(outcomes) for source, outcomes in done)
-    run = Run(reports, {unit: o for _, outcomes in done for unit, o in outcomes.items()}, folder.path, [], 0.0)
-    run.files.extend(name for report in reports for name in folder.write_tables(report.tables()))
-    if run.conclusions:
-        rows = [(c.subject, c.statement, c.verdict, c.evidence) for c in run.conclusions]
-        run.files.extend(
-            folder.write_tables({"conclusions.csv": (("subject", "statement", "verdict", "evidence"), rows)})
+    work = [(source, source.units()) for source in request.sources()]
+    with contextlib.ExitStack() as stack:
+        workers = stack.enter_context(Workers(request.pool()))
+        folder = ResultsFolder(request.output, request.identity)
+        stack.enter_context(folder.locked())
+        manifest = _describe(request, engine) | {"settings": [unit.describe() for _, units in work for unit in units]}
+        folder.write_manifest(manifest)
+        session: Session[Any, Any] = Session(folder, workers, watcher, resume=request.resume)
+        session.announce(work)
+        done = [(source, _found(session, source, units)) for source, units in work]
+        reports = tuple(source.report(found) for source, found in done)
+        run = Run(reports, {unit: o for _, found in done for unit, o in found.items()}, folder.path, [], 0.0)
+        run.files.extend(name for report in reports for name in folder.write_tables(report.tables()))
+        if run.conclusions:
+            rows = [(c.subject, c.statement, c.verdict, c.evidence) for c in run.conclusions]
+            run.files.extend(
+                folder.write_tables({"conclusions.csv": (("subject", "statement", "verdict", "evidence"), rows)})
+            )
+        if draw:
+            run.files.extend(name for source, found in done for name in source.draw(found, folder.path))
+        seconds = time.perf_counter() - began
+        folder.write_manifest(
+            manifest
+            | {
+                "complete": True,
+                "seconds": round(seconds, 3),  # of this run; what was resumed took its own
+                "resumed_parts": session.resumed,
+                "damaged_records": session.damaged,
+                "files": run.files,
+            }
+            | {key: value for report in reports for key, value in report.totals().items()}
         )
-    if draw:
-        run.files.extend(name for source, outcomes in done for name in source.draw(outcomes, folder.path))
-    seconds = time.perf_counter() - began
-    folder.write_manifest(
-        manifest
-        | {
-            "complete": True,
-            "seconds": round(seconds, 3),  # of this run; what was resumed took its own
-            "resumed_parts": session.resumed,
-            "files": run.files,
-        }
-        | {key: value for report in reports for key, value in report.totals().items()}
-    )
     return replace(run, seconds=seconds)
 
 
-def _outcomes(session: Session[Any, Any], source: Source[Any, Any], units: Sequence[Any]) -> dict[Any, Any]:
-    """Return what settings leave, each part of them run and saved by itself."""
-    parts = {unit: source.parts(unit) for unit in units}
-    done = session.complete(source, [part for of_unit in parts.values() for part in of_unit])
-    return {unit: joined([done[part] for part in of_unit]) for unit, of_unit in parts.items()}
+def _found(session: Session[Any, Any], source: Source[Any, Any, Any], units: Sequence[Any]) -> dict[Any, Any]:
+    """Return what the report needs of settings: each is run in parts, saved, and read as a stream."""
+    session.run(source, units)
+    return {unit: source.summarize(unit, session.outcomes(source, unit)) for unit in units}
 
 
 def _describe(request: Request, engine: str) -> dict[str, Any]:

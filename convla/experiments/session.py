@@ -1,22 +1,26 @@
-"""Units of work, each run as a whole and saved as it ends; what a results folder holds already is not run again."""
+"""Units of work, cut into parts that are saved as they end; rows that a folder holds already are not run again."""
 
 from __future__ import annotations
 
 import functools
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
-from convla.experiments.folder import ResultsError, ResultsFolder
-from convla.experiments.pool import Pool
+import numpy as np
 
-__all__ = ["Job", "O", "Session", "U", "Unit", "Watcher"]
+from convla.experiments.folder import ResultsError, ResultsFolder
+from convla.experiments.pool import Workers
+from convla.experiments.records import DamagedRecordError, RecordFile
+from convla.extending import flush_folder
+
+__all__ = ["Job", "O", "Part", "Session", "U", "Unit", "Watcher", "joined"]
 
 
 class Unit(Hashable, Protocol):
-    """What is run as a whole, and saved in one file."""
+    """What leaves some rows, saved in one file."""
 
     @property
     def name(self) -> str:
@@ -26,27 +30,61 @@ class Unit(Hashable, Protocol):
         """Return what it is, as plain data."""
 
 
-WRITERS = 4
-"""Files that are written at a time."""
+MOST_WAITING = 1024
+"""Parts that wait to be saved together: they are there for good some 10 ms later, however many they are."""
+
+TRIES = 3
+"""How often rows of a unit may turn out to be damaged, before that is an error."""
+
+FLUSHED = 4
+"""Files that are flushed to the disk at a time."""
+
+MOST_BYTES = 2**26
+"""Of the arrays that wait to be saved, but for the last."""
 
 U = TypeVar("U", bound=Unit)
 O = TypeVar("O")  # noqa: E741  (an outcome, a dataclass of arrays)
 
 
+@dataclass(frozen=True)
+class Part(Generic[U]):
+    """Some rows of what a unit leaves, from `start` to before `stop`; what a worker is given."""
+
+    unit: U
+    start: int
+    stop: int
+    size: int = 0
+    """Of the whole."""
+
+    @property
+    def rows(self) -> int:
+        """How many they are."""
+        return self.stop - self.start
+
+    @property
+    def title(self) -> str:
+        """What a screen calls it."""
+        title = str(getattr(self.unit, "title", self.unit.name))
+        return title if self.rows == self.size else f"{title}, {self.start} to {self.stop}"
+
+
 class Watcher:
     """Who is told how it goes. This one keeps silent; a progress display overrides what it shows."""
 
-    def plan(self, units: int, saved: int) -> None:
-        """Hear how many units there are, and how many of them are saved already."""
+    def plan(self, parts: int, saved: int) -> None:
+        """Hear how many parts there are, and how many of them are saved already."""
 
-    def start(self, unit: Unit, steps: int) -> None:
-        """Hear that a unit of so many steps begins."""
+    def start(self, part: Part[Any], steps: int) -> None:
+        """Hear that a part of so many steps begins."""
 
-    def advance(self, unit: Unit, steps: int) -> None:
-        """Hear that so many more steps of a unit are done."""
+    def advance(self, part: Part[Any], steps: int) -> None:
+        """Hear that so many more steps of a part are done."""
 
-    def finish(self, unit: Unit) -> None:
-        """Hear that a unit is done, and saved."""
+    def finish(self, part: Part[Any]) -> None:
+        """Hear that a part is done, and saved."""
+
+    def damaged(self, file: str, places: int) -> None:
+        """Hear that so many places of a file could not be read, whose rows are run again."""
 
 
 class Job(ABC, Generic[U, O]):
@@ -60,16 +98,20 @@ class Job(ABC, Generic[U, O]):
         return unit.describe()
 
     @abstractmethod
-    def rows(self, unit: U) -> int:
+    def size(self, unit: U) -> int:
         """Return how long each array is that a unit leaves."""
 
-    @abstractmethod
-    def __call__(self, unit: U, advance: Callable[[int], None] = lambda _: None) -> O:
-        """Run a unit; `advance` is told how many more steps are done, from time to time."""
+    def cut(self, unit: U) -> int:
+        """Return how many rows a part has: all, or as many as take about a second, the same on every machine."""
+        return self.size(unit)
 
-    def steps(self, unit: U) -> int:
-        """Return how many steps a unit has, as `advance` counts them."""
-        return self.rows(unit)
+    @abstractmethod
+    def __call__(self, part: Part[U], advance: Callable[[int], None] = lambda _: None) -> O:
+        """Run a part; `advance` is told how many more steps are done, from time to time."""
+
+    def steps(self, part: Part[U]) -> int:
+        """Return how many steps a part has, as `advance` counts them."""
+        return part.rows
 
     def forget(self, unit: U) -> None:
         """Remove what an unfinished run of the unit has left behind."""
@@ -81,92 +123,156 @@ class Session(Generic[U, O]):
     Parameters
     ----------
     folder : ResultsFolder
-    pool : Pool
+    workers : Workers
     watcher : Watcher, optional
     resume : bool
-        Take from the folder what has already ended there.
+        Take from the folder the rows that are there, however the run was cut that left them. Otherwise units begin
+        anew.
 
     Attributes
     ----------
     resumed : int
-        How many units were taken from the folder.
+        How many parts were taken from the folder.
+    damaged : int
+        How many records in it could not be read; their rows were run again.
     """
 
-    def __init__(self, folder: ResultsFolder, pool: Pool, watcher: Watcher | None = None, *, resume: bool) -> None:
-        self.resumed = 0
-        self._folder, self._pool, self._resume = folder, pool, resume
+    def __init__(
+        self, folder: ResultsFolder, workers: Workers, watcher: Watcher | None = None, *, resume: bool
+    ) -> None:
+        self.resumed = self.damaged = 0
+        self._folder, self._workers, self._resume = folder, workers, resume
         self._watcher = watcher or Watcher()
+        self._files: dict[Any, RecordFile] = {}
 
     def announce(self, work: Iterable[tuple[Job[Any, Any], Iterable[Any]]]) -> None:
-        """Tell the watcher of all units that jobs will be asked to complete, each of them once."""
-        units = saved = 0
-        for job, of_job in work:
-            for unit in of_job:
-                units += 1
-                saved += self._load(job, unit) is not None
-        self._watcher.plan(units, saved)
+        """Find what is saved of the units that jobs will be asked for, and tell the watcher of all parts."""
+        parts = 0
+        for job, units in work:
+            for unit in dict.fromkeys(units):
+                parts += sum(1 for _ in self._missing(job, unit))
+        self._watcher.plan(self.resumed + parts, self.resumed)
 
     def complete(self, job: Job[U, O], units: Sequence[U]) -> dict[U, O]:
         """Return what units leave, in their order: what is not saved is run first."""
-        self.run(job, dict.fromkeys(units))
-        return {unit: self.saved(job, unit) for unit in units}
+        self.run(job, units)
+        return {unit: joined([*self.outcomes(job, unit)]) for unit in units}
 
     def run(self, job: Job[U, O], units: Iterable[U]) -> None:
-        """Run the units that are not saved, and save each as it ends; neither they nor what they leave are kept."""
-        saving: deque[tuple[U, Future[None]]] = deque()
+        """Run what is not saved of units, and save each part as it ends; nothing of it is kept in memory."""
+        parts = (part for unit in dict.fromkeys(units) for part in self._missing(job, unit))
+        waiting: list[tuple[Part[U], O]] = []
+        written: list[tuple[Part[U], O]] = []
+        held = 0
+        # The disk is waited for beside the work, for all parts together that ended meanwhile.
+        with ThreadPoolExecutor(1) as writer:
+            writing: Future[None] = writer.submit(lambda: None)
 
-        def end(most: int) -> None:
-            while len(saving) > most:
-                unit, written = saving.popleft()
-                written.result()
-                job.forget(unit)
-                self._watcher.finish(unit)
+            def hand_over() -> None:
+                nonlocal waiting, written, writing
+                writing.result()
+                for part, _ in written:
+                    job.forget(part.unit)
+                    self._watcher.finish(part)
+                waiting, written = [], waiting
+                writing = writer.submit(self._save, job, written)
 
-        # The disk is waited for beside the work: a file is there for good some 10 ms after it is written.
-        with ThreadPoolExecutor(WRITERS) as writers:
             try:
-                for unit, outcome in self._run(job, self._missing(job, units)):
-                    saving.append((unit, writers.submit(self._folder.save, unit.name, job.describe(unit), outcome)))
-                    end(WRITERS)
+                for part, outcome in self._run(job, parts):
+                    waiting.append((part, outcome))
+                    held += sum(values.nbytes for values in vars(outcome).values())
+                    if writing.done() or len(waiting) == MOST_WAITING or held > MOST_BYTES:
+                        hand_over()
+                        held = 0
             finally:
-                end(0)
+                hand_over()
+                hand_over()
 
-    def saved(self, job: Job[U, O], unit: U) -> O:
-        """Return what a unit that has been run left.
+    def outcomes(self, job: Job[U, O], unit: U) -> Iterator[O]:
+        """Yield what a unit that has been run left, some rows after the other, each read once.
+
+        Rows of records that turn out to be damaged are run again.
 
         Raises
         ------
         ResultsError
-            If its file is gone.
+            If the file is gone, or cannot be read.
         """
-        found: O | None = self._folder.load(unit.name, job.describe(unit), job.kind, job.rows(unit))
+        file, row, size = self._file(job, unit), 0, job.size(unit)
+        names = [field.name for field in fields(job.kind)]
+        tries = 0
+        while row < size:
+            try:
+                for stop, arrays in file.rows(row, size):
+                    yield job.kind(**dict(zip(names, arrays, strict=True)))
+                    row = stop
+            except DamagedRecordError as error:
+                self._tell(file)
+                tries += 1
+                if tries == TRIES:
+                    raise ResultsError(f"{file.path}: what is written there comes back as something else") from error
+                self.run(job, [unit])
+            except (OSError, IndexError) as error:
+                raise ResultsError(f"{file.path}: rows are gone that were saved: {error}") from error
+
+    def _file(self, job: Job[U, O], unit: U) -> RecordFile:
+        """Return the file of a unit, looked at once; empty when this session begins anew."""
+        found = self._files.get(unit)
         if found is None:
-            raise ResultsError(f"{self._folder.path}: {unit.name} is gone, though it was saved")
-        return found
-
-    def _missing(self, job: Job[U, O], units: Iterable[U]) -> Iterator[U]:
-        for unit in units:
-            if self._load(job, unit) is not None:
-                self.resumed += 1
-                continue
-            if not self._resume:
+            found = self._files[unit] = self._folder.records(unit.name, job.describe(unit))
+            if self._resume:
+                self.resumed += found.count(job.size(unit))
+                self._tell(found)
+            else:
+                found.forget()
                 job.forget(unit)
-            yield unit
-
-    def _run(self, job: Job[U, O], units: Iterable[U]) -> Iterator[tuple[U, O]]:
-        if self._pool.is_local:
-            with self._pool.limits():
-                for unit in units:
-                    self._watcher.start(unit, job.steps(unit))
-                    yield unit, job(unit, functools.partial(self._watcher.advance, unit))
-        else:
-            for unit, outcome in self._pool.map(job, units):
-                self._watcher.start(unit, job.steps(unit))
-                self._watcher.advance(unit, job.steps(unit))
-                yield unit, outcome
-
-    def _load(self, job: Job[U, O], unit: U) -> O | None:
-        if not self._resume:
-            return None
-        found: O | None = self._folder.load(unit.name, job.describe(unit), job.kind, job.rows(unit))
         return found
+
+    def _tell(self, file: RecordFile) -> None:
+        if file.damaged:
+            self.damaged += file.damaged
+            self._watcher.damaged(str(file.path), file.damaged)
+            file.damaged = 0
+
+    def _missing(self, job: Job[U, O], unit: U) -> Iterator[Part[U]]:
+        size, step = job.size(unit), job.cut(unit)
+        for start, stop in self._file(job, unit).missing(size):
+            for first in range(start - start % step, stop, step):
+                yield Part(unit, max(first, start), min(first + step, stop), size)
+
+    def _run(self, job: Job[U, O], parts: Iterable[Part[U]]) -> Iterator[tuple[Part[U], O]]:
+        if self._workers.pool.is_local:
+            with self._workers.pool.limits():
+                for part in parts:
+                    self._watcher.start(part, job.steps(part))
+                    yield part, job(part, functools.partial(self._watcher.advance, part))
+        else:
+            for part, outcome in self._workers.map(job, parts):
+                self._watcher.start(part, job.steps(part))
+                self._watcher.advance(part, job.steps(part))
+                yield part, outcome
+
+    def _save(self, job: Job[U, O], ended: Sequence[tuple[Part[U], O]]) -> None:
+        files = {part.unit: self._file(job, part.unit) for part, _ in ended}
+        path = self._folder.path
+        try:
+            for part, outcome in ended:
+                path = files[part.unit].path
+                files[part.unit].append(part.start, part.stop, [*vars(outcome).values()])
+            with ThreadPoolExecutor(FLUSHED) as disk:  # which does not wait for one after the other
+                for _ in disk.map(RecordFile.flush, files.values()):
+                    pass
+            if files:
+                flush_folder(path.parent)
+        except OSError as error:
+            raise ResultsError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def joined(outcomes: Sequence[O]) -> O:
+    """Return dataclasses of arrays as one, their rows one after the other."""
+    first = outcomes[0]
+    columns = {
+        field.name: np.concatenate([getattr(outcome, field.name) for outcome in outcomes])
+        for field in fields(first)  # type: ignore[arg-type]
+    }
+    return type(first)(**columns)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic
-
-import numpy as np
+from typing import Any, Generic, TypeVar
 
 from convla.experiments.folder import Table
 from convla.experiments.session import Job, O, U
 
-__all__ = ["Conclusion", "Part", "Report", "Sheet", "Source", "joined"]
+__all__ = ["Conclusion", "Report", "Sheet", "Source"]
+
+S = TypeVar("S")
+"""What a report needs of a setting."""
 
 
 @dataclass(frozen=True)
@@ -84,27 +85,7 @@ class Report:
         return []
 
 
-@dataclass(frozen=True)
-class Part(Generic[U]):
-    """Some rows of what a setting leaves, from `start` to before `stop` of `size`; the unit of work."""
-
-    setting: U
-    start: int
-    stop: int
-    size: int
-
-    @property
-    def name(self) -> str:
-        """The name of its file: the setting's, with its place where it is not the whole."""
-        whole = self.stop - self.start == self.size
-        return self.setting.name if whole else f"{self.setting.name}-{self.start}-{self.stop}"
-
-    def describe(self) -> dict[str, Any]:
-        """Return the setting, and the place in it, as plain data."""
-        return self.setting.describe() | {"start": self.start, "stop": self.stop}
-
-
-class Source(Job[Part[U], O]):
+class Source(Job[U, O], Generic[U, O, S]):
     """The settings of a source, how a part of one is run, and what is made of all of them."""
 
     @abstractmethod
@@ -112,36 +93,13 @@ class Source(Job[Part[U], O]):
         """Return the settings that are to be run, each once."""
 
     @abstractmethod
-    def size(self, unit: U) -> int:
-        """Return how long each array is that a setting leaves."""
+    def summarize(self, unit: U, outcomes: Iterable[O]) -> S:
+        """Return what the report needs of a setting, from its rows as a stream."""
 
     @abstractmethod
-    def cut(self, unit: U) -> int:
-        """Return how many rows of it take about a second; the same on every machine."""
-
-    def parts(self, unit: U) -> list[Part[U]]:
-        """Return the parts of a setting, in their order."""
-        size, step = self.size(unit), self.cut(unit)
-        return [Part(unit, start, min(start + step, size), size) for start in range(0, size, step)]
-
-    def rows(self, unit: Part[U]) -> int:
-        """Return how long each array is that a part leaves."""
-        return unit.stop - unit.start
+    def report(self, found: Mapping[U, S]) -> Report:
+        """Return what the settings' summaries say."""
 
     @abstractmethod
-    def report(self, outcomes: Mapping[U, O]) -> Report:
-        """Return what outcomes say."""
-
-    @abstractmethod
-    def draw(self, outcomes: Mapping[U, O], folder: Path) -> list[str]:
-        """Draw pictures of outcomes into a folder, and return their names."""
-
-
-def joined(outcomes: Sequence[O]) -> O:
-    """Return dataclasses of arrays as one, their rows one after the other."""
-    first = outcomes[0]
-    columns = {
-        field.name: np.concatenate([getattr(outcome, field.name) for outcome in outcomes])
-        for field in fields(first)  # type: ignore[arg-type]
-    }
-    return type(first)(**columns)
+    def draw(self, found: Mapping[U, S], folder: Path) -> list[str]:
+        """Draw pictures of them into a folder, and return their names."""

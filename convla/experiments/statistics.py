@@ -137,6 +137,15 @@ class PairedDifference:
             return "no difference seen"
         return "better" if (self.mean > 0.0) == more_is_better else "worse"
 
+    def within(self, margin: float) -> bool:
+        """Return whether there is no difference beyond a margin, by the simultaneous interval.
+
+        The two one-sided tests of equivalence of D. J. Schuirmann (J. Pharmacokinetics and Biopharmaceutics 15, 1987),
+        each at half of 1 - `CONFIDENCE` over the number of comparisons. False for fewer than two seeds, or a margin of
+        NaN.
+        """
+        return -margin < self.simultaneous_low and self.simultaneous_high < margin
+
 
 def mean_with_error(values: Sequence[float]) -> Estimate:
     """Return the mean of the finite values with its standard error, NaN for fewer than two.

@@ -5,6 +5,13 @@ from convla.identities.channel_metrics import (
     sobolev_greens_function,
     sobolev_inner_product,
 )
+from convla.identities.failures import (
+    crossing_probability,
+    orthogonality_fails,
+    orthogonality_failure_limit,
+    orthogonalized_pair,
+    similarity_failure_limit,
+)
 from convla.identities.inner_products import (
     autocorrelation,
     correlation_inner_product,
@@ -33,14 +40,23 @@ from convla.identities.matrices import (
     singular_value_enclosure,
     singular_value_gradient,
 )
+from convla.identities.normalized_maps import (
+    activated_cosine,
+    even_similarity,
+    map_correlation,
+    window_covariance,
+)
 from convla.identities.orthogonality import boundary_defect, shared_taps
 
 __all__ = [
     "CATALAN",
+    "activated_cosine",
     "adjoint_kernel",
     "autocorrelation",
     "boundary_defect",
     "correlation_inner_product",
+    "crossing_probability",
+    "even_similarity",
     "feature_inner_product",
     "gram_kernel",
     "half_circle_pair",
@@ -48,8 +64,12 @@ __all__ = [
     "kernel_correlation",
     "least_similar_pair",
     "least_similarity_enclosure",
+    "map_correlation",
     "off_centre_inner_product",
     "ordered_pair_similarity",
+    "orthogonality_fails",
+    "orthogonality_failure_limit",
+    "orthogonalized_pair",
     "padding_error_energy",
     "padding_error_terms",
     "penalty_matrix_gradient",
@@ -58,10 +78,12 @@ __all__ = [
     "same_channel_similarity",
     "scaled_penalty_minimum",
     "shared_taps",
+    "similarity_failure_limit",
     "similarity_lower_bound",
     "similarity_upper_bound",
     "singular_value_enclosure",
     "singular_value_gradient",
     "sobolev_greens_function",
     "sobolev_inner_product",
+    "window_covariance",
 ]

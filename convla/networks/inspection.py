@@ -72,7 +72,8 @@ def inspect(
         Inputs at which the Jacobian bounds the Lipschitz constant from below; by default the example of a module. Of
         files those in .onnx and .pt2 can be differentiated, by PyTorch.
     budget : float, optional
-        Seconds. Layers are only estimated that would take longer than what is left of them; their rows say so.
+        Seconds. All rows are looked at first, and then worked on while there is time, those of little work first. What
+        is only estimated then, or left out, the rows say.
     progress : callable, optional
         Called with each row as it is done.
 
@@ -175,7 +176,7 @@ class Plan:
     @property
     def seconds_left(self) -> float:
         """How long the rows to come are expected to take, by those that are done."""
-        return self._inspector.pace.seconds_left
+        return self._inspector.seconds_left
 
     def run(self, progress: Callable[[LayerReport], None] | None = None) -> Inspection:
         """Measure; see `inspect`."""
@@ -202,6 +203,8 @@ class Plan:
             return None
         certificate = self._inspector.certificate(self._network)
         if self._module is None or (math.isinf(certificate.upper) and not self._at_data):
+            return certificate
+        if not self._at_data and not self._inspector.has_time_for_jacobian(self._network):
             return certificate
         try:
             return certificate.with_lower(_jacobians().largest_jacobian_norm(self._module, self._data))

@@ -132,7 +132,33 @@ class Layer:
         grouped = moduli.reshape(groups, -1, *moduli.shape[1:])
         columns = float(grouped.sum(axis=(1, *range(3, grouped.ndim))).max())
         taps = 1 if self.geometry.boundary == "zero" else math.prod(self.geometry.kernel_size)
-        return outward(math.sqrt(rows * columns * taps), moduli.size)
+        return outward(math.sqrt(rows) * math.sqrt(columns) * math.sqrt(taps), moduli.size + 4)
+
+    @functools.cached_property
+    def filter_norm(self) -> float:
+        """A lower bound of the map's norm: the norm of the largest filter, or 0 if no output sees the image under all.
+
+        The filter is then a row of the matrix, whatever the boundary.
+        """
+        geometry = self.geometry
+        for n, k, d, s, (low, _), outputs in zip(
+            geometry.image_shape,
+            geometry.kernel_size,
+            geometry.dilation,
+            geometry.stride,
+            geometry.padding,
+            geometry.output_shape,
+            strict=True,
+        ):
+            first = max(0, -(-low // s))  # the first output that reads nothing before the image
+            if first >= outputs or first * s - low + (k - 1) * d >= n:
+                return 0.0
+        rows = self.kernel.astype(np.float64).reshape(len(self.kernel), -1)
+        largest = float(np.abs(rows).max())
+        if largest == 0.0:
+            return 0.0
+        squares = float(((rows / largest) ** 2).sum(axis=1).max())
+        return largest * math.sqrt(squares) * (1.0 - (rows.shape[1] + 8) * 2.0**-52)
 
     @property
     def in_double(self) -> Layer:

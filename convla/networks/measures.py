@@ -51,6 +51,13 @@ def _named(name: str) -> Column:
     return next(column for group in MEASURES.values() for column in group if column.name == name)
 
 
+def _sigma_max(subject: Subject) -> float:
+    found = subject.spectrum.largest
+    if subject.spectrum.is_bare and found.value == 0.0 < found.upper:
+        raise ValueError("left out to save time, but for a bound")
+    return found.value
+
+
 def _condition(subject: Subject) -> float:
     smallest = subject.spectrum.smallest
     if smallest.status == Status.RANK_DEFICIENT:
@@ -59,11 +66,11 @@ def _condition(subject: Subject) -> float:
 
 
 def _stable_rank(subject: Subject) -> float:
-    largest = subject.spectrum.largest.value
-    if largest == 0.0:
+    if subject.spectrum.is_bare:
+        raise ValueError("left out to save time")
+    if subject.spectrum.largest.value == 0.0:
         raise ValueError("not defined for a map that is zero")
-    # Divided one by one: the square may leave the range of float64.
-    return subject.spectrum.squared_frobenius_norm / largest / largest
+    return subject.spectrum.stable_rank
 
 
 def _scaled_similarity(subject: Subject) -> float:
@@ -106,7 +113,7 @@ def _spectral_isometry(subject: Subject) -> float:
 
 MEASURES: dict[str, tuple[Column, ...]] = {
     "sigma_max": (
-        Column("sigma_max", "sigma_max", lambda subject: subject.spectrum.largest.value),
+        Column("sigma_max", "sigma_max", _sigma_max),
         Column("at_least", "at least", lambda subject: subject.spectrum.bounds[0]),
         Column("at_most", "at most", lambda subject: subject.spectrum.bounds[1]),
     ),

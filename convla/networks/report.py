@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import importlib
 import io
 import json
@@ -91,6 +92,21 @@ class Inspection:
         bound = "" if self.certificate is None else f", {self.certificate.short}"
         partly = "" if self.complete else " (interrupted)"
         return f"<Inspection of {len(self.layers)} rows{partly}{bound}: .to_frame(), .to_csv(), .to_json()>"
+
+    def _repr_html_(self) -> str:
+        """Return the table that a notebook shows; the whole, with notes and the bound, is `to_html`."""
+        heads = ["layer", "kernel", "image", *(column.heading for column in self.columns), "status"]
+        rows = [
+            [
+                *(record[name] for name in ("layer", "shape", "image")),
+                *("" if (value := record[column.name]) is None else f"{value:.4g}" for column in self.columns),
+                record["status"],
+            ]
+            for record in self.records()
+        ]
+        head = "".join(f"<th>{html.escape(name)}</th>" for name in heads)
+        body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><p>{html.escape(repr(self))}</p>"
 
     def __iter__(self) -> Iterator[LayerReport]:
         return iter(self.layers)

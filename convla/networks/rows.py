@@ -16,7 +16,7 @@ from convla._array import available_memory
 from convla._threads import blas_on_one_thread, in_order, thread_limit
 from convla.errors import ConvergenceWarning
 from convla.networks.certificate import Certificate, certify
-from convla.networks.effort import FULL, QUICK, Effort, Pace, work_of
+from convla.networks.effort import BARE, FULL, ITERATION, QUICK, Effort, Pace, Work, work_of
 from convla.networks.gains import outward
 from convla.networks.graph import Network
 from convla.networks.layers import Layer
@@ -28,6 +28,12 @@ from convla.spectra import SpectralDensity
 from convla.spectra.status import Status
 
 __all__ = ["Inspector", "Task", "check_memory", "tasks_of"]
+
+_DOUBT = 1.5
+"""How much longer a row may take than is expected, before a budget is exceeded."""
+
+_JACOBIAN = 10.0
+"""Products that the power method on a network's Jacobian takes for each of the network's own, as was measured."""
 
 VECTORS = 6
 """The least number of images and features that the iteration for the largest singular value holds."""
@@ -130,12 +136,28 @@ class Inspector:
         self._of_maps = {column.name for column in columns_of(OF_MAPS)}
         self._with_density = measures is None or "density" in measures
         self._effort = replace(FULL, density=math.inf) if measures is not None else FULL
-        self._deadline = time.monotonic() + budget
+        self._parts = self._wanted_parts()
+        self._budget, self._deadline = budget, math.inf
         self._spectra: dict[Any, Spectrum] = {}
-        self._found: dict[Any, _Found] = {}
+        self._found: dict[Any, tuple[Effort, _Found]] = {}
         self._lock = threading.Lock()
-        self._works = {task: work_of(task.layers) if self.is_spectral else _kernel_work(task) for task in self.tasks}
-        self.pace = Pace(list(self._works.values()), min(thread_limit(), max(1, len(self.tasks))))
+        self._works = [self._work(task, self._effort) for task in self.tasks]
+        self.pace = Pace(self._works, min(thread_limit(), max(1, len(self.tasks))))
+
+    def _wanted_parts(self) -> tuple[str, ...]:
+        """Return the parts of a row's work that the measures ask for."""
+        names = {column.name for column in self.columns}
+        wanted = {
+            "rest": True,
+            "largest": self.is_spectral,
+            "bounds": "at_most" in names,
+            "smallest": "sigma_min" in names,
+            "density": self._with_density,
+        }
+        return tuple(part for part, asked in wanted.items() if asked)
+
+    def _work(self, task: Task, effort: Effort) -> Work:
+        return work_of(task.layers, effort, self._parts)
 
     @property
     def is_spectral(self) -> bool:
@@ -149,9 +171,82 @@ class Inspector:
 
     def rows(self) -> Iterator[LayerReport]:
         """Give the rows in order, as they are done."""
+        self._deadline = time.monotonic() + self._budget
+        numbers = range(len(self.tasks))
         # The status of a value says it; filters are of the whole process, and rows are made by several threads.
         with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
-            yield from in_order(self._row, self.tasks)
+            if math.isinf(self._budget):
+                yield from in_order(self._row, numbers)
+            else:
+                yield from self._rows_in_time(numbers)
+
+    def _rows_in_time(self, numbers: Sequence[int]) -> Iterator[LayerReport]:
+        """Look at all rows, and then work on as many as there is time for, those of little work first."""
+        rows = dict(zip(numbers, in_order(self._first_look, numbers), strict=True))
+        order = sorted(numbers, key=lambda number: self.pace.expected(self._works[number]))
+        done: set[int] = set()
+        following = 0
+        for number, row in zip(order, in_order(self._second_look, order), strict=True):
+            rows[number] = row or rows[number]
+            done.add(number)
+            while following in done:
+                yield rows[following]
+                following += 1
+
+    def _first_look(self, number: int) -> LayerReport:
+        task = self.tasks[number]
+        work = self._work(task, QUICK)
+        # Half of the time is for the rows that can be worked on, and even a look at some networks takes long.
+        if self.seconds_to_spare - self._budget / 2 < self.pace.expected(work):
+            return self._made(task, BARE)[0]
+        row, seconds = self._made(task, QUICK)
+        if seconds is not None:
+            self.pace.learn(work, seconds)
+        return row
+
+    def _second_look(self, number: int) -> LayerReport | None:
+        effort = self._affordable(self._works[number])
+        row, seconds = (None, None) if effort is None else self._made(self.tasks[number], effort)
+        self.pace.note(self._works[number], seconds)
+        return row
+
+    def _affordable(self, work: Work) -> Effort | None:
+        """Return what may go into a row in the time that is left; None where that is not even the largest value."""
+        left, most = self.seconds_to_spare, self._effort.max_matvecs
+        kept: set[str] = set()
+        for part in self._parts:
+            seconds = _DOUBT * self.pace.expected({part: work[part]})
+            if seconds <= left:
+                kept.add(part)
+                # Where the largest values lie close, the iteration may take all of the time, but no more.
+                most = min(most, int(ITERATION * left / seconds)) if part == "largest" else most
+                left -= seconds
+            elif part in ("rest", "largest"):
+                return None
+        smallest = self._effort if "smallest" in kept else QUICK
+        return replace(
+            self._effort,
+            max_matvecs=most,
+            direct=smallest.direct,
+            bounding=smallest.bounding,
+            enclosure="bounds" in kept,
+            density=self._effort.density if "density" in kept else 0.0,
+        )
+
+    @property
+    def seconds_to_spare(self) -> float:
+        """What is left of the budget."""
+        return self._deadline - time.monotonic()
+
+    def has_time_for_jacobian(self, network: Network) -> bool:
+        """Tell whether the budget allows a bound from below at an example, which nobody has asked for."""
+        products = sum(layer.kernel.size * math.prod(layer.geometry.output_shape) for layer in network.layers.values())
+        return self.pace.expected({"rest": _JACOBIAN * products}) <= self.seconds_to_spare
+
+    @property
+    def seconds_left(self) -> float:
+        """The seconds that the rows to come are expected to take."""
+        return max(0.0, min(self.pace.seconds_left, self.seconds_to_spare))
 
     def certificate(self, network: Network) -> Certificate:
         """Bound the network by the enclosures of its layers and runs."""
@@ -170,49 +265,67 @@ class Inspector:
     def _norm(spectrum: Spectrum) -> float:
         return outward(spectrum.bounds[1])
 
-    def _effort_of(self, layers: tuple[Layer, ...]) -> Effort:
-        """Return what may go into a map: little, where the budget is used up, or would be by this one."""
-        left = self._deadline - time.monotonic()
-        late = left <= 0.0 or (left < math.inf and self.pace.expected(work_of(layers)) > left)
-        return QUICK if late else self._effort
-
-    def _spectrum(self, layers: tuple[Layer, ...]) -> Spectrum:
+    def _spectrum(self, layers: tuple[Layer, ...], effort: Effort | None = None) -> Spectrum:
+        """Return the spectrum of a map: one that is known, if not less went into it, or a new one."""
         key = tuple(layer.key for layer in layers)
         with self._lock:
-            if key in self._spectra:
-                return self._spectra[key]
-        spectrum = self._new_spectrum(layers)
+            known = self._spectra.get(key)
+        if known is not None and (effort is None or known.effort.max_matvecs >= effort.max_matvecs):
+            return known
+        spectrum = self._new_spectrum(layers, effort or self._effort_of_no_row(layers))
         with self._lock:
-            return self._spectra.setdefault(key, spectrum)
+            if self._spectra.get(key) is known:
+                self._spectra[key] = spectrum
+            return self._spectra[key]
 
-    def _new_spectrum(self, layers: tuple[Layer, ...]) -> Spectrum:
+    def _effort_of_no_row(self, layers: tuple[Layer, ...]) -> Effort:
+        """Return what may go into the enclosure of a map that only the network's bound asks for."""
+        for effort in (self._effort, QUICK):
+            if self.pace.expected(work_of(layers, effort, ("largest", "bounds"))) <= self.seconds_to_spare:
+                return effort
+        return BARE
+
+    def _new_spectrum(self, layers: tuple[Layer, ...], effort: Effort) -> Spectrum:
         parts = folded(layers)
-        effort = self._effort_of(layers)
         if len(parts) == 1:
             (part,) = parts
             copies = math.prod(part.image) if part.pointwise else 1
-            near = [layer for layer in layers if layer.kind != "normalization"]
-            start = self._spectrum((near[0],)) if len(layers) > 1 and near else None
-            return Spectrum(part.operator, rounding=part.rounding, copies=copies, start=start, effort=effort)
-        norms = [self._norm(self._spectrum((part,))) for part in parts]
+            known = 0.0, math.inf
+            if effort.quick:  # else better bounds come
+                known = max(0.0, part.filter_norm - part.rounding), outward(part.moduli_bound + part.rounding)
+            return Spectrum(part.operator, rounding=part.rounding, known=known, copies=copies, effort=effort)
+        norms = [self._norm(self._spectrum((part,), BARE if effort.quick else None)) for part in parts]
         upper = outward(math.prod(norms), len(parts))
         # What the factors lack of those that are meant, which the bound of each has in it.
         exact = math.prod(norm - part.rounding for norm, part in zip(norms, parts, strict=True))
         rounding = outward(upper - exact, len(parts))
-        return Spectrum(product_of(parts), rounding=rounding, upper=upper, effort=effort)
+        return Spectrum(product_of(parts), rounding=rounding, known=(0.0, upper), effort=effort)
 
-    def _row(self, task: Task) -> LayerReport:
+    def _row(self, number: int) -> LayerReport:
+        row, seconds = self._made(self.tasks[number], self._effort)
+        self.pace.note(self._works[number], seconds)
+        return row
+
+    def _made(self, task: Task, effort: Effort) -> tuple[LayerReport, dict[str, float] | None]:
+        """Return a row, and the seconds of its parts, or None where they were known."""
         began = time.perf_counter()
         layer = None if task.is_run else task.layers[0]
         key = tuple(one.key for one in task.layers), None if layer is None else layer.kind
         with self._lock:
-            known = self._found.get(key)
-        found = self._measured(task, layer) if known is None else known
-        with self._lock:
-            self._found[key] = found
+            spent, known = self._found.get(key, (None, None))
+        if known is None or spent is None or spent.max_matvecs < effort.max_matvecs:
+            spectrum = self._spectrum(task.layers, effort)
+            before = dict(spectrum.seconds)
+            found = self._measured(task, layer, spectrum)
+            parts = {part: spectrum.seconds.get(part, 0.0) - before.get(part, 0.0) for part in self._parts}
+            with self._lock:
+                self._found[key] = effort, found
+        else:
+            found, parts = known, None
         seconds = time.perf_counter() - began
-        self.pace.note(self._works[task], seconds if known is None else None)
-        return LayerReport(
+        if parts is not None:
+            parts["rest"] = max(0.0, seconds - math.fsum(parts.values()))
+        row = LayerReport(
             name=task.name,
             kind="run" if layer is None else layer.kind,
             shape=task.shape,
@@ -228,11 +341,11 @@ class Inspector:
             seconds=seconds,
             density=found.density,
         )
+        return row, parts
 
     # The decompositions of a row are small: to wake the BLAS's threads for them takes longer than they do.
     @blas_on_one_thread()
-    def _measured(self, task: Task, layer: Layer | None) -> _Found:
-        spectrum = self._spectrum(task.layers)
+    def _measured(self, task: Task, layer: Layer | None, spectrum: Spectrum) -> _Found:
         # The factors of a normalisation are no filters.
         whole = layer is not None and layer.kind != "normalization"
         columns = [column for column in self.columns if whole or column.name in self._of_maps]
@@ -251,18 +364,13 @@ class Inspector:
             deficiency = spectrum.deficiency
             many = "at least one" if deficiency is None else str(deficiency)
             notes.append(f"rank deficient: {many} of {min(task.matrix_shape)} singular values are zero to rounding")
-        if spectrum.effort is QUICK and self.is_spectral:
+        if not spectrum.effort.enclosure and self.is_spectral:
             notes.append(
                 "estimated to save time; the enclosure is by the moduli of the entries, where no other is cheap"
             )
         notes += [f"{', '.join(headings)}: {reason}" for reason, headings in reasons.items()]
         density = spectrum.density if self._with_density else None
         return _Found(quantities, status, errors, deficiency, dead, density, tuple(notes))
-
-
-def _kernel_work(task: Task) -> float:
-    """Estimate the products that the measures of a kernel take."""
-    return float(sum(layer.kernel.size * layer.all_filters.shape[0] for layer in task.layers))
 
 
 def _measured(subject: Subject, columns: Sequence[Column]) -> tuple[dict[str, float | None], dict[str, list[str]]]:

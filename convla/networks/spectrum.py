@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Generic, Literal, TypeVar
@@ -12,7 +13,7 @@ import numpy as np
 
 from convla._array import to_numpy
 from convla.linear_map import LinearMap
-from convla.networks.effort import FULL, Effort
+from convla.networks.effort import DEGREE, FULL, PROBES, Effort, density_work
 from convla.operators import ConvOperator
 from convla.spectra import (
     SingularValues,
@@ -22,22 +23,22 @@ from convla.spectra import (
     smallest_singular_value,
     spectral_density,
 )
-from convla.spectra.dense import decomposition_is_cheap, decomposition_work, dense_values
-from convla.spectra.density import values_are_at_hand
-from convla.spectra.fourier import fourier_is_exact
+from convla.spectra.border import prepared
+from convla.spectra.dense import decomposition_is_cheap, dense_values
 from convla.spectra.frobenius import squared_frobenius_norm
+from convla.spectra.inertia import factorisation_is_cheap
 from convla.spectra.inverse import factorisation_work
+from convla.spectra.leading import leading_pairs
 from convla.spectra.merge import values_in
 from convla.spectra.parts import direct_sum
+from convla.spectra.roundoff import in_double
+from convla.spectra.status import Status
 
 __all__ = ["Spectrum"]
 
 
 _RTOL = {"float32": 1e-5}
 """Of the largest value, where it is not the usual one: a report shows four digits, and the enclosure is wider."""
-
-_PROBES, _DEGREE = 8, 32
-"""Of the stochastic estimate of how the values are distributed."""
 
 T = TypeVar("T")
 
@@ -52,7 +53,10 @@ class _kept(Generic[T]):  # noqa: N801 - it decorates, as `functools.cached_prop
     def __get__(self, spectrum: Spectrum, owner: type) -> T:
         with spectrum.lock:
             if self._name not in spectrum.found:
+                began, within = time.perf_counter(), math.fsum(spectrum.seconds.values())
                 spectrum.found[self._name] = self._method(spectrum)
+                within = math.fsum(spectrum.seconds.values()) - within
+                spectrum.seconds[self._name] = time.perf_counter() - began - within
             return spectrum.found[self._name]  # type: ignore[no-any-return]
 
 
@@ -64,14 +68,16 @@ class Spectrum:
     operator : LinearMap
     rounding : float
         A bound of the norm of what the map lacks of the one that is meant.
-    upper : float
-        What the largest singular value of the one that is meant is known not to exceed.
+    known : (float, float)
+        What is known to enclose the largest singular value of the one that is meant.
     copies : int
         How often the map stands side by side in the one that is meant, as a pointwise one does at every pixel.
-    start : Spectrum, optional
-        Of a map near this one, such as this without the normalisation behind it: a start for few products. With
-        factors that differ, as after training, more products get further from the symbol's waves.
     effort : Effort
+
+    Attributes
+    ----------
+    seconds : dict of str to float
+        That each property took which was asked for, without those that it asked for itself.
 
     Notes
     -----
@@ -83,43 +89,72 @@ class Spectrum:
         operator: LinearMap,
         *,
         rounding: float = 0.0,
-        upper: float = math.inf,
+        known: tuple[float, float] = (0.0, math.inf),
         copies: int = 1,
-        start: Spectrum | None = None,
         effort: Effort = FULL,
     ) -> None:
         self.lock = threading.RLock()
         self.found: dict[str, Any] = {}
-        self._start = start
+        self.seconds: dict[str, float] = {}
         self.operator, self.rounding, self.copies, self.effort = operator, rounding, copies, effort
-        self._upper = upper
+        self._known = known
 
     @_kept
     def largest(self) -> SingularValues:
         """Find the largest singular value; its status says where it has not converged."""
-        operator, effort = self.operator, self.effort
-        start: Any = None
-        lanczos = effort.quick and not decomposition_is_cheap(operator, limit=effort.direct)
-        if lanczos:  # to look for the symbol's waves takes longer than the few products
-            start = np.random.default_rng(0).standard_normal((1, *operator.domain_shape))
-            if self._start is not None and self._start.operator.domain_shape == operator.domain_shape:
-                start = self._start.largest.right
-        return largest_singular_value(
-            operator,
-            rtol=_RTOL.get(str(operator.dtype)),
-            method="lanczos" if lanczos else "auto",
-            start=start,
-            max_matvecs=effort.max_matvecs,
-        )
+        if self._is_glimpsed:
+            return self._glimpse
+        operator = self.operator
+        most = max(2, self.effort.max_matvecs)
+        return largest_singular_value(operator, rtol=_RTOL.get(str(operator.dtype)), max_matvecs=most)
 
     @_kept
     def bounds(self) -> tuple[float, float]:
         """Enclose it, which holds whatever the iteration behind `largest` did."""
-        method: Literal["auto", "entries"] = "auto"
-        if self.effort.quick and not decomposition_is_cheap(self.operator, limit=self.effort.direct):
-            method = "entries"
-        lower, upper, *_ = singular_value_bounds(self.operator, method=method, start=self.largest)
-        return max(0.0, lower - self.rounding), min(upper + self.rounding, self._upper)
+        if self._is_glimpsed:
+            found = self._glimpse
+            return found.value, found.upper
+        by_factors = self.effort.enclosure or self._is_small
+        method: Literal["auto", "entries"] = "auto" if by_factors else "entries"
+        return self._within(singular_value_bounds(self.operator, method=method, start=self.largest))
+
+    @_kept
+    def _glimpse(self) -> SingularValues:
+        """Enclose the largest singular value with hardly any work; as the value stands what it is at least."""
+        vector = None
+        lower, upper = self._known
+        if self.effort.max_matvecs:
+            vector = _glimpsed(self.operator, self.effort.max_matvecs // 2)
+            lower, upper = self._within(singular_value_bounds(self.operator, method="entries", start=vector))
+        return SingularValues(
+            values=np.array([lower]),
+            left=None,
+            right=vector,
+            residuals=None,
+            errors=np.array([upper - lower]),
+            upper=upper,
+            matvecs=self.effort.max_matvecs,
+            status=Status.NOT_CONVERGED,
+            method="lanczos",
+        )
+
+    def _within(self, bounds: tuple[float, ...]) -> tuple[float, float]:
+        """Return bounds of the map as those of the one that is meant."""
+        lower, upper = self._known
+        return max(bounds[0] - self.rounding, lower), min(bounds[1] + self.rounding, upper)
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether nothing is known but the norms that can be read off the kernel."""
+        return self._is_glimpsed and self.effort.max_matvecs == 0
+
+    @property
+    def _is_glimpsed(self) -> bool:
+        return self.effort.quick and not self._is_small
+
+    @property
+    def _is_small(self) -> bool:
+        return decomposition_is_cheap(self.operator, limit=self.effort.direct)
 
     @_kept
     def smallest(self) -> SingularValues:
@@ -134,7 +169,37 @@ class Spectrum:
             return smallest_singular_value(self.operator)
         if self.effort.bounding == 0:
             raise ValueError(f"left out to save time: a matrix of shape {self.operator.shape}")
-        return smallest_singular_value(self.operator, method="lanczos", max_matvecs=self.effort.bounding)
+        return self._bounded() or smallest_singular_value(
+            self.operator, method="lanczos", max_matvecs=self.effort.bounding
+        )
+
+    def _bounded(self) -> SingularValues | None:
+        """Bound the smallest singular value by what the search for the largest one came across, if that is not zero."""
+        least = self.largest.least
+        if least is None or self._is_banded:
+            return None
+        operator = in_double(self.operator)
+        image = (operator if least.shape == operator.domain_shape else operator.T).apply(least.astype(np.float64))
+        largest = float(np.abs(image).max())
+        value = largest * float(np.linalg.norm(image / largest)) / float(np.linalg.norm(least)) if largest else 0.0
+        if not value > math.sqrt(np.finfo(operator.dtype).eps) * self.largest.value:
+            return None
+        return replace(
+            self.largest,
+            values=np.array([value]),
+            left=None,
+            right=None,
+            residuals=None,
+            errors=np.array([value]),
+            upper=math.inf,
+            matvecs=1,
+            status=Status.NOT_CONVERGED,
+        )
+
+    @property
+    def _is_banded(self) -> bool:
+        """Whether a factorisation tells something of the smallest singular value."""
+        return isinstance(self.operator, ConvOperator) and factorisation_is_cheap(self.operator)
 
     @_kept
     def deficiency(self) -> int | None:
@@ -145,32 +210,17 @@ class Spectrum:
         return self.copies * int(np.count_nonzero(values <= max(self.operator.shape) * np.finfo(float).eps * values[0]))
 
     @_kept
-    def squared_frobenius_norm(self) -> float:
-        """Sum the squares of all of them."""
-        return self.copies * squared_frobenius_norm(self.operator)
+    def stable_rank(self) -> float:
+        """Sum the squares of all of them, in units of the largest one, which is not zero."""
+        return self.copies * squared_frobenius_norm(self.operator, unit=self.largest.value)
 
     @_kept
     def density(self) -> SpectralDensity | None:
         """Tell how the singular values are distributed; None where that takes more than the effort allows."""
-        if self._density_work > self.effort.density or self.largest.value == 0.0:
+        if density_work(self.operator) > self.effort.density or self.largest.value == 0.0:
             return None
-        found = spectral_density(self.operator, probes=_PROBES, degree=_DEGREE, start=self.largest)
+        found = spectral_density(self.operator, probes=PROBES, degree=DEGREE, start=self.largest)
         return replace(found, zeros=self.copies * found.zeros)
-
-    @property
-    def _density_work(self) -> float:
-        """The operations that the distribution takes."""
-        operator = self.operator
-        if not isinstance(operator, ConvOperator):
-            return decomposition_work(operator)
-        geometry = operator.geometry
-        if fourier_is_exact(geometry):
-            side = max(geometry.out_channels, geometry.in_channels) // geometry.groups
-            return 25.0 * geometry.groups * side**3 * math.prod(geometry.output_shape)
-        if values_are_at_hand(operator):
-            return math.fsum(decomposition_work(part.operator) for part in direct_sum(operator))
-        products = operator.kernel.size * math.prod(geometry.output_shape)
-        return float(_PROBES * (_DEGREE + 2) * products)
 
     @property
     def _in_double(self) -> LinearMap:
@@ -191,3 +241,16 @@ class Spectrum:
             for part in parts
         ]
         return all(works)
+
+
+def _glimpsed(operator: LinearMap, steps: int) -> np.ndarray[Any, Any]:
+    """Return an image that a map stretches nearly as much as any: the Ritz vector of a few steps from a random one."""
+    problem = prepared(operator)
+    scaled = problem.operator.T if problem.transposed else problem.operator
+    shape = scaled.domain_shape
+
+    def gram(column: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        return np.asarray(scaled._adjoint(scaled._apply(column.reshape(1, *shape)))).reshape(-1, 1)
+
+    start = np.random.default_rng(0).standard_normal(math.prod(shape)).astype(operator.dtype)
+    return np.asarray(leading_pairs(gram, start, steps=steps)[1]).reshape(1, *shape)

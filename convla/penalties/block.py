@@ -11,7 +11,7 @@ from convla._array import device_of, namespace
 from convla._validate import check_integer, check_real
 from convla.penalties.pairs import ActivePairs, Shifted, cluster
 from convla.penalties.tracker import State, Tracker
-from convla.spectra.block_iteration import SearchSpace
+from convla.spectra.carrier import Carrier
 from convla.spectra.result import End, SingularValues
 from convla.spectra.status import Status
 from convla.spectra.tracking import BlockTracker
@@ -129,28 +129,28 @@ class Block(Tracker):
         Of a map that is nearly singular, and less than twice alpha in square, only the lower end is active; how far
         the upper one is from that need not be known. A search from nothing uses one Krylov space for both.
         """
-        factor, after, spaces = target.factor, dict(state), dict[int, SearchSpace]()
+        factor, after, carrier = target.factor, dict(state), Carrier(target.factor)
         trackers = self._ends(target)
         upper, lower = trackers["largest"], trackers.get("smallest")
         least = 0.0
         if lower is not None and int(state["smallest_updates"]):
-            least = lower.range(factor, _of_end(state, "smallest"))[1]
+            least = lower.range(carrier, _of_end(state, "smallest"))[1]
 
         def follow(end: End, **known: Any) -> SingularValues:
-            found, new = trackers[end].step(factor, _of_end(after, end), **known)
+            found, new = trackers[end].step(factor, _of_end(after, end), carrier=carrier, **known)
             after.update({f"{end}_{name}": array for name, array in new.items()})
             return found
 
         found: dict[End, SingularValues] = {}
         bar = self._bar(target, least)
-        norm, most = upper.range(factor, _of_end(state, "largest"))
+        norm, most = upper.range(carrier, _of_end(state, "largest"))
         if most > bar:
-            found["largest"] = follow("largest", bar=bar, spaces=spaces)
-            norm, most = upper.range(factor, _of_end(after, "largest"))
+            found["largest"] = follow("largest", bar=bar)
+            norm, most = upper.range(carrier, _of_end(after, "largest"))
         else:  # that it is too low is an update, too
             after["largest_updates"] = state["largest_updates"] + 1
         if lower is not None and self._lower_can_be_active(target, norm**2):
-            found["smallest"] = follow("smallest", norm=norm, spaces=spaces)
+            found["smallest"] = follow("smallest", norm=norm)
             if most <= bar and most > self._bar(target, found["smallest"].value):  # which is not as low as was thought
                 found["largest"], most = follow("largest"), math.inf
         if most <= bar:

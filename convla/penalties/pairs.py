@@ -11,7 +11,7 @@ import numpy as np
 from convla._array import is_exact, namespace
 from convla._checks import check_not_followed
 from convla._validate import check_choice, check_real
-from convla.linear_map import LinearMap
+from convla.linear_map import LinearMap, check_linear_map
 from convla.spectra.result import SingularValues
 from convla.spectra.status import Status
 from convla.spectra.values import singular_values, smallest_singular_value
@@ -109,8 +109,7 @@ def shifted(operator: LinearMap, alpha: float, gram: Gram) -> Shifted:
 
 def _floating(operator: LinearMap) -> LinearMap:
     """Return a map of a floating dtype: integers, exact ones too, become float64."""
-    if not isinstance(operator, LinearMap):
-        raise TypeError(f"operator must be a LinearMap, such as a ConvOperator, got {type(operator).__name__}")
+    check_linear_map(operator)
     xp = namespace(operator.like)
     return operator.astype(xp.float64) if is_exact(operator.like) else operator
 

@@ -6,12 +6,13 @@ without a shift; the OCNN residual looks at all shifts.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import array_api_extra as xpx
 import numpy as np
 
-from convla._array import accumulation_dtype, is_exact, namespace
+from convla._array import accumulation_dtype, is_exact, is_numpy, namespace
 from convla._validate import check_array, check_integer, check_per_axis
 from convla.errors import ShapeError
 from convla.similarity.residuals import correlation_residual, gram_residual, residual_times
@@ -32,6 +33,10 @@ __all__ = [
 ]
 
 
+_CANCELS = 0.125
+"""Of the identity, in Frobenius' norm: a residual that is smaller has lost digits of the Gram matrix."""
+
+
 def kernel_orthogonality(kernels: ArrayLike, *, groups: int = 1) -> Array:
     """Return the squared Frobenius norm of W W^T - I, W the kernels reshaped to rows.
 
@@ -46,7 +51,7 @@ def kernel_orthogonality(kernels: ArrayLike, *, groups: int = 1) -> Array:
     Returns
     -------
     array of shape ()
-        Of the kernels' dtype; the sums are kept in float64.
+        Of the kernels' dtype; the sums that cancel are kept in float64.
 
     Raises
     ------
@@ -123,7 +128,8 @@ def ocnn_residual(kernels: ArrayLike, *, stride: int | Sequence[int] = 1, groups
     Returns
     -------
     array of shape ()
-        Of the kernels' dtype; sums over lags and filters are kept in float64, for kernels of 20 taps or more all sums.
+        Of the kernels' dtype; sums over lags, or frequencies, and filters are kept in float64, for kernels of 20 taps
+        or more all sums.
 
     Raises
     ------
@@ -135,7 +141,7 @@ def ocnn_residual(kernels: ArrayLike, *, stride: int | Sequence[int] = 1, groups
     -----
     Z at lag -t is the transpose of Z at lag t, so half of the lags are formed, each by one matrix product: c_out^2 c_in
     times half of taps^2 operations at stride 1, with filters and channels exchanged where there are fewer channels.
-    From 20 taps on the sum is taken over the frequencies of a transform instead, of about 2^n taps for n kernel axes.
+    Where that is less work, as for 3x3 taps at stride 1, the sum is taken over the frequencies of a transform instead.
     Sums of squares are added up in both: a value near its least is as accurate as the residual Z - D, whose error is a
     few roundings times the kernels' energies.
 
@@ -321,17 +327,32 @@ def mutual_coherence_gradient(kernels: ArrayLike) -> Array:
 def _orthogonality(kernels: ArrayLike, groups: int, *, gradient: bool) -> tuple[Array, Array]:
     """Return the value and, where asked for, the gradient (else a dummy) of `kernel_orthogonality`."""
     with np.errstate(over="ignore"):
-        rows, power, kernels, xp = _scaled_rows(kernels)
-        blocks = _blocks(rows, groups, xp)
-        residual, missing = gram_residual(blocks, _unit(power), xp)
-        value = xp.sum(residual * residual) + blocks.shape[0] * missing * _unit(power) ** 2
+        kernels, xp = _check(kernels)
+        scaled, power = _scaled(kernels, xp)
+        blocks = _blocks(xp.reshape(scaled, (scaled.shape[0], -1)), groups, xp)
+        residual, missing, value = _gram_residual(blocks, _unit(power), xp)
+        value = value + blocks.shape[0] * missing * _unit(power) ** 2
         value = xp.astype(times_power(value, 4 * power, xp), kernels.dtype)
         if not gradient:
             return value, value
         # Only the residual cancels: what it is multiplied by is as accurate in the kernels' dtype, at half the cost.
-        narrow = xp.astype(residual, kernels.dtype, copy=False), xp.astype(blocks, kernels.dtype, copy=False)
-        slope = 4.0 * residual_times(*narrow)
+        slope = 4.0 * residual_times(xp.astype(residual, kernels.dtype, copy=False), blocks)
         return value, _like(times_power(slope, 3 * power, xp), kernels, xp)
+
+
+def _gram_residual(blocks: Array, unit: float, xp: Namespace) -> tuple[Array, int, Array]:
+    """Return what `gram_residual` does, and the residual's sum of squares in float64.
+
+    In host memory float32 is enough for a residual that is not small beside the Gram matrix; what cancels is formed in
+    float64.
+    """
+    wide = accumulation_dtype(blocks, xp)
+    for dtype in (blocks.dtype, wide) if is_numpy(blocks) else (wide,):
+        residual, missing = gram_residual(xp.astype(blocks, dtype, copy=False), unit, xp)
+        square = xp.sum(residual * residual, dtype=wide)
+        if dtype == wide or float(square) >= _CANCELS**2 * unit**2 * math.prod(residual.shape[:-1]):
+            break
+    return residual, missing, square
 
 
 def _ocnn(kernels: ArrayLike, stride: int | Sequence[int], groups: int, *, gradient: bool) -> tuple[Array, Array]:

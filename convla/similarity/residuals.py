@@ -6,21 +6,24 @@ rows more. So the smaller one is formed, and what the other adds to a sum of squ
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Iterator
 from typing import Any
 
 import array_api_extra as xpx
+import numpy as np
 
 from convla._array import accumulation_dtype, device_of, on_device_of
-from convla.similarity.power_spectrum import spectrum_weights, transform_length
 from convla.typing import Array, Namespace
+
+FloatArray = np.ndarray[Any, np.dtype[np.float64]]
 
 __all__ = ["correlation_residual", "gram_residual", "residual_times"]
 
-SPECTRAL_TAPS = 20
-"""From this many taps on, transforms cost less than a matrix product for each lag."""
+WIDE_TAPS = 20
+"""From this many taps on, the sums of a transform are kept in float64."""
 
 
 def gram_residual(matrices: Array, unit: float, xp: Namespace) -> tuple[Array, int]:
@@ -61,13 +64,21 @@ def correlation_residual(
     """
     groups, n, c, *size = blocks.shape
     strides = tuple(1 if k == 1 else s for k, s in zip(size, strides, strict=True))  # one tap has no other lag
-    if math.prod(size) >= SPECTRAL_TAPS:
+    if _spectral_is_cheaper(tuple(size), strides):
         return _by_frequency(blocks, strides, unit, xp, gradient)
     if max(strides) > 1 or n <= c:
         return _by_lag(blocks, strides, unit, xp, gradient)
     exchange = (0, 2, 1, *range(3, blocks.ndim))
     value, slope = _by_lag(xp.permute_dims(blocks, exchange), strides, unit, xp, gradient)
     return value + groups * (n - c) * unit**2, xp.permute_dims(slope, exchange)
+
+
+@functools.lru_cache(maxsize=256)
+def _spectral_is_cheaper(size: tuple[int, ...], strides: tuple[int, ...]) -> bool:
+    """Compare the products of a pair of filters' channels: three for each tap of a lag, six at each frequency."""
+    at_lags = sum(math.prod(part.stop - part.start for part in high[1:]) for _, (high, _) in _half_lags(size, strides))
+    parts = tuple(-(-k // s) for k, s in zip(size, strides, strict=True))
+    return bool(6 * len(_half_spectrum(parts)[1]) * math.prod(strides) < 3 * at_lags)
 
 
 def _by_lag(blocks: Array, strides: tuple[int, ...], unit: float, xp: Namespace, gradient: bool) -> tuple[Array, Array]:
@@ -82,7 +93,12 @@ def _by_lag(blocks: Array, strides: tuple[int, ...], unit: float, xp: Namespace,
             residual = residual - identity
         total = total + weight * xp.sum(residual * residual, dtype=xp.float64)
         if gradient:
-            for taps, term in ((low, residual @ there), (high, xp.matrix_transpose(residual) @ here)):
+            terms = [(low, residual @ there)]
+            if high == low:  # the other term is the same
+                weight = 2
+            else:
+                terms.append((high, xp.matrix_transpose(residual) @ here))
+            for taps, term in terms:
                 image = tuple(blocks[taps].shape)
                 slope = xpx.at(slope)[taps].add(2.0 * weight * xp.reshape(term, image))
     return total, slope
@@ -101,22 +117,59 @@ def _half_lags(size: tuple[int, ...], strides: tuple[int, ...]) -> Iterator[tupl
 def _by_frequency(
     blocks: Array, strides: tuple[int, ...], unit: float, xp: Namespace, gradient: bool
 ) -> tuple[Array, Array]:
-    phases = _phases(xp.astype(blocks, accumulation_dtype(blocks, xp), copy=False), strides, xp)
-    size = tuple(phases.shape[3:])
-    length, axes = transform_length(size), tuple(range(3, phases.ndim))
-    spectrum = xp.fft.rfftn(phases, s=length, axes=axes)
-    matrices = xp.permute_dims(spectrum, (*axes, 0, 1, 2))
-    residual, missing = gram_residual(matrices, unit, xp)
-    squares = xp.sum(xp.real(residual) ** 2 + xp.imag(residual) ** 2, axis=(-3, -2, -1))
-    # A frequency of the half spectrum counts once or twice.
-    shares = on_device_of(spectrum_weights(size) ** 2, blocks, xp)
-    total = xp.sum(xp.reshape(squares, (-1,)) * shares) + blocks.shape[0] * missing * unit**2
+    """Return the sum at the frequencies of a transform that is long enough for all lags, one of each two conjugates.
+
+    With the transform A + iB of the kernels at a frequency, its Gram matrix has the real part ``[A B] [A B]^T``, of
+    which the BLAS forms half, and the imaginary part ``B A^T - A B^T``: in real numbers half the work of complex ones.
+    """
+    dtype = accumulation_dtype(blocks, xp) if math.prod(blocks.shape[3:]) >= WIDE_TAPS else blocks.dtype
+    phases = _phases(xp.astype(blocks, dtype, copy=False), strides, xp)
+    groups, n, c, *size = phases.shape
+    waves, weights = (on_device_of(table, blocks, xp, dtype=dtype) for table in _half_spectrum(tuple(size)))
+    count = int(weights.shape[0])
+    taps = xp.permute_dims(xp.reshape(phases, (groups, n, c, -1)), (3, 0, 1, 2))
+    spectrum = xp.reshape(waves @ xp.reshape(taps, (taps.shape[0], -1)), (2, count, groups, n, c))
+    tall = n > c
+    if tall:  # the conjugate transposes
+        spectrum = xp.permute_dims(spectrum, (0, 1, 2, 4, 3))
+    real, imaginary = spectrum[0, ...], (-spectrum[1, ...] if tall else spectrum[1, ...])
+    beside = xp.concat([real, imaginary], axis=-1)
+    residual = gram_residual(beside, unit, xp)[0]
+    product = imaginary @ xp.matrix_transpose(real)
+    turned = product - xp.matrix_transpose(product)
+    squares = xp.sum(residual * residual + turned * turned, axis=(-3, -2, -1), dtype=xp.float64)
+    total = xp.sum(squares * xp.astype(weights, xp.float64)) + groups * max(0, n - c) * unit**2
     if not gradient:
         return total, blocks
-    back = (*(len(axes) + axis for axis in range(3)), *range(len(axes)))
-    slope = 4.0 * xp.permute_dims(residual_times(residual, matrices), back)
-    samples = xp.fft.irfftn(slope, s=length, axes=axes)[(..., *(slice(0, k) for k in size))]
+    slopes = residual @ beside + turned @ xp.concat([-imaginary, real], axis=-1)
+    slopes = slopes * (4.0 * xp.reshape(weights, (-1, 1, 1, 1)))
+    columns = real.shape[-1]
+    halves = xp.stack([slopes[..., :columns], -slopes[..., columns:] if tall else slopes[..., columns:]])
+    if tall:
+        halves = xp.permute_dims(halves, (0, 1, 2, 4, 3))
+    samples = xp.matrix_transpose(waves) @ xp.reshape(halves, (2 * count, -1))
+    samples = xp.reshape(xp.permute_dims(xp.reshape(samples, (-1, groups, n, c)), (1, 2, 3, 0)), tuple(phases.shape))
     return total, xp.astype(_unphased(samples, strides, tuple(blocks.shape), xp), blocks.dtype, copy=False)
+
+
+@functools.lru_cache(maxsize=32)
+def _half_spectrum(size: tuple[int, ...]) -> tuple[FloatArray, FloatArray]:
+    """Return the real waves of a transform of 2k - 1 points along axes of k taps, and the shares of its frequencies.
+
+    Returns
+    -------
+    waves : numpy.ndarray of shape (2 * frequencies, taps)
+        Cosines, then sines with their signs changed; of each two conjugate frequencies one.
+    weights : numpy.ndarray of shape (frequencies,)
+        By Parseval's theorem, of a sum of squares over all lags.
+    """
+    lengths = [2 * k - 1 for k in size]
+    # Of frequencies f and -f one is greater in the order of their entries, modulo the lengths.
+    kept = [f for f in np.ndindex(*lengths) if f <= tuple(-place % n for place, n in zip(f, lengths, strict=True))]
+    angles = np.array(kept) / np.array(lengths) @ np.indices(size).reshape(len(size), -1)
+    weights = np.array([1.0 if not any(f) else 2.0 for f in kept]) / math.prod(lengths)
+    waves = np.exp(-2j * np.pi * angles)
+    return np.concatenate([waves.real, waves.imag]), weights
 
 
 def _phases(blocks: Array, strides: tuple[int, ...], xp: Namespace) -> Array:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import functools
+import math
 from dataclasses import dataclass
 
 from convla._array import namespace
 from convla.linear_map import LinearMap
+from convla.operators import ConvOperator
 from convla.typing import Array
 
 __all__ = ["Batch"]
@@ -32,6 +34,16 @@ class Batch:
     def _transposed(self) -> Batch:
         return Batch(self.linear_map.T, self.groups)
 
+    @functools.cached_property
+    def _matrices(self) -> Array | None:
+        """The maps of a convolution of one tap on one position, as matrices (groups, m, n); None of any other map."""
+        operator = self.linear_map
+        if not isinstance(operator, ConvOperator) or math.prod(operator.domain_shape) != operator.geometry.in_channels:
+            return None
+        if math.prod(operator.geometry.kernel_size) > 1 or math.prod(operator.geometry.output_shape) > 1:
+            return None
+        return namespace(operator.kernel).reshape(operator.kernel, (self.groups, -1, self.order))
+
     def images(self, rows: Array) -> Array:
         """Turn rows (groups, j, n) into images (j, *domain_shape)."""
         xp = namespace(rows)
@@ -44,12 +56,18 @@ class Batch:
 
     def apply(self, rows: Array) -> Array:
         """Multiply rows (groups, j, n) by the maps of the groups: (groups, j, m)."""
+        if self._matrices is not None:
+            return rows @ namespace(rows).matrix_transpose(self._matrices)
         return self.rows(self.linear_map._apply(self.images(rows)))
 
     def adjoint(self, rows: Array) -> Array:
         """Multiply rows (groups, j, m) by the transposes: (groups, j, n)."""
+        if self._matrices is not None:
+            return rows @ self._matrices
         return self._transposed.apply(rows)
 
     def gram(self, rows: Array) -> Array:
         """Multiply rows (groups, j, n) by the Gram matrices of the groups."""
+        if self._matrices is not None:
+            return self.adjoint(self.apply(rows))
         return self.rows(self.linear_map._adjoint(self.linear_map._apply(self.images(rows))))

@@ -227,12 +227,6 @@ class SearchSpace:
         """What ``B^T B`` makes of the rows that were added last."""
         return self._last[2]
 
-    @property
-    def last_remainder(self) -> Array:
-        """The same of one last row, less its part in that row: what is small is not lost beside it."""
-        vectors, _, products = self._last
-        return products - self.gram[:, -1:, -1:] * vectors
-
     def add(self, rows: Array, alive: Array | None = None) -> None:
         """Add orthonormal rows (maps, j, n), orthogonal to those that are here; `alive` (maps, j) is 0 for a zero."""
         self.multiplied += rows.shape[1]
@@ -386,7 +380,8 @@ def _independent(rows: Array, against: Sequence[Array], xp: Namespace) -> tuple[
     lengths = xp.sqrt(row_dots(rows, rows, xp))[..., None]
     rows = rows / xp.where(lengths == 0, xp.ones_like(lengths), lengths)
     alive = rows[..., 0]
-    # The second pass removes what rounding left in the first; no direction has lost so much that it takes a third.
+    # The second pass removes what rounding left in the first, where more than half was taken away (Daniel, Gragg,
+    # Kaufman and Stewart, 1976); no direction has lost so much that it takes a third.
     for _ in range(2 if rows.shape[1] else 0):
         for others in against:
             rows = rows - (rows @ xp.matrix_transpose(others)) @ others
@@ -395,4 +390,6 @@ def _independent(rows: Array, against: Sequence[Array], xp: Namespace) -> tuple[
         inverse = xp.where(kept, 1 / xp.sqrt(xp.where(kept, squares, xp.ones_like(squares))), 0 * squares)
         rows = xp.matrix_transpose(directions * inverse[:, None, :]) @ rows
         alive = xp.astype(kept, rows.dtype)
+        if not is_on_gpu(rows) and bool(xp.min(squares) >= 0.5):
+            break
     return rows, alive

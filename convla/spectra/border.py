@@ -16,7 +16,7 @@ from convla._validate import check_array, check_real
 from convla.algebra import Diagonal, Scaled
 from convla.algebra.leaves import Free, Leaf
 from convla.errors import ShapeError
-from convla.linear_map import LinearMap
+from convla.linear_map import LinearMap, check_linear_map
 from convla.operators import ConvOperator
 from convla.spectra.certificate import U64
 from convla.spectra.folding import folded
@@ -106,6 +106,7 @@ class Problem:
             left=xp.astype(left, self.operator.dtype),
             right=xp.astype(right, self.operator.dtype),
             residuals=residuals,
+            least=None,
         )
 
 
@@ -159,6 +160,7 @@ def finished(result: SingularValues, factor: Fraction, given: LinearMap) -> Sing
         residuals=residuals,
         errors=errors,
         upper=upper,
+        least=returned(result.least, floating),
         nullity=max(0, columns - rows) + (result.status == Status.RANK_DEFICIENT),
     )
 
@@ -183,8 +185,7 @@ def prepared(operator: LinearMap) -> Problem:
 
 def check_map(operator: Any) -> None:
     """Raise unless an argument is a map of floats or integers whose values nobody differentiates."""
-    if not isinstance(operator, LinearMap):
-        raise TypeError(f"operator must be a LinearMap, such as a ConvOperator, got {type(operator).__name__}")
+    check_linear_map(operator)
     if operator.dtype == object:
         raise TypeError("operator must have a kernel of float32, float64 or integers, got dtype object")
     for leaf in operator._leaves():

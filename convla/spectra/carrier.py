@@ -13,12 +13,13 @@ from collections.abc import Sequence
 import array_api_extra as xpx
 import numpy as np
 
-from convla._array import device_of, namespace, on_device_of, to_numbers
+from convla._array import device_of, namespace, on_device_of, row_dots, to_numbers
 from convla.algebra import BlockDiagonal
 from convla.linear_map import LinearMap
 from convla.operators import ConvOperator
 from convla.spectra.batch import Batch
-from convla.spectra.parts import Part, blocks_of, direct_sum
+from convla.spectra.krylov import KrylovSpace
+from convla.spectra.parts import Part, blocks_of, direct_sum, live_taps
 from convla.typing import Array
 
 __all__ = ["Carrier"]
@@ -49,10 +50,14 @@ class Carrier:
         What the map depends on, group by group: the kernel.
     single : bool
         Whether the map is one part of one group.
+    spaces : dict of int to KrylovSpace
+        By part, the Krylov spaces that a search from nothing at one end of the spectrum has left for the other.
     """
 
     def __init__(self, linear_map: LinearMap) -> None:
         self.linear_map = linear_map
+        self.spaces: dict[int, KrylovSpace] = {}
+        self._moves: list[tuple[Array, tuple[list[float], list[bool]]]] = []
         self._xp = namespace(linear_map.like)
         transposed = linear_map.T
         self._turned = isinstance(transposed, ConvOperator)
@@ -79,34 +84,39 @@ class Carrier:
         """Tell whether a map with other parameters falls into the same parts: whether the same taps are zero."""
         if self.convolution is None:
             return True
-        xp, kernel = self._xp, self.convolution.kernel
-        live, then = (xp.any(xp.reshape(array, kernel.shape) != 0, axis=(0, 1)) for array in (self.parameters, before))
-        return bool(xp.all(live == then))
+        kernel = self.convolution.kernel
+        then = live_taps(self._xp.reshape(before, tuple(kernel.shape)))
+        return bool((live_taps(kernel) == then).all())
 
     def moved(self, before: Array) -> tuple[list[float], list[bool]]:
         """Return how far the singular values of each group can have moved since it had other parameters.
 
         With it comes whether its vectors of then say little of it now.
         """
+        if before is self.parameters:
+            return [0.0] * self.groups, [False] * self.groups
+        for known, moves in self._moves:
+            if known is before:
+                return moves
+        self._moves.append((before, self._moved_since(before)))
+        return self._moves[-1][1]
+
+    def _moved_since(self, before: Array) -> tuple[list[float], list[bool]]:
         xp = self._xp
-        change = self.parameters - xp.astype(before, self.parameters.dtype)
-        changes, sizes = (to_numbers(xp.linalg.vector_norm(array, axis=1)) for array in (change, self.parameters))
+        change = self.parameters - xp.astype(before, self.parameters.dtype, copy=False)
+        changes, sizes = (np.array(to_numbers(xp.sqrt(row_dots(a, a, xp)))) for a in (change, self.parameters))
         if self.convolution is None:
-            return changes, [d > _LARGE_CHANGE_OF_PARAMETERS * size for d, size in zip(changes, sizes, strict=True)]
+            return changes.tolist(), (changes > _LARGE_CHANGE_OF_PARAMETERS * sizes).tolist()
         geometry = self.convolution.geometry
         rows = geometry.out_channels // geometry.groups
         readers = math.sqrt(geometry.largest_column_count // rows)
-        # The norm of a row is at most that of the matrix, and Frobenius' at least: for the usual small change these do.
-        shape = (self.groups, rows, -1)
-        longest = to_numbers(xp.max(xp.linalg.vector_norm(xp.reshape(self.parameters, shape), axis=2), axis=1))
-        drifts, lost = [readers * size for size in changes], []
-        for group, (drift, least) in enumerate(zip(drifts, longest, strict=True)):
-            doubtful = drift > _LARGE_CHANGE * least
-            if doubtful and rows > 1:
-                drifts[group] = drift = readers * self._norm(change, group, rows)
-                least = self._norm(self.parameters, group, rows)
-            lost.append(drift > _LARGE_CHANGE * least)
-        return drifts, lost
+        # The norm of a matrix is at most Frobenius', and at least the mean length of its rows: for the usual small
+        # change these do.
+        drifts, least = readers * changes, sizes / math.sqrt(rows)
+        for group in np.flatnonzero(drifts > _LARGE_CHANGE * least).tolist() if rows > 1 else ():
+            drifts[group] = readers * self._norm(change, group, rows)
+            least[group] = self._norm(self.parameters, group, rows)
+        return drifts.tolist(), (drifts > _LARGE_CHANGE * least).tolist()
 
     def _norm(self, parameters: Array, group: int, rows: int) -> float:
         """Return the norm of one group's kernel as a matrix of so many rows."""

@@ -13,7 +13,7 @@ from convla.operators import ConvOperator
 from convla.spectra.result import End, SingularValues, placed, smallest_triplet, triplets
 from convla.spectra.roundoff import in_double, rounding_of_entries
 from convla.spectra.status import Status
-from convla.toeplitz import check_room, unvec, vec
+from convla.toeplitz import unvec, vec
 from convla.typing import Array
 
 __all__ = [
@@ -218,10 +218,10 @@ def _matrices(operator: LinearMap) -> Array:
     precise = operator.astype(xp.float64) if isinstance(operator, ConvOperator) else in_double(operator)
     if not isinstance(precise, ConvOperator) or precise.geometry.groups == 1:
         return precise.to_dense()[None, ...]
+    # Side by side on the channels of one group, the filters of all groups are one convolution: the stack of theirs.
     groups = precise.geometry.groups
-    rows, columns = (side // groups for side in precise.shape)
-    check_room((groups, rows, columns), precise.like)
-    return xp.stack([group.to_dense() for group in group_operators(precise)])
+    together = ConvOperator(precise.kernel, precise.geometry.replace(groups=1), order=precise.order).to_dense()
+    return xp.reshape(together, (groups, -1, together.shape[1]))
 
 
 def among_groups(rows: Array, numbers: np.ndarray, whole: LinearMap, groups: int) -> Array:

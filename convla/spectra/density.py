@@ -140,11 +140,11 @@ def stable_rank(operator: LinearMap, *, start: SingularValues | None = None, rng
     convolution = isinstance(operator, ConvOperator) or isinstance(operator.T, ConvOperator)
     status, spread = largest.status, 0.0
     if convolution or math.prod(operator.shape) <= _WRITTEN:
-        squares = squared_frobenius_norm(operator)
+        value = squared_frobenius_norm(operator, unit=largest.value)
     else:
         squares, spread = _estimated_squares(operator, check_rng(rng))
         status = status if status == Status.NOT_CONVERGED else Status.ESTIMATED
-    value = squares / largest.value / largest.value
+        value = squares / largest.value / largest.value
     return StableRank(value, 2 * value * float(largest.errors[0]) / largest.value + value * spread, status)
 
 

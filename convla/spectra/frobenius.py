@@ -13,13 +13,15 @@ from convla.operators import ConvOperator
 __all__ = ["squared_frobenius_norm"]
 
 
-def squared_frobenius_norm(operator: LinearMap) -> float:
+def squared_frobenius_norm(operator: LinearMap, *, unit: float = 1.0) -> float:
     """Return the squared Frobenius norm of a map's matrix.
 
     Parameters
     ----------
     operator : LinearMap
         A convolution, or its transpose, of any size; another map is written out.
+    unit : float
+        The norm is found in multiples of it: of the largest singular value, say, so that no square leaves the range.
 
     Returns
     -------
@@ -49,9 +51,9 @@ def squared_frobenius_norm(operator: LinearMap) -> float:
     if not isinstance(convolution, ConvOperator):
         matrix = operator.to_dense()
         xp = namespace(matrix)
-        return float(xp.sum(xp.astype(matrix, xp.float64) ** 2))
+        return float(xp.sum((xp.astype(matrix, xp.float64) / unit) ** 2))
     geometry = convolution.geometry
-    kernel = np.asarray(to_numpy(convolution.kernel), dtype=np.float64)
+    kernel = np.asarray(to_numpy(convolution.kernel), dtype=np.float64) / unit
     axes = string.ascii_lowercase[: geometry.ndim]
     counted = kernel
     for axis in range(geometry.ndim):

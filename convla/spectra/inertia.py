@@ -36,6 +36,7 @@ __all__ = [
 _WORK_LIMIT = 1e9  # operations of a factorisation: about 50 ms
 _OVERHEAD = 2e7  # operations that take as long as the building of the matrix of one group
 _WIDENING = 8.0  # of the interval above a value, until no singular value is above it
+_DENSE = 0.1  # of the entries of a matrix, from which on BLAS is faster than a sparse product
 _ROUNDS = 4  # of shift and invert; the first is all that was ever seen to be needed
 
 
@@ -99,7 +100,9 @@ class BandedGram:
             shape = operator.range_shape if self.wide else operator.domain_shape
             self._places = _longest_axis_last(shape, 1 + geometry.longest_axis, operator.order)
         columns = self.tall[:, self._places]
-        gram = (columns.T @ columns).tocoo()
+        if columns.nnz >= _DENSE * math.prod(columns.shape):
+            columns = columns.toarray()
+        gram = scipy.sparse.coo_array(columns.T @ columns)
         below = gram.row - gram.col
         kept = below >= 0
         width = int(below.max(initial=0)) + 1

@@ -47,6 +47,10 @@ class LanczosResult:
     random_steps : int
         Block steps before the first restart, from a block that held a random vector: see `random_start_error`.
     converged : bool
+    opposite : array of shape (1, n)
+        The Ritz vector at the other end of all, before a restart dropped it.
+    opposite_part : int
+        Which map it belongs to.
     """
 
     values: FloatArray
@@ -57,6 +61,8 @@ class LanczosResult:
     products: int
     random_steps: int
     converged: bool
+    opposite: Array
+    opposite_part: int
 
 
 def block_lanczos(
@@ -124,6 +130,7 @@ def block_lanczos(
     process = _Process(gram, start, k, basis_size, which, rng)
     before: FloatArray | None = None
     since, steps, random_steps = 0, 0, 0
+    other: tuple[Array, int] | None = None
     while True:
         process.step()
         since, steps = since + 1, steps + 1
@@ -142,13 +149,14 @@ def block_lanczos(
             done = done and not hidden
             break
         if hidden:
-            before, since = ritz.leading(k), 0
+            before, since, other = ritz.leading(k), 0, other or process.opposite(ritz)
             # The last block is dropped, and with it the residuals: those of the vectors that are found, no others.
             process.restart(ritz, fresh=int(np.bincount(ritz.ordered(k)[1]).max()))
         elif full:
-            random_steps = random_steps or steps
+            random_steps, other = random_steps or steps, other or process.opposite(ritz)
             process.restart(ritz)
     values, parts, places = ritz.ordered(k)
+    opposite, opposite_part = other or process.opposite(ritz)
     return LanczosResult(
         values=values,
         parts=parts,
@@ -158,6 +166,8 @@ def block_lanczos(
         products=process.products,
         random_steps=random_steps or steps,
         converged=done,
+        opposite=opposite,
+        opposite_part=opposite_part,
     )
 
 
@@ -333,6 +343,12 @@ class _Process:
             weights = on_device_of(ritz.x[part, :, place].copy(), self._V, xp, dtype=self._V.dtype)
             rows.append(xp.matmul(weights, self._V[part, :size, :]))
         return xp.stack(rows)
+
+    def opposite(self, ritz: Ritz) -> tuple[Array, int]:
+        """Return the Ritz vector, of all maps, at the end that is not wanted, in a row, and its map."""
+        last = ritz.values[:, -1]
+        part = int(np.argmin(last) if self._down else np.argmax(last))
+        return self.vectors(ritz, np.array([part]), np.array([self._size - 1])), part
 
     def restart(self, ritz: Ritz, *, fresh: int = 0) -> None:
         """Keep the leading Ritz vectors of every map and go on from the last block; or `fresh`, and random vectors."""

@@ -12,8 +12,8 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass, field
-from functools import reduce
-from typing import Generic, TypeVar
+from functools import lru_cache, reduce
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -22,10 +22,15 @@ from convla.algebra import BlockDiagonal
 from convla.geometry import ConvGeometry
 from convla.linear_map import LinearMap
 from convla.operators import ConvOperator
+from convla.typing import Array
 
-__all__ = ["Part", "blocks_of", "direct_sum"]
+__all__ = ["Part", "blocks_of", "direct_sum", "live_taps"]
 
 P = TypeVar("P", bound=LinearMap, covariant=True)
+
+BoolArray = np.ndarray[Any, np.dtype[np.bool_]]
+_Places = tuple[tuple[tuple[slice, slice], ...], ...]
+"""Along each axis, the positions of every copy of a part in the image and in the output."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,7 @@ class Part(Generic[P]):
     """
 
     operator: P
-    places: tuple[tuple[tuple[slice, slice], ...], ...] = ()
+    places: _Places = ()
     inputs: slice = field(default_factory=lambda: slice(None))
     outputs: slice = field(default_factory=lambda: slice(None))
 
@@ -128,36 +133,66 @@ def direct_sum(operator: ConvOperator) -> list[Part[ConvOperator]]:
     [([[[1.0, -1.0]]], (3, 3), 1), ([[[1.0, -1.0]]], (3, 3), 1)]
     """
     geometry, kernel = operator.geometry, operator.kernel
-    xp = namespace(kernel)
-    live = np.reshape(to_numbers(xp.astype(xp.any(kernel != 0, axis=(0, 1)), xp.int8)), geometry.kernel_size) != 0
+    live = live_taps(kernel)
     if not live.any():
         return []
+    taps, blocks = _splitting(geometry, live.tobytes())
+    if not blocks:
+        return [Part(operator, (((slice(None), slice(None)),),) * geometry.ndim)]
+    smaller = kernel[(..., *taps)]
+    return [
+        Part(ConvOperator(smaller, block, order=operator.order, engine=operator.engine), places)
+        for block, places in blocks
+    ]
+
+
+def live_taps(kernel: Array) -> BoolArray:
+    """Return which taps of a kernel some filter does not have as zero: an array of NumPy, of the shape of the taps."""
+    # One filter most often tells of all taps, and to look at all takes as long as many a convolution.
+    first = _live(kernel[:1, :1, ...])
+    return first if first.all() else _live(kernel)
+
+
+def _live(kernel: Array) -> BoolArray:
+    xp = namespace(kernel)
+    live = to_numbers(xp.astype(xp.any(kernel != 0, axis=(0, 1)), xp.int8))
+    return np.array(live, np.bool_).reshape(tuple(kernel.shape[2:]))
+
+
+@lru_cache(maxsize=256)
+def _splitting(geometry: ConvGeometry, live: bytes) -> tuple[tuple[slice, ...], list[tuple[ConvGeometry, _Places]]]:
+    """Return the taps to keep, and the settings of the parts with the places of their copies; none for one that is all.
+
+    Parameters
+    ----------
+    geometry : ConvGeometry
+    live : bytes
+        Of the array of `live_taps`.
+    """
+    taps_live = np.frombuffer(live, np.bool_).reshape(geometry.kernel_size)
     taps, axes = [], []
     for axis in range(geometry.ndim):
         others = tuple(other for other in range(geometry.ndim) if other != axis)
-        chosen, kinds = _axis_parts(geometry, axis, np.flatnonzero(live.any(axis=others)))
+        chosen, kinds = _axis_parts(geometry, axis, np.flatnonzero(taps_live.any(axis=others)))
         taps.append(chosen)
         axes.append(kinds)
-    smaller = kernel[(..., *taps)]
+    size = tuple(len(range(*chosen.indices(k))) for chosen, k in zip(taps, geometry.kernel_size, strict=True))
     found = []
     for combination in itertools.product(*(kinds.items() for kinds in axes)):
         block = [kind for kind, _ in combination]
-        places = tuple(tuple(copies) for _, copies in combination)
-        if smaller.shape == kernel.shape and tuple(kind.size for kind in block) == geometry.image_shape:
-            return [Part(operator, (((slice(None), slice(None)),),) * geometry.ndim)]
-        part = ConvOperator(
-            smaller,
+        if size == geometry.kernel_size and tuple(kind.size for kind in block) == geometry.image_shape:
+            return tuple(taps), []
+        part = ConvGeometry(
+            (*geometry.kernel_shape[:2], *size),
             tuple(axis.size for axis in block),
             padding=tuple(axis.padding for axis in block),
             stride=tuple(axis.stride for axis in block),
             dilation=tuple(axis.dilation for axis in block),
             groups=geometry.groups,
             boundary=geometry.boundary,
-            order=operator.order,
-            engine=operator.engine,
         )
-        found.append(Part(part, places))
-    return found
+        found.append((part, tuple(tuple(copies) for _, copies in combination)))
+    return tuple(taps), found
 
 
 def _axis_parts(geometry: ConvGeometry, axis: int, live: np.ndarray) -> tuple[slice, _Kinds]:

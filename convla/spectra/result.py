@@ -55,6 +55,9 @@ class SingularValues:
     nullity : int
         The least dimension of the null space of the operator that is known: the number of columns beyond the number of
         rows of a wide one, and one more where the status is "rank deficient".
+    least : array of shape domain_shape, or range_shape where that is smaller, or None
+        Of an iteration for the largest values: the unit vector that the operator, or its transpose, shrinks the most of
+        all that were seen. What is left of it bounds the smallest singular value from above.
     """
 
     values: Array
@@ -67,6 +70,7 @@ class SingularValues:
     status: Status
     method: str
     nullity: int = 0
+    least: Array | None = None
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{value:.6g}" for value in to_numpy(self.values)[:4].tolist())
@@ -99,7 +103,7 @@ class SingularValues:
         """The same for the transposed operator: left and right vectors change places."""
         if self.right is None or self.left is None:
             return self
-        return replace(self, left=self.right, right=self.left)
+        return replace(self, left=self.right, right=self.left, least=None)
 
 
 def weakest(statuses: Sequence[Status]) -> Status:

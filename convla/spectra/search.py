@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -118,6 +119,7 @@ def lanczos_triplets(
     across = _steps_across(operator) if isinstance(operator, ConvOperator) and criterion == "value" else 0
     found = run(draws, max_matvecs // 2, across)
     random_steps, products = found.random_steps, found.products
+    opposite = replace(found, vectors=found.opposite, parts=np.array([found.opposite_part]))
     if paired and found.converged:
         image = side.placed(found)
         companion = conjugate_wave(image[0, ...])
@@ -159,6 +161,7 @@ def lanczos_triplets(
         matvecs=2 * products + spent + 2 * (1 + wide),
         status=Status.ESTIMATED if found.converged and met else Status.NOT_CONVERGED,
         method="lanczos",
+        least=xp.reshape(side.placed(opposite), (*side.linear_map.domain_shape,)) if end == "largest" else None,
     )
 
 

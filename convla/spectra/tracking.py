@@ -20,9 +20,9 @@ from convla._validate import check_choice, check_integer, check_real
 from convla.errors import ConvergenceWarning
 from convla.linear_map import LinearMap
 from convla.spectra.batch import Batch
-from convla.spectra.block_iteration import Block, SearchSpace, iterate, least_share, orthonormal
+from convla.spectra.block_iteration import Block, iterate, least_share, orthonormal
 from convla.spectra.carrier import Carrier
-from convla.spectra.krylov import extended
+from convla.spectra.krylov import FAR, KrylovSpace, extended
 from convla.spectra.result import End, SingularValues
 from convla.spectra.status import Status
 from convla.typing import Array
@@ -37,9 +37,6 @@ _COLD_STEPS = 1000
 
 _PROBE_STEPS = 4
 """What a random vector gets at least to show what it points at."""
-
-_FAR = 0.9
-"""Of the singular value from which on the upper end is of interest."""
 
 _SLACK = 1e-3
 """A group that comes so near the wanted values is followed, whatever the bounds say."""
@@ -148,7 +145,7 @@ class BlockTracker:
         *,
         bar: float = 0.0,
         norm: float = 0.0,
-        spaces: dict[int, SearchSpace] | None = None,
+        carrier: Carrier | None = None,
     ) -> tuple[SingularValues, State]:
         """Return the outermost triplets of a map, from what is known of one like it.
 
@@ -163,9 +160,8 @@ class BlockTracker:
             where it is found to be below.
         norm : float
             What sigma_max is known not to be below.
-        spaces : dict, optional
-            The Krylov spaces that a search from nothing has made for the other end of the same map, by part; what this
-            one makes is put there.
+        carrier : Carrier, optional
+            Of the map, where there is one: a search from nothing goes on from what one at the other end has left in it.
 
         Returns
         -------
@@ -180,7 +176,7 @@ class BlockTracker:
             If the map is not of float32 or float64, or is one that autograd follows.
         """
         _check_floating(linear_map)
-        search = _Search(self, Carrier(linear_map), state, bar, norm, {} if spaces is None else spaces)
+        search = _Search(self, carrier or Carrier(linear_map), state, bar, norm)
         followed, lost, known = search.choice()
         converged = search.follow(followed, known) or search.go_on(known)
         converged = search.begin(lost, known) and converged
@@ -195,11 +191,11 @@ class BlockTracker:
             )
         return found, search.carried()
 
-    def range(self, linear_map: LinearMap, state: State) -> tuple[float, float]:
+    def range(self, carrier: Carrier, state: State) -> tuple[float, float]:
         """Return between what the outermost singular value of a map is, by what is known of one like it."""
         if not int(state["updates"]):
             return 0.0, math.inf
-        drift = np.array(Carrier(linear_map).moved(state["kernel"])[0])
+        drift = np.array(carrier.moved(state["kernel"])[0])
         values = np.reshape(to_numbers(state["values"]), (drift.size, -1))
         if self.end == "smallest":
             return 0.0, float((values.min(axis=1) + drift).min())
@@ -231,10 +227,9 @@ class _Search:
         state: State,
         interest: float = 0.0,
         norm: float = 0.0,
-        spaces: dict[int, SearchSpace] | None = None,
     ) -> None:
         self.tracker, self.carrier, self.state = tracker, carrier, state
-        self.interest, self.norm, self.spaces = interest, norm, {} if spaces is None else spaces
+        self.interest, self.norm = interest, norm
         self.xp = namespace(carrier.linear_map.like)
         self.updates = int(state["updates"])
         self.count = min(tracker.block, carrier.linear_map.shape[1])
@@ -256,7 +251,7 @@ class _Search:
         if self.tracker.outermost and self.interest > 0 and self.sign > 0:
             # Far below what is of interest, to see that it still is takes less than to follow it.
             values = np.reshape(to_numbers(self.state["values"]), (len(every), -1)).max(axis=1)
-            lost = [gone or value < _FAR * self.interest for gone, value in zip(lost, values, strict=True)]
+            lost = [gone or value < FAR * self.interest for gone, value in zip(lost, values, strict=True)]
         near, bar = every, -math.inf
         if len(every) > 1:
             drift, sign = np.array(drifts), self.sign
@@ -315,20 +310,14 @@ class _Search:
 
     def _extended(self, part: int, groups: list[int], batch: Batch) -> bool:
         """Search one map of a part by a Krylov space, from that of the other end if there is one."""
-        if part not in self.spaces:
-            start = orthonormal(self._draws(batch, 1, part), self.xp)
-            self.spaces[part] = SearchSpace.spanned(batch, start)
-        space, count = self.spaces[part], self._rows(batch)
-        before = space.multiplied
+        spaces = self.carrier.spaces
+        if part not in spaces:
+            spaces[part] = KrylovSpace(batch, orthonormal(self._draws(batch, 1, part), self.xp))
+        space, before = spaces[part], spaces[part].rows
         block, known, tolerance, above = extended(
-            space,
-            end=self.tracker.end,
-            count=count,
-            rtol=self.tracker.rtol,
-            rows=space.room(2 * count),
-            bar=self.interest**2,
+            space, end=self.tracker.end, count=self._rows(batch), rtol=self.tracker.rtol, bar=self.interest**2
         )
-        self.products += space.multiplied - before
+        self.products += space.rows - before
         squares, residuals = to_numbers(block.squares), to_numbers(block.residuals)
         self.runs.append(_Run(part, groups, block, squares, residuals, tolerance, above))
         return known
@@ -422,15 +411,16 @@ class _Search:
     def _assembled(self) -> tuple[Array, Array, Array, Array]:
         """Return the outermost squares, residuals, vectors and images among those of all parts and their copies."""
         xp, carrier = self.xp, self.carrier
-        places = [
-            (self.sign * square, run, number, copy)
-            for run in self.runs
-            for number, square in enumerate(run.squares)
-            for copy in range(min(self.count, carrier.parts[run.part].copies))
-        ]
+        places = []
+        for run in self.runs:
+            signed = self.sign * np.array(run.squares)
+            outermost = np.argsort(-signed, kind="stable")[: self.count].tolist()
+            copies = range(min(self.count, carrier.parts[run.part].copies))
+            places += [(signed[number], run, number, copy) for number in outermost for copy in copies]
         places.sort(key=lambda place: -place[0])
         # Entries that the map does not read are its null vectors: the first of the smallest, the last of the largest.
-        unread = carrier.unread(self.count)
+        wanted = self.count if self.tracker.end == "smallest" or len(places) < self.count else 0
+        unread = carrier.unread(wanted) if wanted else []
         nulls = len(unread) if self.tracker.end == "smallest" else max(0, self.count - len(places))
         found = []
         for _, run, number, copy in places[: self.count - nulls]:

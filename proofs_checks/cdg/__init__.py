@@ -1,5 +1,5 @@
 """CDG: channel-directed gradients."""
 
-from proofs_checks.cdg import flows, greens, metrics
+from proofs_checks.cdg import denoising, flows, greens, metrics
 
-STATEMENTS = (*metrics.STATEMENTS, *greens.STATEMENTS, *flows.STATEMENTS)
+STATEMENTS = (*metrics.STATEMENTS, *greens.STATEMENTS, *flows.STATEMENTS, *denoising.STATEMENTS)

@@ -1,6 +1,6 @@
 """CSM: kernel orthogonality, feature-map similarity and the convolutional similarity."""
 
-from proofs_checks.csm import biases, bounds, counts, experiments, full, padded, similarity
+from proofs_checks.csm import biases, bounds, counts, experiments, failures, full, normalized, padded, similarity
 
 STATEMENTS = (
     *full.STATEMENTS,
@@ -9,5 +9,7 @@ STATEMENTS = (
     *bounds.STATEMENTS,
     *counts.STATEMENTS,
     *biases.STATEMENTS,
+    *failures.STATEMENTS,
+    *normalized.STATEMENTS,
     *experiments.STATEMENTS,
 )

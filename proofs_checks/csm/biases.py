@@ -12,7 +12,7 @@ from convla.typing import Array
 from proofs_checks.draws import for_all, integers, pairs_and_inputs
 from proofs_checks.statement import Kind, Statement, UnavailableError, Verdict, evidence
 
-__all__ = ["STATEMENTS"]
+__all__ = ["STATEMENTS", "digits", "mean_cosine"]
 
 
 @evidence(Kind.PROPERTY, "integer kernels, inputs and biases, exactly: 1 to 3 axes, several channels")
@@ -44,7 +44,8 @@ def a_bias_undoes_the_condition(_: int) -> str:
     return f"the similarity of K1 = 0 and K2 = 1 is 0, and <F1 + 1, F2 + 1> = {value}"
 
 
-def _digits() -> Array:
+def digits() -> Array:
+    """Return 100 images of handwritten digits, of shape (100, 1, 8, 8), values in [0, 1]."""
     try:
         from sklearn.datasets import load_digits
     except ImportError:
@@ -52,7 +53,7 @@ def _digits() -> Array:
     return np.asarray(load_digits().images[:100, None] / 16.0)
 
 
-def _mean_cosine(maps: Array) -> float:
+def mean_cosine(maps: Array) -> float:
     """Return the mean modulus of the cosine over pairs of maps (batch, c_out, *output) of every image."""
     rows = maps.reshape(*maps.shape[:2], -1)
     rows = rows / np.linalg.norm(rows, axis=2, keepdims=True)
@@ -66,7 +67,7 @@ def _mean_cosine(maps: Array) -> float:
     "modulus of the cosine of two maps",
 )
 def biases_outlast_the_kernels(_: int) -> str:
-    images = _digits()
+    images = digits()
     rng = np.random.default_rng(0)
     kernels, biases = rng.uniform(-1 / 3, 1 / 3, (16, 1, 3, 3)), rng.uniform(-1 / 3, 1 / 3, 16)
     adam = Adam(0.003)
@@ -77,7 +78,7 @@ def biases_outlast_the_kernels(_: int) -> str:
     found = []
     for k in (kernels, after):
         maps = convla.cross_correlate(images, k, padding="full")
-        found.append((_mean_cosine(maps), _mean_cosine(maps + biases[:, None, None])))
+        found.append((mean_cosine(maps), mean_cosine(maps + biases[:, None, None])))
     (linear, with_biases), (linear_after, with_biases_after) = found
     assert norms[1] < norms[0] / 5, norms
     # The kernels shrink and the biases do not, so that every map becomes its constant.

@@ -1,5 +1,11 @@
 """OGN: orthonormalised gradients."""
 
-from proofs_checks.ogn import architectures, method, polar, tables
+from proofs_checks.ogn import architectures, diversity, method, polar, tables
 
-STATEMENTS = (*polar.STATEMENTS, *method.STATEMENTS, *architectures.STATEMENTS, *tables.STATEMENTS)
+STATEMENTS = (
+    *polar.STATEMENTS,
+    *method.STATEMENTS,
+    *architectures.STATEMENTS,
+    *tables.STATEMENTS,
+    *diversity.STATEMENTS,
+)

@@ -12,7 +12,7 @@ import numpy as np
 from convla.experiments.descents.outcome import Floats, Outcome
 from convla.experiments.statistics import Estimate, share
 
-__all__ = ["Column", "column_of", "columns_of", "estimate", "resampled"]
+__all__ = ["Column", "column_of", "columns_of", "estimate", "frequency", "quantity_of", "resampled"]
 
 Column = Floats
 """What each repetition has in a column, NaN where it has nothing there."""
@@ -56,15 +56,18 @@ def estimate(outcome: Outcome, *, seed: int = 0) -> dict[str, Estimate]:
     """
     estimates = {}
     for name, (mean, std) in _bootstrap(columns_of(outcome), seed).items():
-        estimates[_quantity(name, "mean")], estimates[_quantity(name, "std")] = mean, std
+        estimates[quantity_of(name, "mean")], estimates[quantity_of(name, "std")] = mean, std
     for name in ("D_increase_mean_pct", "D_increase_std_pct"):
         estimates[name] = replace(estimates[name], stderr=math.nan)
     kept = outcome.converged
     start, end = outcome.similarity[kept].T
-    count, size = int((end < start).sum()), int(kept.sum())
-    frequency = share(count, size)
-    estimates["B_reduction_frequency_pct"] = Estimate(100.0 * frequency.value, 100.0 * frequency.stderr, size)
-    return estimates
+    return estimates | frequency(int((end < start).sum()), int(kept.sum()))
+
+
+def frequency(decreased: int, converged: int) -> dict[str, Estimate]:
+    """Return column B by its name, from how many repetitions decreased of how many that converged."""
+    found = share(decreased, converged)
+    return {"B_reduction_frequency_pct": Estimate(100.0 * found.value, 100.0 * found.stderr, converged)}
 
 
 def resampled(columns: Mapping[str, Column], size: int, runs: int, *, seed: int = 0) -> dict[str, Floats]:
@@ -97,7 +100,7 @@ def resampled(columns: Mapping[str, Column], size: int, runs: int, *, seed: int 
     values: dict[str, Floats] = {}
     for index, name in enumerate(columns):
         _, means, stds = _summary(sums[:, 3 * index : 3 * index + 3])
-        values |= {_quantity(name, "mean"): centres[name] + means, _quantity(name, "std"): stds}
+        values |= {quantity_of(name, "mean"): centres[name] + means, quantity_of(name, "std"): stds}
     return values
 
 
@@ -112,7 +115,7 @@ def column_of(quantity: str) -> str:
     return quantity.removesuffix("_pct").removesuffix("_mean").removesuffix("_std")
 
 
-def _quantity(column: str, moment: str) -> str:
+def quantity_of(column: str, moment: str) -> str:
     """Return the name of a column's mean or standard deviation."""
     return f"{column}_{moment}" + ("" if column == "corr" else "_pct")
 

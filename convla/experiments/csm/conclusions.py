@@ -15,28 +15,28 @@ import numpy as np
 
 from convla.experiments.csm.published import PUBLISHED_REPETITIONS
 from convla.experiments.csm.settings import Setting
+from convla.experiments.csm.summary import Summary
 from convla.experiments.descents.outcome import Floats, Outcome
 from convla.experiments.source import Conclusion
 from convla.experiments.statistics import Estimate, all_positive, mostly_true
 
 __all__ = ["draw_conclusions"]
 
-Outcomes = Mapping[Setting, Outcome]
+Summaries = Mapping[Setting, Summary]
 Estimates = Mapping[Setting, Mapping[str, Estimate]]
 T = TypeVar("T")
 
 
-def draw_conclusions(outcomes: Outcomes, estimates: Estimates) -> list[Conclusion]:
-    """Return the sentences that the outcomes at hand, and what `estimate` makes of them, can decide.
-
-    Each needs all rows that it speaks of.
-    """
+def draw_conclusions(found: Summaries) -> list[Conclusion]:
+    """Return the sentences that the settings at hand can decide; each needs all rows that it speaks of."""
+    estimates = {setting: summary.estimates for setting, summary in found.items()}
+    outcomes = {setting: summary.kept for setting, summary in found.items()}
     candidates = [
-        _orthogonality_is_not_enough(outcomes),
+        _orthogonality_is_not_enough(found),
         _correlates_better(estimates),
-        _always_decreases(outcomes, (3, 4)),
-        _always_decreases(outcomes, (5, 6)),
-        _worst_failure(outcomes),
+        _always_decreases(found, (3, 4)),
+        _always_decreases(found, (5, 6)),
+        _worst_failure(found),
         _shrinkage_does_as_well(estimates),
         _the_loss_shrinks(outcomes),
         _turns_the_maps(outcomes, "loss"),
@@ -55,10 +55,9 @@ def _rows(values: Mapping[Setting, T], tables: tuple[int, int], control: str = "
     return rows if len(rows) == 6 else {}
 
 
-def _failures(outcome: Outcome) -> tuple[int, int]:
+def _failures(summary: Summary) -> tuple[int, int]:
     """Return how many converged repetitions did not decrease, and how many converged."""
-    kept = outcome.converged
-    return int((outcome.similarity[kept, 1] >= outcome.similarity[kept, 0]).sum()), int(kept.sum())
+    return summary.failed, summary.converged
 
 
 def _label(row: tuple[int, str]) -> str:
@@ -69,8 +68,8 @@ def _holds(truth: bool) -> str:
     return "holds" if truth else "does not hold"
 
 
-def _orthogonality_is_not_enough(outcomes: Outcomes) -> Conclusion | None:
-    rows = _rows(outcomes, (1, 2))
+def _orthogonality_is_not_enough(found: Summaries) -> Conclusion | None:
+    rows = _rows(found, (1, 2))
     if not rows:
         return None
     shares = {row: failed / size for row, (failed, size) in ((row, _failures(rows[row])) for row in rows)}
@@ -99,11 +98,11 @@ def _correlates_better(estimates: Estimates) -> Conclusion | None:
     )
 
 
-def _always_decreases(outcomes: Outcomes, tables: tuple[int, int]) -> Conclusion | None:
-    rows = _rows(outcomes, tables)
+def _always_decreases(found: Summaries, tables: tuple[int, int]) -> Conclusion | None:
+    rows = _rows(found, tables)
     if not rows:
         return None
-    counts = {row: _failures(outcome) for row, outcome in rows.items()}
+    counts = {row: _failures(summary) for row, summary in rows.items()}
     failed, total = (sum(column) for column in zip(*counts.values(), strict=True))
     evidence = f"{failed} repetitions did not decrease: " + _list(
         {row: f"{count} of {size}" for row, (count, size) in counts.items()}
@@ -123,8 +122,8 @@ def _always_decreases(outcomes: Outcomes, tables: tuple[int, int]) -> Conclusion
     )
 
 
-def _worst_failure(outcomes: Outcomes) -> Conclusion | None:
-    rows = _rows(outcomes, (5, 6))
+def _worst_failure(found: Summaries) -> Conclusion | None:
+    rows = _rows(found, (5, 6))
     if not rows:
         return None
     # The printed worst row; the cell of column B says the same, and this its sentence.
@@ -165,7 +164,7 @@ def _shrinkage_does_as_well(estimates: Estimates) -> Conclusion | None:
     )
 
 
-def _the_loss_shrinks(outcomes: Outcomes) -> Conclusion | None:
+def _the_loss_shrinks(outcomes: Mapping[Setting, Outcome]) -> Conclusion | None:
     medians: dict[tuple[int, tuple[int, str]], Floats] = {}
     counts = []
     for tables in ((3, 4), (5, 6)):
@@ -188,7 +187,7 @@ def _the_loss_shrinks(outcomes: Outcomes) -> Conclusion | None:
     )
 
 
-def _turns_the_maps(outcomes: Outcomes, control: str) -> Conclusion | None:
+def _turns_the_maps(outcomes: Mapping[Setting, Outcome], control: str) -> Conclusion | None:
     orthogonal, ours = _rows(outcomes, (1, 2)), _rows(outcomes, (3, 4), control)
     if not orthogonal or not ours:
         return None

@@ -7,6 +7,7 @@ place of print is contradicted, cell by cell; and what each of them, as ours, wo
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Mapping
@@ -17,10 +18,10 @@ import numpy as np
 from scipy.special import ndtri
 
 from convla.experiments.csm.agreement import VERDICTS, cells_of, compare, decide
-from convla.experiments.csm.columns import estimate
 from convla.experiments.csm.published import PUBLISHED_REPETITIONS, QUANTITIES, PublishedCell
 from convla.experiments.csm.settings import TABLES, Setting
-from convla.experiments.descents.outcome import Outcome
+from convla.experiments.csm.summary import Summary
+from convla.experiments.descents.outcome import Outcome, recut
 from convla.experiments.folder import Table
 from convla.experiments.source import Sheet
 from convla.experiments.statistics import CONFIDENCE, share_interval
@@ -148,57 +149,56 @@ class Coverage:
         return low <= CONFIDENCE <= high
 
 
-def measure_coverage(outcomes: Mapping[Setting, Outcome]) -> Coverage:
+def measure_coverage(found: Mapping[Setting, Summary]) -> Coverage:
     """Return what runs of the published size, cut out of long ones, say of themselves and of print.
 
     Parameters
     ----------
-    outcomes : dict of Setting to Outcome
-        Of rows of the tables. Nothing is returned for fewer than two runs.
+    found : dict of Setting to Summary
+        Of rows of the tables, with `runs` of the published size. Nothing is returned for fewer than two runs.
 
     Returns
     -------
     Coverage
     """
     rows: list[CoverageRow] = []
-    parts = {setting: _cut(outcome) for setting, outcome in outcomes.items() if setting.control == "loss"}
+    tables = {setting: summary for setting, summary in found.items() if setting.control == "loss"}
     for table in TABLES:
-        for setting, runs in parts.items():
-            if table in setting.tables and len(runs) > 1:
-                rows += _measure(_tested(table, setting), outcomes[setting], runs)
+        for setting, summary in tables.items():
+            if table in setting.tables and summary.repetitions >= 2 * PUBLISHED_REPETITIONS:
+                rows += _measure(_tested(table, setting), summary)
+    parts = {setting: _cut(summary.kept) for setting, summary in tables.items()}
     fewest = min((len(runs) for runs in parts.values()), default=0)
-    return Coverage(rows, [_against_print(parts, number) for number in range(min(SEEDS, fewest))] if rows else [])
+    return Coverage(rows, [_against_print(parts, number) for number in range(fewest)] if rows else [])
 
 
 def _cut(outcome: Outcome) -> list[Outcome]:
-    return [
-        Outcome(**{name: values[start : start + PUBLISHED_REPETITIONS] for name, values in vars(outcome).items()})
-        for start in range(0, outcome.repetitions - PUBLISHED_REPETITIONS + 1, PUBLISHED_REPETITIONS)
-    ]
+    """Return the runs that are set beside print."""
+    runs = recut([outcome], PUBLISHED_REPETITIONS)
+    return [run for run in itertools.islice(runs, SEEDS) if run.repetitions == PUBLISHED_REPETITIONS]
 
 
 def _tested(table: int, setting: Setting) -> list[PublishedCell]:
     return [cell for cell in cells_of(table, setting) if not cell.quantity.startswith("D")]
 
 
-def _measure(cells: list[PublishedCell], whole: Outcome, runs: list[Outcome]) -> list[CoverageRow]:
-    truth, found = estimate(whole), [estimate(run) for run in runs]
+def _measure(cells: list[PublishedCell], summary: Summary) -> list[CoverageRow]:
+    truth = summary.estimates
     # As if each run were printed, without rounding: the resampled runs of the whole are the same for all of them.
     printed = [
-        replace(cell, value=run[cell.quantity].value, half_unit=0.0, count=run[cell.quantity].count)
+        replace(cell, value=float(value), half_unit=0.0, count=int(count))
         for cell in cells
-        for run in found
+        for value, _, count in summary.runs[cell.quantity]
     ]
-    probabilities = np.array([verdict.p for verdict in compare(printed, whole, truth)]).reshape(len(cells), -1)
+    probabilities = np.array([verdict.p for verdict in compare(printed, summary.kept, truth)])
     rows = []
-    for cell, p in zip(cells, probabilities, strict=True):
-        values = np.array([run[cell.quantity].value for run in found])
-        errors = np.array([run[cell.quantity].stderr for run in found])
+    for cell, p in zip(cells, probabilities.reshape(len(cells), -1), strict=True):
+        values, errors, _ = summary.runs[cell.quantity].T
         spread = float(values.std(ddof=1))
         rows.append(
             CoverageRow(
                 cell,
-                len(runs),
+                len(values),
                 truth[cell.quantity].value,
                 spread,
                 float(np.median(errors)) / spread if spread > 0.0 else math.nan,

@@ -5,22 +5,20 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from convla.experiments import source
 from convla.experiments.csm.agreement import LEAST, VERDICTS, Verdict, cells_of, compare, decide
-from convla.experiments.csm.columns import estimate
 from convla.experiments.csm.conclusions import draw_conclusions
 from convla.experiments.csm.coverage import Coverage, measure_coverage
 from convla.experiments.csm.published import QUANTITIES, published_flags
 from convla.experiments.csm.settings import CONTROLS, TABLES, Setting
-from convla.experiments.descents.outcome import Outcome
+from convla.experiments.csm.summary import Summary
 from convla.experiments.folder import Table, as_records
 from convla.experiments.source import Conclusion, Sheet
-from convla.experiments.statistics import Estimate
 
 __all__ = ["CONTROL_HEADER", "TABLE_HEADER", "Report", "build_report"]
 
@@ -65,6 +63,8 @@ class Report(source.Report):
         How many repetitions of each setting were dropped, where there were any.
     coverage : Coverage
         Empty unless it was asked for.
+    kept : set of tuple of int
+        Repetitions of a setting, and how many of them were kept, where that is not all.
     """
 
     cells: dict[int, list[Verdict]]
@@ -72,6 +72,7 @@ class Report(source.Report):
     conclusions: list[Conclusion]
     diverged: dict[str, int]
     coverage: Coverage
+    kept: set[tuple[int, int]] = field(default_factory=set)
 
     def counts(self, columns: str = "ABCD") -> dict[str, int]:
         """Return how many cells of these columns got each verdict."""
@@ -128,6 +129,11 @@ class Report(source.Report):
             if counts:
                 lines.append(f"{name}: " + ", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
         lines += self._multiplicity() + self.coverage.lines()
+        lines += [
+            f"of {size} repetitions estimates, errors and counts are of all; z, p, medians, lengths, angles and "
+            f"pictures are of the first {kept}, so that memory does not grow"
+            for size, kept in sorted(self.kept)
+        ]
         return lines + [f"{name}: {count} diverged, dropped" for name, count in self.diverged.items()]
 
     def _multiplicity(self) -> list[str]:
@@ -149,30 +155,27 @@ class Report(source.Report):
         return lines
 
 
-def build_report(outcomes: Mapping[Setting, Outcome], targets: Sequence[str]) -> Report:
-    """Return the report on the targets, from the outcomes of the settings they need."""
+def build_report(found: Mapping[Setting, Summary], targets: Sequence[str]) -> Report:
+    """Return the report on the targets, from the summaries of the settings they need."""
     wanted = [table for table in TABLES if "tables" in targets or f"table{table}" in targets]
-    estimates = {setting: estimate(outcome) for setting, outcome in outcomes.items()}
     compared = decide(
         [
             verdict
             for table in wanted
-            for setting in estimates
+            for setting, summary in found.items()
             if setting.control == "loss" and table in setting.tables
-            for verdict in compare(cells_of(table, setting), outcomes[setting], estimates[setting])
+            for verdict in compare(cells_of(table, setting), summary.kept, summary.estimates)
         ]
     )
     return Report(
         cells={table: [verdict for verdict in compared if verdict.cell.table == table] for table in wanted},
-        controls=[
-            _control_row(setting, outcomes[setting], estimates[setting])
-            for setting in sorted(outcomes, key=_control_order)
-        ]
+        controls=[_control_row(setting, found[setting]) for setting in sorted(found, key=_control_order)]
         if "controls" in targets
         else [],
-        conclusions=draw_conclusions(outcomes, estimates),
-        diverged={setting.name: outcome.diverged for setting, outcome in outcomes.items() if outcome.diverged},
-        coverage=measure_coverage(outcomes if "coverage" in targets else {}),
+        conclusions=draw_conclusions(found),
+        diverged={setting.name: summary.diverged for setting, summary in found.items() if summary.diverged},
+        coverage=measure_coverage(found if "coverage" in targets else {}),
+        kept={(s.repetitions, s.kept.repetitions) for s in found.values() if not s.is_whole},
     )
 
 
@@ -216,7 +219,8 @@ def _control_order(setting: Setting) -> tuple[Any, ...]:
     return (setting.tables, setting.n, setting.optimizer, CONTROLS.index(setting.control))
 
 
-def _control_row(setting: Setting, outcome: Outcome, columns: Mapping[str, Estimate]) -> tuple[Any, ...]:
+def _control_row(setting: Setting, summary: Summary) -> tuple[Any, ...]:
+    outcome, columns = summary.kept, summary.estimates
     kept = outcome.converged
     cosines = outcome.cosine[kept]
     cosines = cosines[np.isfinite(cosines).all(axis=1)]
@@ -230,7 +234,7 @@ def _control_row(setting: Setting, outcome: Outcome, columns: Mapping[str, Estim
         columns["B_reduction_frequency_pct"].value,
         columns["C_decrease_mean_pct"].value,
         columns["D_increase_mean_pct"].count,
-        outcome.diverged,
+        summary.diverged,
         float(outcome.norms[kept, 0].mean()),
         *(float(value) for value in np.median(outcome.survival, axis=0)),
         *(float(value) for value in cosines.mean(axis=0)),

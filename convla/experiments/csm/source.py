@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from convla.experiments.csm.published import PUBLISHED_REPETITIONS
 from convla.experiments.csm.report import Report, build_report
 from convla.experiments.csm.settings import Readings, Setting, control_settings, table_settings
+from convla.experiments.csm.summary import Summary, summarize
 from convla.experiments.descents.outcome import Outcome, run_setting
-from convla.experiments.source import Part, Source
+from convla.experiments.session import Part
+from convla.experiments.source import Source
 
 __all__ = ["Tables"]
 
 
 @dataclass(frozen=True)
-class Tables(Source[Setting, Outcome]):
+class Tables(Source[Setting, Outcome, Summary]):
     """The tables and controls among some targets.
 
     Attributes
@@ -53,23 +56,28 @@ class Tables(Source[Setting, Outcome]):
         """Return the repetitions of a part."""
         return unit.descent(self.readings).part
 
-    def __call__(self, unit: Part[Setting], advance: Callable[[int], None] = lambda _: None) -> Outcome:
+    def __call__(self, part: Part[Setting], advance: Callable[[int], None] = lambda _: None) -> Outcome:
         """Run a part of a setting."""
         return run_setting(
-            unit.setting.descent(self.readings),
-            repetitions=unit.stop - unit.start,
-            start=unit.start,
+            part.unit.descent(self.readings),
+            repetitions=part.rows,
+            start=part.start,
             seed=self.seed,
             engine=self.engine,
             advance=advance,
         )
 
-    def report(self, outcomes: Mapping[Setting, Outcome]) -> Report:
-        """Return our cells beside the printed ones, the controls, and the sentences that they decide."""
-        return build_report(outcomes, self.targets)
+    def summarize(self, unit: Setting, outcomes: Iterable[Outcome]) -> Summary:
+        """Return the estimates of a setting, with no more than so many of its repetitions."""
+        cut = "coverage" in self.targets and unit.control == "loss"
+        return summarize(outcomes, run=PUBLISHED_REPETITIONS if cut else 0)
 
-    def draw(self, outcomes: Mapping[Setting, Outcome], folder: Path) -> list[str]:
+    def report(self, found: Mapping[Setting, Summary]) -> Report:
+        """Return our cells beside the printed ones, the controls, and the sentences that they decide."""
+        return build_report(found, self.targets)
+
+    def draw(self, found: Mapping[Setting, Summary], folder: Path) -> list[str]:
         """Draw a PNG for every pair of tables, and one of the controls."""
         from convla.experiments.csm.plots import plot_run  # matplotlib takes half a second to import
 
-        return plot_run(outcomes, folder)
+        return plot_run({setting: summary.kept for setting, summary in found.items()}, folder)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
+import os
+import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,17 @@ import numpy as np
 
 from convla.errors import ConvlaError, install_line
 
-__all__ = ["CHUNK", "DISTRIBUTIONS", "DrawError", "check_draws", "chunk_size", "digest", "draw"]
+__all__ = [
+    "CHUNK",
+    "DISTRIBUTIONS",
+    "DrawError",
+    "check_draws",
+    "check_streams",
+    "chunk_size",
+    "digest",
+    "draw",
+    "stream_key",
+]
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 Generator = np.random.Generator
@@ -40,7 +52,7 @@ def chunk_size(layer: Any) -> int:
 
 def draw(layer: Any, seed: int, chunk: int, size: int) -> tuple[Floats, Floats]:
     """Return inputs, and kernels with an axis for which one, of so many repetitions of a setting."""
-    key = (zlib.crc32(layer.draws.encode()), chunk)
+    key = (*stream_key(layer), chunk)
     inputs, weights = int(np.prod(layer.input_shape)), layer.kernels * int(np.prod(layer.kernel_shape))
     if layer.inputs == layer.weights == "uniform":
         # One row after the other, the input before the kernels, as ever since version 0.1.
@@ -50,6 +62,30 @@ def draw(layer: Any, seed: int, chunk: int, size: int) -> tuple[Floats, Floats]:
     x = _draw(layer.inputs, _generator(seed, *key, 0), (size, *layer.input_shape))
     k = _draw(layer.weights, _generator(seed, *key, 1), (size * layer.kernels, *layer.kernel_shape), weights=True)
     return x, k.reshape(size, layer.kernels, *layer.kernel_shape)
+
+
+def stream_key(layer: Any) -> tuple[int, ...]:
+    """Return the numbers that a setting's draws follow from, beside the seed.
+
+    A name of one's own, such as those of the published tables, goes in by its CRC32, as ever since version 0.1: two of
+    them may have the same one, and `check_streams` refuses them. What goes by what is drawn has no name to change, and
+    goes in by 128 bits of BLAKE2.
+    """
+    if layer.stream:
+        return (zlib.crc32(layer.stream.encode()),)
+    return struct.unpack("<4I", hashlib.blake2b(layer.draws.encode(), digest_size=16).digest())
+
+
+def check_streams(layers: Iterable[Any]) -> None:
+    """Raise if settings whose streams have other names would draw the same numbers."""
+    names: dict[tuple[int, ...], str] = {}
+    for layer in layers:
+        other = names.setdefault(stream_key(layer), layer.draws)
+        if other != layer.draws:
+            raise DrawError(
+                f"streams {other!r} and {layer.draws!r} would draw the same numbers, as their names have the same "
+                "CRC32: change one of them"
+            )
 
 
 def _generator(seed: int, *key: int) -> Generator:
@@ -114,23 +150,44 @@ def check_draws(name: str, value: str, shape: tuple[int, ...]) -> None:
         _patches(_images(value), np.random.default_rng(0), (1, *shape))
 
 
-@functools.cache
 def digest(value: str) -> str:
-    """Return a hash of a file that is drawn from; empty for a distribution."""
-    return "" if value in DISTRIBUTIONS else hashlib.sha256(_images(value).tobytes()).hexdigest()[:16]
+    """Return a hash of what a file that is drawn from holds; empty for a distribution."""
+    return "" if value in DISTRIBUTIONS else _digest(value, _state(value))
 
 
-@functools.cache
 def _images(path: str) -> Floats:
+    """Return the images of a file, read once, and once more when it is another."""
+    return _read(path, _state(path))
+
+
+def _state(path: str) -> tuple[int, ...]:
+    """Return what tells a file from what it was before it was written anew."""
     try:
         if not Path(path).is_file():  # a pipe would wait for a writer
             raise OSError("no such file")
-        array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
+        found = os.stat(path)
+    except OSError as error:
         raise DrawError(f"{path} cannot be read: {error}") from error
-    if array.dtype.kind not in "fiu" or array.ndim < 2 or not array.size or not np.isfinite(array).all():
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+@functools.lru_cache(maxsize=64)
+def _digest(path: str, state: tuple[int, ...]) -> str:
+    return hashlib.sha256(_read(path, state).tobytes()).hexdigest()[:16]
+
+
+@functools.lru_cache(maxsize=8)
+def _read(path: str, state: tuple[int, ...]) -> Floats:  # noqa: ARG001 - the state is what it is remembered by
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DrawError(f"{path} cannot be read: {error}") from error
+    if array.dtype.kind not in "fiu" or array.ndim < 2 or not array.size:
         got = f"{array.dtype} of shape {array.shape}"
-        raise DrawError(f"{path} must hold finite real numbers of shape (images, channels, *size), got {got}")
+        raise DrawError(f"{path} must hold real numbers of shape (images, channels, *size), got {got}")
+    if not np.isfinite(array).all():
+        count = int(array.size - np.isfinite(array).sum())
+        raise DrawError(f"{path} must hold finite numbers, got {count} of {array.size} that are not")
     images: Floats = array.astype(np.float64)
     return images
 

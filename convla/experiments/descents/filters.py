@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from convla.experiments.descents.functions import evaluate
+from convla.experiments.descents.functions import LossFunction, evaluate
 from convla.experiments.descents.pairs import Correlation, dot, quadratic_form
 from convla.experiments.descents.settings import Setting
 from convla.extending import namespace
@@ -101,8 +101,9 @@ Minimized = Callable[[list[Array]], tuple[Array, list[Array]]]
 
 def _loss(setting: Setting, xp: Namespace) -> Minimized:
     """Return what gives the loss of kernels, taps first, and its gradient with respect to each."""
-    if setting.function is not None:
-        return lambda k: _own(k, setting, xp)
+    function = setting.function  # loaded once for all steps
+    if function is not None:
+        return lambda k: _own(k, setting, function, xp)
     name, normalized = setting.minimized
     if name == "shrinkage":
         return lambda k: (sum(dot(a, a) for a in k), [2.0 * a for a in k])
@@ -111,9 +112,9 @@ def _loss(setting: Setting, xp: Namespace) -> Minimized:
     return lambda k: _convolutional_loss(k, setting, normalized, xp)
 
 
-def _own(k: list[Array], setting: Setting, xp: Namespace) -> tuple[Array, list[Array]]:
+def _own(k: list[Array], setting: Setting, function: LossFunction, xp: Namespace) -> tuple[Array, list[Array]]:
     stacked = xp.permute_dims(xp.stack(k), (2, 0, 1))
-    value, gradient = evaluate(setting.loss, xp.reshape(stacked, (*stacked.shape[:2], *setting.kernel_shape)))
+    value, gradient = evaluate(setting.loss, function, xp.reshape(stacked, (*stacked.shape[:2], *setting.kernel_shape)))
     return value, list(np.moveaxis(gradient.reshape(stacked.shape), 0, 2))
 
 

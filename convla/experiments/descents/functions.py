@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib
-import importlib.util
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -19,6 +20,7 @@ __all__ = [
     "LossError",
     "LossFunction",
     "OptimizerError",
+    "StaleModuleError",
     "check_loss",
     "check_optimizer",
     "evaluate",
@@ -42,6 +44,10 @@ class LossError(ConvlaError, ValueError):
     """A loss of one's own cannot be loaded, or is not what it has to be."""
 
 
+class StaleModuleError(ConvlaError, RuntimeError):
+    """A module was edited after it was imported."""
+
+
 class OptimizerError(ConvlaError, ValueError):
     """An optimiser of one's own cannot be loaded, or is not what it has to be."""
 
@@ -54,7 +60,8 @@ def load_loss(name: str) -> LossFunction:
     name : str
         "file.py:function", or "package.module:function". It is called with kernels of shape (R, S, channels, N), or
         (R, S, channels, N, N), a row for each repetition, and returns their losses, of shape (R,), and the gradient, of
-        the kernels' shape. A repetition's loss must not depend on the others'. Loading it runs the file.
+        the kernels' shape. A repetition's loss must not depend on the others'. Loading it runs the file, and once more
+        when the file is another.
 
     Raises
     ------
@@ -84,21 +91,12 @@ def load_optimizer(name: str) -> Callable[[float], Optimizer]:
     return make
 
 
-@functools.cache
 def _load(kind: str, name: str, failure: type[Exception]) -> Any:
     place, _, function = name.rpartition(":")
     if not place or not function:
         raise failure(f"{kind} must be a known name, or 'file.py:function' or 'module:function', got {name!r}")
     try:
-        if place.endswith(".py"):
-            source_digest(name)  # remembered as of now, when it is run
-            spec = importlib.util.spec_from_file_location(f"convla_{kind}_{Path(place).stem}", place)
-            if spec is None or spec.loader is None:
-                raise failure(f"{kind} {name!r}: {place} cannot be loaded")
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-        else:
-            module = importlib.import_module(place)
+        module = _run(place, Path(place).read_bytes()) if place.endswith(".py") else _imported(place)[0]
     except Exception as error:  # whatever a file of somebody's raises as it is run
         raise failure(f"{kind} {name!r}: {place} cannot be loaded: {error}") from error
     found = getattr(module, function, None)
@@ -107,15 +105,46 @@ def _load(kind: str, name: str, failure: type[Exception]) -> Any:
     return found
 
 
+@functools.lru_cache(maxsize=64)
+def _run(place: str, source: bytes) -> ModuleType:
+    """Return the module that a file with this content makes: run once, and anew once it is edited."""
+    module = ModuleType(f"convla_study_{Path(place).stem}_{hashlib.sha256(source).hexdigest()[:16]}")
+    module.__file__ = place
+    sys.modules[module.__name__] = module  # where dataclasses look for their module
+    exec(compile(source, place, "exec"), vars(module))
+    return module
+
+
 @functools.cache
+def _imported(place: str) -> tuple[ModuleType, bytes]:
+    """Return a module, with the content that its file had when it was imported by us."""
+    module = importlib.import_module(place)
+    return module, _content(module)
+
+
+def _content(module: ModuleType) -> bytes:
+    file = getattr(module, "__file__", None)
+    return Path(file).read_bytes() if file else module.__name__.encode()
+
+
 def source_digest(name: str) -> str:
-    """Return a hash of the file that a name of `load_loss` or `load_optimizer` is found in.
+    """Return a hash of the file that a name of `load_loss` or `load_optimizer` is found in, as it is now.
 
     Results of another file are other results, whatever stands in it: a function, a class, or an object that is called.
+
+    Raises
+    ------
+    StaleModuleError
+        If it is a module that was edited since it was imported: Python keeps what it was.
     """
     place = name.rpartition(":")[0]
-    file = place if place.endswith(".py") else getattr(importlib.import_module(place), "__file__", None)
-    return hashlib.sha256(Path(file).read_bytes() if file else name.encode()).hexdigest()[:16]
+    if place.endswith(".py"):
+        content = Path(place).read_bytes()
+    else:
+        module, content = _imported(place)
+        if _content(module) != content:
+            raise StaleModuleError(f"module {place} was edited after it was imported: start Python anew")
+    return hashlib.sha256(content).hexdigest()[:16]
 
 
 def check_loss(name: str, kernels: Floats) -> None:
@@ -129,7 +158,7 @@ def check_loss(name: str, kernels: Floats) -> None:
     function = load_loss(name)
     generator = np.random.default_rng(0)
     towards = generator.standard_normal(kernels.shape)
-    value, gradient = evaluate(name, kernels)
+    value, gradient = evaluate(name, function, kernels)
     slope = np.sum(gradient * towards, axis=tuple(range(1, kernels.ndim)))
     ahead, behind = (np.asarray(function(kernels + sign * STEP * towards)[0]) for sign in (1.0, -1.0))
     size = np.sqrt(np.sum(gradient**2, axis=tuple(range(1, kernels.ndim)))) * np.sqrt(kernels[0].size)
@@ -178,9 +207,9 @@ def _two_steps(name: str, parameter: Floats) -> Floats:
     return parameter
 
 
-def evaluate(name: str, kernels: Floats) -> tuple[Floats, Floats]:
-    """Return a loss and its gradient, their shapes checked."""
-    returned = load_loss(name)(kernels)
+def evaluate(name: str, function: LossFunction, kernels: Floats) -> tuple[Floats, Floats]:
+    """Return a loss, which goes by a name, and its gradient, their shapes checked."""
+    returned: object = function(kernels)
     if not isinstance(returned, tuple) or len(returned) != 2:
         raise LossError(f"loss {name!r} must return the losses and the gradient, got {type(returned).__name__}")
     value, gradient = (np.asarray(part, dtype=np.float64) for part in returned)

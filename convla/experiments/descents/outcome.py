@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,12 +14,13 @@ from convla.errors import EngineError
 from convla.experiments.descents.draws import chunk_size, draw
 from convla.experiments.descents.filters import descend_filters
 from convla.experiments.descents.functions import check_loss, check_optimizer
-from convla.experiments.descents.pairs import choose_engine, descend_pairs, dot, quadratic_form
-from convla.experiments.descents.settings import NAMED_OPTIMIZERS, Setting
+from convla.experiments.descents.pairs import OPTIMIZERS, choose_engine, descend_pairs, dot, quadratic_form
+from convla.experiments.descents.settings import Setting
+from convla.experiments.session import joined
 from convla.extending import check_cuda, check_integer, namespace, to_numpy
 from convla.typing import Array
 
-__all__ = ["GROWTH", "Outcome", "check_engine", "run_setting", "setting_engine"]
+__all__ = ["GROWTH", "Outcome", "check_engine", "recut", "run_setting", "setting_engine"]
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -87,6 +88,23 @@ class Outcome:
         return int(self.repetitions - self.converged.sum())
 
 
+def recut(parts: Iterable[Outcome], size: int) -> Iterator[Outcome]:
+    """Yield the repetitions of some parts in blocks of `size`, counted from the first; the last may have fewer."""
+    waiting: list[Outcome] = []  # less than a block together
+    room = size
+    for part in parts:
+        start = 0
+        while start < part.repetitions:
+            piece = Outcome(**{name: values[start : start + room] for name, values in vars(part).items()})
+            start, room = start + piece.repetitions, room - piece.repetitions
+            waiting.append(piece)
+            if not room:
+                yield joined(waiting)
+                waiting, room = [], size
+    if waiting:
+        yield joined(waiting)
+
+
 def run_setting(
     setting: Setting,
     *,
@@ -133,10 +151,10 @@ def run_setting(
     check_engine(engine)
     if setting.function is not None:
         check_loss(setting.loss, draw(setting, seed, 0, 4)[1])
-    if setting.optimizer not in NAMED_OPTIMIZERS:
+    if setting.optimizer not in OPTIMIZERS:
         check_optimizer(setting.optimizer, draw(setting, seed, 0, 4)[1][:, 0].reshape(4, -1).T.copy())
     engine = setting_engine(setting, engine)
-    parts = []
+    parts: list[Outcome] = []
     for x, kernels in _drawn(setting, seed, start, start + repetitions):
         if engine == "cuda":
             import cupy
@@ -144,8 +162,7 @@ def run_setting(
             x, kernels = cupy.asarray(x), cupy.asarray(kernels)
         parts.append(_run_chunk(setting, x, kernels, engine))
         advance(len(x))
-    columns = {field.name: np.concatenate([part[field.name] for part in parts]) for field in fields(Outcome)}
-    return Outcome(**columns)
+    return joined(parts)
 
 
 def check_engine(engine: str) -> str:
@@ -177,10 +194,7 @@ def setting_engine(setting: Setting, engine: str) -> str:
         return choice
     if engine in ("auto", "direct"):
         return "reference"
-    raise EngineError(
-        f"engine {engine!r} runs two kernels, of one axis and channel where the loss correlates them, by SGD or "
-        "Adam, and no loss of one's own: use 'auto' or 'reference'"
-    )
+    raise EngineError(f"engine {engine!r} does not run {setting.beyond_compiled}: use 'auto' or 'reference'")
 
 
 def _drawn(setting: Setting, seed: int, start: int, stop: int) -> Iterator[tuple[Floats, Floats]]:
@@ -194,7 +208,7 @@ def _drawn(setting: Setting, seed: int, start: int, stop: int) -> Iterator[tuple
             yield x[low : low + most], kernels[low : low + most]
 
 
-def _run_chunk(setting: Setting, x: Array, kernels: Array, engine: str) -> dict[str, Floats]:
+def _run_chunk(setting: Setting, x: Array, kernels: Array, engine: str) -> Outcome:
     xp = namespace(x, kernels)
     size, padding = setting.kernel_shape[1:], setting.padding
     gram = feature_map_gram(x, size, padding=padding, stride=setting.stride)  # type: ignore[arg-type]
@@ -208,13 +222,13 @@ def _run_chunk(setting: Setting, x: Array, kernels: Array, engine: str) -> dict[
         last = list(xp.permute_dims(run.kernels, (1, 0, 2)))
     ends = [list(xp.permute_dims(first, (1, 0, 2))), last]
     norms, cosines = zip(*(_describe_kernels(kernels, gram) for kernels in ends), strict=True)
-    return {
-        "correlation": to_numpy(run.correlation),
-        "loss": to_numpy(run.loss),
-        "similarity": to_numpy(run.similarity),
-        "norms": np.stack(norms, axis=1),
-        "cosine": np.stack(cosines, axis=1),
-    }
+    return Outcome(
+        to_numpy(run.correlation),
+        to_numpy(run.loss),
+        to_numpy(run.similarity),
+        np.stack(norms, axis=1),
+        np.stack(cosines, axis=1),
+    )
 
 
 def _options(setting: Setting) -> dict[str, Any]:

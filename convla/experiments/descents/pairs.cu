@@ -101,26 +101,40 @@ __device__ double observe(
     return seen;
 }
 
+// rule: 0 SGD, 1 momentum, 2 Nesterov, 3 AdaGrad, 4 RMSprop, 5 Adam; `first` has the velocity or first moment, `second`
+// the squares or second moment.
 __device__ void take_step(
-    double *k, const double *g, double *first, double *second, double length, double root, bool adam
+    Index rule, double *k, const double *g, double *first, double *second, double length, double root
 ) {
     for (int i = 0; i < TAPS; i++) {
-        if (adam) {
+        if (rule == 0) {
+            k[i] -= length * g[i];
+        } else if (rule == 1) {
+            first[i] = 0.9 * first[i] + g[i];
+            k[i] -= length * first[i];
+        } else if (rule == 2) {
+            first[i] = 0.9 * first[i] + g[i];
+            k[i] -= length * (g[i] + 0.9 * first[i]);
+        } else if (rule == 3) {
+            second[i] = second[i] + g[i] * g[i];
+            k[i] -= length * g[i] / (sqrt(second[i]) + 1e-10);
+        } else if (rule == 4) {
+            second[i] = 0.99 * second[i] + (1.0 - 0.99) * (g[i] * g[i]);
+            k[i] -= length * g[i] / (sqrt(second[i]) + 1e-8);
+        } else {
             first[i] = 0.9 * first[i] + (1.0 - 0.9) * g[i];
             second[i] = 0.999 * second[i] + (1.0 - 0.999) * (g[i] * g[i]);
             k[i] -= length * (first[i] / (sqrt(second[i]) / root + 1e-8));
-        } else {
-            k[i] -= length * g[i];
         }
     }
 }
 
 // k1s, k2s (TAPS, repetitions) are descended on in place; grams (TAPS^2, repetitions); lengths and roots (iterations)
-// are the factors of each step, those of Adam where `adam`; trace (5, repetitions) gets the correlation, the first and
+// are the factors of each step; trace (5, repetitions) gets the correlation, the first and
 // the last loss, the first and the last similarity.
 extern "C" __global__ void descend_pairs(
     double *k1s, double *k2s, const double *grams, const double *lengths, const double *roots, double *trace,
-    Index repetitions, Index iterations, Index loss, Index similarity, Index normalized, Index toeplitz, Index adam,
+    Index repetitions, Index iterations, Index loss, Index similarity, Index normalized, Index toeplitz, Index rule,
     Index both
 ) {
     const Index lane = (Index)blockIdx.x * blockDim.x + threadIdx.x;
@@ -152,9 +166,9 @@ extern "C" __global__ void descend_pairs(
             trace[3 * repetitions + lane] = seen;
         }
         if (iteration < iterations) {
-            const double length = lengths[iteration], root = adam ? roots[iteration] : 1.0;
-            take_step(k1, g1, first[0], second[0], length, root, adam);
-            if (both) take_step(k2, g2, first[1], second[1], length, root, adam);
+            const double length = lengths[iteration], root = roots[iteration];
+            take_step(rule, k1, g1, first[0], second[0], length, root);
+            if (both) take_step(rule, k2, g2, first[1], second[1], length, root);
         }
     }
     trace[lane] = xy / (sqrt(xx) * sqrt(yy));

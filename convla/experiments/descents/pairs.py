@@ -11,6 +11,7 @@ each repetition, agrees with this reference to the last bit.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
@@ -18,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from array_api_extra import at
 
-from convla.descent import SGD, Adam, Optimizer
+from convla.descent import SGD, AdaGrad, Adam, Optimizer, RMSprop
 from convla.errors import ShapeError
 from convla.extending import (
     accelerated,
@@ -35,6 +36,7 @@ from convla.typing import Array, Namespace
 
 __all__ = [
     "LOSSES",
+    "MOMENTUM",
     "OPTIMIZERS",
     "SIMILARITIES",
     "Correlation",
@@ -52,7 +54,17 @@ LOSSES = ("kernel", "convolutional", "shrinkage")
 SIMILARITIES = ("squared", "absolute", "signed", "cosine")
 """Readings of "feature map similarity": <F1, F2>^2, |<F1, F2>|, <F1, F2>, and their cosine."""
 
-OPTIMIZERS = ("SGD", "Adam")
+MOMENTUM = 0.9
+
+OPTIMIZERS: dict[str, Callable[[float], Optimizer]] = {
+    "SGD": SGD,
+    "momentum": functools.partial(SGD, momentum=MOMENTUM),
+    "Nesterov": functools.partial(SGD, momentum=MOMENTUM, nesterov=True),
+    "AdaGrad": AdaGrad,
+    "RMSprop": RMSprop,
+    "Adam": Adam,
+}
+"""The optimisers by name, at the constants that PyTorch has by default, and a momentum of 0.9."""
 
 
 class PairDescent(NamedTuple):
@@ -101,8 +113,8 @@ def descend_pairs(
         T is Toeplitz (full padding), so <F1, F2> is computed from K1 (x) K2 and T's first row.
     similarity : {"squared", "absolute", "signed", "cosine"}, default "squared"
         See `SIMILARITIES`.
-    optimizer : {"SGD", "Adam"}
-        Adam with betas (0.9, 0.999) and epsilon 1e-8.
+    optimizer : str
+        One of `OPTIMIZERS`.
     learning_rate : float
         Of the optimiser.
     iterations : int
@@ -144,7 +156,7 @@ def descend_pairs(
         raise ShapeError(f"gram must have shape {(*k1.shape, k1.shape[1])} to go with k1, got {tuple(gram.shape)}")
     check_choice("loss", loss, LOSSES)
     check_choice("similarity", similarity, SIMILARITIES)
-    check_choice("optimizer", optimizer, OPTIMIZERS)
+    check_choice("optimizer", optimizer, tuple(OPTIMIZERS))
     check_real("learning_rate", learning_rate, positive=True)
     check_integer("iterations", iterations, minimum=1)
     return PairDescent(
@@ -193,7 +205,7 @@ def _descend_pairs(
 ) -> tuple[Array, Array, Array, Array, Array]:
     xp = namespace(k1, k2, gram)
     loss_and_gradient = _LOSSES[loss]
-    steppers: list[Optimizer] = [_make_optimizer(optimizer, learning_rate) for _ in range(2)]
+    steppers = [OPTIMIZERS[optimizer](learning_rate) for _ in range(2)]
     # Taps first: each operation below is one pass over all repetitions.
     k1, k2 = xp.permute_dims(k1, (1, 0)), xp.permute_dims(k2, (1, 0))
     gram = xp.permute_dims(gram, (1, 2, 0))
@@ -225,17 +237,13 @@ def _descend_pairs(
     )
 
 
-def _make_optimizer(name: str, learning_rate: float) -> Optimizer:
-    return SGD(learning_rate) if name == "SGD" else Adam(learning_rate)
-
-
 def step_factors(optimizer: str, learning_rate: float, iterations: int) -> tuple[list[float], list[float]]:
-    """Return for a compiled descent the length of each step, and Adam's root that its second moment is divided by.
+    """Return for a compiled descent the length of each step, and the root that Adam's second moment is divided by.
 
     By Python's own powers, as in the reference: a compiled power may differ in the last bit.
     """
-    if optimizer == "SGD":
-        return [float(learning_rate)] * iterations, []
+    if optimizer != "Adam":
+        return [float(learning_rate)] * iterations, [1.0] * iterations
     beta1, beta2 = Adam(learning_rate).betas
     steps = range(1, iterations + 1)
     return [learning_rate / (1.0 - beta1**t) for t in steps], [math.sqrt(1.0 - beta2**t) for t in steps]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from convla.experiments.descents.pairs import LOSSES, SIMILARITIES, _descend_pairs, step_factors
+from convla.experiments.descents.pairs import LOSSES, OPTIMIZERS, SIMILARITIES, _descend_pairs, step_factors
 from convla.extending import blocks_for, launch_kernel, namespace, on_its_device
 from convla.typing import Array
 
@@ -51,7 +51,7 @@ def descend_pairs(
     arguments = (
         *(k1, k2, grams, lengths, roots, trace),
         *(repetitions, iterations, LOSSES.index(loss), SIMILARITIES.index(similarity)),
-        *(int(flag) for flag in (normalized, toeplitz, optimizer == "Adam", both)),
+        *(int(normalized), int(toeplitz), [*OPTIMIZERS].index(optimizer), int(both)),
     )
     launch_kernel(
         "convla.experiments.descents:pairs",

@@ -13,7 +13,7 @@ import math
 import numpy as np
 
 from convla.compiling import compiled
-from convla.experiments.descents.pairs import LOSSES, SIMILARITIES, step_factors
+from convla.experiments.descents.pairs import LOSSES, MOMENTUM, OPTIMIZERS, SIMILARITIES, step_factors
 from convla.extending import share
 from convla.typing import Array
 
@@ -23,8 +23,12 @@ __all__ = ["descend_pairs"]
 # block of the largest kernels (N = 16) stays in the second-level cache.
 LANES = 64
 
+_SGD, _MOMENTUM, _NESTEROV, _ADAGRAD, _RMSPROP = range(5)  # the places among OPTIMIZERS; the last is Adam
+# The optimisers' constants, as `convla.descent` has them.
 _BETAS = (0.9, 0.999)
 _EPSILON = 1e-8
+_ADAGRAD_EPSILON = 1e-10
+_DECAY = 0.99
 
 
 def descend_pairs(
@@ -48,7 +52,8 @@ def descend_pairs(
     trace = np.empty((blocks, 5, LANES))
     lengths, roots = (np.array(factors) for factors in step_factors(optimizer, learning_rate, iterations))
     grams = _to_lanes(gram.reshape(repetitions, n * n), blocks)
-    options = (lengths, roots, LOSSES.index(loss), normalized, toeplitz, SIMILARITIES.index(similarity), both)
+    rule = [*OPTIMIZERS].index(optimizer)
+    options = (lengths, roots, rule, LOSSES.index(loss), normalized, toeplitz, SIMILARITIES.index(similarity), both)
     jobs = itertools.count()  # which gives each number to one thread only
 
     def descend() -> None:
@@ -210,20 +215,34 @@ def _welford(count: int, x: Array, y: Array, moments: Array) -> None:
 
 
 @compiled(error_model="numpy")
-def _sgd_step(k: Array, g: Array, length: float) -> None:
-    for i in range(k.shape[0]):
-        for lane in range(LANES):
-            k[i, lane] -= length * g[i, lane]
-
-
-@compiled(error_model="numpy")
-def _adam_step(k: Array, g: Array, first: Array, second: Array, length: float, root: float) -> None:
+def _step(rule: int, k: Array, g: Array, first: Array, second: Array, length: float, root: float) -> None:
+    # `first` has the velocity or first moment, `second` the squares or second moment.
     beta1, beta2 = _BETAS
     for i in range(k.shape[0]):
-        for lane in range(LANES):
-            first[i, lane] = beta1 * first[i, lane] + (1.0 - beta1) * g[i, lane]
-            second[i, lane] = beta2 * second[i, lane] + (1.0 - beta2) * (g[i, lane] * g[i, lane])
-            k[i, lane] -= length * (first[i, lane] / (math.sqrt(second[i, lane]) / root + _EPSILON))
+        if rule == _SGD:
+            for lane in range(LANES):
+                k[i, lane] -= length * g[i, lane]
+        elif rule == _MOMENTUM:
+            for lane in range(LANES):
+                first[i, lane] = MOMENTUM * first[i, lane] + g[i, lane]
+                k[i, lane] -= length * first[i, lane]
+        elif rule == _NESTEROV:
+            for lane in range(LANES):
+                first[i, lane] = MOMENTUM * first[i, lane] + g[i, lane]
+                k[i, lane] -= length * (g[i, lane] + MOMENTUM * first[i, lane])
+        elif rule == _ADAGRAD:
+            for lane in range(LANES):
+                second[i, lane] = second[i, lane] + g[i, lane] * g[i, lane]
+                k[i, lane] -= length * g[i, lane] / (math.sqrt(second[i, lane]) + _ADAGRAD_EPSILON)
+        elif rule == _RMSPROP:
+            for lane in range(LANES):
+                second[i, lane] = _DECAY * second[i, lane] + (1.0 - _DECAY) * (g[i, lane] * g[i, lane])
+                k[i, lane] -= length * g[i, lane] / (math.sqrt(second[i, lane]) + _EPSILON)
+        else:
+            for lane in range(LANES):
+                first[i, lane] = beta1 * first[i, lane] + (1.0 - beta1) * g[i, lane]
+                second[i, lane] = beta2 * second[i, lane] + (1.0 - beta2) * (g[i, lane] * g[i, lane])
+                k[i, lane] -= length * (first[i, lane] / (math.sqrt(second[i, lane]) / root + _EPSILON))
 
 
 @compiled(nogil=True, error_model="numpy")
@@ -233,6 +252,7 @@ def _descend_block(
     gram: Array,
     lengths: Array,
     roots: Array,
+    rule: int,
     loss: int,
     normalized: bool,
     toeplitz: bool,
@@ -242,7 +262,6 @@ def _descend_block(
 ) -> None:
     n = k1.shape[0]
     iterations = lengths.size
-    adam = roots.size > 0
     r = np.zeros((2 * n - 1, LANES))
     g1, g2 = np.zeros((n, LANES)), np.zeros((n, LANES))
     first, second = np.zeros((2, n, LANES)), np.zeros((2, n, LANES))
@@ -260,14 +279,9 @@ def _descend_block(
             trace[1] = value
             trace[3] = seen
         if iteration < iterations:
-            if adam:
-                _adam_step(k1, g1, first[0], second[0], lengths[iteration], roots[iteration])
-                if both:
-                    _adam_step(k2, g2, first[1], second[1], lengths[iteration], roots[iteration])
-            else:
-                _sgd_step(k1, g1, lengths[iteration])
-                if both:
-                    _sgd_step(k2, g2, lengths[iteration])
+            _step(rule, k1, g1, first[0], second[0], lengths[iteration], roots[iteration])
+            if both:
+                _step(rule, k2, g2, first[1], second[1], lengths[iteration], roots[iteration])
     for lane in range(LANES):
         trace[0, lane] = moments[4, lane] / (math.sqrt(moments[2, lane]) * math.sqrt(moments[3, lane]))
     trace[2] = value

@@ -18,6 +18,8 @@ from convla.extending import check_choice
 __all__ = ["plot_rows"]
 
 LINES = (*COLORS, INK)
+MARKERS = ("o", "s", "^")
+"""As many as styles: where words stand side by side they tell lines apart instead."""
 MOST_LINES = len(LINES) * len(STYLES)
 NORMAL = 1.96
 """Standard errors of a 95 % interval."""
@@ -33,7 +35,7 @@ def plot_rows(rows: Sequence[Mapping[str, Any]], quantity: str, axis: str, path:
     quantity : str
         One of `convla.experiments.descents.quantities.QUANTITIES`.
     axis : str
-        An attribute of a setting; words stand side by side, in the order of the rows.
+        An attribute of a setting; words stand side by side in the order of the rows, with no line between them.
     path : Path
         Of the PNG.
     log : bool, default False
@@ -61,8 +63,9 @@ def plot_rows(rows: Sequence[Mapping[str, Any]], quantity: str, axis: str, path:
     axes = figure.subplots()
     tidy(axes)
     looks = itertools.cycle(itertools.product(STYLES, LINES))
-    for (values, line), (style, color) in zip(lines.items(), looks, strict=False):
-        places = [row[axis] if numbers else words.index(row[axis]) for row in line]
+    for number, ((values, line), (style, color)) in enumerate(zip(lines.items(), looks, strict=False)):
+        aside = 0.0 if numbers else 0.5 * ((number + 1) / (len(lines) + 1) - 0.5)  # so that none hides another
+        places = [row[axis] if numbers else words.index(row[axis]) + aside for row in line]
         order = sorted(range(len(line)), key=places.__getitem__)
         reach = [0.0 if math.isnan(row["stderr"]) else NORMAL * row["stderr"] for row in line]
         axes.errorbar(
@@ -71,8 +74,8 @@ def plot_rows(rows: Sequence[Mapping[str, Any]], quantity: str, axis: str, path:
             yerr=[reach[i] for i in order],
             label=", ".join(f"{name} {value}" for name, value in zip(others, values, strict=True)) or None,
             color=color,
-            linestyle=style,
-            marker="o",
+            linestyle=style if numbers else "none",  # between words there is nothing
+            marker=MARKERS[STYLES.index(style)],
             markersize=4,
             linewidth=1.3,
             capsize=2,

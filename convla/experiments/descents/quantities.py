@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import fields
+from collections.abc import Iterable
 
 import numpy as np
 
 from convla.experiments.descents.draws import CHUNK
-from convla.experiments.descents.outcome import Outcome
-from convla.experiments.source import joined
+from convla.experiments.descents.outcome import Outcome, recut
 from convla.experiments.statistics import Estimate, Moments, share
 
 __all__ = ["QUANTITIES", "estimate_stream"]
@@ -42,7 +40,7 @@ def estimate_stream(parts: Iterable[Outcome]) -> dict[str, Estimate]:
     names = ("correlation", "decrease", "cosine_before", "cosine_after", "kept_shortest", "kept_longest")
     moments = {name: Moments() for name in names}
     repetitions = converged = decreased = 0
-    for block in _blocks(parts):
+    for block in recut(parts, CHUNK):
         kept = block.converged
         start, end = block.similarity[kept].T
         down = end < start
@@ -73,23 +71,3 @@ def estimate_stream(parts: Iterable[Outcome]) -> dict[str, Estimate]:
 def _percent(count: int, size: int) -> Estimate:
     found = share(count, size)
     return Estimate(100.0 * found.value, 100.0 * found.stderr, size)
-
-
-def _blocks(parts: Iterable[Outcome]) -> Iterator[Outcome]:
-    """Yield the same repetitions cut into blocks of `CHUNK`."""
-    waiting: list[Outcome] = []  # less than a block together
-    for part in parts:
-        start = 0
-        while start < part.repetitions:
-            room = CHUNK - sum(outcome.repetitions for outcome in waiting)
-            waiting.append(_rows(part, start, start + room))
-            start += room
-            if start <= part.repetitions:
-                yield joined(waiting)
-                waiting = []
-    if waiting:
-        yield joined(waiting)
-
-
-def _rows(outcome: Outcome, start: int, stop: int) -> Outcome:
-    return Outcome(*(getattr(outcome, field.name)[start:stop] for field in fields(Outcome)))

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from convla.descent import SGD, AdaGrad, Adam, Optimizer, RMSprop
+from convla.descent import Optimizer
 from convla.experiments.descents.draws import check_draws
 from convla.experiments.descents.functions import LossFunction, load_loss, load_optimizer
 from convla.experiments.descents.pairs import LOSSES, OPTIMIZERS, SIMILARITIES
 from convla.extending import check_choice, check_integer, check_real
 
-__all__ = ["NAMED_LOSSES", "NAMED_OPTIMIZERS", "Setting"]
+__all__ = ["NAMED_LOSSES", "Setting"]
 
 NAMED_LOSSES = {
     **{name: (name, False) for name in LOSSES},
@@ -22,18 +21,6 @@ NAMED_LOSSES = {
     "cosine": ("kernel", True),
 }
 """The losses by name: which one, and whether it is divided by |K_i|^2 |K_j|^2."""
-
-MOMENTUM = 0.9
-
-NAMED_OPTIMIZERS: dict[str, Callable[[float], Optimizer]] = {
-    "SGD": SGD,
-    "momentum": functools.partial(SGD, momentum=MOMENTUM),
-    "Nesterov": functools.partial(SGD, momentum=MOMENTUM, nesterov=True),
-    "AdaGrad": AdaGrad,
-    "RMSprop": RMSprop,
-    "Adam": Adam,
-}
-"""The optimisers by name, at the constants that PyTorch has by default, and a momentum of 0.9."""
 
 PADDINGS = ("full", "same", "valid")
 
@@ -54,7 +41,7 @@ class Setting:
     learning_rate : float
     iterations : int
     optimizer : str
-        One of `NAMED_OPTIMIZERS`; or one of one's own, as `convla.experiments.descents.functions.load_optimizer` reads
+        One of `OPTIMIZERS`; or one of one's own, as `convla.experiments.descents.functions.load_optimizer` reads
         it.
     dimensions : {1, 2}
     channels : int
@@ -113,8 +100,9 @@ class Setting:
             object.__setattr__(self, name, check_integer(name, getattr(self, name), minimum=low, maximum=high))
         check_real("learning_rate", self.learning_rate, positive=True)
         object.__setattr__(self, "learning_rate", float(self.learning_rate))
-        if ":" not in self.optimizer:
-            check_choice("optimizer", self.optimizer, tuple(NAMED_OPTIMIZERS))
+        for name, known in (("loss", NAMED_LOSSES), ("optimizer", OPTIMIZERS)):
+            if ":" not in getattr(self, name):
+                check_choice(f"{name} without a 'file.py:'", getattr(self, name), tuple(known))
         _ = self.make_optimizer
         check_choice("similarity", self.similarity, SIMILARITIES)
         check_choice("train", self.train, ("both", "first"))
@@ -159,7 +147,7 @@ class Setting:
     @property
     def make_optimizer(self) -> Callable[[float], Optimizer]:
         """What makes an optimiser of a learning rate."""
-        return NAMED_OPTIMIZERS.get(self.optimizer) or load_optimizer(self.optimizer)
+        return OPTIMIZERS.get(self.optimizer) or load_optimizer(self.optimizer)
 
     @property
     def minimized(self) -> tuple[str, bool]:
@@ -173,11 +161,21 @@ class Setting:
         return self.stream or " ".join(f"{name}={getattr(self, name)}" for name in named)
 
     @property
+    def beyond_compiled(self) -> str:
+        """Why the compiled kernel does not run it, in words; empty where it does."""
+        if self.kernels != 2:
+            return f"{self.kernels} kernels"
+        if self.loss not in NAMED_LOSSES:
+            return "a loss of one's own"
+        if self.optimizer not in OPTIMIZERS:
+            return "an optimizer of one's own"
+        several = (self.dimensions, self.channels) != (1, 1)
+        return "correlations of several axes or channels" if several and self.minimized[0] == "convolutional" else ""
+
+    @property
     def compiled(self) -> bool:
-        """Whether the compiled kernel runs it: two kernels, of one axis and channel where they are correlated."""
-        if self.kernels != 2 or self.loss not in NAMED_LOSSES or self.optimizer not in OPTIMIZERS:
-            return False
-        return self.minimized[0] != "convolutional" or (self.dimensions, self.channels) == (1, 1)
+        """Whether the compiled kernel runs it."""
+        return not self.beyond_compiled
 
     @property
     def part(self) -> int:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import csv
 import functools
 import itertools
+import json
 import math
 import os
 import time
@@ -17,18 +19,20 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
 from convla.errors import ConvlaError, EngineError, install_line
-from convla.experiments.descents.draws import digest
+from convla.experiments.descents.draws import check_streams, digest
 from convla.experiments.descents.functions import source_digest
 from convla.experiments.descents.outcome import Outcome, run_setting, setting_engine
+from convla.experiments.descents.pairs import OPTIMIZERS
 from convla.experiments.descents.quantities import estimate_stream
-from convla.experiments.descents.settings import NAMED_OPTIMIZERS, Setting
-from convla.experiments.folder import ResultsError, ResultsFolder, surroundings
-from convla.experiments.pool import Pool
+from convla.experiments.descents.settings import NAMED_LOSSES, Setting
+from convla.experiments.folder import ResultsError, ResultsFolder, read_manifest, surroundings
+from convla.experiments.pool import Pool, Workers
 from convla.experiments.reading import read_toml
-from convla.experiments.session import Job, Session, Watcher
+from convla.experiments.records import DamagedRecordError, RecordFile, key_of
+from convla.experiments.session import Job, Part, Session, Watcher
 from convla.extending import check_integer
 
-__all__ = ["AXES", "Part", "Study", "StudyError", "StudyResult", "read_rows", "read_study"]
+__all__ = ["AXES", "Numbered", "Study", "StudyError", "StudyResult", "read_outcomes", "read_rows", "read_study"]
 
 AXES = tuple(field.name for field in fields(Setting))
 REQUIRED = tuple(field.name for field in fields(Setting) if field.default is MISSING)
@@ -45,70 +49,79 @@ class StudyError(ConvlaError, ValueError):
 
 
 @dataclass(frozen=True)
-class Part:
-    """Some repetitions of a setting, the unit of work."""
+class Numbered:
+    """A setting of a study, and the files that it reads."""
 
     setting: Setting
     number: int
-    start: int
-    stop: int
     files: Files
-    """Hashes of the files that it reads, as the process that asks for it found them."""
+    """Hashes of them, as the process that asks for it found them."""
 
     @property
     def name(self) -> str:
-        """The name of its file."""
-        return f"setting{self.number}-{self.start}-{self.stop}"
+        """The name of its file, which follows from what it is: in another study the same setting is found there."""
+        return f"setting-{key_of(json.dumps(self.describe(), sort_keys=True)).hex()[:16]}"
 
     @property
     def title(self) -> str:
         """What a screen calls it."""
-        return f"setting {self.number}, repetitions {self.start} to {self.stop}"
+        return f"setting {self.number}"
 
     def describe(self) -> dict[str, Any]:
         """Return it as plain data, with what its numbers depend on beside the seed."""
-        place = {"start": self.start, "stop": self.stop}
-        return {"setting": self.setting.describe(), "files": dict(self.files)} | place
+        return {"setting": self.setting.describe(), "files": dict(self.files)}
 
 
 def _files(setting: Setting) -> Files:
-    """Return hashes of the files of arrays and of Python that a setting names, as this process has read them."""
+    """Return hashes of the files of arrays and of Python that a setting names, as they are now."""
     found = {"weights": digest(setting.weights), "inputs": digest(setting.inputs)}
-    if setting.function is not None:
+    if setting.loss not in NAMED_LOSSES:
         found["loss"] = source_digest(setting.loss)
-    if setting.optimizer not in NAMED_OPTIMIZERS:
+    if setting.optimizer not in OPTIMIZERS:
         found["optimizer"] = source_digest(setting.optimizer)
     return tuple(found.items())
 
 
 @dataclass(frozen=True)
-class _Work(Job[Part, Outcome]):
+class _Work(Job[Numbered, Outcome]):
+    repetitions: int
     seed: int
     engine: str
+    part: int | None
 
     kind: ClassVar[type[Any]] = Outcome
 
-    def describe(self, unit: Part) -> dict[str, Any]:
+    def describe(self, unit: Numbered) -> dict[str, Any]:
         # The GPU's numbers are others, to rounding; those of the other engines are the same.
         return unit.describe() | ({"engine": "cuda"} if self.engine == "cuda" else {})
 
-    def rows(self, unit: Part) -> int:
-        return unit.stop - unit.start
+    def size(self, unit: Numbered) -> int:  # noqa: ARG002
+        return self.repetitions
 
-    def __call__(self, unit: Part, advance: Callable[[int], None] = lambda _: None) -> Outcome:
-        differing = [getattr(unit.setting, kind) for kind, _ in set(_files(unit.setting)) - set(unit.files)]
-        if differing:
-            raise StudyError(
-                f"a worker has read another {', '.join(differing)} than this process: the file must be the same on "
-                "every machine, and workers that had read it before it was changed must be started anew"
-            )
-        return run_setting(
-            unit.setting,
-            repetitions=unit.stop - unit.start,
-            start=unit.start,
+    def cut(self, unit: Numbered) -> int:
+        return self.part or unit.setting.part
+
+    def __call__(self, part: Part[Numbered], advance: Callable[[int], None] = lambda _: None) -> Outcome:
+        _check_files(part.unit)
+        outcome = run_setting(
+            part.unit.setting,
+            repetitions=part.rows,
+            start=part.start,
             seed=self.seed,
             engine=self.engine,
             advance=advance,
+        )
+        _check_files(part.unit)
+        return outcome
+
+
+def _check_files(unit: Numbered) -> None:
+    """Raise if a file that the setting reads is not the one that the study began with."""
+    differing = [getattr(unit.setting, kind) for kind, _ in set(_files(unit.setting)) - set(unit.files)]
+    if differing:
+        raise StudyError(
+            f"{', '.join(differing)} is not what the study began with: it was edited meanwhile, or a worker has "
+            "another copy; --resume begins what depends on it anew"
         )
 
 
@@ -183,6 +196,7 @@ class Study:
                 raise TypeError(f"title must be a text, got {title!r}")
             self.title = title
             self.settings = tuple(dict.fromkeys(_combinations(settings, together)))
+            check_streams(self.settings)
         except (TypeError, ValueError) as error:
             raise StudyError(str(error)) from error
 
@@ -192,12 +206,9 @@ class Study:
         changed.repetitions = check_integer("repetitions", repetitions, minimum=1, maximum=MOST_REPETITIONS)
         return changed
 
-    def parts(self, size: int | None = None) -> Iterator[Part]:
-        """Yield the parts that the work is cut into; `size` repetitions each, by default about a second's."""
-        for number, setting in enumerate(self.settings, 1):
-            step, files = size or setting.part, _files(setting)
-            for start in range(0, self.repetitions, step):
-                yield Part(setting, number, start, min(start + step, self.repetitions), files)
+    def units(self) -> list[Numbered]:
+        """Return the settings with the files that they read, as they are now."""
+        return [Numbered(setting, number, _files(setting)) for number, setting in enumerate(self.settings, 1)]
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -229,7 +240,7 @@ class Study:
         part : int, optional
             Repetitions of a part; by default as many as take about a second.
         resume : bool, default False
-            Take from the folder what has already ended there.
+            Take from the folder the repetitions that are there, however they were cut.
         parquet : bool, default False
             Write ``results.parquet``, too, which needs the extra ``parquet``.
         watcher : Watcher, optional
@@ -251,7 +262,32 @@ class Study:
         if part is not None:
             part = check_integer("part", part, minimum=1)
         writer = _parquet() if parquet else None
-        folder = ResultsFolder(output, self.identity)
+        units = self.units()
+        work = _Work(self.repetitions, self.seed, engine, part)
+        with contextlib.ExitStack() as stack:
+            workers = stack.enter_context(Workers(pool or Pool(threads=os.cpu_count() or 1)))
+            folder = ResultsFolder(output, self.identity)
+            stack.enter_context(folder.locked())
+            manifest = self._manifest(folder, work, units, engines, resume=resume)
+            session: Session[Numbered, Outcome] = Session(folder, workers, watcher, resume=resume)
+            session.announce([(work, units)])
+            session.run(work, units)
+            rows = list(self._rows(session, work, units, engines))
+            header = (*AXES, *RESULT)
+            folder.write_csv(FILE, header, [[row[name] for name in header] for row in rows])
+            if writer is not None:
+                with folder.writing("results.parquet") as file:
+                    writer(rows, file)
+            seconds = time.perf_counter() - began
+            done = {"complete": True, "seconds": round(seconds, 3)}
+            done |= {"resumed_parts": session.resumed, "damaged_records": session.damaged}
+            folder.write_manifest(manifest | done)
+        return StudyResult(rows, folder.path, manifest["engines"], seconds)
+
+    def _manifest(
+        self, folder: ResultsFolder, work: _Work, units: Sequence[Numbered], engines: Sequence[str], *, resume: bool
+    ) -> dict[str, Any]:
+        """Write what is going to be run, unless the folder holds another study, and return it."""
         manifest = {
             "complete": False,
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -260,38 +296,23 @@ class Study:
             "engines": {name: engines.count(name) for name in dict.fromkeys(engines)},
             **surroundings(("convla", "numpy", "scipy", "numba", "array-api-compat")),
             "settings": [setting.describe() for setting in self.settings],
+            "runs": [{"file": folder.file_of(u.name), "key": folder.key(work.describe(u)).hex()} for u in units],
         }
         if not resume and folder.read_manifest().get("settings", manifest["settings"]) != manifest["settings"]:
             raise ResultsError(
                 f"the results folder {folder.path} holds a study of other settings: choose another --output, or "
-                "--resume to keep the parts that are the same"
+                "--resume to keep what is the same"
             )
         folder.write_manifest(manifest)
-        work = _Work(self.seed, engine)
-        pool = pool or Pool(threads=os.cpu_count() or 1)
-        session: Session[Part, Outcome] = Session(folder, pool, watcher, resume=resume)
-        session.announce([(work, self.parts(part))])
-        session.run(work, self.parts(part))
-        rows = list(self._rows(session, work, part, engines))
-        header = (*AXES, *RESULT)
-        folder.write_csv(FILE, header, [[row[name] for name in header] for row in rows])
-        if writer is not None:
-            with folder.writing("results.parquet") as file:
-                writer(rows, file)
-        seconds = time.perf_counter() - began
-        done = {"complete": True, "seconds": round(seconds, 3), "resumed_parts": session.resumed}
-        folder.write_manifest(manifest | done)
-        return StudyResult(rows, folder.path, manifest["engines"], seconds)
+        return manifest
 
     def _rows(
-        self, session: Session[Part, Outcome], work: _Work, size: int | None, engines: Sequence[str]
+        self, session: Session[Numbered, Outcome], work: _Work, units: Sequence[Numbered], engines: Sequence[str]
     ) -> Iterator[dict[str, Any]]:
-        parts = itertools.groupby(self.parts(size), key=lambda part: part.setting)
-        for (setting, group), engine in zip(parts, engines, strict=True):
-            outcomes = (session.saved(work, part) for part in group)
-            for quantity, found in estimate_stream(outcomes).items():
+        for unit, engine in zip(units, engines, strict=True):
+            for quantity, found in estimate_stream(session.outcomes(work, unit)).items():
                 values = (engine, self.repetitions, quantity, found.value, found.stderr, found.count)
-                yield setting.describe() | dict(zip(RESULT, values, strict=True))
+                yield unit.setting.describe() | dict(zip(RESULT, values, strict=True))
 
 
 def _parquet() -> Callable[[list[dict[str, Any]], Any], None]:
@@ -393,6 +414,42 @@ def read_rows(folder: str | os.PathLike[str]) -> list[dict[str, Any]]:
     if not rows or list(rows[0]) != [*AXES, *RESULT]:
         raise StudyError(f"{path} does not hold the results of a study")
     return [{name: _number(value) for name, value in row.items()} for row in rows]
+
+
+def read_outcomes(folder: str | os.PathLike[str]) -> Iterator[tuple[dict[str, Any], Outcome]]:
+    """Yield what every repetition of a study left, some at a time: their setting, and arrays with a row for each.
+
+    Settings and repetitions are in their order; memory does not grow with their number.
+
+    Raises
+    ------
+    StudyError
+        If they are not there, or not of a study.
+    ResultsError
+        If some are missing or damaged: the study with ``--resume`` runs them again.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> study = Study(N=[3, 5], M=16, loss="kernel", learning_rate=0.01, iterations=5, repetitions=70)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = study.run(folder, part=50)
+    ...     [(setting["N"], outcome.repetitions) for setting, outcome in read_outcomes(folder)]
+    [(3, 50), (3, 20), (5, 50), (5, 20)]
+    """
+    place = Path(folder)
+    manifest = read_manifest(place)
+    try:
+        repetitions, settings = int(manifest["repetitions"]), list(manifest["settings"])
+        files = [(place / run["file"], bytes.fromhex(run["key"])) for run in manifest["runs"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise StudyError(f"{place} does not hold a study") from error
+    for setting, (path, key) in zip(settings, files, strict=True):
+        try:
+            for _, arrays in RecordFile(path, key).rows(0, repetitions):
+                yield setting, Outcome(*arrays)
+        except (OSError, IndexError, DamagedRecordError) as error:
+            raise ResultsError(f"{path}: repetitions are missing or damaged: --resume runs them again") from error
 
 
 def _number(text: str) -> Any:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from convla import ConvOperator, kernel_from_hwio, minimize_penalty
-from convla.penalties import Backtracking, Block, FixedStep
+from convla.extending import in_order
+from convla.penalties import Backtracking, Block, FixedStep, PenaltyDescent
 
 __all__ = ["ALPHAS", "ITERATIONS", "SHAPES", "FigureSetting", "Traces", "figure_settings", "run_figure"]
 
@@ -125,19 +127,18 @@ def run_figure(
     Traces
     """
     rows: dict[str, list[Any]] = {field.name: [] for field in fields(Traces)}
-    for number in range(start, start + kernels):
-        sequence = np.random.SeedSequence(seed, spawn_key=(zlib.crc32(setting.kernel.encode()), number))
-        drawn = np.random.default_rng(sequence).random((3, 3, setting.in_channels, setting.out_channels))
-        descent = minimize_penalty(
-            ConvOperator(kernel_from_hwio(drawn), IMAGE),
-            setting.alpha,
-            iterations=ITERATIONS,
-            measure=True,
-            **VARIANTS[setting.variant],
-        )
+    for descent in in_order(partial(_descend, setting, seed), range(start, start + kernels)):
         for name in rows.keys() - {"steps"}:
             values = getattr(descent.trace, name)
             rows[name].append(np.concatenate([values, np.full(ITERATIONS + 1 - values.size, values[-1])]))
         rows["steps"].append(float(descent.iteration))
         advance(1)
     return Traces(**{name: np.array(values) for name, values in rows.items()})
+
+
+def _descend(setting: FigureSetting, seed: int, number: int) -> PenaltyDescent[ConvOperator]:
+    """Descend from one random kernel: most of the time one thread of LAPACK finds all singular values."""
+    sequence = np.random.SeedSequence(seed, spawn_key=(zlib.crc32(setting.kernel.encode()), number))
+    drawn = np.random.default_rng(sequence).random((3, 3, setting.in_channels, setting.out_channels))
+    layer = ConvOperator(kernel_from_hwio(drawn), IMAGE)
+    return minimize_penalty(layer, setting.alpha, iterations=ITERATIONS, measure=True, **VARIANTS[setting.variant])

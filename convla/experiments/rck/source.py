@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,7 +12,8 @@ import numpy as np
 from convla.experiments.folder import Table, as_records
 from convla.experiments.rck.conclusions import draw_figure_conclusions
 from convla.experiments.rck.settings import FigureSetting, Traces, figure_settings, run_figure
-from convla.experiments.source import Conclusion, Part, Report, Source
+from convla.experiments.session import Part, joined
+from convla.experiments.source import Conclusion, Report, Source
 
 __all__ = ["TARGETS", "TRACE_HEADER", "Figures", "Traced"]
 
@@ -56,7 +57,7 @@ def _rows(setting: FigureSetting, traces: Traces) -> Iterator[tuple[Any, ...]]:
 
 
 @dataclass(frozen=True)
-class Figures(Source[FigureSetting, Traces]):
+class Figures(Source[FigureSetting, Traces, Traces]):
     """The descents of both figures, if they are among some targets.
 
     Attributes
@@ -85,17 +86,20 @@ class Figures(Source[FigureSetting, Traces]):
         """Return the kernels of a part."""
         return KERNELS
 
-    def __call__(self, unit: Part[FigureSetting], advance: Callable[[int], None] = lambda _: None) -> Traces:
+    def __call__(self, part: Part[FigureSetting], advance: Callable[[int], None] = lambda _: None) -> Traces:
         """Run the descents of some kernels."""
-        count = unit.stop - unit.start
-        return run_figure(unit.setting, kernels=count, start=unit.start, seed=self.seed, advance=advance)
+        return run_figure(part.unit, kernels=part.rows, start=part.start, seed=self.seed, advance=advance)
 
-    def report(self, outcomes: Mapping[FigureSetting, Traces]) -> Traced:
+    def summarize(self, unit: FigureSetting, outcomes: Iterable[Traces]) -> Traces:  # noqa: ARG002
+        """Return the traces of all kernels."""
+        return joined([*outcomes])
+
+    def report(self, found: Mapping[FigureSetting, Traces]) -> Traced:
         """Return the traces, and the sentences that they decide."""
-        return Traced(outcomes, draw_figure_conclusions(outcomes))
+        return Traced(found, draw_figure_conclusions(found))
 
-    def draw(self, outcomes: Mapping[FigureSetting, Traces], folder: Path) -> list[str]:
+    def draw(self, found: Mapping[FigureSetting, Traces], folder: Path) -> list[str]:
         """Draw the two figures and the barrier."""
         from convla.experiments.rck.plots import plot_figures  # matplotlib takes half a second to import
 
-        return plot_figures(outcomes, folder)
+        return plot_figures(found, folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import os
@@ -18,8 +19,8 @@ import numpy as np
 
 from convla.errors import EngineError, install_line
 from convla.experiments.folder import ResultsFolder, surroundings
-from convla.experiments.pool import Pool
-from convla.experiments.session import Job, Session, Watcher
+from convla.experiments.pool import Pool, Workers
+from convla.experiments.session import Job, Part, Session, Watcher
 from convla.experiments.training.curves import Curves
 from convla.experiments.training.datasets import DATASETS, Dataset, load_dataset
 from convla.experiments.training.report import Cell, Choice, Report, Result, build_report
@@ -66,13 +67,13 @@ class TrainingJob(Job[Run, Curves]):
         """Return the run and the data it is on, as plain data."""
         return unit.describe() | {"data": self.digests[unit.training.dataset]}
 
-    def rows(self, unit: Run) -> int:
-        """Return the number of epochs, and one more for the network before training."""
+    def size(self, unit: Run) -> int:
+        """Return the number of epochs, and one more for the network before training: a run is one part."""
         return unit.training.epochs + 1
 
-    def steps(self, unit: Run) -> int:
+    def steps(self, part: Part[Run]) -> int:
         """Return the number of epochs."""
-        return unit.training.epochs
+        return part.unit.training.epochs
 
     def checkpoint(self, run: Run) -> Path:
         """Return where the state of a run is saved."""
@@ -82,12 +83,13 @@ class TrainingJob(Job[Run, Curves]):
         """Remove the state of a run."""
         self.checkpoint(unit).unlink(missing_ok=True)
 
-    def __call__(self, unit: Run, advance: Callable[[int], None] = lambda _: None) -> Curves:
+    def __call__(self, part: Part[Run], advance: Callable[[int], None] = lambda _: None) -> Curves:
         """Do the run, from its checkpoint if there is one."""
         from convla.experiments.training.trainer import train
 
-        dataset, checkpoint = load_once(unit.training.dataset, self.data), self.checkpoint(unit)
-        return train(unit, dataset, device=self.device, threads=self.threads, checkpoint=checkpoint, advance=advance)
+        run = part.unit
+        dataset, checkpoint = load_once(run.training.dataset, self.data), self.checkpoint(run)
+        return train(run, dataset, device=self.device, threads=self.threads, checkpoint=checkpoint, advance=advance)
 
 
 @dataclass(frozen=True)
@@ -223,40 +225,49 @@ def train_experiments(
     ]
     data = {name: load_once(name, Path(request.data)) for name in sorted({cell.training.dataset for cell in cells})}
     _check_networks([cell.training for cell in cells], data)
-    folder = ResultsFolder(request.output, _identity(request))
-    manifest = _describe(request, cells, data)
-    folder.write_manifest(manifest)
-    digests = {name: dataset.digest for name, dataset in data.items()}
-    job = TrainingJob(Path(request.data), digests, folder.inner("checkpoints"), request.device, request.threads)
-    session: Session[Run, Curves] = Session(folder, request.pool(), watcher, resume=request.resume)
-    trials = [_trials(cell, request.seed) for cell in cells]
+    with contextlib.ExitStack() as stack:
+        workers = stack.enter_context(Workers(request.pool()))
+        folder = ResultsFolder(request.output, _identity(request))
+        stack.enter_context(folder.locked())
+        manifest = _describe(request, cells, data)
+        folder.write_manifest(manifest)
+        digests = {name: dataset.digest for name, dataset in data.items()}
+        job = TrainingJob(Path(request.data), digests, folder.inner("checkpoints"), request.device, request.threads)
+        session: Session[Run, Curves] = Session(folder, workers, watcher, resume=request.resume)
+        choices, results = _train_cells(session, job, cells, data, request.seed)
+        report = build_report(results, [choice for choice in choices if choice is not None])
+        files = folder.write_tables(report.tables())
+        if draw:
+            from convla.experiments.training.plots import plot_report  # matplotlib takes half a second to import
+
+            files += plot_report(report, folder.path)
+        seconds = time.perf_counter() - began
+        # The time is that of this session; what was resumed took its own.
+        done = {"complete": True, "seconds": round(seconds, 3), "resumed_runs": session.resumed, "files": files}
+        folder.write_manifest(manifest | done)
+    return Trained(report, folder.path, files, seconds)
+
+
+def _train_cells(
+    session: Session[Run, Curves], job: TrainingJob, cells: Sequence[Cell], data: Mapping[str, Dataset], seed: int
+) -> tuple[list[Choice | None], list[Result]]:
+    """Choose the learning rates of cells where that is asked for, then run each from every seed."""
+    trials = [_trials(cell, seed) for cell in cells]
     candidates = [run for of_cell in trials for of_rate in of_cell.values() for run in of_rate]
     # Until the learning rates are chosen only the number of the other runs is known.
-    runs = dict.fromkeys([*candidates, *(run for cell in cells for run in _seeded(cell, request.seed))])
-    session.announce([(job, runs)])
+    session.announce([(job, [*candidates, *(run for cell in cells for run in _seeded(cell, seed))])])
     curves = session.complete(job, candidates)
     choices = [_choose(cell, of_cell, curves) for cell, of_cell in zip(cells, trials, strict=True)]
-    cells = [cell if choice is None else choice.cell for cell, choice in zip(cells, choices, strict=True)]
-    curves = session.complete(job, [run for cell in cells for run in _seeded(cell, request.seed)])
-    results = [
+    chosen = [cell if choice is None else choice.cell for cell, choice in zip(cells, choices, strict=True)]
+    curves = session.complete(job, [run for cell in chosen for run in _seeded(cell, seed)])
+    return choices, [
         Result(
             cell,
-            [(run.seed, curves[run]) for run in _seeded(cell, request.seed)],
+            [(run.seed, curves[run]) for run in _seeded(cell, seed)],
             len(data[cell.training.dataset].train if cell.training.swap else data[cell.training.dataset].test),
         )
-        for cell in cells
+        for cell in chosen
     ]
-    report = build_report(results, [choice for choice in choices if choice is not None])
-    files = folder.write_tables(report.tables())
-    if draw:
-        from convla.experiments.training.plots import plot_report  # matplotlib takes half a second to import
-
-        files += plot_report(report, folder.path)
-    seconds = time.perf_counter() - began
-    # The time is that of this session; what was resumed took its own.
-    done = {"complete": True, "seconds": round(seconds, 3), "resumed_runs": session.resumed, "files": files}
-    folder.write_manifest(manifest | done)
-    return Trained(report, folder.path, files, seconds)
 
 
 def _check_networks(trainings: Sequence[Training], data: Mapping[str, Dataset]) -> None:

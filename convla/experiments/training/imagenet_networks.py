@@ -177,9 +177,10 @@ class _Bottleneck(nn.Module):  # type: ignore[misc]
             *(_conv1(inner, maps), nn.BatchNorm2d(maps)),
         )
         self.shortcut = shortcut
+        self.activation = nn.ReLU()
 
     def forward(self, images: Tensor) -> Tensor:
-        return torch.relu(self.branch(images) + self.shortcut(images))
+        return self.activation(self.branch(images) + self.shortcut(images))
 
 
 class _DenseLayer(nn.Module):  # type: ignore[misc]

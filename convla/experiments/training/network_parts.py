@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import nn
 
 from convla.errors import ShapeError
@@ -27,10 +26,11 @@ class BasicBlock(nn.Module):  # type: ignore[misc]
             *(conv3(maps, maps), nn.BatchNorm2d(maps)),
         )
         self.shortcut = shortcut
+        self.activation = nn.ReLU()
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the sum of branch and shortcut, activated."""
-        return torch.relu(self.branch(images) + self.shortcut(images))
+        return self.activation(self.branch(images) + self.shortcut(images))
 
 
 def conv3(channels: int, maps: int, stride: int = 1, groups: int = 1) -> Network:

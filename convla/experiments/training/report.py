@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from convla.experiments.folder import Table, as_records
 from convla.experiments.statistics import PairedDifference, mean_with_error, paired_difference
-from convla.experiments.training.curves import Curves
-from convla.experiments.training.settings import MEASURES, Arm, Experiment, Plan, Training, block_name
+from convla.experiments.training.curves import BY_LAYER, OF_NETWORK, Curves
+from convla.experiments.training.settings import MEASURES, NEUTRAL, Arm, Experiment, Plan, Training, block_name
 
 __all__ = [
+    "CORRELATIONS_HEADER",
     "CURVES_HEADER",
+    "LAYERS_HEADER",
     "RUNS_HEADER",
     "SELECTION_HEADER",
     "SUMMARY_HEADER",
@@ -27,13 +32,12 @@ __all__ = [
 
 SUMMARY_HEADER = (
     *("experiment", "measure", "block", "arm", "learning_rate", "mean", "stderr", "seeds", "diverged", "against"),
-    *("difference", "low", "high", "simultaneous_low", "simultaneous_high", "verdict", "printed"),
+    *("difference", "low", "high", "simultaneous_low", "simultaneous_high", "verdict", "margin", "printed"),
 )
 RUNS_HEADER = ("experiment", "block", "arm", "learning_rate", "seed", *MEASURES)
-CURVES_HEADER = (
-    *("experiment", "block", "arm", "seed", "epoch"),
-    *("train_loss", "train_accuracy", "test_loss", "test_accuracy", "similarity"),
-)
+CURVES_HEADER = ("experiment", "block", "arm", "seed", "epoch", *OF_NETWORK)
+LAYERS_HEADER = ("experiment", "block", "arm", "curve", "layer", "epoch", "mean", "stderr", "seeds")
+CORRELATIONS_HEADER = ("experiment", "block", "arm", "channels", "layer", "distance", "mean", "stderr", "seeds")
 SELECTION_HEADER = ("experiment", "block", "arm", "learning_rate", "held_out_accuracy", "chosen", "at_the_edge")
 
 
@@ -113,7 +117,11 @@ class Row:
         The arm that it is compared with; empty for a baseline.
     difference : PairedDifference, optional
     verdict : str
-        "better", "worse", "no difference seen", "diverges" if no two seeds came through; empty for a baseline.
+        "better" or "worse", of a measure of which neither more nor less is better "higher" or "lower"; else "no
+        difference seen", or "equivalent" where the experiment says within which margin that is; "diverges" if no two
+        seeds came through; empty for a baseline.
+    margin : float
+        Differences up to this are none that matters; NaN if the experiment does not say.
     printed : float
         The value in print for these settings; NaN if there is none, or they are others.
     """
@@ -130,6 +138,7 @@ class Row:
     against: str
     difference: PairedDifference | None
     verdict: str
+    margin: float
     printed: float
 
     def as_tuple(self) -> tuple[Any, ...]:
@@ -138,7 +147,7 @@ class Row:
         numbers = (gap.mean, gap.low, gap.high, gap.simultaneous_low, gap.simultaneous_high) if gap else (math.nan,) * 5
         return (
             *(self.experiment, self.measure, self.block, self.arm, self.learning_rate, self.mean, self.stderr),
-            *(self.seeds, self.diverged, self.against, *numbers, self.verdict, self.printed),
+            *(self.seeds, self.diverged, self.against, *numbers, self.verdict, self.margin, self.printed),
         )
 
 
@@ -163,6 +172,11 @@ class Report:
             "summary.csv": self._summary(),
             "runs.csv": (RUNS_HEADER, [row for result in self.results for row in _run_rows(result)]),
             "curves.csv": (CURVES_HEADER, [row for result in self.results for row in _curve_rows(result)]),
+            "layers.csv": (LAYERS_HEADER, [row for result in self.results for row in _layer_rows(result)]),
+            "correlations.csv": (
+                CORRELATIONS_HEADER,
+                [r for result in self.results for r in _correlation_rows(result)],
+            ),
         }
         return tables | ({"selection.csv": self._selection()} if self.choices else {})
 
@@ -203,17 +217,27 @@ def _rows(result: Result, results: Sequence[Result]) -> list[Row]:
         difference = (
             paired_difference(values, baseline.values(measure), comparisons, resolution=step) if baseline else None
         )
+        margin = cell.experiment.margins.get(measure, math.nan)
         verdict = ""
         if difference is not None:
-            verdict = difference.verdict(more_is_better="accuracy" in measure) if estimate.count > 1 else "diverges"
+            verdict = _verdict(measure, difference, margin) if estimate.count > 1 else "diverges"
         rows.append(
             Row(
                 *(cell.experiment.name, measure, cell.block_name, cell.arm.name, cell.training.learning_rate),
                 *(estimate.value, estimate.stderr, len(values), len(values) - estimate.count),
-                *(cell.arm.against, difference, verdict, _printed(cell, measure)),
+                *(cell.arm.against, difference, verdict, margin, _printed(cell, measure)),
             )
         )
     return rows
+
+
+def _verdict(measure: str, difference: PairedDifference, margin: float) -> str:
+    if measure in NEUTRAL:
+        said = difference.verdict(more_is_better=True)
+        said = {"better": "higher", "worse": "lower"}.get(said, said)
+    else:
+        said = difference.verdict(more_is_better="accuracy" in measure)
+    return "equivalent" if said == "no difference seen" and difference.within(margin) else said
 
 
 def _printed(cell: Cell, measure: str) -> float:
@@ -246,8 +270,39 @@ def _curve_rows(result: Result) -> list[tuple[Any, ...]]:
     return [
         (cell.experiment.name, cell.block_name, cell.arm.name, seed, epoch, *map(float, values))
         for seed, curves in result.runs
-        for epoch, values in enumerate(zip(*vars(curves).values(), strict=True))
+        for epoch, values in enumerate(zip(*(getattr(curves, name) for name in OF_NETWORK), strict=True))
     ]
+
+
+def _layer_rows(result: Result) -> Iterator[tuple[Any, ...]]:
+    """Yield what each layer did, epoch by epoch, in the mean over the seeds that came through."""
+    cell = result.cell
+    for name in BY_LAYER:
+        curves = [getattr(curves, name) for _, curves in result.runs if not curves.diverged]
+        # Of correlations the means over all pairs; at which distance stands with `_correlation_rows`.
+        values = (
+            np.stack([curve if curve.ndim == 2 else curve[:, :, 0] for curve in curves])
+            if curves
+            else np.empty((0, 0, 0))
+        )
+        for layer, epoch in itertools.product(range(values.shape[2]), range(values.shape[1])):
+            estimate = mean_with_error(values[:, epoch, layer].tolist())
+            if estimate.count:
+                head = (cell.experiment.name, cell.block_name, cell.arm.name, name, layer + 1, epoch)
+                yield (*head, estimate.value, estimate.stderr, estimate.count)
+
+
+def _correlation_rows(result: Result) -> Iterator[tuple[Any, ...]]:
+    """Yield how weights correlate after the last epoch, by the distance of their channels, likewise."""
+    cell = result.cell
+    for channels in ("output", "input"):
+        ends = [getattr(curves, f"{channels}_correlation")[-1] for _, curves in result.runs if not curves.diverged]
+        values = np.stack(ends) if ends else np.empty((0, 0, 0))
+        for layer, distance in itertools.product(range(values.shape[1]), range(1, values.shape[2])):
+            estimate = mean_with_error(values[:, layer, distance].tolist())
+            if estimate.count:
+                head = (cell.experiment.name, cell.block_name, cell.arm.name, channels, layer + 1, distance)
+                yield (*head, estimate.value, estimate.stderr, estimate.count)
 
 
 def _rates(choice: Choice) -> list[tuple[Any, ...]]:

@@ -24,12 +24,26 @@ from convla.experiments.training.settings import (
     Selection,
     Training,
 )
+from convla.extending import check_real
 
 __all__ = ["ExperimentError", "read_experiment", "shipped_experiments"]
 
 T = TypeVar("T")
 
-TOP = ("title", "source", "notes", "measures", "seeds", "settings", "grid", "select", "arms", "digits", "published")
+TOP = (
+    "title",
+    "source",
+    "notes",
+    "measures",
+    "margins",
+    "seeds",
+    "settings",
+    "grid",
+    "select",
+    "arms",
+    "digits",
+    "published",
+)
 REQUIRED = ("title", "source", "measures", "seeds", "settings", "arms")
 SIZE = ("seeds", "settings", "grid", "select")
 PLAIN = {int: "an integer", float: "a number", str: "a text", bool: "true or false"}
@@ -98,6 +112,7 @@ def _experiment(name: str, data: Mapping[str, Any]) -> Experiment:
         _check_one_of("measures", measure, MEASURES)
     if not measures:
         raise ValueError("measures must name at least one")
+    margins = _margins(data.get("margins", {}), measures)
     digits = _value("[digits]", data.get("digits", {}), dict)
     _check_keys("[digits]", digits, (*SIZE, "arms"), ())
     arms = _arms(data["arms"])
@@ -110,6 +125,7 @@ def _experiment(name: str, data: Mapping[str, Any]) -> Experiment:
     experiment = Experiment(
         name=name,
         measures=measures,
+        margins=margins,
         arms=arms,
         full=full,
         digits=_plan("digits.", {key: value for key, value in small.items() if value is not None}),
@@ -124,6 +140,15 @@ def _experiment(name: str, data: Mapping[str, Any]) -> Experiment:
                 except (TypeError, ValueError) as error:
                     raise type(error)(f"{where}arm {arm.name!r}: {error}") from error
     return experiment
+
+
+def _margins(data: Any, measures: Sequence[str]) -> dict[str, float]:
+    table = _value("[margins]", data, dict)
+    _check_keys("[margins]", table, measures, ())
+    margins = {name: _value(f"[margins]: {name}", value, float) for name, value in table.items()}
+    for name, value in margins.items():
+        check_real(f"[margins]: {name}", value, positive=True)
+    return margins
 
 
 def _plan(where: str, data: Mapping[str, Any]) -> Plan:

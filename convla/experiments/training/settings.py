@@ -17,6 +17,7 @@ __all__ = [
     "MOST_BLOCKS",
     "MOST_EPOCHS",
     "MOST_SEEDS",
+    "NEUTRAL",
     "Arm",
     "Experiment",
     "Plan",
@@ -45,9 +46,16 @@ MEASURES = {
     "mean-train-accuracy": "training accuracy, mean over the epochs, %",
     "mean-train-loss": "training loss, mean over the epochs",
     "final-similarity": "convolutional similarity after the last epoch",
+    "final-map-cosine": "mean modulus of the cosine of two maps after the last epoch, mean over the layers",
+    "final-resting-share": "weights with gradient 0 in a batch of the last epoch, mean over the layers, %",
+    "final-output-correlation": "mean cosine of two filters after the last epoch, mean over the layers",
+    "final-input-correlation": "mean cosine of two input channels' weights after the last epoch, likewise",
 }
 """What a run is summed up by, and what it is in words. A best over the epochs is chosen by the test set itself, as some
 sources do; it is above what one would meet on new images."""
+
+NEUTRAL = ("final-resting-share", "final-output-correlation", "final-input-correlation")
+"""Measures of which neither more nor less is better."""
 
 
 @dataclass(frozen=True)
@@ -245,6 +253,8 @@ class Experiment:
     full, digits : Plan
     published : tuple of Published
         What is printed for the full size.
+    margins : mapping of str to float
+        Of some measures, the difference up to which two arms are taken to do the same.
     """
 
     name: str
@@ -256,6 +266,7 @@ class Experiment:
     full: Plan
     digits: Plan
     published: tuple[Published, ...] = ()
+    margins: Mapping[str, float] = field(default_factory=dict)
 
     def training(self, plan: Plan, arm: Arm, block: Mapping[str, Any]) -> Training:
         """Return what one arm does in one block."""

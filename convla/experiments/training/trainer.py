@@ -25,8 +25,16 @@ from convla.experiments.training.datasets import Dataset, split_stratified
 from convla.experiments.training.images import Images
 from convla.experiments.training.methods import Regularizer, initialize, total_similarity, transform_gradients
 from convla.experiments.training.networks import build_network
+from convla.experiments.training.observations import (
+    DISTANCES,
+    activations,
+    channel_correlation,
+    map_cosines,
+    resting_shares,
+)
 from convla.experiments.training.settings import Run, Training
 from convla.extending import at_most, atomic_write, blas_on_one_thread
+from convla.frameworks.torch import convolutions
 
 __all__ = ["check_training", "train"]
 
@@ -124,7 +132,8 @@ class _State:
         self.optimizer = _optimizer(training, network)
         transform_gradients(self.optimizer, network, training.transform)
         self.regularizer = Regularizer(network, training.penalty, self.train.batch(slice(0, 2))[0])
-        self.curves = Curves.empty(training.epochs)
+        layers = len(activations(network)), len(convolutions(network))
+        self.curves = Curves.empty(training.epochs, *layers, DISTANCES)
         self.epoch = 0
         self.diverged = False
         if measured:
@@ -138,6 +147,7 @@ class _State:
             group["lr"] = rate
         network.train()
         total, hits, count = 0.0, 0, 0
+        resting: Any = 0.0
         for images, labels in self._batches():
             self.optimizer.zero_grad()
             outputs = network(images)
@@ -148,6 +158,7 @@ class _State:
                 self.diverged = True
                 break
             (loss + self.regularizer()).backward()
+            resting = resting + len(labels) * resting_shares(network)
             if not _step(self.optimizer):
                 self.diverged = True
                 break
@@ -158,6 +169,7 @@ class _State:
         if not self.diverged:
             self.curves.train_loss[self.epoch] = total / count
             self.curves.train_accuracy[self.epoch] = hits / count
+            self.curves.resting[self.epoch] = (resting / count).cpu().numpy()
             self._measure()
 
     def _measure(self) -> None:
@@ -176,6 +188,10 @@ class _State:
         self.curves.test_loss[self.epoch] = loss
         self.curves.test_accuracy[self.epoch] = hits / len(self.test)
         self.curves.similarity[self.epoch] = similarity
+        self.curves.map_cosine[self.epoch] = map_cosines(self.network, self.test.batch(slice(0, EVALUATED))[0])
+        kernels = [layer.weight for layer in convolutions(self.network).values()]
+        for axis, curve in enumerate((self.curves.output_correlation, self.curves.input_correlation)):
+            curve[self.epoch] = [channel_correlation(kernel, axis) for kernel in kernels]
 
     def _batches(self) -> Iterator[tuple[Any, Any]]:
         training, seed = self.run.training, self.run.seed

@@ -55,9 +55,9 @@ class Loss:
             keywords = dict(zip(names, given, strict=True))
             with full_precision(kernels):
                 if not gradient:
-                    return value(kernels, **keywords), kernels.new_empty(0)
-                found, slope = value_and_gradient(kernels, **keywords)
-                return found, slope.contiguous()
+                    return _tensor(value(_array(kernels), **keywords), kernels), kernels.new_empty(0)
+                found, slope = value_and_gradient(_array(kernels), **keywords)
+                return _tensor(found, kernels), _tensor(slope, kernels).contiguous()
 
         def shapes(kernels: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
             slope = torch.empty_like(kernels, memory_format=torch.contiguous_format)
@@ -87,6 +87,21 @@ class Loss:
         check_weight("kernels", kernels)
         wanted = kernels.requires_grad and torch.is_grad_enabled()
         return self._operator(kernels, *arguments, wanted)[0]
+
+
+def _array(tensor: Tensor) -> Any:
+    """Return a tensor as what the core computes with: in host memory a NumPy array over it, for its compiled kernels.
+
+    The BLAS takes half a product for a matrix times its own transpose there.
+    """
+    host = tensor.device.type == "cpu" and tensor.dtype in (torch.float32, torch.float64)
+    return tensor.detach().numpy() if host else tensor
+
+
+def _tensor(array: Any, like: Tensor) -> Tensor:
+    """Return what was computed as a tensor that shares no memory with an argument."""
+    found = torch.as_tensor(array)
+    return found.clone() if found.untyped_storage().data_ptr() == like.untyped_storage().data_ptr() else found
 
 
 class Known(NamedTuple):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +12,7 @@ import torch
 from torch import nn
 
 from convla._array import describe
-from convla._threads import blas_on_one_thread
+from convla._threads import blas_on_one_thread, in_order
 from convla.errors import ShapeError
 from convla.frameworks.torch._closed_form import Known, check_weight, full_precision, with_gradients
 from convla.frameworks.torch.layers import (
@@ -31,6 +33,9 @@ __all__ = ["NetworkSpectralPenalty", "SpectralPenalty"]
 
 Tensor = Any
 Layer = Any
+
+_LARGE = 2**22
+"""Multiplications of one application, some 0.2 ms, from which on layers are followed at the same time."""
 
 
 class SpectralPenalty(nn.Module):  # type: ignore[misc]
@@ -141,6 +146,11 @@ class SpectralPenalty(nn.Module):  # type: ignore[misc]
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the penalty of a weight, a tensor of shape () and of the weight's dtype."""
+        (value,), gradients = _values([self], [weight], [""])
+        return with_gradients([weight], Known(value, gradients)) if gradients else value
+
+    def check(self, weight: Tensor) -> None:
+        """Raise what a call raises for a weight that is none of the layer's."""
         check_weight("weight", weight)
         if self._computed and torch.is_grad_enabled() and not weight.requires_grad:
             raise ValueError(
@@ -149,14 +159,6 @@ class SpectralPenalty(nn.Module):  # type: ignore[misc]
             )
         if tuple(weight.shape) != self.kernel_shape:
             raise ShapeError(f"weight must have shape {self.kernel_shape}, got {tuple(weight.shape)}")
-
-        wanted = weight.requires_grad and torch.is_grad_enabled()
-        buffers = list(self.buffers())
-        value, gradient, *after = _followed(weight.detach(), buffers, self._key, wanted)
-        if self.training:
-            for buffer, array in zip(buffers, after, strict=True):
-                buffer.copy_(array)
-        return with_gradients([weight], Known(value, (gradient,))) if wanted else value
 
     def reset(self) -> None:
         """Forget the vectors: the next call finds them from nothing."""
@@ -176,8 +178,9 @@ class SpectralPenalty(nn.Module):  # type: ignore[misc]
 
     def _announce(self) -> None:
         """Make the module's settings known to the operator by the text that it is given instead of them."""
-        layer = _Followed(self.setting, self.alpha, self.gram, self.tracker, tuple(dict(self.named_buffers())))
-        self._key = f"{self.kernel_shape}, {layer}"
+        geometry = ConvGeometry(self.kernel_shape, **self.setting)
+        layer = _Followed(geometry, self.alpha, self.gram, self.tracker, tuple(dict(self.named_buffers())))
+        self._key = str(layer)
         _FOLLOWED[self._key] = layer
 
 
@@ -185,11 +188,16 @@ class SpectralPenalty(nn.Module):  # type: ignore[misc]
 class _Followed:
     """What the operator knows of a layer besides its weight and the tracker's state: `names` are those of the state."""
 
-    setting: dict[str, Any]
+    geometry: ConvGeometry
     alpha: float
     gram: Gram
     tracker: Tracker
     names: tuple[str, ...]
+
+    @property
+    def products(self) -> int:
+        """The multiplications of one application of the layer."""
+        return math.prod(self.geometry.kernel_shape) * math.prod(self.geometry.output_shape)
 
     @blas_on_one_thread()
     def step(self, kernel: Tensor, buffers: Sequence[Tensor], *, gradient: bool) -> tuple[Tensor, Tensor, list[Tensor]]:
@@ -202,7 +210,7 @@ class _Followed:
         if _is_in_host_memory(kernel):
             # NumPy arrays over the same memory, for which there are compiled kernels, and little to do for each call.
             weight, state = kernel.numpy(), {name: buffer.numpy() for name, buffer in state.items()}
-        target = shifted(ConvOperator(weight, **self.setting), self.alpha, self.gram)
+        target = shifted(ConvOperator(weight, self.geometry), self.alpha, self.gram)
         pairs, after = self.tracker.step(target, state)
         slope = torch.as_tensor(pair_gradients(target, pairs)[0]) if gradient else kernel.new_empty(0)
         # No result may share memory with an argument.
@@ -214,26 +222,89 @@ _FOLLOWED: dict[str, _Followed] = {}
 """The layers of all modules, by texts that say all of them: an operator of PyTorch's library takes no other objects."""
 
 
-def _follow(weight: Tensor, state: Sequence[Tensor], layer: str, gradient: bool) -> list[Tensor]:
-    with full_precision(weight):
-        value, slope, after = _FOLLOWED[layer].step(weight, state, gradient=gradient)
-    return [value, slope, *after]
+def _follow(
+    weights: Sequence[Tensor], state: Sequence[Tensor], layers: Sequence[str], names: Sequence[str], gradient: bool
+) -> list[Tensor]:
+    """Return the values of all layers, their gradients if asked for, and the states for the next call.
+
+    Large layers are followed at the same time, each by one thread: what lies between two products does not share work.
+    """
+    jobs, rest = [], iter(state)
+    for name, weight, text in zip(names, weights, layers, strict=True):
+        layer = _FOLLOWED[text]
+        jobs.append((name, layer, weight, list(itertools.islice(rest, len(layer.names)))))
+
+    def run(number: int) -> tuple[Tensor, Tensor, list[Tensor]]:
+        name, layer, weight, buffers = jobs[number]
+        try:
+            return layer.step(weight, buffers, gradient=gradient)
+        except (TypeError, ValueError) as error:
+            if not name:
+                raise
+            raise type(error)(f"layer {name}: {error}") from error
+
+    large = [n for n, (_, layer, weight, _) in enumerate(jobs) if _is_large(layer, weight)]
+    with full_precision(weights[0]):
+        found = dict(zip(large, in_order(run, large), strict=True))
+        found |= {number: run(number) for number in range(len(jobs)) if number not in found}
+    values, slopes, after = zip(*(found[number] for number in range(len(jobs))), strict=True)
+    return [*values, *slopes, *itertools.chain(*after)]
 
 
-def _shapes(weight: Tensor, state: Sequence[Tensor], layer: str, gradient: bool) -> list[Tensor]:  # noqa: ARG001
-    slope = torch.empty_like(weight, memory_format=torch.contiguous_format) if gradient else weight.new_empty(0)
-    return [weight.new_empty(()), slope, *map(torch.empty_like, state)]
+def _is_large(layer: _Followed, weight: Tensor) -> bool:
+    """Tell whether the products of a layer take longer than what Python does for them, which one thread does at once.
+
+    On a device the work goes to the stream of the caller's thread.
+    """
+    return weight.device.type == "cpu" and layer.products >= _LARGE
+
+
+def _shapes(
+    weights: Sequence[Tensor],
+    state: Sequence[Tensor],
+    layers: Sequence[str],  # noqa: ARG001
+    names: Sequence[str],  # noqa: ARG001
+    gradient: bool,
+) -> list[Tensor]:
+    slopes = [
+        torch.empty_like(weight, memory_format=torch.contiguous_format) if gradient else weight.new_empty(0)
+        for weight in weights
+    ]
+    return [*(weight.new_empty(()) for weight in weights), *slopes, *map(torch.empty_like, state)]
 
 
 # It reads values to decide how long to iterate: no part of a CUDA graph.
 _followed = torch.library.custom_op(
-    "convla::spectral_penalty",
+    "convla::spectral_penalties",
     _follow,
     mutates_args=(),
-    schema="(Tensor weight, Tensor[] state, str layer, bool gradient) -> Tensor[]",
+    schema="(Tensor[] weights, Tensor[] state, str[] layers, str[] names, bool gradient) -> Tensor[]",
     tags=(torch.Tag.cudagraph_unsafe,),
 )
 _followed.register_fake(_shapes)
+
+
+def _values(
+    penalties: Sequence[SpectralPenalty], weights: Sequence[Tensor], names: Sequence[str]
+) -> tuple[list[Tensor], tuple[Tensor, ...]]:
+    """Return the value of each layer's penalty, and the gradients if autograd may ask for them; update the buffers."""
+    for penalty, weight, name in zip(penalties, weights, names, strict=True):
+        try:
+            penalty.check(weight)
+        except (TypeError, ValueError) as error:
+            if not name:
+                raise
+            raise type(error)(f"layer {name}: {error}") from error
+    wanted = torch.is_grad_enabled() and any(weight.requires_grad for weight in weights)
+    states = [list(penalty.buffers()) for penalty in penalties]
+    keys, count = [penalty._key for penalty in penalties], len(weights)
+    found = _followed([weight.detach() for weight in weights], list(itertools.chain(*states)), keys, names, wanted)
+    after = iter(found[2 * count :])
+    for penalty, buffers in zip(penalties, states, strict=True):
+        for buffer, array in zip(buffers, itertools.islice(after, len(buffers)), strict=True):
+            if penalty.training:
+                buffer.copy_(array)
+    return found[:count], tuple(found[count : 2 * count]) if wanted else ()
 
 
 class NetworkSpectralPenalty(nn.Module):  # type: ignore[misc]
@@ -286,21 +357,26 @@ class NetworkSpectralPenalty(nn.Module):  # type: ignore[misc]
 
     def forward(self, network: Any) -> Tensor:
         """Return the sum over the layers of a network with layers of those names, a tensor of shape ()."""
-        return torch.stack(list(self.layers(network).values())).sum()
+        weights, values, gradients = self._of(network)
+        total = torch.stack(values).sum()
+        return with_gradients(weights, Known(total, gradients)) if gradients else total
 
     def layers(self, network: Any) -> dict[str, Tensor]:
         """Return the penalty of each layer by name."""
+        weights, values, gradients = self._of(network)
+        if gradients:
+            known = zip(weights, values, gradients, strict=True)
+            values = [with_gradients([weight], Known(value, (gradient,))) for weight, value, gradient in known]
+        return dict(zip(self.names, values, strict=True))
+
+    def _of(self, network: Any) -> tuple[list[Tensor], list[Tensor], tuple[Tensor, ...]]:
         check_network(network)
         layers = dict(network.named_modules())
-        values = {}
-        for name, penalty in zip(self.names, self.penalties, strict=True):
+        for name in self.names:
             if name not in layers:
                 raise ValueError(f"network must have the layers {self.names}, got one without {name!r}")
-            try:
-                values[name] = penalty(current_weight(layers[name]))
-            except (TypeError, ValueError) as error:
-                raise type(error)(f"layer {name}: {error}") from error
-        return values
+        weights = [current_weight(layers[name]) for name in self.names]
+        return weights, *_values(list(self.penalties), weights, self.names)
 
 
 def _is_in_host_memory(kernel: Tensor) -> bool:

@@ -13,9 +13,9 @@ from typing import Any, Literal
 import torch
 
 from convla import spectra
-from convla._array import describe, is_followed
+from convla._array import is_followed
 from convla.frameworks.torch._closed_form import Known, check_weight, closed_form
-from convla.linear_map import LinearMap
+from convla.linear_map import LinearMap, check_linear_map
 from convla.penalties import value as penalties
 from convla.spectra import gradients
 from convla.spectra.curvature import hessian_product
@@ -296,8 +296,7 @@ def _joined(
 
 def _kernels(operator: LinearMap) -> tuple[Tensor, ...]:
     """Return the kernels of a map, which are tensors of floats."""
-    if not isinstance(operator, LinearMap):
-        raise TypeError(f"operator must be a LinearMap, such as a ConvOperator, got {describe(operator)}")
+    check_linear_map(operator)
     if not operator.kernels:
         raise TypeError(f"operator must be made of convolutions to have a gradient, got a {type(operator).__name__}")
     for kernel in operator.kernels:

@@ -48,7 +48,8 @@ def penalty(case: Case) -> None:
     true, size = true_penalty(layer, alpha, gram)
     eps = float(np.finfo(layer.kernel.dtype).eps)
     sides = oracles.matrix_shape(layer)
-    rounding = 4 * (max(sides) + 8) * eps * size
+    # The value has the kernel's dtype, which has no more digits than its least subnormal.
+    rounding = 4 * (max(sides) + 8) * eps * size + float(np.finfo(layer.kernel.dtype).smallest_subnormal)
     case.expect(abs(found - true) <= rounding, f"the penalty is {found!r}, right is {true!r}")
     # The derivative of sigma^2 at a simple singular value is 2 sigma u^T dM v.
     blocks = oracles.matrices(layer.kernel.astype(float), oracles.axes_of(layer), layer.groups)
