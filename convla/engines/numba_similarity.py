@@ -8,6 +8,7 @@ its result are all the memory taken besides the result; of whole networks, the l
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -71,11 +72,33 @@ def layer_similarities(*layers: Array, pairs: str, normalized: bool, safe: tuple
     tables = (rows[0][:0], shapes, places, offsets)
     run_jobs(_autocorrelate_layers, jobs, _addresses(rows), *tables, signatures, shared=shared)
     weights = np.empty_like(signatures)
-    factor = 2.0 if pairs == "ordered" else 1.0
-    limits = np.array([*safe, factor])
-    run_jobs(_pair_layers, shapes, places, signatures, limits, normalized, weights, values, shared=False)
+    for number, (start, end) in enumerate(itertools.pairwise(places[1])):
+        shape = (shapes[number, 0], lags[number])
+        values[number], others = _paired(signatures[start:end].reshape(shape), normalized, safe)
+        weights[start:end] = (2 * others).reshape(-1)
+    factor = 2 if pairs == "ordered" else 1
+    values, weights = factor * values, factor * weights
     run_jobs(_correlate_layers, jobs, _addresses(rows), *tables, weights, _addresses(out), shared=shared)
     return values, *(found.reshape(layer.shape) for found, layer in zip(out, layers, strict=True))
+
+
+def _paired(lags: Array, normalized: bool, safe: tuple[float, float]) -> tuple[float, Array]:
+    """Return a layer's value and the weights of its gradient, in the reference's order of sums; NaN if not safe."""
+    energies = lags[:, lags.shape[1] // 2, None].copy()
+    if not ((energies >= safe[0]) & (energies <= safe[1])).all():
+        return math.nan, lags
+    if normalized:
+        lags = lags / energies
+    before, after = np.zeros_like(lags), np.zeros_like(lags)
+    np.cumsum(lags[:-1], axis=0, out=before[1:])
+    np.cumsum(lags[:0:-1], axis=0, out=after[-2::-1])
+    others = before + after
+    value = float(np.sum(lags * before))
+    if normalized:
+        # The derivative of 1 / energy takes off the component along the filter itself.
+        others[:, lags.shape[1] // 2] -= np.sum(others * lags, axis=-1)
+        others /= energies
+    return value, others
 
 
 def _ends(sizes: Array) -> Array:
@@ -348,59 +371,3 @@ def _correlate_layers(
         some = slice(first, first + _some_filters(kernels))
         _correlate_some(kernels[some], offsets[places[0, layer] : places[0, layer + 1]], lags[some], out[some])
         job = take_job(counter)
-
-
-@compiled(nogil=True)
-def _pair_layers(
-    counter: Array,
-    shapes: Array,
-    places: Array,
-    signatures: Array,
-    limits: Array,
-    normalized: bool,
-    weights: Array,
-    values: Array,
-) -> None:
-    low, high, factor = limits[0], limits[1], limits[2]
-    layer = take_job(counter)
-    while layer < shapes.shape[0]:
-        here = slice(places[1, layer], places[1, layer + 1])
-        lags = signatures[here].reshape(shapes[layer, 0], -1)
-        others = weights[here].reshape(shapes[layer, 0], -1)
-        values[layer] = _pair_filters(lags, low, high, normalized, others)
-        values[layer] *= factor
-        others *= 2 * factor
-        layer = take_job(counter)
-
-
-@compiled()
-def _pair_filters(lags: Array, low: float, high: float, normalized: bool, others: Array) -> float:
-    """Return the value of a layer, NaN if it is not safe, and write the sums of the others' signatures.
-
-    The others' are added up, not subtracted from the total: a large signature must not swallow small ones.
-    """
-    filters, middle = lags.shape[0], lags.shape[1] // 2
-    energies = lags[:, middle].copy()
-    for i in range(filters):
-        if not low <= energies[i] <= high:
-            return np.nan
-    if normalized:
-        for i in range(filters):
-            lags[i] /= energies[i]
-    value = 0.0
-    before = np.zeros(lags.shape[1])
-    for i in range(filters):
-        others[i] = before
-        for t in range(lags.shape[1]):
-            value += lags[i, t] * before[t]
-        before += lags[i]
-    after = np.zeros(lags.shape[1])
-    for i in range(filters - 1, -1, -1):
-        others[i] += after
-        after += lags[i]
-    if normalized:
-        # The derivative of 1 / energy takes off the component along the filter itself.
-        for i in range(filters):
-            others[i, middle] -= np.sum(others[i] * lags[i])
-            others[i] /= energies[i]
-    return value
