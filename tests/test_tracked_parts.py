@@ -100,7 +100,7 @@ def test_a_tracked_penalty_is_within_its_tolerance_of_the_true_one(seed: int) ->
         operator = operator.with_kernel(changed(rng, operator.kernel, int(how)).astype(operator.dtype))
         found, state = tracker.step(shifted(operator, alpha, gram), state)
         exact = squares(operator, gram)
-        # The residuals of the block are at most a thousandth of sigma_max^2. A matrix of channels is decomposed instead,
+        # The residuals of the block are at most a thousandth of sigma_max^2. A matrix of channels is decomposed,
         # and nothing is carried.
         rtol = 1e-3 if state else 100 * float(np.finfo(operator.dtype).eps)
         tolerance = rtol * max(exact[0], alpha)
