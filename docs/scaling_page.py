@@ -24,7 +24,6 @@ LAST = 3
 GROWING = {
     "repetitions": ("repetitions of a study", 1.0, "the processor's, seconds"),
     "files": ("files inspected", 1.0, "the processor's, seconds"),
-    "parts": ("parts of one repetition", 1.0, "the driver's processor, seconds"),
     "channels": ("channels, 3x3 on 8x8", 2.0, "largest_singular_value, seconds"),
     "image": ("side of the image, 16 channels", 2.0, "largest_singular_value, seconds"),
 }
@@ -118,8 +117,8 @@ def _draw(curves: dict[str, list[Row]], path: Path) -> None:
 
     from convla.experiments.drawing import COLORS, INK, save_figure, tidy
 
-    figure = Figure(figsize=(9.0, 11.2), layout="constrained")
-    panels: Any = figure.subplots(4, 2).ravel()
+    figure = Figure(figsize=(9.0, 8.4), layout="constrained")
+    panels: Any = figure.subplots(3, 2).ravel()
     for axes, (curve, (what, expected, measured)) in zip(panels, GROWING.items(), strict=False):
         rows = curves[curve]
         sizes, times = ([row[name] for row in rows] for name in ("size", "processor"))
@@ -132,8 +131,7 @@ def _draw(curves: dict[str, list[Row]], path: Path) -> None:
         axes.set_title(title, fontsize=9, color=INK)
         axes.set_xlabel(what, fontsize=9, color=INK)
         axes.set_ylabel(measured, fontsize=9, color=INK)
-    memory, speed, unused = panels[5:]
-    unused.set_axis_off()
+    memory, speed = panels[4:]
     tidy(memory)
     rows = curves["repetitions"]
     memory.semilogx([row["size"] for row in rows], [row["mebibytes"] for row in rows], "o-", color=COLORS[1])

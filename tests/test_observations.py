@@ -118,21 +118,21 @@ def test_an_experiment_says_what_is_equivalent(tmp_path: Path) -> None:
     curves = [curves for _, curves in trained.report.results[1].runs]
     for name in BY_LAYER:
         own = [row for row in layers if (row["arm"], row["curve"]) == ("orthonormalised", name)]
-        # Before training there is no batch of which weights could rest.
-        assert {(int(row["layer"]), int(row["epoch"])) for row in own} == set(
-            itertools.product((1, 2, 3), (1,) if name == "resting" else (0, 1))
-        )
+        # Before training there is no batch of which weights could rest; the first layer has one input channel.
+        places = (2, 3) if name == "input_correlation" else (1, 2, 3)
+        epochs = (1,) if name == "resting" else (0, 1)
+        assert {(int(row["layer"]), int(row["epoch"])) for row in own} == set(itertools.product(places, epochs))
         for row in own:
             values = [getattr(c, name)[int(row["epoch"]), int(row["layer"]) - 1] for c in curves]
             wanted = np.mean([v if v.ndim == 0 else v[0] for v in values])
             assert float(row["mean"]) == pytest.approx(float(wanted), abs=1e-15)
     with (tmp_path / "out" / "correlations.csv").open(newline="") as file:
         first = next(row for row in csv.DictReader(file) if row["channels"] == "input" and row["arm"] == "plain")
-    wanted = [
+    ends = [
         c.input_correlation[-1, int(first["layer"]) - 1, int(first["distance"])]
         for _, c in trained.report.results[0].runs
     ]
-    assert float(first["mean"]) == pytest.approx(np.mean(wanted), abs=1e-15)
+    assert float(first["mean"]) == pytest.approx(np.mean(ends), abs=1e-15)
 
 
 @pytest.mark.parametrize(

@@ -144,6 +144,7 @@ class Session(Generic[U, O]):
         self._folder, self._workers, self._resume = folder, workers, resume
         self._watcher = watcher or Watcher()
         self._files: dict[Any, RecordFile] = {}
+        self._ended = 0
 
     def announce(self, work: Iterable[tuple[Job[Any, Any], Iterable[Any]]]) -> None:
         """Find what is saved of the units that jobs will be asked for, and tell the watcher of all parts."""
@@ -151,7 +152,8 @@ class Session(Generic[U, O]):
         for job, units in work:
             for unit in dict.fromkeys(units):
                 parts += sum(1 for _ in self._missing(job, unit))
-        self._watcher.plan(self.resumed + parts, self.resumed)
+        saved = self.resumed + self._ended
+        self._watcher.plan(saved + parts, saved)
 
     def complete(self, job: Job[U, O], units: Sequence[U]) -> dict[U, O]:
         """Return what units leave, in their order: what is not saved is run first."""
@@ -173,6 +175,7 @@ class Session(Generic[U, O]):
                 writing.result()
                 for part, _ in written:
                     job.forget(part.unit)
+                    self._ended += 1
                     self._watcher.finish(part)
                 waiting, written = [], waiting
                 writing = writer.submit(self._save, job, written)

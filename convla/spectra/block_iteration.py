@@ -134,7 +134,7 @@ def iterate(
         remainder = space.products(ritz) - squares[..., None] * space.vectors(ritz)
         norms = xp.sqrt(row_dots(remainder, remainder, xp))
         open_, grown = space.look(_moving(squares, norms, settled, end, tolerance, bar, batch.order, xp))
-        converged = not any(row < settled for row in open_)
+        converged = min(open_, default=settled) >= settled
         if step >= steps or not grown or (converged and (probed or step >= probe_steps)):
             break
         multiply = 1

@@ -346,7 +346,7 @@ def _curvatures(symbol: Symbol, peaks: Sequence[SymbolPeak], sizes: Sequence[int
         mixed = difference if i == j else (difference - differences[i, i] - differences[j, j]) / 2
         bends[:, i, j] = bends[:, j, i] = mixed / (steps[i] * steps[j])
     values, axes = np.linalg.eigh(bends)
-    return (axes * np.maximum(values, 0.0)[:, None, :]) @ axes.swapaxes(1, 2)
+    return np.asarray((axes * np.maximum(values, 0.0)[:, None, :]) @ axes.swapaxes(1, 2))
 
 
 def _corner_norms(symbol: Symbol, peaks: Sequence[SymbolPeak], grid: TorusGrid) -> float:

@@ -92,7 +92,8 @@ def _packed_at_nodes(symbol: Symbol, grid: TorusGrid, *, whole: bool) -> Array:
 
     One product is taken for each pair of conjugate frequencies: ``-theta`` belongs to S - A.
     """
-    xp, known = symbol.xp, {}
+    xp = symbol.xp
+    known: dict[int, Array] = {}
     for q, values in symbol.on_grid(grid):
         own, conjugate = grid.numbers(q)
         first = np.flatnonzero(own <= conjugate)

@@ -242,8 +242,9 @@ def products_fall_like_the_square_of_time(_: int) -> str:
         assert (shorter <= bound + 1e-300).all(), (time, float((shorter / bound).max()))
         sizes.append(float(np.abs(_products(*ends, grams)).mean()))
     powers = [math.log(b / a, 4) for a, b in itertools.pairwise(sizes[1:])]
-    assert powers == sorted(powers, reverse=True), powers
-    assert -2.1 < powers[-1] < -1.6, powers
+    # They fall to their end, about which a mean over so few pairs of a heavy-tailed law moves.
+    assert powers[0] > powers[1] > max(powers[2:]), powers
+    assert all(-2.1 < power < -1.6 for power in powers[2:]), powers
     return "; ".join(
         [f"time 4: {sizes[1]:.3g}"]
         + [f"time {t}: {v:.3g}, power {p:.2f}" for t, v, p in zip(times[1:], sizes[2:], powers, strict=True)]

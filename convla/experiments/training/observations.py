@@ -137,5 +137,5 @@ def channel_correlation(kernel: Any, axis: int) -> list[float]:
     count = len(rows)
     pairs = torch.triu_indices(count, count, 1, device=rows.device)
     bands = [cosines.diagonal(distance).mean() for distance in range(1, min(count, DISTANCES + 1))]
-    known = torch.stack([cosines[pairs[0], pairs[1]].mean(), *bands]).tolist()
+    known: list[float] = torch.stack([cosines[pairs[0], pairs[1]].mean(), *bands]).tolist()
     return known + [float("nan")] * (DISTANCES + 1 - len(known))
