@@ -100,10 +100,12 @@ def test_a_tracked_penalty_is_within_its_tolerance_of_the_true_one(seed: int) ->
         operator = operator.with_kernel(changed(rng, operator.kernel, int(how)).astype(operator.dtype))
         found, state = tracker.step(shifted(operator, alpha, gram), state)
         exact = squares(operator, gram)
-        # The residuals of the block are at most a thousandth of sigma_max^2.
-        tolerance = 1e-3 * max(exact[0], alpha)
+        # The residuals of the block are at most a thousandth of sigma_max^2. A matrix of channels is decomposed,
+        # and nothing is carried.
+        rtol = 1e-3 if state else 100 * float(np.finfo(operator.dtype).eps)
+        tolerance = rtol * max(exact[0], alpha)
         assert abs(found.value - max(exact[0] - alpha, alpha - exact[-1])) <= tolerance
-        assert found.status == Status.ESTIMATED
+        assert found.status == (Status.ESTIMATED if state else Status.EXACT)
 
 
 def test_each_group_has_vectors_of_its_own() -> None:

@@ -66,8 +66,9 @@ class SpectralPenalty(nn.Module):  # type: ignore[misc]
         spectrum, vectors of every uncoupled part of the map (of each group, for one), the weight that each group was
         last followed at, with its outermost values then and their bounds, and the number of updates: at 0 the vectors
         are found from nothing when they are needed. The lower end is not while ``sigma_max^2`` is above ``2 alpha``,
-        where it cannot count; that of a map with more columns than rows is known, and has no buffers. For "power" there
-        are the two vectors, ``shifted``; for "exact" there is nothing.
+        where it cannot count; that of a map with more columns than rows is known, and has no buffers. A layer that
+        is one matrix of at most 100 channels on one side at each position has none either. For "power" there are the
+        two vectors, ``shifted``; for "exact" there is nothing.
 
     Raises
     ------
