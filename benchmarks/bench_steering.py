@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import threadpoolctl
@@ -103,7 +103,7 @@ def clipping(network: Network, example: torch.Tensor) -> Step:
             norm = image.norm()
             back, slope = torch.autograd.grad(norm, (unit, layer.weight))
             vectors[name] = back.detach()
-            excess = float(norm) - 1
+            excess = float(norm.detach()) - 1
             if excess > 0:
                 with torch.no_grad():
                     layer.weight.sub_(slope, alpha=excess / float(slope.square().sum()))
@@ -115,23 +115,35 @@ class TooLongError(Exception):
     """A row has used up its time."""
 
 
+class Clock(NamedTuple):
+    """What a table's times are, and the alarm that goes by the same clock."""
+
+    now: Callable[[], float]
+    alarm: int
+    signal: int
+
+
+WALL = Clock(time.perf_counter, signal.ITIMER_REAL, signal.SIGALRM)
+PROCESSOR = Clock(time.process_time, signal.ITIMER_PROF, signal.SIGPROF)
+
+
 @contextmanager
-def limited(seconds: float) -> Iterator[None]:
-    """Raise `TooLongError` after so many seconds on the clock, as soon as Python's interpreter is back."""
+def limited(seconds: float, clock: Clock = WALL) -> Iterator[None]:
+    """Raise `TooLongError` after so many seconds, as soon as Python's interpreter is back."""
 
     def stop(*_: object) -> None:
         raise TooLongError
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-3))
+    before = signal.signal(clock.signal, stop)
+    signal.setitimer(clock.alarm, max(seconds, 1e-3))
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(clock.alarm, 0)
+        signal.signal(clock.signal, before)
 
 
-def in_turn(steps: dict[str, Step], rounds: int, clock: Callable[[], float], seconds: float) -> dict[str, list[float]]:
+def in_turn(steps: dict[str, Step], rounds: int, clock: Clock, seconds: float) -> dict[str, list[float]]:
     """Return the seconds of each call, the first among them; infinity for one that is cut off, with all that follow.
 
     All together take so many seconds at most, each the same part of them.
@@ -142,14 +154,14 @@ def in_turn(steps: dict[str, Step], rounds: int, clock: Callable[[], float], sec
         for name, step in steps.items():
             if times[name] and times[name][-1] == float("inf"):
                 continue
-            began, start = clock(), time.perf_counter()
+            start = clock.now()
             try:
-                with limited(left[name]):
+                with limited(left[name], clock):
                     step()
-                times[name].append(clock() - began)
+                times[name].append(clock.now() - start)
             except TooLongError:
                 times[name].append(float("inf"))
-            left[name] -= time.perf_counter() - start
+            left[name] -= clock.now() - start
     return times
 
 
@@ -194,7 +206,7 @@ def large_batch(rounds: int, seconds: float, batch: int = 128) -> str:
     fast.after = clipping(fast.network, example)
     for name, make in makers().items():
         ways[name].optimizer = make(ways[name].network, 1e-3)
-    times = in_turn({name: way.step for name, way in ways.items()}, rounds, time.perf_counter, seconds - 2 * part)
+    times = in_turn({name: way.step for name, way in ways.items()}, rounds, WALL, seconds - 2 * part)
     # A projection after an ordinary step, of which one in ten has one.
     way = Way(projected, images)
     projection = SpectralProjection(way.optimizer, projected, example, every=10**9)
@@ -276,7 +288,7 @@ def small_batch(name: str, network: Network, images: torch.Tensor, rounds: int, 
     ):
         way = ways[label]
         GradientTransform(way.optimizer, "orthonormal", network=way.network, **options)
-    times = in_turn({label: way.step for label, way in ways.items()}, rounds, time.process_time, seconds)
+    times = in_turn({label: way.step for label, way in ways.items()}, rounds, PROCESSOR, seconds)
     shape = "x".join(map(str, images.shape[2:]))
     return f"### {name}, {len(images)} images of {shape}, one thread\n\n" + table(times, "way", seconds)
 

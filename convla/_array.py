@@ -234,7 +234,7 @@ def to_numpy(array: Array) -> np.ndarray[Any, Any]:
 
 def to_numbers(array: Array) -> list[float]:
     """Return the few entries of a real array, in row-major order, as Python's numbers: what decisions are made on."""
-    flat = namespace(array).reshape(array, (-1,))
+    flat = array.reshape(-1) if type(array) is np.ndarray else namespace(array).reshape(array, (-1,))
     listed: Any = getattr(flat, "tolist", None)
     return list(map(float, listed() if listed is not None else (flat[i] for i in range(flat.shape[0]))))
 

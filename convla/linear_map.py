@@ -281,12 +281,23 @@ class LinearMap(ABC):
             raise TypeError(f"kernels must be a sequence of arrays, got {describe(kernels)}")
         if len(kernels) != len(mine):
             raise ValueError(f"kernels must hold {len(mine)} arrays, one for each of the map's, got {len(kernels)}")
-        new = {id(old): kernel for old, kernel in zip(mine, kernels, strict=True)}
+        return self._exchanged(kernels, lambda leaf, new: leaf.with_kernels(new)) if self._parts else self
+
+    def _with_kernels(self, kernels: Sequence[Array]) -> LinearMap:
+        """Do what `with_kernels` does, for arrays that need no check, and that nobody writes to any more."""
+        if not self._parts:
+            return self.with_kernels(kernels)
+        return self._exchanged(kernels, lambda leaf, new: leaf._with_kernels(new))
+
+    def _exchanged(
+        self, kernels: Sequence[ArrayLike], exchange: Callable[[LinearMap, Sequence[Any]], LinearMap]
+    ) -> LinearMap:
+        new = {id(old): kernel for old, kernel in zip(self.kernels, kernels, strict=True)}
 
         def changed(leaf: LinearMap) -> LinearMap:
-            return leaf.with_kernels([new[id(old)] for old in leaf.kernels]) if leaf.kernels else leaf
+            return exchange(leaf, [new[id(old)] for old in leaf.kernels]) if leaf.kernels else leaf
 
-        return self._changed(changed) if self._parts else self
+        return self._changed(changed)
 
     def _kernel_gradients(self, u: Array, v: Array) -> tuple[Array, ...]:
         """Do what `kernel_gradients` does, for arrays that need no check."""

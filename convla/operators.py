@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, final
@@ -16,9 +17,9 @@ from convla._windows import correlate, correlate_image_adjoint, correlate_kernel
 from convla.errors import ShapeError
 from convla.geometry import ORDERS, ConvGeometry
 from convla.linear_map import LinearMap, Transpose
-from convla.toeplitz import SPARSE_FORMATS, Order, convolution_matrix
+from convla.toeplitz import SPARSE_FORMATS, Order, unchecked_matrix
 from convla.transposed import transposed_geometry
-from convla.typing import Array, ArrayLike, Boundary, Engine, Namespace, Padding
+from convla.typing import Array, ArrayLike, Boundary, Engine, Padding
 
 __all__ = ["ConvOperator", "TransposedConvOperator"]
 
@@ -93,7 +94,7 @@ class ConvOperator(LinearMap):
         engine: Engine = "auto",
     ) -> None:
         # A copy: what was checked stays as it was, whatever becomes of the caller's array.
-        self.kernel = _settled(check_kernel(kernel, namespace(kernel)), namespace(kernel))
+        self.kernel = _settled(copy_of(check_kernel(kernel, namespace(kernel)), namespace(kernel)))
         match_dtypes("kernel", self.kernel, "kernel", self.kernel, namespace(self.kernel))
         shape = tuple(self.kernel.shape)
         if isinstance(image_shape, ConvGeometry):
@@ -229,12 +230,7 @@ class ConvOperator(LinearMap):
         mine = self.kernel
         if (type(checked), checked.dtype, tuple(checked.shape)) != (type(mine), mine.dtype, tuple(mine.shape)):
             return _rebuild(checked, self.geometry, self.order, self.engine)
-        # What has been settled for this kernel holds for one like it; to find it again takes longer than small layers.
-        operator = object.__new__(ConvOperator)
-        operator.__dict__.update(self.__dict__)
-        operator.kernel = _settled(checked, xp)
-        operator._prepare()
-        return operator
+        return self._with_kernels([copy_of(checked, xp)])
 
     def with_engine(self, engine: Engine) -> ConvOperator:
         """Return the same operator with its maps run by another engine; see the constructor."""
@@ -254,15 +250,22 @@ class ConvOperator(LinearMap):
         """The kernel: arguments have its library, device and dtype."""
         return self.kernel
 
-    @property
+    # A step of a descent asks for these more often than it multiplies; `_with_kernels` hands them on.
+
+    @functools.cached_property
     def domain_shape(self) -> tuple[int, ...]:
         """The shape of one image: (c_in, *image)."""
         return self.geometry.domain_shape
 
-    @property
+    @functools.cached_property
     def range_shape(self) -> tuple[int, ...]:
         """The shape of one image's features: (c_out, *output)."""
         return self.geometry.range_shape
+
+    @functools.cached_property
+    def shape(self) -> tuple[int, int]:
+        """The shape of the matrix: (entries of a value, entries of an argument)."""
+        return self.geometry.shape
 
     @property
     def T(self) -> TransposedConvOperator:
@@ -391,14 +394,22 @@ class ConvOperator(LinearMap):
     def _kernel_gradients(self, u: Array, v: Array) -> tuple[Array, ...]:
         return (self._kernel_adjoint(u, v, self.geometry),)
 
+    def _with_kernels(self, kernels: Sequence[Array]) -> ConvOperator:
+        # What has been settled for this kernel holds for one like it; to find it again takes longer than small layers.
+        operator = object.__new__(ConvOperator)
+        operator.__dict__.update(self.__dict__)
+        operator.kernel = _settled(kernels[0])
+        operator._prepare()
+        return operator
+
     def to_dense(self) -> Array:
         """Return M as an array of the kernel's library; see `convolution_matrix`."""
-        return convolution_matrix(self.kernel, self.geometry, order=self.order, format="dense")
+        return unchecked_matrix(self.kernel, self.geometry, self.order, "dense")
 
     def to_sparse(self, format: str = "csr") -> Any:  # noqa: A002
         """Return M as a SciPy (CuPy) sparse array in format "csr", "csc" or "coo"; see `convolution_matrix`."""
         check_choice("format", format, SPARSE_FORMATS)
-        return convolution_matrix(self.kernel, self.geometry, order=self.order, format=format)  # type: ignore[arg-type]
+        return unchecked_matrix(self.kernel, self.geometry, self.order, format)
 
     def _checked(self, name: str, value: ArrayLike, shape: tuple[int, ...]) -> Array:
         # Three quick questions settle the usual case: the full checks would cost more than a small convolution.
@@ -454,9 +465,8 @@ class TransposedConvOperator(Transpose):
         return self._operator.with_kernel(kernel).T
 
 
-def _settled(kernel: Array, xp: Namespace) -> Array:
-    """Return a copy that stays as it is: what engines make of a kernel must not grow old."""
-    kernel = copy_of(kernel, xp)
+def _settled(kernel: Array) -> Array:
+    """Return an array that stays as it is from now on: what engines make of a kernel must not grow old."""
     if is_numpy(kernel):
         kernel.flags.writeable = False
     return kernel

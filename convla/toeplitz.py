@@ -39,6 +39,7 @@ __all__ = [
     "doubly_block_toeplitz",
     "kernel_from_hwio",
     "toeplitz_matrix",
+    "unchecked_matrix",
     "unvec",
     "vec",
 ]
@@ -360,6 +361,11 @@ def convolution_matrix(
     check_choice("format", format, MATRIX_FORMATS)
     if tuple(kernel.shape) != geometry.kernel_shape:
         raise ShapeError(f"kernel must have the geometry's shape {geometry.kernel_shape}, got {tuple(kernel.shape)}")
+    return unchecked_matrix(kernel, geometry, order, format)
+
+
+def unchecked_matrix(kernel: Array, geometry: ConvGeometry, order: Order, format: str) -> Any:  # noqa: A002
+    """Do what `convolution_matrix` does, for arguments that fit each other."""
     if geometry.largest_entry_count > 1:
         check_integer_sums("kernel", kernel, geometry.largest_entry_count)
     if format == "dense":

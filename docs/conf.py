@@ -73,6 +73,7 @@ exclude_patterns = [
     "**/.ipynb_checkpoints",
 ]
 
+default_role = "py:obj"  # a name in a docstring leads to its page where it has one
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"

@@ -25,7 +25,7 @@ GROWTHS: dict[str, tuple[dict[str, str], tuple[str, ...], tuple[str, ...]]] = {
     ),
     "M": ({"N": "9", "kernels": "2"}, ("full", "same", "valid"), ("9", "16", "32", "64", "128", "256")),
     "padding": ({"N": "9", "M": "64", "kernels": "2"}, (), tuple("012345678")),
-    "kernels": ({"N": "9", "M": "64"}, ("full", "valid"), ("2", "3", "4", "8")),
+    "kernels": ({"N": "9", "M": "64"}, ("full", "valid"), ("2", "3", "4")),
 }
 """What grows, beside what stays and what is told apart besides the loss, and how far."""
 LOSSES = ("kernel", "convolutional", "scale-invariant")
@@ -98,9 +98,10 @@ def _growth(axis: str) -> list[str]:
     rows = []
     for loss in LOSSES[1::-1]:
         for padding in paddings or ("",):
-            keys = [{"loss": loss, "padding": padding, **fixed, axis: size} for size in sizes]
-            cells = [_failed(found[tuple(key[name] for name in names)]) for key in keys]
-            rows.append([f"{loss}, {padding}" if padding else loss, *cells])
+            settings = [{"loss": loss, "padding": padding, **fixed, axis: size} for size in sizes]
+            keys = [tuple(setting[name] for name in names) for setting in settings]
+            if all(key in found for key in keys):
+                rows.append([f"{loss}, {padding}" if padding else loss, *(_failed(found[key]) for key in keys)])
     symbol = {"padding": "P", "kernels": "S"}.get(axis, axis)
     return _table(["loss, padding" if paddings else "loss", f"{symbol} = {sizes[0]}", *sizes[1:]], rows)
 

@@ -8,16 +8,17 @@ that place of the code unpinned, unless the mutant is equivalent, which `equival
 from __future__ import annotations
 
 import argparse
+import hashlib
 import itertools
 import json
-import math
 import multiprocessing
 import os
-import random
 import sys
+import threading
 import time
 import tomllib
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,27 +26,28 @@ from typing import Any
 
 from convla._dispatch import KERNELS
 from proofs_checks.draws import without_shrinking
-from proofs_checks.ledger import SOURCES, select
+from proofs_checks.ledger import SOURCES, ledger, select
 from proofs_checks.mutation import Mutant, applied, mutants
+from proofs_checks.record import RECORD, Record
 from proofs_checks.runner import run_evidence
 from proofs_checks.statement import Evidence, Statement
 
-__all__ = ["RECORD", "Trial", "equivalent", "main", "try_mutant"]
+__all__ = ["Trial", "equivalent", "main", "try_mutant"]
 
 try:
     import resource
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
-RECORD = Path(__file__).parent / "mutants.json"
-"""How many mutants of the whole ledger were noticed, equivalent, or survived, when they were last tried."""
+PATIENCE = 40.0
+"""Seconds of the processor's time that a piece of evidence may take besides ten times what it takes without a mutation:
+kernels are compiled anew, and a mutant may not end."""
 
-CROWDED = 30
-"""How many times a process may take its time by the clock, on a machine that does other things as well."""
+UNKNOWN = 30.0
+"""Seconds that evidence is taken to take where it has not been timed."""
 
-PATIENCE = 60.0
-"""Seconds that evidence may take besides ten times what it takes without a mutation: a kernel is compiled anew, and a
-mutant may not end."""
+CROWDED = 10
+"""How many times as long it may take by the clock, on a machine that does other things as well."""
 
 METHODS = multiprocessing.get_all_start_methods()
 PRELOADED = [f"proofs_checks.{source.lower()}" for source in SOURCES]
@@ -66,7 +68,9 @@ class Trial:
     result : str
         "noticed", "equivalent" or "survived".
     by : str
-        The evidence that noticed it and what it said, or why it is equivalent.
+        The statement and the evidence that noticed it.
+    finding : str
+        What the evidence said, or why the mutant is equivalent.
     seconds : float
     """
 
@@ -74,6 +78,7 @@ class Trial:
     statements: tuple[str, ...]
     result: str
     by: str
+    finding: str
     seconds: float
 
 
@@ -84,8 +89,15 @@ def equivalent() -> dict[str, str]:
     return table
 
 
-def try_mutant(mutant: Mutant, statements: Sequence[Statement], *, examples: int, limit: float) -> Trial:
+def _reason(mutant: Mutant) -> str | None:
+    known = equivalent()
+    return known.get(mutant.where, known.get(f"{mutant.module}.{mutant.name}"))
+
+
+def try_mutant(mutant: Mutant, statements: Sequence[Statement], *, examples: int, record: Record) -> Trial:
     """Run the evidence of the statements against a mutant, in a process of its own.
+
+    The quickest is asked first, and the first that notices ends it.
 
     Parameters
     ----------
@@ -93,87 +105,205 @@ def try_mutant(mutant: Mutant, statements: Sequence[Statement], *, examples: int
     statements : sequence of Statement
     examples : int
         Random inputs of each property.
-    limit : float
-        Seconds of the processor's time after which the process is ended, and the mutant taken for noticed. Where the
-        system does not count these, and where the machine is busy, `CROWDED` times as many by the clock.
+    record : Record
+        Knows how long the evidence takes. A process that takes longer than `PATIENCE` and ten times that with one piece
+        is ended, and the mutant taken for noticed by it. It is the processor's time that counts, where the system
+        tells it.
     """
     ids = tuple(statement.id for statement in statements)
     start = time.perf_counter()
-    known = equivalent()
-    reason = known.get(mutant.where, known.get(f"{mutant.module}.{mutant.name}"))
+    reason = _reason(mutant)
     if reason is not None:
-        return Trial(mutant, ids, "equivalent", reason, 0.0)
-    by = _in_a_process(_notice, (mutant, ids, examples, SECONDS), limit)
-    if by is None:
-        by = f"it does not end within {CROWDED * limit:.0f} s"
-    return Trial(mutant, ids, "noticed" if by else "survived", by, time.perf_counter() - start)
+        return Trial(mutant, ids, "equivalent", "", reason, 0.0)
+    pieces = sorted(_pieces(statements), key=lambda pair: record.time_of(pair[1]) or 0.0)
+    plan = [(statement.id, piece.name, _allowed(record, piece)) for statement, piece in pieces]
+    ended, asked = _in_a_process(_notice, (mutant, plan, examples))
+    seconds = time.perf_counter() - start
+    if ended is None:
+        allowed = next(allowed for name, check, allowed in plan if (name, check) == asked)
+        ended = f"it does not end within {allowed:.0f} s"
+    if not ended:
+        return Trial(mutant, ids, "survived", "", "", seconds)
+    return Trial(mutant, ids, "noticed", " ".join(asked), ended, seconds)
 
 
-def _in_a_process(function: Any, arguments: tuple[Any, ...], limit: float) -> Any:
-    """Return what a function returns in a process of its own; its error as text, None if it does not end."""
+def _pieces(statements: Sequence[Statement]) -> list[tuple[Statement, Evidence]]:
+    return list({id(piece): (statement, piece) for statement in statements for piece in statement.evidence}.values())
+
+
+def _allowed(record: Record, piece: Evidence) -> float:
+    seconds = record.time_of(piece)
+    return PATIENCE + 10.0 * (UNKNOWN if seconds is None else seconds)
+
+
+Asked = tuple[str, str]
+"""A statement and a piece of its evidence, by their names."""
+Ask = Callable[[Asked, float], None]
+"""What a process tells before it asks evidence: which, and for how long at most."""
+
+
+def _in_a_process(function: Callable[..., Any], arguments: tuple[Any, ...]) -> tuple[Any, Asked]:
+    """Return what a function returns in a process of its own, and what it asked last; None if it does not end."""
     # Forks of a server that has imported the ledger start at once; forks of this process would lose the threads that
     # its libraries run.
     context: Any = multiprocessing.get_context("forkserver" if "forkserver" in METHODS else "spawn")
     if "forkserver" in METHODS:
         context.set_forkserver_preload(PRELOADED)
     receiving, sending = context.Pipe(duplex=False)
-    process = context.Process(target=_report, args=(sending, function, arguments, math.ceil(limit)))
+    process = context.Process(target=_report, args=(sending, function, arguments))
     process.start()
     sending.close()
+    asked, allowed = ("", ""), PATIENCE
     try:
-        return receiving.recv() if receiving.poll(CROWDED * limit) else None
-    except EOFError:
-        return f"the process ended, or took more than {limit:.0f} s"
+        while receiving.poll(CROWDED * allowed):
+            kind, *told = receiving.recv()
+            if kind == "failed":
+                raise RuntimeError(f"{' '.join(asked)}: {told[0]}")
+            if kind == "ended":
+                return told[0], asked
+            asked, allowed = told
+        return None, asked
+    except EOFError:  # it was ended for the time that it took, or crashed
+        return None, asked
     finally:
         process.kill()
         process.join()
         receiving.close()
 
 
-def _report(sending: Any, function: Any, arguments: tuple[Any, ...], limit: int) -> None:
-    if resource is not None:
-        resource.setrlimit(resource.RLIMIT_CPU, (limit, limit + 1))
+def _report(sending: Any, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     sys.stderr = sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+
+    def ask(asked: Asked, allowed: float) -> None:
+        if resource is not None:
+            _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+            resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time() + allowed) + 1, hard))
+        sending.send(("asked", asked, allowed))
+
     try:
-        result = function(*arguments)
-    except Exception as error:
-        result = f"{type(error).__name__}: {error}"
-    sending.send(result)
+        told = "ended", function(ask, *arguments)
+    except Exception as error:  # of the tool, or of evidence that cannot run
+        told = "failed", f"{type(error).__name__}: {error}"
+    sending.send(told)
     sending.close()
 
 
-def _notice(mutant: Mutant, ids: tuple[str, ...], examples: int, seconds: dict[str, float]) -> str:
-    """Return which evidence contradicts the mutant, and how; nothing if none does."""
-    SECONDS.update(seconds)
-    pieces = _pieces(select(ids))
+def _notice(ask: Ask, mutant: Mutant, plan: Sequence[tuple[str, str, float]], examples: int) -> str:
+    """Return how evidence contradicts the mutant, asked in this order; nothing if none does."""
+    found = {(statement.id, piece.name): (statement, piece) for statement in select([]) for piece in statement.evidence}
     with applied(mutant), without_shrinking():
-        for statement, piece in pieces:
+        for name, check, allowed in plan:
+            ask((name, check), allowed)
             try:
-                outcome = run_evidence(statement, piece, examples)
+                outcome = run_evidence(*found[name, check], examples)
             except Exception as error:
-                return f"{statement.id} {piece.name}: {type(error).__name__}: {error}"
+                return f"{type(error).__name__}: {error}"
             if outcome.status == "contradicted":
-                return f"{statement.id} {piece.name}: {outcome.finding}"
+                return outcome.finding
     return ""
 
 
-def _pieces(statements: Sequence[Statement]) -> list[tuple[Statement, Evidence]]:
-    found = {id(piece): (statement, piece) for statement in statements for piece in statement.evidence}
-    return sorted(found.values(), key=lambda pair: SECONDS.get(pair[1].name, 0.0))
-
-
-SECONDS: dict[str, float] = {}
-"""How long each piece of evidence takes, so that the quick ones are asked first."""
-
-
-def _time(ids: tuple[str, ...], examples: int) -> dict[str, float]:
-    seconds = {}
-    for statement, piece in _pieces(select(ids)):
+def _time(ask: Ask, pieces: Sequence[Asked], examples: int) -> list[float] | str:
+    """Return the processor's time that evidence takes, or what is contradicted without a mutation."""
+    seconds = []
+    for name, check in pieces:
+        (statement,) = select([name])
+        (piece,) = (piece for piece in statement.evidence if piece.name == check)
+        ask((name, check), 3600.0)
+        start = time.process_time()
         outcome = run_evidence(statement, piece, examples)
         if outcome.status == "contradicted":
-            raise RuntimeError(f"{statement.id} {piece.name} is contradicted as it is: {outcome.finding}")
-        seconds[piece.name] = outcome.seconds
+            return f"{name} {check} is contradicted as it is: {outcome.finding}"
+        seconds.append(time.process_time() - start)
     return seconds
+
+
+class Course:
+    """A run: what to try, with what is known already.
+
+    Parameters
+    ----------
+    record : Record
+    examples : int
+        Random inputs of each property.
+    seed : int
+        Of the draw.
+    minutes : float
+        After so many nothing new is begun.
+    verbose : bool
+        Print every trial as it ends.
+    """
+
+    def __init__(self, record: Record, *, examples: int, seed: int, minutes: float, verbose: bool) -> None:
+        self.record, self.examples, self.seed, self.verbose = record, examples, seed, verbose
+        self.end = time.perf_counter() + 60.0 * minutes
+        self._lock = threading.Lock()
+
+    def sample(self, statements: Sequence[Statement], limit: int | None, jobs: int) -> Iterator[Trial]:
+        """Try mutants of all that the statements' functions have, each against all statements that it is wrong for."""
+        naming: dict[str, list[Statement]] = {}
+        for statement in statements:
+            for function in statement.functions:
+                naming.setdefault(function, []).append(statement)
+        decks = {function: self._shuffled(mutants(function)) for function in naming}
+        concerned: dict[str, dict[str, Statement]] = {}
+        for function, deck in decks.items():
+            for mutant in deck:
+                concerned.setdefault(mutant.where, {}).update({s.id: s for s in naming[function]})
+        # One of each function in turn, so that few stand for all.
+        rounds = itertools.chain.from_iterable(itertools.zip_longest(*decks.values()))
+        drawn = list({mutant.where: mutant for mutant in rounds if mutant is not None}.values())[:limit]
+        if not set(ledger()) - set(statements):
+            self.record.keep_only(concerned)
+        with ThreadPoolExecutor(jobs) as pool:
+            yield from filter(None, pool.map(lambda m: self._try(m, list(concerned[m.where].values())), drawn))
+
+    def some_of_each(self, statements: Sequence[Statement], wanted: int) -> Iterator[Trial]:
+        """Of every statement, draw mutants until it has noticed so many by its own evidence; none is told that it misses."""
+        for statement in statements:
+            if not statement.functions:
+                continue
+            noticed = 0
+            for mutant in self._shuffled([m for function in statement.functions for m in mutants(function)]):
+                trial = try_mutant(mutant, [statement], examples=self.examples, record=self.record)
+                noticed += trial.result == "noticed"
+                if noticed >= wanted:
+                    break
+            yield trial if noticed >= wanted else Trial(mutant, (statement.id,), "survived", "", "", 0.0)
+
+    def _shuffled(self, deck: list[Mutant]) -> list[Mutant]:
+        """Return mutants in an order of the seed that stays the same for those that are left when code changes."""
+        return sorted(deck, key=lambda mutant: hashlib.sha256(f"{self.seed} {mutant.where}".encode()).digest())
+
+    def _try(self, mutant: Mutant, statements: list[Statement]) -> Trial | None:
+        pieces = [piece for _, piece in _pieces(statements)]
+        kept = self.record.result_of(mutant, pieces)
+        if kept is not None and (kept.result == "equivalent") == (_reason(mutant) is not None):
+            return Trial(mutant, tuple(s.id for s in statements), kept.result, kept.by, "", 0.0)
+        if time.perf_counter() > self.end:
+            return None
+        with self._lock:
+            self._time(statements)
+        trial = try_mutant(mutant, statements, examples=self.examples, record=self.record)
+        with self._lock:
+            self.record.add(mutant, trial.result, trial.by.rpartition(" ")[2], pieces)
+            if self.verbose:
+                print(
+                    f"{trial.result:10} {mutant.where} | {trial.by}: {trial.finding[:100]} ({trial.seconds:.0f} s)",
+                    flush=True,
+                )
+        return trial
+
+    def _time(self, statements: list[Statement]) -> None:
+        """Learn how long evidence takes that is new, and that it confirms what is right."""
+        new = [(s.id, piece) for s, piece in _pieces(statements) if self.record.time_of(piece) is None]
+        if not new:
+            return
+        seconds, asked = _in_a_process(_time, ([(name, piece.name) for name, piece in new], self.examples))
+        if not isinstance(seconds, list):
+            raise RuntimeError(seconds or f"{' '.join(asked)} does not end")
+        for (_, piece), taken in zip(new, seconds, strict=True):
+            self.record.add_time(piece, taken)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -184,86 +314,39 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--each", type=int, help="of every statement, go on until so many mutants were noticed")
     parser.add_argument("--seed", type=int, default=0, help="of the draw")
     parser.add_argument("--max-examples", type=int, default=25, help="random inputs of each property")
+    parser.add_argument("--minutes", type=float, default=1e9, help="begin nothing new after so long")
     parser.add_argument("--jobs", type=int, default=1, help="processes at a time")
     parser.add_argument("--verbose", action="store_true", help="print every trial as it ends")
     parser.add_argument("--json", type=Path, help="also write every trial there")
-    parser.add_argument("--record", action="store_true", help="keep the counts, which the ledger's page states")
+    parser.add_argument(
+        "--record",
+        action="store_true",
+        help="go on from what is kept in mutants.json, of which the ledger's page states the counts, and keep what is found",
+    )
     options = parser.parse_args(arguments)
     statements = select(options.statement or [])
-    ids = tuple(statement.id for statement in statements)
-    # To find one mutant that is noticed takes less than to time all evidence first.
-    timed = {} if options.each else _in_a_process(_time, (ids, options.max_examples), 3600.0)
-    if not isinstance(timed, dict):
-        print(timed, file=sys.stderr)
-        return 2
-    SECONDS.update(timed)
-    random.seed(options.seed)
-    trials = _some_of_each(statements, options) if options.each else _sample(statements, options)
+    course = Course(
+        Record(RECORD if options.record else None),
+        examples=options.max_examples,
+        seed=options.seed,
+        minutes=options.minutes,
+        verbose=options.verbose,
+    )
+    if options.each:
+        trials = list(course.some_of_each(statements, options.each))
+    else:
+        trials = list(course.sample(statements, options.limit, options.jobs))
     if options.json:
         options.json.write_text(json.dumps([asdict(trial) for trial in trials], indent=1), encoding="utf-8")
     survived = [trial for trial in trials if trial.result == "survived"]
     for trial in survived:
         print(f"survived: {trial.mutant.where} (line {trial.mutant.line}; {', '.join(trial.statements)})")
-    counts = {name: sum(trial.result == name for trial in trials) for name in ("noticed", "equivalent", "survived")}
-    print(f"{len(trials)} mutants: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
-    if options.record:
-        RECORD.write_text(json.dumps(counts) + "\n", encoding="utf-8")
+    counts = Counter(trial.result for trial in trials)
+    print(f"{len(trials)} mutants: " + ", ".join(f"{counts[name]} {name}" for name in RESULTS))
     return 1 if survived else 0
 
 
-def _limit(statements: Sequence[Statement]) -> float:
-    if not SECONDS:
-        return 300.0
-    return PATIENCE + 10 * sum(SECONDS.get(piece.name, 0.0) for _, piece in _pieces(statements))
-
-
-def _sample(statements: Sequence[Statement], options: argparse.Namespace) -> list[Trial]:
-    """Try mutants of all that the statements' functions have, each against all who name the function."""
-    naming: dict[str, list[Statement]] = {}
-    for statement in statements:
-        for function in statement.functions:
-            naming.setdefault(function, []).append(statement)
-    drawn = _spread(list(naming))
-
-    def run(mutant: Mutant) -> Trial:
-        own = naming[mutant.function]
-        trial = try_mutant(mutant, own, examples=options.max_examples, limit=_limit(own))
-        if options.verbose:
-            print(f"{trial.result:10} {mutant.where} | {trial.by[:100]}", flush=True)
-        return trial
-
-    with ThreadPoolExecutor(options.jobs) as pool:
-        return list(pool.map(run, drawn[: options.limit]))
-
-
-def _spread(functions: Sequence[str]) -> list[Mutant]:
-    """Return the functions' mutants in an order that takes one of each in turn, so that few stand for all."""
-    decks = [mutants(function) for function in functions]
-    for deck in decks:
-        random.shuffle(deck)
-    rounds = itertools.chain.from_iterable(itertools.zip_longest(*decks))
-    return list({mutant.where: mutant for mutant in rounds if mutant is not None}.values())
-
-
-def _some_of_each(statements: Sequence[Statement], options: argparse.Namespace) -> list[Trial]:
-    """Of every statement, draw mutants until it has noticed so many by its own evidence; what it misses is not told."""
-    trials = []
-    for statement in statements:
-        if not statement.functions:
-            continue
-        drawn = [mutant for function in statement.functions for mutant in mutants(function)]
-        random.shuffle(drawn)
-        noticed = 0
-        for mutant in drawn:
-            trial = try_mutant(mutant, [statement], examples=options.max_examples, limit=_limit([statement]))
-            noticed += trial.result == "noticed"
-            if noticed >= options.each:
-                break
-        if noticed < options.each:
-            trials.append(Trial(drawn[-1], (statement.id,), "survived", "", 0.0))
-        else:
-            trials.append(trial)
-    return trials
+RESULTS = ("noticed", "equivalent", "survived")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from typing import Any
 
 from convla._dispatch import KERNELS, Accelerated
 
-__all__ = ["Mutant", "applied", "mutants", "resolve"]
+__all__ = ["Mutant", "applied", "definition", "mutants", "resolve"]
 
 SWAPPED = {
     "min": "max",
@@ -151,6 +151,11 @@ def mutants(function: str) -> list[Mutant]:
     return found
 
 
+def definition(mutant: Mutant) -> ast.FunctionDef:
+    """Return the syntax of the function that a mutant is a wrong version of."""
+    return _definitions(mutant.module)[mutant.name]
+
+
 @contextmanager
 def applied(mutant: Mutant) -> Iterator[None]:
     """Give the function its mutant's code wherever it is held, and its own back afterwards."""
@@ -183,7 +188,7 @@ def _compiled_anew(module: str) -> Iterator[None]:
 
 
 def _compiled(mutant: Mutant, function: types.FunctionType) -> types.CodeType:
-    node = copy.deepcopy(_definitions(mutant.module)[mutant.name])
+    node = copy.deepcopy(definition(mutant))
     for place, (_, _, change) in enumerate(_changes(node)):
         if place == mutant.place:
             change()

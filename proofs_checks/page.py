@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import functools
 import inspect
-import json
 import re
 import sys
 from collections import Counter
@@ -16,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from proofs_checks.ledger import SOURCES, ledger
-from proofs_checks.mutate import RECORD
+from proofs_checks.record import RECORD, Record
 from proofs_checks.runner import run_evidence
 from proofs_checks.statement import Evidence, Kind, Statement, Verdict
 
@@ -141,11 +140,12 @@ COUNTED = {
 
 def _mutants() -> str:
     """Return what became of the wrong versions that were tried last, in words."""
-    counts = json.loads(RECORD.read_text(encoding="utf-8"))
-    kept = f"{counts['survived'] or 'none'} passed unnoticed in the time given"
+    counts = Record(RECORD).counts()
+    kept = f"{counts['survived'] or 'none'} passed unnoticed"
     return (
         f"Of {sum(counts.values())} wrong versions, drawn evenly over the functions, it noticed {counts['noticed']}; "
-        f"{counts['equivalent']} compute the same, each for a reason that `proofs_checks/equivalent.toml` gives; {kept}."
+        f"{counts['equivalent']} compute the same, or nothing that is run here, each for a reason that "
+        f"`proofs_checks/equivalent.toml` gives; {kept}."
     )
 
 

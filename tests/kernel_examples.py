@@ -16,6 +16,7 @@ from convla._dispatch import Accelerated
 from convla.experiments.descents import pairs
 from convla.similarity import layer
 from convla.similarity.signatures import SAFE_ENERGY
+from convla.spectra import certificate
 from tests.geometries import integers, product
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
@@ -148,3 +149,23 @@ def _sobolev() -> Iterator[Call]:
 def _smooth() -> Iterator[Call]:
     yield from _lines(5.0)
     yield from _lines(0.0)
+
+
+@examples(certificate.shown_below)
+def _shown_below() -> Iterator[Call]:
+    rng = np.random.default_rng(5)
+    for lines, terms, groups, order in ((3, 1, 3, 1), (2, 5, 2, 3), (1, 3, 1, 20), (4, 1, 5, 64)):
+        matrices = rng.standard_normal((lines, terms, groups, order, order))
+        matrices *= rng.uniform(0.1, 2, (lines, 1, groups, 1, 1))
+        real = matrices.swapaxes(-1, -2) @ matrices
+        real = (real + real.swapaxes(-1, -2)) / 2
+        weights = rng.uniform(0, 1, (4, terms)) if terms > 1 else np.ones((1, 1))
+        angles = np.subtract.outer(np.arange(order), np.arange(order))
+        for coefficients in (real, real * (np.cos(angles) + np.sin(angles))):
+            grams = certificate.Combinations(coefficients, weights)
+            numbers = np.arange(np.prod(grams.shape))
+            largest = np.linalg.eigvalsh(certificate.hermitian(grams.at(numbers)))[:, -1]
+            for square in np.quantile(largest, (0.1, 0.5, 0.9)) * 1.001:
+                for some in (numbers, numbers[::-2]):
+                    yield (coefficients, weights, square, 1e-9, square, 1 + 1e-9), {"numbers": some}
+        yield (real, weights, 1.0, 2.0, -1.0, 1.0), {"numbers": numbers}

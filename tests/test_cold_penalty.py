@@ -12,8 +12,8 @@ import pytest
 from convla import ConvOperator
 from convla.penalties import Block, shifted
 from convla.spectra.batch import Batch
-from convla.spectra.block_iteration import SearchSpace, orthonormal
-from convla.spectra.krylov import extended
+from convla.spectra.block_iteration import orthonormal
+from convla.spectra.krylov import KrylovSpace, extended
 from convla.spectra.status import Status
 
 
@@ -117,11 +117,34 @@ def test_no_singular_value_is_above_what_a_random_vector_shows(seed: int) -> Non
     diagonal[-1] = 1.6
     operator = ConvOperator(np.diag(diagonal)[:, :, None], (1,))
     start = orthonormal(rng.standard_normal((1, 1, 600)), np)
-    space = SearchSpace.spanned(Batch(operator, 1), start)
-    block, known, _, above = extended(space, end="largest", count=2, rtol=1e-3, rows=60, bar=1.5)
+    space = KrylovSpace(Batch(operator, 1), start)
+    block, known, _, above = extended(space, end="largest", count=2, rtol=1e-3, bar=1.5)
     assert known
     assert above >= 1.6**2 or math.isinf(above)
     assert float(block.squares[0, 0]) == pytest.approx(1.6**2, rel=1e-3)
+
+
+def test_a_krylov_space_is_orthonormal_and_projects_the_gram_matrix() -> None:
+    # Float32, and values that converge: without orthogonalisation the rows would repeat themselves.
+    rng = np.random.default_rng(5)
+    operator = ConvOperator(
+        (rng.standard_normal((4, 4, 3, 3)) + 3 * np.eye(4)[:, :, None, None]).astype(np.float32), (9, 9)
+    )
+    start = orthonormal(rng.standard_normal((1, 1, 324)).astype(np.float32), np)
+    space = KrylovSpace(Batch(operator, 1), start)
+    while space.rows < 60:
+        assert space.extend()
+    squares, ritz = np.linalg.eigh(space.gram)
+    block = space.block(ritz[:, ::-1])
+    vectors, matrix = block.vectors[0].astype(np.float64), operator.astype(np.float64).to_dense()
+    norm = np.linalg.norm(matrix, 2) ** 2
+    blur = 30 * float(np.finfo(np.float32).eps)
+    np.testing.assert_allclose(vectors @ vectors.T, np.eye(60), atol=blur)
+    np.testing.assert_allclose(block.images[0], vectors @ matrix.T, atol=blur * norm**0.5)
+    np.testing.assert_allclose(block.squares[0], squares[::-1], atol=blur * norm)
+    beside = vectors @ matrix.T @ matrix - squares[::-1, None] * vectors
+    np.testing.assert_allclose(block.residuals[0], np.linalg.norm(beside, axis=1), atol=blur * norm)
+    assert np.all(block.residuals[0][0] <= blur * norm)
 
 
 def test_a_value_without_vectors_is_on_the_device_of_the_map() -> None:

@@ -23,7 +23,7 @@ from convla import (
     singular_values,
 )
 from convla.errors import ShapeError
-from convla.spectra.certificate import certified_norm_bound
+from convla.spectra.certificate import U64, Combinations, certified_norm_bound, hermitian
 from convla.spectra.enclosure import neighbour_share
 from convla.spectra.gram import GramMatrices
 from convla.spectra.grids import TorusGrid
@@ -118,15 +118,31 @@ def test_values_on_grids_are_those_of_the_definition() -> None:
         symbol = Symbol(kernel, ConvGeometry(shape, (40,) * (len(shape) - 2), padding="full", **options))
         grams = GramMatrices(symbol, TorusGrid(sizes, twist, half))
         seen = set()
-        for q, block in grams:
+        for lines, block in grams:
+            q = lines.reshape(-1, lines.shape[-1])
             f = symbol.at(TorusGrid(sizes, twist, half).frequencies(q)).swapaxes(0, 1)
             adjoint = f.conj().swapaxes(-1, -2)
             expected = adjoint @ f if f.shape[-1] <= f.shape[-2] else f @ adjoint
+            found = block.at(np.arange(math.prod(block.shape)).reshape(block.shape).swapaxes(1, 2).ravel())
+            found = found.reshape(expected.shape)
             # The oracle's angles are rounded: by units of the largest one for each tap.
             oracle = 1e-15 * float(np.abs(symbol.lags).max()) * 2 * math.pi * symbol.largest_frobenius() ** 2
-            assert np.linalg.norm(block - expected, axis=(-2, -1)).max() <= grams.error + oracle
+            assert np.linalg.norm(hermitian(found) - expected, axis=(-2, -1)).max() <= grams.error + oracle
             seen |= set(map(tuple, q.tolist()))
         assert seen >= set(np.ndindex(*TorusGrid(sizes, twist, half).counts))
+
+
+def test_conjugate_frequencies_have_each_others_number() -> None:
+    for sizes, twist, half in (((4, 6), (0, 1), 1), ((5, 5), (0, 0), 0), ((6, 3, 4), (1, 0, 0), 0)):
+        grid = TorusGrid(sizes, twist, half)
+        q = np.indices(grid.counts).reshape(len(sizes), -1).T
+        own, conjugate = grid.numbers(q)
+        assert len(set(own)) == len(own)
+        # Of each pair the first one is there, and is told from the other.
+        assert len(set(np.minimum(own, conjugate))) == np.count_nonzero(own <= conjugate)
+        assert 2 * np.count_nonzero(own < conjugate) + np.count_nonzero(own == conjugate) == math.prod(sizes)
+        twice = grid.frequencies(q[own == conjugate]) / math.pi
+        np.testing.assert_allclose(twice, np.round(twice), atol=1e-12)
 
 
 def test_frequencies_next_to_low_ones_are_low() -> None:
@@ -271,12 +287,19 @@ def test_certified_norms_exceed_the_exact_ones_by_little(
     rng = np.random.default_rng(3)
     matrices = rng.standard_normal(shape) + (1j * rng.standard_normal(shape) if complex_entries else 0)
     grams = matrices.conj().swapaxes(-1, -2) @ matrices
-    exact = np.linalg.norm(matrices, 2, axis=(-2, -1)).max()
-    for guess in (0.0, 1e-3, exact * (1 - 1e-9)):
-        bound = certified_norm_bound(grams, error, guess)
-        assert math.sqrt(exact**2 + error) <= bound <= math.sqrt(exact**2 + error) * (1 + 1e-3)
-    held = exact * (1 + 1e-9) + error
-    assert certified_norm_bound(grams, error, held) == held
+    grams = (grams + grams.conj().swapaxes(-1, -2)) / 2
+    packed = grams.real + grams.imag
+    # A sum is rounded once, and so are its halves' sum and difference.
+    np.testing.assert_allclose(hermitian(packed), grams, rtol=0, atol=4 * U64 * np.abs(grams).max())
+    norms = np.linalg.norm(matrices, 2, axis=(-2, -1))
+    stack = Combinations.of(packed)
+    for numbers in (None, np.arange(0, len(norms), 2)):
+        exact = norms[numbers].max()
+        for guess in (0.0, 1e-3, exact * (1 - 1e-9)):
+            bound = certified_norm_bound(stack, error, guess, numbers=numbers)
+            assert math.sqrt(exact**2 + error) <= bound <= math.sqrt(exact**2 + error) * (1 + 1e-3)
+        held = exact * (1 + 1e-9) + error
+        assert certified_norm_bound(stack, error, held, numbers=numbers) == held
 
 
 @pytest.mark.parametrize(("n", "error"), [(16, 3e-3), (32, 3e-4), (64, 1e-4)])

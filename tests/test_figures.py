@@ -16,7 +16,9 @@ from convla.experiments.folder import ResultsError
 from convla.experiments.rck import settings as rck_settings
 from convla.experiments.rck.conclusions import draw_figure_conclusions
 from convla.experiments.rck.settings import FigureSetting, Traces, figure_settings, run_figure
+from convla.experiments.rck.source import Figures
 from convla.experiments.reproduction import Request, reproduce
+from convla.experiments.source import Conclusion
 
 FAST = ((3, 1), (1, 3), (1, 2), (2, 1))  # the two large kernels cost most of the time
 
@@ -93,7 +95,7 @@ def _panel(setting: FigureSetting, kernels: int = 8, **changes: float) -> Traces
 
 
 def _verdict_on(words: str, panels: dict[FigureSetting, Traces]) -> str:
-    return next(c.verdict for c in draw_figure_conclusions(panels) if words in c.statement)
+    return next(c.verdict for c in draw_figure_conclusions(panels, 8) if words in c.statement)
 
 
 def test_a_sentence_is_decided_by_counts_at_a_stated_error() -> None:
@@ -109,6 +111,44 @@ def test_a_sentence_is_decided_by_counts_at_a_stated_error() -> None:
     assert _verdict_on("kappa(M) and sigma_max(M^T M - I) decrease", panels) == "does not hold"
 
 
+def _counted(true: int, size: int, first: int, rounds: int) -> Conclusion:
+    """Return what is said of a sentence that is true of so many kernels, the last ones, and of all of other panels."""
+    panels = {setting: _panel(setting, size) for setting in figure_settings()}
+    one = FigureSetting(1, 3, 1.0)
+    condition = panels[one].condition
+    panels[one] = replace(panels[one], condition=np.concatenate([condition[true:, ::-1], condition[:true]]))
+    conclusions = draw_figure_conclusions(panels, first, rounds)
+    return next(c for c in conclusions if "kappa(M) and sigma_max(M^T M - I) decrease" in c.statement)
+
+
+def test_more_kernels_decide_at_the_error_of_all_looks() -> None:
+    # 2^-8 is at most 0.05 / (2 * 4), and not a third of it: with looks to come eight kernels decide nothing.
+    assert _counted(8, 8, first=8, rounds=0).verdict == "holds"
+    assert _counted(8, 8, first=8, rounds=2).verdict == "undecided"
+    looks = _counted(16, 16, first=8, rounds=2)
+    assert looks.verdict == "holds"
+    assert "true of 16 of 16" in looks.evidence
+    # A look that has decided is not looked at again.
+    assert _counted(0, 16, first=16, rounds=1).verdict == "does not hold"
+    kept = _counted(16, 32, first=16, rounds=1)
+    assert kept.verdict == "does not hold"
+    assert "0 of 16 (3x3x1x3)" in kept.evidence
+
+
+def test_undecided_figures_ask_for_as_many_kernels_again() -> None:
+    settings = figure_settings()
+    undecided = {setting: _panel(setting, 4) for setting in settings}
+    source = Figures(("figures",), 4, 0, rounds=2)
+    sizes = []
+    while (more := source.further(undecided)) is not None:
+        source, wanted = more
+        assert wanted == list(settings)
+        sizes.append(source.size(settings[0]))
+    assert sizes == [8, 16], "two rounds"
+    assert Figures(("figures",), 4, 0).further(undecided) is None
+    assert Figures((), 4, 0, rounds=2).further({}) is None
+
+
 def test_one_kernel_below_alpha_overturns_a_theorem() -> None:
     panels = {setting: _panel(setting) for setting in figure_settings()}
     ten = FigureSetting(3, 1, 10.0)
@@ -120,7 +160,7 @@ def test_one_kernel_below_alpha_overturns_a_theorem() -> None:
 def test_the_depth_of_the_dip_is_told() -> None:
     panels = {setting: _panel(setting) for setting in figure_settings()}
     panels[FigureSetting(3, 1, 5.0)].reported[:, 6] = 5.0 * np.linspace(0.33, 0.64, 8)
-    evidence = next(c.evidence for c in draw_figure_conclusions(panels) if "is least at the 6th" in c.statement)
+    evidence = next(c.evidence for c in draw_figure_conclusions(panels, 8) if "is least at the 6th" in c.statement)
     assert "33 to 64 % (alpha = 5), 100 to 100 % (alpha = 10)" in evidence
 
 

@@ -243,15 +243,26 @@ class TestStreams:
         write_weights(path, arrays())
         return path
 
+    # A process takes seconds: each command and each redirection is tried, and all pairs of them in the slow tests.
     @pytest.mark.parametrize(
-        "command",
+        ("command", "redirection"),
         [
-            "inspect {model} --image 8x8 --measures similarity --json {model}.json",
-            "initialize {model} {model}.out.npz --iterations 2",
-            "reproduce table1 --repetitions 8 --output {model}.results --json {model}.json",
+            pytest.param(
+                command,
+                redirection,
+                id=f"{command.split()[0]} {redirection}",
+                marks=[] if i in (j, 0) or (i, j) == (2, 0) else [pytest.mark.slow],
+            )
+            for i, command in enumerate(
+                (
+                    "inspect {model} --image 8x8 --measures similarity --json {model}.json",
+                    "initialize {model} {model}.out.npz --iterations 2",
+                    "reproduce table1 --repetitions 8 --output {model}.results --json {model}.json",
+                )
+            )
+            for j, redirection in enumerate(("| true", ">&-", "> /dev/full", ">&- 2>&-"))
         ],
     )
-    @pytest.mark.parametrize("redirection", ["| true", ">&-", "> /dev/full", ">&- 2>&-"])
     def test_no_traceback(self, command: str, redirection: str, model: Path) -> None:
         line = f"{sys.executable} -m convla {command.format(model=model)} {redirection}"
         # Held back by a buffer, as usual, whatever the tests themselves are run with.

@@ -19,11 +19,12 @@ from convla._threads import at_most, in_order
 from convla.cli import run
 from convla.cli.inspections import Targets
 from convla.errors import WeightsError
-from convla.networks.effort import Pace, work_of
+from convla.networks.effort import Effort, Pace, work_of
 from convla.networks.graph import Network, Node
 from convla.networks.layers import Layer, convolution_layer, dense_layer
 from convla.networks.rows import tasks_of
 from convla.networks.settings import LayerSettings
+from convla.networks.spectrum import Spectrum
 from convla.networks.weights import write_weights
 
 
@@ -126,6 +127,22 @@ def test_a_budget_that_is_used_up_leaves_enclosures_that_hold() -> None:
         assert any("estimated to save time" in note for note in row.notes)
         assert row.quantities["sigma_min"] is None
         assert row.density is None
+
+
+@pytest.mark.parametrize("shape", [(4, 4, 3, 3), (6, 4, 3, 3), (4, 6, 3, 3)])
+def test_a_smallest_value_too_dear_to_find_is_bounded_by_the_search_for_the_largest(
+    shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("convla.networks.spectrum.factorisation_is_cheap", lambda _: False)
+    operator = ConvOperator(np.random.default_rng(0).standard_normal(shape).astype(np.float32), (12, 9))
+    # So little effort that not even these are decomposed; the search itself takes the usual way.
+    spectrum = Spectrum(operator, effort=Effort(direct=0.0))
+    monkeypatch.setattr("convla.spectra.methods.decomposition_is_cheap", lambda *_, **__: False)
+    found = spectrum.smallest
+    exact = np.linalg.svd(operator.to_dense().astype(float), compute_uv=False)
+    assert found.status == "not converged"
+    assert found.matvecs == 1  # beside those for the largest
+    assert exact[-1] * (1 - 1e-6) <= found.value < 0.5 * exact[0]
 
 
 def test_a_budget_goes_to_rows_of_little_work_first() -> None:

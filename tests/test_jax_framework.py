@@ -51,7 +51,7 @@ def test_products_are_of_the_dtypes_own_precision(function: Any) -> None:
     assert "precision=None" not in program
 
 
-def _in(*dtypes: str) -> Any:
+def _in(*dtypes: Any) -> Any:
     """Few of them: JAX compiles each function for each dtype and shape."""
     return pytest.mark.parametrize("dtype", dtypes, indirect=True)
 
@@ -106,7 +106,7 @@ LOSSES: dict[str, tuple[Any, Any]] = {
 }
 
 
-@_in("float32", "float64")
+@_in("float32", pytest.param("float64", marks=pytest.mark.slow))
 def test_losses_and_their_gradients_in_a_batch(dtype: str) -> None:
     kernels = _drawn((2, 6, 2, 3, 2), dtype)
 
@@ -211,7 +211,7 @@ TRANSFORMS: dict[str, tuple[Any, Any]] = {
 }
 
 
-@_in("float32", "float64")
+@_in("float64", pytest.param("float32", marks=pytest.mark.slow))
 def test_transforms_are_those_of_the_core(dtype: str) -> None:
     gradient = _drawn((4, 2, 3), dtype)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -248,3 +249,33 @@ def test_the_search_for_copies_ends(channels: int, k: int, rtol: float) -> None:
     exact = arpack(operator, k)
     np.testing.assert_allclose(result.values, exact, rtol=max(1e-9, rtol))
     assert (result.residuals <= 1.01 * rtol * exact[0]).all()
+
+
+@pytest.mark.parametrize(
+    ("shape", "options"),
+    [
+        ((4, 4, 3, 3), {}),
+        ((6, 3, 3, 3), {}),
+        ((3, 6, 3, 3), {}),
+        ((4, 2, 3, 3), {"groups": 2}),
+        ((4, 4, 3, 3), {"stride": 2}),
+    ],
+)
+@pytest.mark.parametrize("scale", [1.0, 1e-180])
+def test_the_search_for_the_largest_bounds_the_smallest(
+    shape: tuple[int, ...], options: dict[str, Any], scale: float
+) -> None:
+    kernel = np.random.default_rng(0).standard_normal(shape)
+    operator = ConvOperator(scale * kernel, (9, 8), **options)
+    values = np.linalg.svd(operator.with_kernel(kernel).to_dense(), compute_uv=False)
+    found = largest_singular_value(operator, method="lanczos")
+    assert found.least is not None
+    rows, columns = operator.shape
+    side = operator if rows >= columns else operator.T
+    assert found.least.shape == side.domain_shape
+    assert np.linalg.norm(found.least) == pytest.approx(1.0, abs=1e-12)
+    stretched = np.linalg.norm(side.apply(found.least) / scale)
+    # As far as a Krylov space of this many vectors goes, the lower end is seen as well as the upper one.
+    assert values[-1] * (1 - 1e-12) <= stretched < 0.5 * values[0]
+    assert largest_singular_value(operator.T, method="lanczos").least is None
+    assert largest_singular_value(operator, method="dense").least is None

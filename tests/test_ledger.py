@@ -21,6 +21,7 @@ from proofs_checks.ledger import SOURCES, ledger, select
 from proofs_checks.mutate import equivalent, try_mutant
 from proofs_checks.mutation import applied, mutants, resolve
 from proofs_checks.page import FENCE, main
+from proofs_checks.record import Record
 from proofs_checks.runner import Outcome, run_evidence, verify
 from proofs_checks.statement import Evidence, Kind, Statement, Verdict
 
@@ -188,7 +189,7 @@ def test_mutants_reach_private_functions_and_methods() -> None:
 def test_a_mutant_that_nothing_notices_has_survived() -> None:
     mutant = mutants("convla.identities.scaled_penalty_minimum")[0]
     statement = next(s for s in ledger() if s.id == "CSM-13")
-    trial = try_mutant(mutant, [statement], examples=1, limit=60)
+    trial = try_mutant(mutant, [statement], examples=1, record=Record())
     assert (trial.result, trial.by) == ("survived", "")
     statement = next(s for s in ledger() if s.id == "RCK-scale")
-    assert try_mutant(mutant, [statement], examples=5, limit=60).result == "noticed"
+    assert try_mutant(mutant, [statement], examples=5, record=Record()).result == "noticed"

@@ -310,7 +310,9 @@ class TestReport:
         report = json.loads(path.read_text())
         assert (len(report["layers"]), report["complete"]) == (1, False)
 
-    @pytest.mark.parametrize("width", [20, 60, 80, 200, 400])
+    @pytest.mark.parametrize(
+        "width", [20, 80, 400, *(pytest.param(width, marks=pytest.mark.slow) for width in (60, 200))]
+    )
     def test_no_number_is_cut_at_any_width(self, width: int, model: Path, tmp_path: Path) -> None:
         path = tmp_path / "a.json"
         line = [sys.executable, "-m", "convla", "inspect", str(model), "--image", "8x7", "--json", str(path)]

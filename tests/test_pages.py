@@ -87,30 +87,12 @@ def write_files() -> None:
         "fc.weight": rng.normal(size=(10, 64)) / 10,
     }
     np.savez("model.npz", **weights)
+    few = {key: value[:2, :2] for key, value in weights.items()}  # as these are looked at on larger images
     for name in ("model.pt", "before.pt", "checkpoint.pt"):
-        torch.save({key: torch.from_numpy(value) for key, value in weights.items()}, name)
-    torch.save({key: torch.from_numpy(2 * value) for key, value in weights.items()}, "after.pt")
+        torch.save({key: torch.from_numpy(value) for key, value in few.items()}, name)
+    torch.save({key: torch.from_numpy(2 * value) for key, value in few.items()}, "after.pt")
     residual(Path("model.onnx"))
     Path("mine.toml").write_text(blocks(ROOT / "docs" / "studies.md", "toml")[0], encoding="utf-8")
-
-
-@pytest.mark.torch
-@pytest.mark.parametrize(
-    "page", [page for page in PAGES if page.stem in ("README", "getting-started", "inspect-a-model", "studies")]
-)
-def test_commands_of_a_page_run(
-    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    write_files()
-    for arguments, output in calls(page):
-        if any(re.fullmatch(known, " ".join(arguments)) for known in ELSEWHERE):
-            continue
-        thresholds = "--warn" in arguments
-        assert run(arguments) in ((0, 1) if thresholds else (0,)), f"{arguments}: {capsys.readouterr().err}"
-        printed = capsys.readouterr().out
-        if output:
-            Path(output).write_text(printed, encoding="utf-8")
 
 
 def shown() -> Iterator[tuple[Path, str, str]]:
@@ -124,6 +106,27 @@ def shown() -> Iterator[tuple[Path, str, str]]:
 
 
 SHOWN = list(shown())
+COMPARED = {command.removeprefix("convla ") for _, command, _ in SHOWN}
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if page.stem in ("README", "getting-started", "inspect-a-model", "studies")]
+)
+def test_commands_of_a_page_run(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_files()
+    for arguments, output in calls(page):
+        line = " ".join(arguments)
+        if line in COMPARED or any(re.fullmatch(known, line) for known in ELSEWHERE):
+            continue
+        thresholds = "--warn" in arguments
+        assert run(arguments) in ((0, 1) if thresholds else (0,)), f"{arguments}: {capsys.readouterr().err}"
+        printed = capsys.readouterr().out
+        if output:
+            Path(output).write_text(printed, encoding="utf-8")
 
 
 @pytest.mark.torch

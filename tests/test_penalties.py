@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from convla import ConvOperator, LinearMap, diagonal, identity, minimize_penalty, penalty, penalty_gradient
 from convla.errors import ShapeError
-from convla.penalties import Block, FixedStep
+from convla.penalties import Block, FixedStep, shifted
 from convla.penalties.value import penalty_gradient_by_entries
 
 # One of each kind of geometry: the paper's layer, wide and tall, strides, dilation, groups, boundaries, 1-D and 3-D,
@@ -352,3 +352,30 @@ def test_bad_arguments() -> None:
         ConvOperator(np.array([[[np.nan]]]), (4,))
     with pytest.raises(ShapeError, match=r"left must have 1 axes, of shape \(columns,\)"):
         penalty_gradient_by_entries(make("square"), np.eye(2), np.ones(50))
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (3, 5), (4, 4)])
+@pytest.mark.parametrize("gram", ["input", "smaller"])
+@pytest.mark.parametrize("alpha", [0.5, 8.0])
+@pytest.mark.parametrize("scale", [1.0, 1e-100])
+def test_a_layer_of_one_tap_is_decomposed_as_its_channel_matrix(
+    shape: tuple[int, int], gram: Any, alpha: float, scale: float
+) -> None:
+    matrix = np.random.default_rng(7).standard_normal(shape)
+    left, values, right = np.linalg.svd(matrix, full_matrices=False)
+    lower = 0.0 if shape[0] < shape[1] and gram == "input" else values[-1] ** 2
+    operator = ConvOperator(scale * matrix[:, :, None, None], (3, 2), padding="valid")
+    value = penalty(operator, scale**2 * alpha, gram=gram)
+    expected = max(values[0] ** 2 - alpha, alpha - lower)
+    assert float(value) == pytest.approx(scale**2 * expected, rel=1e-13)
+    if values[0] ** 2 - alpha > alpha - lower:
+        slope = 2 * values[0] * np.outer(left[:, 0], right[0])
+    elif lower:
+        slope = -2 * values[-1] * np.outer(left[:, -1], right[-1])
+    else:
+        slope = np.zeros(shape)
+    gradient = penalty_gradient(operator, scale**2 * alpha, gram=gram)[:, :, 0, 0]
+    np.testing.assert_allclose(gradient, scale * slope, atol=1e-12 * scale)
+    target = shifted(operator, scale**2 * alpha, gram)
+    assert Block().initial(target) == {}
+    assert Block().step(target, {})[0].value == float(value)

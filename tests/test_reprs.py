@@ -45,12 +45,13 @@ def test_a_table_has_the_first_values_and_says_of_how_many(layer: ConvOperator) 
 
 
 def test_a_report_is_a_table_in_a_notebook() -> None:
-    report = inspect({"<b>": np.ones((2, 1, 3)), "fc": np.eye(2)}, image=(8,), measures=("sigma_max",))
+    report = inspect({"<b>": np.ones((2, 1, 3)), "one": np.ones((1, 1, 3))}, image=(8,))
     table = report._repr_html_()
     assert table.count("<tr>") == 1 + 2
     assert f"<td>{report['<b>'].quantities['sigma_max']:.4g}</td>" in table
     assert "<td>&lt;b&gt;</td><td>2x1x3</td><td>8</td>" in table
-    assert "<td>fc</td><td>2x2</td><td></td><td>1</td>" in table
+    assert report["one"].quantities["mutual_coherence"] is None
+    assert f"<td></td><td>{report['one'].summary}</td></tr></tbody>" in table  # the coherence is not defined
 
 
 def test_numpy_is_told_how_to_get_the_matrix(layer: ConvOperator) -> None:

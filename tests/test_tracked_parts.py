@@ -194,7 +194,7 @@ def test_a_large_matrix_is_challenged_by_another_search(monkeypatch: pytest.Monk
     assert descent.accuracy == Status.ESTIMATED
     assert (np.diff(descent.trace.true) < 0).all()
     # What random vectors refute is found anew; what they cannot is left as it is.
-    course = Course(1.0, "input", SETTLING["tracker"])
+    course = Course.of(operator, 1.0, "input", SETTLING["tracker"])
     found = course.begin(descent.operator, confirmed=False)
     assert course.confirmed(found) == found
     missed = dataclasses.replace(found, pairs=dataclasses.replace(found.pairs, value=0.9 * found.pairs.value))

@@ -46,6 +46,9 @@ def _reproduce(
     ] = None,
     repetitions: Annotated[int, typer.Option(help="Repetitions of every setting.")] = 1000,
     kernels: Annotated[int, typer.Option(help="Random kernels of each descent of the figures.")] = 12,
+    rounds: Annotated[
+        int, typer.Option(help="Rounds in which more is run of what is undecided, each twice the one before.")
+    ] = 0,
     seed: Annotated[int, typer.Option(help="Seed of the random draws.")] = 0,
     similarity: Annotated[
         str, typer.Option(help="Reading of 'feature map similarity': squared, absolute, signed or cosine.")
@@ -74,6 +77,7 @@ def _reproduce(
         repetitions=repetitions,
         seed=seed,
         kernels=kernels,
+        rounds=rounds,
         readings=Readings(similarity, kernel_loss, train),
         engine=engine,
         executor=executor,

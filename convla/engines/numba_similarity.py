@@ -1,16 +1,21 @@
-"""The two maps of convolutional similarity, compiled for the CPU: parallel over filters, in blocks of registers.
+"""The maps of convolutional similarity, compiled for the CPU: parallel over filters, in blocks of registers.
 
 Each filter is copied, as it lies in memory, into a float64 matrix X of channels times taps, which fits the cache. The
 first map sums the upper half of X^T X along its lags, the second is the product of X and a Toeplitz matrix of the lags.
 A filter's sums are taken in one order by one thread, so the bits do not depend on the number of threads. One filter and
-its result are all the memory taken besides the result.
+its result are all the memory taken besides the result; of whole networks, the lags of all filters twice.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
+import numba
 import numpy as np
+from numba import types
+from numba.extending import intrinsic
 
 from convla.autocorrelation import lag_offsets
 from convla.compiling import compiled
@@ -18,7 +23,7 @@ from convla.engines._parallel import run_jobs, take_job
 from convla.engines._product import LANES, MOST_ROWS, MOST_VECTORS, product
 from convla.typing import Array
 
-__all__ = ["correlate_lags", "summed_autocorrelations"]
+__all__ = ["correlate_lags", "layer_similarities", "summed_autocorrelations"]
 
 # Fewer products than this take less than some tenths of a millisecond, which waiting for threads can cost over again.
 _PARALLEL_PRODUCTS = 2**21
@@ -43,14 +48,55 @@ def correlate_lags(kernels: Array, lags: Array) -> Array:
     return out.reshape(kernels.shape)
 
 
+def layer_similarities(*layers: Array, pairs: str, normalized: bool, safe: tuple[float, float]) -> tuple[Array, ...]:
+    """Run the operation; see `convla.similarity.layer.layer_similarities`: all filters of all layers share the threads.
+
+    Layer by layer, what is called from Python and what waits for threads takes as long as the sums of a small layer.
+    """
+    prepared = [_prepare(layer) for layer in layers]
+    rows, out = [row for row, _ in prepared], [np.empty_like(row) for row, _ in prepared]
+    shapes = np.array([row.shape for row in rows])
+    lags = [math.prod(2 * k - 1 for k in layer.shape[2:]) for layer in layers]
+    places = np.array([_ends(shapes[:, 2]), _ends(shapes[:, 0] * lags)])
+    offsets = np.concatenate([offset for _, offset in prepared])
+    signatures, values = np.empty(places[1, -1]), np.empty(len(layers))
+    jobs = np.concatenate(
+        [
+            np.stack([np.full(len(firsts), number), firsts], axis=1)
+            for number, row in enumerate(rows)
+            for firsts in [np.arange(0, len(row), _some_filters(row))]
+        ]
+    )
+    shared = len(jobs) > 1 and sum(map(_products, rows)) >= _PARALLEL_PRODUCTS
+    tables = (rows[0][:0], shapes, places, offsets)
+    run_jobs(_autocorrelate_layers, jobs, _addresses(rows), *tables, signatures, shared=shared)
+    weights = np.empty_like(signatures)
+    factor = 2.0 if pairs == "ordered" else 1.0
+    limits = np.array([*safe, factor])
+    run_jobs(_pair_layers, shapes, places, signatures, limits, normalized, weights, values, shared=False)
+    run_jobs(_correlate_layers, jobs, _addresses(rows), *tables, weights, _addresses(out), shared=shared)
+    return values, *(found.reshape(layer.shape) for found, layer in zip(out, layers, strict=True))
+
+
+def _ends(sizes: Array) -> Array:
+    return np.concatenate([[0], np.cumsum(sizes)])
+
+
+def _addresses(arrays: Sequence[Array]) -> Array:
+    return np.array([array.ctypes.data for array in arrays])
+
+
 def _prepare(kernels: Array) -> tuple[Array, Array]:
     rows = np.ascontiguousarray(kernels).reshape(*kernels.shape[:2], -1)
     return rows, lag_offsets(kernels.shape[2:]).astype(np.uint64)  # numba wraps what can be negative
 
 
+def _products(rows: Array) -> int:
+    return int(rows.size * rows.shape[2])
+
+
 def _is_large(rows: Array) -> bool:
-    filters, channels, taps = rows.shape
-    return bool(filters * channels * taps**2 >= _PARALLEL_PRODUCTS)
+    return _products(rows) >= _PARALLEL_PRODUCTS
 
 
 # Sums may be reassociated into vector lanes, once, by the compiler; NaN and infinity keep their meaning.
@@ -245,3 +291,116 @@ def _correlate_filters(counter: Array, kernels: Array, offsets: Array, lags: Arr
         some = slice(first, first + step)
         _correlate_some(kernels[some], offsets, lags[some], out[some])
         first = step * take_job(counter)
+
+
+@intrinsic
+def _pointer(typing_context: Any, address: Any, like: Any) -> Any:  # noqa: ARG001
+    """Return an address as a pointer to numbers of the dtype of an array."""
+    signature = types.CPointer(like.dtype)(address, like)
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], context.get_value_type(signature.return_type))
+
+    return signature, generate
+
+
+@compiled(nogil=True)
+def _autocorrelate_layers(
+    counter: Array,
+    jobs: Array,
+    addresses: Array,
+    like: Array,
+    shapes: Array,
+    places: Array,
+    offsets: Array,
+    signatures: Array,
+) -> None:
+    job = take_job(counter)
+    while job < jobs.shape[0]:
+        layer, first = jobs[job]
+        filters, channels, taps = shapes[layer]
+        kernels = numba.carray(_pointer(addresses[layer], like), (filters, channels, taps))
+        lags = signatures[places[1, layer] : places[1, layer + 1]].reshape(filters, -1)
+        some = slice(first, first + _some_filters(kernels))
+        _autocorrelate_some(kernels[some], offsets[places[0, layer] : places[0, layer + 1]], lags[some])
+        job = take_job(counter)
+
+
+@compiled(nogil=True)
+def _correlate_layers(
+    counter: Array,
+    jobs: Array,
+    addresses: Array,
+    like: Array,
+    shapes: Array,
+    places: Array,
+    offsets: Array,
+    weights: Array,
+    targets: Array,
+) -> None:
+    job = take_job(counter)
+    while job < jobs.shape[0]:
+        layer, first = jobs[job]
+        filters, channels, taps = shapes[layer]
+        kernels = numba.carray(_pointer(addresses[layer], like), (filters, channels, taps))
+        out = numba.carray(_pointer(targets[layer], like), (filters, channels, taps))
+        lags = weights[places[1, layer] : places[1, layer + 1]].reshape(filters, -1)
+        some = slice(first, first + _some_filters(kernels))
+        _correlate_some(kernels[some], offsets[places[0, layer] : places[0, layer + 1]], lags[some], out[some])
+        job = take_job(counter)
+
+
+@compiled(nogil=True)
+def _pair_layers(
+    counter: Array,
+    shapes: Array,
+    places: Array,
+    signatures: Array,
+    limits: Array,
+    normalized: bool,
+    weights: Array,
+    values: Array,
+) -> None:
+    low, high, factor = limits[0], limits[1], limits[2]
+    layer = take_job(counter)
+    while layer < shapes.shape[0]:
+        here = slice(places[1, layer], places[1, layer + 1])
+        lags = signatures[here].reshape(shapes[layer, 0], -1)
+        others = weights[here].reshape(shapes[layer, 0], -1)
+        values[layer] = _pair_filters(lags, low, high, normalized, others)
+        values[layer] *= factor
+        others *= 2 * factor
+        layer = take_job(counter)
+
+
+@compiled()
+def _pair_filters(lags: Array, low: float, high: float, normalized: bool, others: Array) -> float:
+    """Return the value of a layer, NaN if it is not safe, and write the sums of the others' signatures.
+
+    The others' are added up, not subtracted from the total: a large signature must not swallow small ones.
+    """
+    filters, middle = lags.shape[0], lags.shape[1] // 2
+    energies = lags[:, middle].copy()
+    for i in range(filters):
+        if not low <= energies[i] <= high:
+            return np.nan
+    if normalized:
+        for i in range(filters):
+            lags[i] /= energies[i]
+    value = 0.0
+    before = np.zeros(lags.shape[1])
+    for i in range(filters):
+        others[i] = before
+        for t in range(lags.shape[1]):
+            value += lags[i, t] * before[t]
+        before += lags[i]
+    after = np.zeros(lags.shape[1])
+    for i in range(filters - 1, -1, -1):
+        others[i] += after
+        after += lags[i]
+    if normalized:
+        # The derivative of 1 / energy takes off the component along the filter itself.
+        for i in range(filters):
+            others[i, middle] -= np.sum(others[i] * lags[i])
+            others[i] /= energies[i]
+    return value

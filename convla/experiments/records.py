@@ -8,8 +8,10 @@ it is, and lost alone.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
+import math
 import os
 import struct
 from array import array
@@ -18,8 +20,6 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
-
-from convla.extending import flush_folder
 
 __all__ = ["DamagedRecordError", "Key", "RecordFile", "key_of"]
 
@@ -34,6 +34,8 @@ CHECK = 8
 HEADER = FIELDS.size + CHECK
 BUFFERED = 2**12
 """Bytes that are read at a time where headers are looked at one after the other."""
+PREFIX = 10
+"""Bytes of a ``.npy`` before its header in words, whose length the last two say."""
 SOUGHT = 2**20
 """Bytes in which the next header is sought at a time behind a damaged one."""
 
@@ -108,7 +110,7 @@ class RecordFile:
         """Write rows at the end of the file; they are there for good when `flush` has returned."""
         body = io.BytesIO()
         for values in arrays:
-            np.lib.format.write_array(body, np.asarray(values), allow_pickle=False)
+            np.lib.format.write_array(body, np.ascontiguousarray(values), version=(1, 0), allow_pickle=False)
         payload = body.getvalue()
         fields = FIELDS.pack(MAGIC, self.key, start, stop, len(payload), _hash(payload, 16))
         with self._open(os.O_RDWR | os.O_CREAT) as file:
@@ -119,10 +121,9 @@ class RecordFile:
         self._end += HEADER + len(payload)
 
     def flush(self) -> None:
-        """Wait until the disk has what was written, so that a power cut loses nothing of it."""
+        """Wait until the disk has what was written, so that a power cut loses nothing but its name in the folder."""
         with self._open(os.O_RDWR) as file:
             os.fsync(file.fileno())
-        flush_folder(self.path.parent)
 
     def forget(self) -> None:
         """Remove the file."""
@@ -131,8 +132,9 @@ class RecordFile:
         self._end = self.damaged = 0
 
     def count(self, size: int) -> int:
-        """Return how many records have rows before `size`."""
-        return int(np.count_nonzero(np.array(self._columns[0], dtype=np.int64) < size))
+        """Return how many records have rows before `size`; of those that begin at the same one, one counts."""
+        starts = np.unique(np.array(self._columns[0], dtype=np.int64))
+        return int(np.searchsorted(starts, size))
 
     def missing(self, size: int) -> list[tuple[int, int]]:
         """Return which of the rows before `size` no record has, as ranges."""
@@ -153,36 +155,35 @@ class RecordFile:
             If arrays are not those that were written. All records that are needed have been read then, and the damaged
             ones count as missing; those before it have been yielded.
         """
-        covering = self._covering(start, size)
-        if not covering:
+        if start >= size:
             return
+        covering = self._covering(start, size)
         with self._open(os.O_RDONLY) as file:
-            for number, (first, place, stop) in enumerate(covering):
+            for first, place, stop in covering:
                 arrays = _arrays(file, place)
                 if arrays is None:
-                    self._drop([place, *(p for _, p, _ in covering[number + 1 :] if _arrays(file, p) is None)])
+                    self._drop([place, *(p for _, p, _ in covering if _arrays(file, p) is None)])
                     raise DamagedRecordError
                 yield stop, [values[start - first : stop - first] for values in arrays]
                 start = stop
 
-    def _covering(self, start: int, size: int) -> list[tuple[int, int, int]]:
-        """Return records that together have the rows: the first row of each, its place, and which row to stop before.
+    def _covering(self, start: int, size: int) -> Iterator[tuple[int, int, int]]:
+        """Yield records that together have the rows: the first row of each, its place, and which row to stop before.
 
         Of those that begin in time the one that reaches farthest comes next.
         """
-        chosen, number = [], 0
-        starts, stops, places = (column.tolist() for column in self._in_order())
+        starts, stops, places = self._in_order()
+        number = 0
         while start < size:
             best, reach = -1, start
             while number < len(starts) and starts[number] <= start:
                 if stops[number] > reach:
-                    best, reach = number, stops[number]
+                    best, reach = number, int(stops[number])
                 number += 1
             if best < 0:
                 raise IndexError(f"{self.path} lacks row {start}")
             start = min(reach, size)
-            chosen.append((starts[best], places[best], start))
-        return chosen
+            yield int(starts[best]), int(places[best]), start
 
     def _in_order(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return first rows, last rows and places by the first row, of equal ones what was written last first."""
@@ -230,10 +231,21 @@ def _arrays(file: BinaryIO, place: int) -> list[np.ndarray] | None:
         return None
     if header is None or len(payload) != header.length or _hash(payload, len(header.check)) != header.check:
         return None
-    body, arrays = io.BytesIO(payload), []
-    while body.tell() < len(payload):
-        arrays.append(np.lib.format.read_array(body, allow_pickle=False))
+    arrays, place = [], 0
+    while place < len(payload):
+        begin = place + PREFIX + int.from_bytes(payload[place + PREFIX - 2 : place + PREFIX], "little")
+        shape, dtype = _layout(payload[place:begin])
+        count = math.prod(shape)
+        arrays.append(np.frombuffer(payload, dtype, count, begin).reshape(shape))
+        place = begin + count * dtype.itemsize
     return arrays
+
+
+@functools.lru_cache
+def _layout(header: bytes) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Return what the header of a ``.npy`` says, which takes longer to read than a small array."""
+    shape, _, dtype = np.lib.format.read_array_header_1_0(io.BytesIO(header[PREFIX - 2 :]))
+    return shape, dtype
 
 
 def _next_magic(file: BinaryIO, place: int, size: int) -> int:

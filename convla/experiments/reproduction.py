@@ -44,6 +44,8 @@ class Request:
         At least 0.
     kernels : int
         Random kernels of each descent of the figures, at least 2.
+    rounds : int
+        In how many rounds at most more is run of what is left undecided; each doubles what the one before has added.
     readings : Readings
     engine : {"auto", "reference", "numba", "cuda"}
     executor : str or concurrent.futures.Executor
@@ -65,6 +67,7 @@ class Request:
     repetitions: int = 1000
     seed: int = 0
     kernels: int = 12
+    rounds: int = 0
     readings: Readings = field(default_factory=Readings)
     engine: str = "auto"
     executor: str | Executor = "local"
@@ -82,6 +85,7 @@ class Request:
             ("repetitions", 2, 10**8),
             ("seed", 0, None),
             ("kernels", 2, 10**4),
+            ("rounds", 0, 10),
             ("workers", 1, None),
         ):
             object.__setattr__(self, name, check_integer(name, getattr(self, name), minimum=low, maximum=high))
@@ -102,8 +106,8 @@ class Request:
     def sources(self) -> tuple[Source[Any, Any, Any], ...]:
         """Return the sources; those that no target asks for have no units."""
         return (
-            Tables(self.targets, self.repetitions, self.seed, self.readings, self.engine),
-            rck.Figures(self.targets, self.kernels, self.seed),
+            Tables(self.targets, self.repetitions, self.seed, self.readings, self.engine, self.rounds),
+            rck.Figures(self.targets, self.kernels, self.seed, self.rounds),
         )
 
     def pool(self) -> Pool:
@@ -185,7 +189,7 @@ def reproduce(request: Request, watcher: Watcher | None = None, *, draw: bool = 
         folder.write_manifest(manifest)
         session: Session[Any, Any] = Session(folder, workers, watcher, resume=request.resume)
         session.announce(work)
-        done = [(source, _found(session, source, units)) for source, units in work]
+        done = [_decided(session, source, _found(session, source, units)) for source, units in work]
         reports = tuple(source.report(found) for source, found in done)
         run = Run(reports, {unit: o for _, found in done for unit, o in found.items()}, folder.path, [], 0.0)
         run.files.extend(name for report in reports for name in folder.write_tables(report.tables()))
@@ -217,6 +221,17 @@ def _found(session: Session[Any, Any], source: Source[Any, Any, Any], units: Seq
     return {unit: source.summarize(unit, session.outcomes(source, unit)) for unit in units}
 
 
+def _decided(
+    session: Session[Any, Any], source: Source[Any, Any, Any], found: dict[Any, Any]
+) -> tuple[Source[Any, Any, Any], dict[Any, Any]]:
+    """Return a source and what its settings leave, after more of them has been run for as long as it asks for it."""
+    while (more := source.further(found)) is not None:
+        source, units = more
+        session.announce([(source, units)])
+        found = found | _found(session, source, units)
+    return source, found
+
+
 def _describe(request: Request, engine: str) -> dict[str, Any]:
     return {
         "complete": False,
@@ -225,5 +240,6 @@ def _describe(request: Request, engine: str) -> dict[str, Any]:
         "engine": engine,
         "executor": str(request.executor),
         "workers": request.workers,
+        "rounds": request.rounds,
         **surroundings(("convla", "numpy", "scipy", "numba", "array-api-compat")),
     }

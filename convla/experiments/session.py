@@ -14,6 +14,7 @@ import numpy as np
 from convla.experiments.folder import ResultsError, ResultsFolder
 from convla.experiments.pool import Workers
 from convla.experiments.records import DamagedRecordError, RecordFile
+from convla.extending import flush_folder
 
 __all__ = ["Job", "O", "Part", "Session", "U", "Unit", "Watcher", "joined"]
 
@@ -29,8 +30,17 @@ class Unit(Hashable, Protocol):
         """Return what it is, as plain data."""
 
 
-MOST_WAITING = 32
+MOST_WAITING = 1024
 """Parts that wait to be saved together: they are there for good some 10 ms later, however many they are."""
+
+TRIES = 3
+"""How often rows of a unit may turn out to be damaged, before that is an error."""
+
+FLUSHED = 4
+"""Files that are flushed to the disk at a time."""
+
+MOST_BYTES = 2**26
+"""Of the arrays that wait to be saved, but for the last."""
 
 U = TypeVar("U", bound=Unit)
 O = TypeVar("O")  # noqa: E741  (an outcome, a dataclass of arrays)
@@ -43,6 +53,8 @@ class Part(Generic[U]):
     unit: U
     start: int
     stop: int
+    size: int = 0
+    """Of the whole."""
 
     @property
     def rows(self) -> int:
@@ -52,7 +64,8 @@ class Part(Generic[U]):
     @property
     def title(self) -> str:
         """What a screen calls it."""
-        return f"{getattr(self.unit, 'title', self.unit.name)}, {self.start} to {self.stop}"
+        title = str(getattr(self.unit, "title", self.unit.name))
+        return title if self.rows == self.size else f"{title}, {self.start} to {self.stop}"
 
 
 class Watcher:
@@ -131,15 +144,16 @@ class Session(Generic[U, O]):
         self._folder, self._workers, self._resume = folder, workers, resume
         self._watcher = watcher or Watcher()
         self._files: dict[Any, RecordFile] = {}
+        self._ended = 0
 
     def announce(self, work: Iterable[tuple[Job[Any, Any], Iterable[Any]]]) -> None:
         """Find what is saved of the units that jobs will be asked for, and tell the watcher of all parts."""
         parts = 0
         for job, units in work:
             for unit in dict.fromkeys(units):
-                self.resumed += self._file(job, unit).count(job.size(unit))
                 parts += sum(1 for _ in self._missing(job, unit))
-        self._watcher.plan(self.resumed + parts, self.resumed)
+        saved = self.resumed + self._ended
+        self._watcher.plan(saved + parts, saved)
 
     def complete(self, job: Job[U, O], units: Sequence[U]) -> dict[U, O]:
         """Return what units leave, in their order: what is not saved is run first."""
@@ -151,6 +165,7 @@ class Session(Generic[U, O]):
         parts = (part for unit in dict.fromkeys(units) for part in self._missing(job, unit))
         waiting: list[tuple[Part[U], O]] = []
         written: list[tuple[Part[U], O]] = []
+        held = 0
         # The disk is waited for beside the work, for all parts together that ended meanwhile.
         with ThreadPoolExecutor(1) as writer:
             writing: Future[None] = writer.submit(lambda: None)
@@ -160,15 +175,18 @@ class Session(Generic[U, O]):
                 writing.result()
                 for part, _ in written:
                     job.forget(part.unit)
+                    self._ended += 1
                     self._watcher.finish(part)
                 waiting, written = [], waiting
                 writing = writer.submit(self._save, job, written)
 
             try:
-                for ended in self._run(job, parts):
-                    waiting.append(ended)
-                    if writing.done() or len(waiting) == MOST_WAITING:
+                for part, outcome in self._run(job, parts):
+                    waiting.append((part, outcome))
+                    held += sum(values.nbytes for values in vars(outcome).values())
+                    if writing.done() or len(waiting) == MOST_WAITING or held > MOST_BYTES:
                         hand_over()
+                        held = 0
             finally:
                 hand_over()
                 hand_over()
@@ -185,13 +203,17 @@ class Session(Generic[U, O]):
         """
         file, row, size = self._file(job, unit), 0, job.size(unit)
         names = [field.name for field in fields(job.kind)]
+        tries = 0
         while row < size:
             try:
                 for stop, arrays in file.rows(row, size):
                     yield job.kind(**dict(zip(names, arrays, strict=True)))
                     row = stop
-            except DamagedRecordError:
+            except DamagedRecordError as error:
                 self._tell(file)
+                tries += 1
+                if tries == TRIES:
+                    raise ResultsError(f"{file.path}: what is written there comes back as something else") from error
                 self.run(job, [unit])
             except (OSError, IndexError) as error:
                 raise ResultsError(f"{file.path}: rows are gone that were saved: {error}") from error
@@ -202,6 +224,7 @@ class Session(Generic[U, O]):
         if found is None:
             found = self._files[unit] = self._folder.records(unit.name, job.describe(unit))
             if self._resume:
+                self.resumed += found.count(job.size(unit))
                 self._tell(found)
             else:
                 found.forget()
@@ -215,10 +238,10 @@ class Session(Generic[U, O]):
             file.damaged = 0
 
     def _missing(self, job: Job[U, O], unit: U) -> Iterator[Part[U]]:
-        step = job.cut(unit)
-        for start, stop in self._file(job, unit).missing(job.size(unit)):
+        size, step = job.size(unit), job.cut(unit)
+        for start, stop in self._file(job, unit).missing(size):
             for first in range(start - start % step, stop, step):
-                yield Part(unit, max(first, start), min(first + step, stop))
+                yield Part(unit, max(first, start), min(first + step, stop), size)
 
     def _run(self, job: Job[U, O], parts: Iterable[Part[U]]) -> Iterator[tuple[Part[U], O]]:
         if self._workers.pool.is_local:
@@ -239,9 +262,11 @@ class Session(Generic[U, O]):
             for part, outcome in ended:
                 path = files[part.unit].path
                 files[part.unit].append(part.start, part.stop, [*vars(outcome).values()])
-            for file in files.values():
-                path = file.path
-                file.flush()
+            with ThreadPoolExecutor(FLUSHED) as disk:  # which does not wait for one after the other
+                for _ in disk.map(RecordFile.flush, files.values()):
+                    pass
+            if files:
+                flush_folder(path.parent)
         except OSError as error:
             raise ResultsError(f"{path} cannot be written: {error.strerror}") from error
 

@@ -6,7 +6,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from convla.experiments.folder import Table
 from convla.experiments.session import Job, O, U
@@ -95,6 +95,13 @@ class Source(Job[U, O], Generic[U, O, S]):
     @abstractmethod
     def summarize(self, unit: U, outcomes: Iterable[O]) -> S:
         """Return what the report needs of a setting, from its rows as a stream."""
+
+    def further(self, found: Mapping[U, S]) -> tuple[Self, list[U]] | None:  # noqa: ARG002
+        """Return the same source with more rows of some settings, to decide what these summaries leave undecided.
+
+        None if all is decided, or nothing more may be run.
+        """
+        return None
 
     @abstractmethod
     def report(self, found: Mapping[U, S]) -> Report:

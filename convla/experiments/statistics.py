@@ -19,6 +19,7 @@ __all__ = [
     "median_interval",
     "mostly_true",
     "paired_difference",
+    "sequential_tail",
     "share",
     "share_interval",
 ]
@@ -254,12 +255,15 @@ def all_positive(scores: Sequence[float]) -> str:
     >>> all_positive([3.0, 2.0]), all_positive([3.0, -2.0]), all_positive([3.0, 0.5])
     ('holds', 'does not hold', 'undecided')
     """
-    from scipy.special import ndtr  # takes a tenth of a second to import
-
     level = (1.0 - CONFIDENCE) / len(scores)
-    if all(ndtr(-score) <= level for score in scores):
+    if all(_normal_tail(score) <= level for score in scores):
         return "holds"
-    return "does not hold" if any(ndtr(score) <= level for score in scores) else "undecided"
+    return "does not hold" if any(_normal_tail(-score) <= level for score in scores) else "undecided"
+
+
+def _normal_tail(score: float) -> float:
+    """Return the probability that a standard normal number is above a score."""
+    return math.erfc(score / math.sqrt(2.0)) / 2.0
 
 
 def share_interval(count: int, size: int, comparisons: int = 1) -> tuple[float, float]:
@@ -286,8 +290,49 @@ def share_interval(count: int, size: int, comparisons: int = 1) -> tuple[float, 
     return low, high
 
 
-def mostly_true(counts: Sequence[tuple[int, int]]) -> str:
+def sequential_tail(beyond: Sequence[bool], wanted: int) -> tuple[float, bool]:
+    """Return the p-value of a value from simulated ones that are drawn until enough of them lie beyond it.
+
+    Parameters
+    ----------
+    beyond : sequence of bool
+        Of each simulated value in the order of the draw, whether it is at least as far out.
+    wanted : int
+        How many such values end the draw.
+
+    Returns
+    -------
+    p : float
+        If the l-th draw ends it, ``wanted / l``; otherwise ``(g + 1) / (n + 1)``, g of all n being beyond. Whatever the
+        distribution, it is at most t with a probability of at most t for any t, if the value is drawn as the simulated
+        ones are and the largest number of draws is fixed in advance.
+    ended : bool
+
+    References
+    ----------
+    J. Besag and P. Clifford, *Sequential Monte Carlo p-values*, Biometrika 78 (1991).
+
+    Examples
+    --------
+    >>> sequential_tail([True, False, True, True], 2), sequential_tail([False] * 19, 2)
+    ((0.6666666666666666, True), (0.05, False))
+    """
+    found = 0
+    for draws, one in enumerate(beyond, start=1):
+        found += bool(one)
+        if found == wanted:
+            return wanted / draws, True
+    return (found + 1) / (len(beyond) + 1), False
+
+
+def mostly_true(counts: Sequence[tuple[int, int]], looks: int = 1) -> str:
     """Return whether each of several things is true more often than not, given (how often it was, of how many).
+
+    Parameters
+    ----------
+    counts : sequence of tuple of int
+    looks : int, default 1
+        How many times the question is asked at most, of more and more cases: the error is that of all times together.
 
     Returns
     -------
@@ -299,7 +344,7 @@ def mostly_true(counts: Sequence[tuple[int, int]]) -> str:
     >>> mostly_true([(9, 9), (9, 9)]), mostly_true([(9, 9), (0, 9)]), mostly_true([(9, 9), (3, 3)])
     ('holds', 'does not hold', 'undecided')
     """
-    intervals = [share_interval(count, size, len(counts)) for count, size in counts]
+    intervals = [share_interval(count, size, len(counts) * looks) for count, size in counts]
     if all(low > 0.5 for low, _ in intervals):
         return "holds"
     return "does not hold" if any(high < 0.5 for _, high in intervals) else "undecided"

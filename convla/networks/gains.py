@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from convla.spectra.certificate import U64, certified_norm_bound, gamma, provable
+from convla.spectra.certificate import U64, Combinations, certified_norm_bound, gamma, provable
 
 __all__ = [
     "ACTIVATIONS",
@@ -213,10 +213,11 @@ def matrix_gain(matrix: np.ndarray[Any, Any]) -> float:
     """
     matrix = np.asarray(matrix, dtype=np.float64)
     gram = matrix.T @ matrix if matrix.shape[0] >= matrix.shape[1] else matrix @ matrix.T
+    gram = (gram + gram.T) / 2  # exactly symmetric, whatever the library's product is
     terms = max(matrix.shape) + 4
     error = gamma(terms, U64) * float((matrix * matrix).sum()) * (1.0 + gamma(matrix.size, U64))
     guess = math.sqrt(max(float(np.linalg.eigvalsh(gram)[-1]), 0.0)) * (1.0 + 4 * terms * U64)
-    return certified_norm_bound(gram[None, ...], error, provable(guess, error, len(gram)))
+    return certified_norm_bound(Combinations.of(gram[None, ...]), error, provable(guess, error, len(gram)))
 
 
 def average_gain(matrices: Sequence[np.ndarray[Any, Any]]) -> float:

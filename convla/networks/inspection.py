@@ -204,8 +204,8 @@ class Plan:
         certificate = self._inspector.certificate(self._network)
         if self._module is None or (math.isinf(certificate.upper) and not self._at_data):
             return certificate
-        if self._inspector.seconds_to_spare <= 0.0 and not self._at_data:
-            return certificate  # the example is no wish of the caller's
+        if not self._at_data and not self._inspector.has_time_for_jacobian(self._network):
+            return certificate
         try:
             return certificate.with_lower(_jacobians().largest_jacobian_norm(self._module, self._data))
         except (NotImplementedError, RuntimeError, TypeError):  # what PyTorch cannot differentiate, or copy

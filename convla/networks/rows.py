@@ -32,6 +32,9 @@ __all__ = ["Inspector", "Task", "check_memory", "tasks_of"]
 _DOUBT = 1.5
 """How much longer a row may take than is expected, before a budget is exceeded."""
 
+_JACOBIAN = 10.0
+"""Products that the power method on a network's Jacobian takes for each of the network's own, as was measured."""
+
 VECTORS = 6
 """The least number of images and features that the iteration for the largest singular value holds."""
 
@@ -181,7 +184,8 @@ class Inspector:
         """Look at all rows, and then work on as many as there is time for, those of little work first."""
         rows = dict(zip(numbers, in_order(self._first_look, numbers), strict=True))
         order = sorted(numbers, key=lambda number: self.pace.expected(self._works[number]))
-        done, following = set(), 0
+        done: set[int] = set()
+        following = 0
         for number, row in zip(order, in_order(self._second_look, order), strict=True):
             rows[number] = row or rows[number]
             done.add(number)
@@ -201,17 +205,15 @@ class Inspector:
         return row
 
     def _second_look(self, number: int) -> LayerReport | None:
-        task, row, seconds = self.tasks[number], None, None
         effort = self._affordable(self._works[number])
-        if effort is not None:
-            row, seconds = self._made(task, effort)
+        row, seconds = (None, None) if effort is None else self._made(self.tasks[number], effort)
         self.pace.note(self._works[number], seconds)
         return row
 
     def _affordable(self, work: Work) -> Effort | None:
         """Return what may go into a row in the time that is left; None where that is not even the largest value."""
-        left, kept = self.seconds_to_spare, set()
-        most = self._effort.max_matvecs
+        left, most = self.seconds_to_spare, self._effort.max_matvecs
+        kept: set[str] = set()
         for part in self._parts:
             seconds = _DOUBT * self.pace.expected({part: work[part]})
             if seconds <= left:
@@ -221,18 +223,25 @@ class Inspector:
                 left -= seconds
             elif part in ("rest", "largest"):
                 return None
+        smallest = self._effort if "smallest" in kept else QUICK
         return replace(
             self._effort,
             max_matvecs=most,
+            direct=smallest.direct,
+            bounding=smallest.bounding,
             enclosure="bounds" in kept,
             density=self._effort.density if "density" in kept else 0.0,
-            **({} if "smallest" in kept else {"direct": QUICK.direct, "bounding": 0}),
         )
 
     @property
     def seconds_to_spare(self) -> float:
         """What is left of the budget."""
         return self._deadline - time.monotonic()
+
+    def has_time_for_jacobian(self, network: Network) -> bool:
+        """Tell whether the budget allows a bound from below at an example, which nobody has asked for."""
+        products = sum(layer.kernel.size * math.prod(layer.geometry.output_shape) for layer in network.layers.values())
+        return self.pace.expected({"rest": _JACOBIAN * products}) <= self.seconds_to_spare
 
     @property
     def seconds_left(self) -> float:
@@ -281,7 +290,9 @@ class Inspector:
         if len(parts) == 1:
             (part,) = parts
             copies = math.prod(part.image) if part.pointwise else 1
-            known = max(0.0, part.filter_norm - part.rounding), outward(part.moduli_bound + part.rounding)
+            known = 0.0, math.inf
+            if effort.quick:  # else better bounds come
+                known = max(0.0, part.filter_norm - part.rounding), outward(part.moduli_bound + part.rounding)
             return Spectrum(part.operator, rounding=part.rounding, known=known, copies=copies, effort=effort)
         norms = [self._norm(self._spectrum((part,), BARE if effort.quick else None)) for part in parts]
         upper = outward(math.prod(norms), len(parts))

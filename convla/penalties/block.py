@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from convla._array import device_of, namespace
 from convla._validate import check_integer, check_real
-from convla.penalties.pairs import ActivePairs, Shifted, cluster
+from convla.penalties.pairs import ActivePairs, Shifted, active_pairs, cluster, pointwise_matrix
 from convla.penalties.tracker import State, Tracker
 from convla.spectra.carrier import Carrier
 from convla.spectra.result import End, SingularValues
@@ -21,6 +21,9 @@ __all__ = ["Block"]
 _RTOL = 1e-3
 """Residuals of this part of sigma_max^2 bound the error of the penalty by as much, and leave the usual small step of a
 descent with one or two block steps."""
+
+_SMALL = 100
+"""Rows or columns of a matrix at each position that is decomposed at every kernel."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +42,13 @@ class Block(Tracker):
 
     Notes
     -----
-    Neither end is looked at while it cannot count: the lower one while the upper one is farther from alpha than 0 is,
-    the upper one as long as it cannot have come far enough since it was found too low. A search from nothing ends as
-    soon as the value is known to 1e-3 ``sigma_max^2``. See `convla.spectra.tracking.BlockTracker` for what is done.
+    A convolution of one tap, stride 1 and at most 100 channels on one side is decomposed at every kernel: its matrix is
+    that of its channels at every position.
+
+    Otherwise neither end is looked at while it cannot count: the lower one while the upper one is farther from alpha
+    than 0 is, the upper one as long as it cannot have come far enough since it was found too low. A search from nothing
+    ends as soon as the value is known to 1e-3 ``sigma_max^2``. See `convla.spectra.tracking.BlockTracker` for what is
+    done.
 
     Examples
     --------
@@ -68,7 +75,9 @@ class Block(Tracker):
             check_real("cluster_rtol", self.cluster_rtol, minimum=0.0)
 
     def initial(self, target: Shifted) -> State:
-        """Return the states of both ends, which know nothing."""
+        """Return the states of both ends, which know nothing; nothing where each matrix is decomposed."""
+        if _is_small(target):
+            return {}
         return {
             f"{end}_{name}": array
             for end, tracker in self._ends(target).items()
@@ -77,6 +86,8 @@ class Block(Tracker):
 
     def step(self, target: Shifted, state: State) -> tuple[ActivePairs, State]:
         """Follow the ends that can be active."""
+        if _is_small(target):
+            return active_pairs(target, cluster_rtol=self.cluster_rtol), state
         factor = target.factor
         xp = namespace(factor.like)
         ends, after = self._ends_that_count(target, state)
@@ -110,6 +121,8 @@ class Block(Tracker):
 
         A Ritz value lies inside the spectrum, so that a larger penalty from any vectors refutes a smaller one.
         """
+        if _is_small(target):
+            return pairs, state
         factor = target.factor
         largest, distance = 0.0, -math.inf
         for end in self._ends(target):
@@ -177,6 +190,12 @@ class Block(Tracker):
         if self.cluster_rtol is not None:
             return self.cluster_rtol
         return math.sqrt(float(namespace(target.factor.like).finfo(target.factor.dtype).eps))
+
+
+def _is_small(target: Shifted) -> bool:
+    """Tell whether the map is one matrix at each position, and to decompose it takes no longer than to follow it."""
+    matrix = pointwise_matrix(target.factor)
+    return matrix is not None and min(matrix.shape) <= _SMALL
 
 
 def _of_end(state: State, end: str) -> Mapping[str, Any]:

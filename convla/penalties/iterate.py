@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from convla._array import all_finite, namespace
+from convla._array import namespace
 from convla.linear_map import LinearMap
 from convla.penalties.pairs import DENSE_ENTRIES, ActivePairs, Gram, Shifted, pair_gradients
 from convla.penalties.spectrum import Spectrum, fourth_powers_fit, measure_spectrum
@@ -63,8 +63,6 @@ class Gradient:
 
     kernels: tuple[Array, ...]
     norm: float
-    eps: float
-    """Of its dtype."""
 
 
 @dataclass(frozen=True)
@@ -78,12 +76,22 @@ class Course:
     tracker : Tracker
     first_norm : float
         Of the kernels that the descent started from.
+    eps : float
+        Of the dtype of the kernels and their gradients.
     """
 
     alpha: float
     gram: Gram
     tracker: Tracker
-    first_norm: float = field(default=0.0)
+    first_norm: float
+    eps: float
+
+    @classmethod
+    def of(cls, operator: LinearMap, alpha: float, gram: Gram, tracker: Tracker) -> Course:
+        """Return the course of a descent from a map."""
+        kernels = operator.kernels
+        eps = max(float(namespace(kernel).finfo(kernel.dtype).eps) for kernel in kernels)
+        return cls(alpha, gram, tracker, norm_of(kernels), eps)
 
     @property
     def limit(self) -> float:
@@ -116,17 +124,16 @@ class Course:
     def gradient(self, at: Iterate) -> Gradient:
         """Return the gradient of the penalty, as far as the tracker knows it."""
         kernels = pair_gradients(at.target, at.pairs)
-        eps = max(float(namespace(kernel).finfo(kernel.dtype).eps) for kernel in kernels)
-        return Gradient(kernels, norm_of(kernels), eps)
+        return Gradient(kernels, norm_of(kernels))
 
     def ahead(self, at: Iterate, length: float, gradient: Gradient) -> LinearMap | None:
         """Return the map after a step, or None where its kernels grew without bound."""
         with np.errstate(over="ignore", invalid="ignore"):
             kernels = [k - length * g for k, g in zip(at.operator.kernels, gradient.kernels, strict=True)]
             norm = norm_of(kernels)
-        if not (norm <= self.limit and all(all_finite(kernel, namespace(kernel)) for kernel in kernels)):
+        if not norm <= self.limit:  # nor is that of a kernel with an infinity or a NaN
             return None
-        operator = at.operator.with_kernels(kernels)
+        operator = at.operator._with_kernels(kernels)
         return operator if fourth_powers_fit(operator) else None
 
 

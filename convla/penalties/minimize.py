@@ -18,7 +18,7 @@ from convla._validate import check_integer, check_real
 from convla.errors import ConvergenceWarning
 from convla.linear_map import LinearMap
 from convla.operators import ConvOperator
-from convla.penalties.iterate import Course, Iterate, norm_of
+from convla.penalties.iterate import Course, Iterate
 from convla.penalties.pairs import DENSE_ENTRIES, ActivePairs, Gram, Shifted, shifted
 from convla.penalties.saved import read, write
 from convla.penalties.spectrum import fourth_powers_fit, measure_spectrum
@@ -243,7 +243,7 @@ class PenaltyDescent(Generic[Map]):
                 f"kernel is too large for a descent in {self._operator.dtype}, which takes fourth powers of its "
                 "singular values: scale the kernel, and alpha by the square of the factor"
             )
-        self._course = Course(target.alpha, gram, self.tracker, norm_of(self._operator.kernels))
+        self._course = Course.of(self._operator, target.alpha, gram, self.tracker)
         self._at: Iterate | None = None
         self._rows: list[tuple[float, ...]] = []
         self.status, self.iteration = DescentStatus.ITERATIONS, 0
@@ -339,7 +339,7 @@ class PenaltyDescent(Generic[Map]):
         """Take one step and return the status after it."""
         gradient = self._course.gradient(at)
         # The gradient is of the order of sigma, and its rounding errors with it: below them it carries no information.
-        if gradient.norm <= gradient.eps * math.sqrt(at.pairs.value + self._course.alpha):
+        if gradient.norm <= self._course.eps * math.sqrt(at.pairs.value + self._course.alpha):
             return DescentStatus.STATIONARY
         found = self.step.take(self._course, at, gradient)
         if found is None and self.step.judges:

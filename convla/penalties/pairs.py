@@ -6,19 +6,31 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
+import array_api_extra as xpx
 import numpy as np
 
-from convla._array import is_exact, namespace
+from convla._array import device_of, is_exact, namespace
 from convla._checks import check_not_followed
 from convla._validate import check_choice, check_real
 from convla.linear_map import LinearMap, check_linear_map
+from convla.operators import ConvOperator
 from convla.spectra.result import SingularValues
 from convla.spectra.status import Status
 from convla.spectra.values import singular_values, smallest_singular_value
 from convla.toeplitz import unvec, vec
 from convla.typing import Array
 
-__all__ = ["DENSE_ENTRIES", "ActivePairs", "Gram", "Shifted", "active_pairs", "cluster", "pair_gradients", "shifted"]
+__all__ = [
+    "DENSE_ENTRIES",
+    "ActivePairs",
+    "Gram",
+    "Shifted",
+    "active_pairs",
+    "cluster",
+    "pair_gradients",
+    "pointwise_matrix",
+    "shifted",
+]
 
 Gram = Literal["input", "smaller"]
 
@@ -119,6 +131,9 @@ def active_pairs(target: Shifted, *, cluster_rtol: float | None = None) -> Activ
     factor, alpha, nulls = target.factor, target.alpha, target.nulls
     xp = namespace(factor.like)
     rows, columns = factor.shape
+    matrix = pointwise_matrix(factor)
+    if matrix is not None and matrix.shape[0] * matrix.shape[1] <= DENSE_ENTRIES:
+        return _pointwise_pairs(target, matrix, cluster_rtol)
     if rows * columns <= DENSE_ENTRIES:
         _, values, right = xp.linalg.svd(factor.to_dense(), full_matrices=False)
         squares, status = _squares(values), Status.EXACT
@@ -141,6 +156,43 @@ def active_pairs(target: Shifted, *, cluster_rtol: float | None = None) -> Activ
         return ActivePairs(value, signs, empty[0], empty[1], nulls, status=status)
     vectors = unvec(xp.take(right, chosen, axis=0), factor.domain_shape, order=factor.order)
     return ActivePairs(value, signs, vectors, factor._apply(vectors), nulls, status=status)
+
+
+def pointwise_matrix(factor: LinearMap) -> Array | None:
+    """Return the matrix that a convolution of one tap, or its transpose, applies at each position; else None."""
+    turned = not isinstance(factor, ConvOperator)
+    convolution = factor.T if turned else factor
+    if not isinstance(convolution, ConvOperator):
+        return None
+    geometry = convolution.geometry
+    one_each = set(geometry.kernel_size) | set(geometry.stride) == {1} and not any(map(any, geometry.padding))
+    if geometry.groups > 1 or not one_each:
+        return None
+    xp = namespace(convolution.kernel)
+    matrix = xp.reshape(convolution.kernel, tuple(convolution.kernel.shape[:2]))
+    return xp.matrix_transpose(matrix) if turned else matrix
+
+
+def _pointwise_pairs(target: Shifted, matrix: Array, cluster_rtol: float | None) -> ActivePairs:
+    """Return the pairs of one position: those of the others are their copies, and so is the average of all."""
+    factor, xp = target.factor, namespace(matrix)
+    rows, columns = matrix.shape
+    scale = float(xp.max(xp.abs(matrix))) or 1.0
+    unit = matrix / scale  # whose squares are in range
+    adjoint = xp.matrix_transpose(unit)
+    values, vectors = xp.linalg.eigh(unit @ adjoint if rows < columns else adjoint @ unit)
+    values = xp.sqrt(xp.where(values > 0, values, xp.zeros_like(values)))
+    if rows < columns:  # from the left singular vectors to the right ones; those of zero are left out as zeros
+        vectors = (adjoint @ vectors) / xp.where(values > 0, values, xp.ones_like(values))
+    squares, right = _squares(xp.flip(scale * values)), xp.matrix_transpose(xp.flip(vectors, axis=1))
+    value, signs, chosen, nulls = cluster(squares, target.alpha, max(0, columns - rows), cluster_rtol)
+    found = xp.take(right, chosen, axis=0)
+    pairs = found, found @ xp.matrix_transpose(matrix)
+    placed = []
+    for channels, shape in zip(pairs, (factor.domain_shape, factor.range_shape), strict=True):
+        images = xp.zeros((chosen.shape[0], *shape), dtype=matrix.dtype, device=device_of(matrix))
+        placed.append(xpx.at(images)[(..., *(0,) * (len(shape) - 1))].set(channels))
+    return ActivePairs(value, signs, placed[0], placed[1], nulls, status=Status.EXACT)
 
 
 def _status(found: SingularValues) -> Status:

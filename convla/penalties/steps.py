@@ -92,7 +92,7 @@ class Backtracking(Step):
         first = self.learning_rate if at.first_length != at.first_length else at.first_length
         # From a longer step the kernel would be out of bounds, and the halvings would be spent on coming back.
         length = min(first, course.limit / gradient.norm)
-        rounding = gradient.eps * (at.pairs.value + course.alpha)
+        rounding = course.eps * (at.pairs.value + course.alpha)
         for _ in range(HALVINGS):
             decrease = ARMIJO * length * gradient.norm**2
             if decrease <= rounding:

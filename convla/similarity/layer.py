@@ -326,8 +326,8 @@ def layer_similarities(
 
     The layers are of one floating-point dtype, and checked but for their values. A kernel may give NaN for the value of
     a layer whose filters do not all have squared norms within `safe`, or which it cannot take: that layer has to be
-    run by itself, and its gradient stands for nothing. There is a kernel for GPUs, where a launch costs more than the
-    work on a layer.
+    run by itself, and its gradient stands for nothing. The kernels spare what a layer costs by itself: a launch on a
+    GPU, calls and waiting for threads on a CPU.
     """
     xp = namespace(*layers)
     found = [

@@ -63,7 +63,8 @@ def network_similarity(
 
     Notes
     -----
-    On a GPU all layers of one dtype share their launches, and the host waits once, for the values.
+    All layers of one dtype are worked on together: on a CPU their filters share the threads, on a GPU the launches, and
+    the host waits once, for the values.
 
     References
     ----------
@@ -101,13 +102,13 @@ def network_similarity(
 def _together(
     arrays: Mapping[str, Array], pairs: Pairs, normalized: bool, engine: Engine
 ) -> dict[str, tuple[float, Array]]:
-    """Return value and gradient of the layers that a kernel for whole networks takes: floats on a GPU."""
+    """Return value and gradient of the layers that a kernel for whole networks takes."""
     found: dict[str, tuple[float, Array]] = {}
-    if engine not in ("auto", "direct", "cuda"):
+    if engine not in ("auto", "direct", "numba", "cuda"):
         return found
     kinds: dict[Any, list[str]] = {}
     for name, array in arrays.items():
-        if is_on_gpu(array) and _is_floating(array, namespace(array)) and is_quickest_by_lags(array):
+        if _is_floating(array, namespace(array)) and is_quickest_by_lags(array):
             kinds.setdefault((describe(array), str(array.dtype), str(device_of(array))), []).append(name)
     for names in kinds.values():
         given = [arrays[name] for name in names]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from convla._array import namespace
 from convla.linear_map import LinearMap
 from convla.operators import ConvOperator
-from convla.typing import Array
+from convla.typing import Array, Namespace
 
 __all__ = ["Batch"]
 
@@ -31,6 +31,10 @@ class Batch:
         return self.linear_map.shape[1] // self.groups
 
     @functools.cached_property
+    def _xp(self) -> Namespace:
+        return namespace(self.linear_map.like)
+
+    @functools.cached_property
     def _transposed(self) -> Batch:
         return Batch(self.linear_map.T, self.groups)
 
@@ -42,22 +46,22 @@ class Batch:
             return None
         if math.prod(operator.geometry.kernel_size) > 1 or math.prod(operator.geometry.output_shape) > 1:
             return None
-        return namespace(operator.kernel).reshape(operator.kernel, (self.groups, -1, self.order))
+        return self._xp.reshape(operator.kernel, (self.groups, -1, self.order))
 
     def images(self, rows: Array) -> Array:
         """Turn rows (groups, j, n) into images (j, *domain_shape)."""
-        xp = namespace(rows)
+        xp = self._xp
         return xp.reshape(xp.permute_dims(rows, (1, 0, 2)), (-1, *self.linear_map.domain_shape))
 
     def rows(self, images: Array) -> Array:
         """Turn images (j, *shape) into rows (groups, j, n)."""
-        xp = namespace(images)
+        xp = self._xp
         return xp.permute_dims(xp.reshape(images, (images.shape[0], self.groups, -1)), (1, 0, 2))
 
     def apply(self, rows: Array) -> Array:
         """Multiply rows (groups, j, n) by the maps of the groups: (groups, j, m)."""
         if self._matrices is not None:
-            return rows @ namespace(rows).matrix_transpose(self._matrices)
+            return rows @ self._xp.matrix_transpose(self._matrices)
         return self.rows(self.linear_map._apply(self.images(rows)))
 
     def adjoint(self, rows: Array) -> Array:

@@ -134,7 +134,7 @@ def iterate(
         remainder = space.products(ritz) - squares[..., None] * space.vectors(ritz)
         norms = xp.sqrt(row_dots(remainder, remainder, xp))
         open_, grown = space.look(_moving(squares, norms, settled, end, tolerance, bar, batch.order, xp))
-        converged = not any(row < settled for row in open_)
+        converged = min(open_, default=settled) >= settled
         if step >= steps or not grown or (converged and (probed or step >= probe_steps)):
             break
         multiply = 1
@@ -226,12 +226,6 @@ class SearchSpace:
     def last_products(self) -> Array:
         """What ``B^T B`` makes of the rows that were added last."""
         return self._last[2]
-
-    @property
-    def last_remainder(self) -> Array:
-        """The same of one last row, less its part in that row: what is small is not lost beside it."""
-        vectors, _, products = self._last
-        return products - self.gram[:, -1:, -1:] * vectors
 
     def add(self, rows: Array, alive: Array | None = None) -> None:
         """Add orthonormal rows (maps, j, n), orthogonal to those that are here; `alive` (maps, j) is 0 for a zero."""

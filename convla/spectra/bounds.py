@@ -16,10 +16,12 @@ from convla.algebra import BlockDiagonal, Diagonal, Identity, Zero
 from convla.algebra.stacks import split
 from convla.linear_map import LinearMap
 from convla.operators import ConvOperator
+from convla.spectra.batch import Batch
 from convla.spectra.border import Problem, check_map, given_vectors, prepared, without_factor
 from convla.spectra.certificate import U64, gamma
 from convla.spectra.dense import decomposition_is_cheap, dense_triplets
 from convla.spectra.enclosure import dense_upper_bound, symbol_maxima, symbol_upper_bound
+from convla.spectra.lanczos import block_lanczos
 from convla.spectra.maximiser import SymbolPeak, start_vectors
 from convla.spectra.norms import NormBound, norm_bound, written_out_bound
 from convla.spectra.result import SingularValues
@@ -33,11 +35,9 @@ from convla.typing import Array, ArrayLike, Seed
 __all__ = ["SingularValueBounds", "singular_value_bounds"]
 
 _DENSE_SIDE = 256
-_MATVECS_FROM_WAVES, _MATVECS, _CHEAP_MATVECS = 12, 24, 40
+_MATVECS_FROM_WAVES, _MATVECS, _CHEAP_MATVECS = 8, 24, 40
 _CHEAP = 10**7  # products in an application
-_NOISE = 0.05  # of the start, for the parts of the operator that the waves do not reach
-_WAVES = 4  # of the symbol's maxima, whose plane waves the short iteration starts from
-_INDEPENDENT = 1e-3  # of their overlaps' eigenvalues: waves closer to each other count once
+_NOISE = 0.05  # of the start, for the parts of the operator that the wave does not reach
 _MODULI = "row and column sums of the matrix's moduli"
 _BELOW = "norm of the image of a Ritz vector, in float64"
 _TOLERANCE = 1e-4  # of the short iteration: below what the torus adds to the other side
@@ -83,7 +83,7 @@ def singular_value_bounds(
         A previous result for this operator, or an image, whose first vector serves for the lower bound as it is. By
         default a short iteration finds one.
     max_matvecs : int, optional
-        The length of that iteration, in applications of the operator and its transpose: by default 12 from plane waves,
+        The length of that iteration, in applications of the operator and its transpose: by default 8 from plane waves,
         24 on images too small for those, and 40 where each takes fewer than ten million products.
     rng : numpy.random.Generator or seed
 
@@ -193,7 +193,7 @@ def _of_convolution(
     elif dense:
         lower = _rayleigh_lower(scaled, dense_triplets(in_double(scaled), 1).right)
     else:
-        lower = _rayleigh_lower(scaled, _ritz_vector(scaled, peaks, max_matvecs, rng))
+        lower = _ritz_lower(scaled, peaks, max_matvecs, rng)
     if method == "entries":
         upper, above = schur_bound(scaled), _MODULI
     elif dense:
@@ -228,44 +228,44 @@ def _of_map(
     return SingularValueBounds(lower, rounded_up(best.value), _BELOW, best.certificate)
 
 
-def _ritz_vector(
+def _ritz_lower(
     operator: ConvOperator, peaks: Sequence[SymbolPeak], max_matvecs: int | None, rng: np.random.Generator
-) -> Array:
-    """Return a vector whose image's norm is close to the largest singular value."""
-    geometry = operator.geometry
+) -> float:
+    """Return the lower bound that a Ritz vector gives: one of the smaller side, after a short iteration."""
+    geometry, xp = operator.geometry, namespace(operator.kernel)
     # The maxima are those of the operator's own symbol, but for the phases that a stride picks.
     known = bool(peaks) and (geometry.boundary == "zero" or set(geometry.stride) == {1})
     if known:
-        xp = namespace(operator.kernel)
         noise = rng.standard_normal(operator.domain_shape) / math.sqrt(math.prod(operator.domain_shape))
-        start = _best_of_waves(operator, peaks[:_WAVES])
-        start = (start + _NOISE * on_device_of(noise, start, xp, dtype=start.dtype))[None, ...]
+        wave = _wave(operator, peaks[0])
+        start = (wave + _NOISE * on_device_of(noise, wave, xp, dtype=wave.dtype))[None, ...]
     else:
         start, _ = structured_start(operator, rng)
     if max_matvecs is None:
         products = math.prod(operator.kernel.shape) * math.prod(geometry.output_shape)
         max_matvecs = _CHEAP_MATVECS if products < _CHEAP else _MATVECS_FROM_WAVES if known else _MATVECS
-    return lanczos_triplets(
-        operator, 1, rtol=_TOLERANCE, criterion="value", start=start, block=1, max_matvecs=max_matvecs, rng=rng
-    ).right
+    wide = operator.shape[0] < operator.shape[1]
+    side = Batch(operator.T if wide else operator, geometry.groups)
+    found = block_lanczos(
+        side.gram,
+        side.rows(operator.apply(start) if wide else start),
+        1,
+        rtol=_TOLERANCE,
+        criterion="value",
+        basis_size=max_matvecs,
+        max_products=max(1, max_matvecs // 2),
+        rng=rng,
+    )
+    hot = on_device_of(found.parts == np.arange(geometry.groups), found.vectors, xp, dtype=found.vectors.dtype)
+    return _rayleigh_lower(operator, side.images(hot[:, None, None] * found.vectors), transposed=wide)
 
 
-def _best_of_waves(operator: ConvOperator, peaks: Sequence[SymbolPeak]) -> Array:
-    """Return the Ritz vector of the plane waves of the symbol's maxima: the best of their combinations."""
-    geometry = operator.geometry
+def _wave(operator: ConvOperator, peak: SymbolPeak) -> Array:
+    """Return the plane wave of a maximum of the symbol, of norm 1, under a window where the image has edges."""
+    geometry, xp = operator.geometry, namespace(operator.kernel)
     symbol = Symbol(operator.kernel, geometry)
-    xp = symbol.xp
-    windowed = geometry.boundary != "circular"
-    pairs = [start_vectors(symbol, peak, geometry.image_shape, windowed=windowed) for peak in peaks]
-    waves = xp.stack([pair[0, ...] / xp.sqrt(xp.sum(pair**2)) for pair in pairs])
-    images = operator.apply(waves)
-    rows, values = (xp.astype(xp.reshape(a, (len(peaks), -1)), xp.float64) for a in (waves, images))
-    overlap, gram = (to_numpy(xp.matmul(a, xp.matrix_transpose(a))) for a in (rows, values))
-    kept, turned = np.linalg.eigh(overlap)
-    basis = turned[:, kept > _INDEPENDENT * kept[-1]] / np.sqrt(kept[kept > _INDEPENDENT * kept[-1]])
-    combination = basis @ np.linalg.eigh(basis.T @ gram @ basis)[1][:, -1]
-    weights = on_device_of(combination, waves, xp, dtype=waves.dtype)
-    return xp.reshape(xp.matmul(weights, xp.reshape(waves, (len(peaks), -1))), operator.domain_shape)
+    wave = start_vectors(symbol, peak, geometry.image_shape, windowed=geometry.boundary != "circular")[0, ...]
+    return wave / xp.sqrt(xp.sum(wave * wave))
 
 
 def _given_vector(operator: LinearMap, start: SingularValues | ArrayLike) -> Array:

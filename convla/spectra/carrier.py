@@ -18,7 +18,7 @@ from convla.algebra import BlockDiagonal
 from convla.linear_map import LinearMap
 from convla.operators import ConvOperator
 from convla.spectra.batch import Batch
-from convla.spectra.block_iteration import SearchSpace
+from convla.spectra.krylov import KrylovSpace
 from convla.spectra.parts import Part, blocks_of, direct_sum, live_taps
 from convla.typing import Array
 
@@ -50,13 +50,13 @@ class Carrier:
         What the map depends on, group by group: the kernel.
     single : bool
         Whether the map is one part of one group.
-    spaces : dict of int to SearchSpace
+    spaces : dict of int to KrylovSpace
         By part, the Krylov spaces that a search from nothing at one end of the spectrum has left for the other.
     """
 
     def __init__(self, linear_map: LinearMap) -> None:
         self.linear_map = linear_map
-        self.spaces: dict[int, SearchSpace] = {}
+        self.spaces: dict[int, KrylovSpace] = {}
         self._moves: list[tuple[Array, tuple[list[float], list[bool]]]] = []
         self._xp = namespace(linear_map.like)
         transposed = linear_map.T

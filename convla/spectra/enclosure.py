@@ -12,19 +12,19 @@ from typing import NamedTuple
 
 import numpy as np
 
-from convla._array import namespace, on_device_of
+from convla._array import namespace
 from convla._validate import check_rng
 from convla.geometry import ConvGeometry
 from convla.linear_map import LinearMap
 from convla.operators import ConvOperator
-from convla.spectra.certificate import U64, certified_norm_bound, gamma, provable, proved_below
+from convla.spectra.certificate import U64, Combinations, certified_norm_bound, gamma, provable, proved_below
 from convla.spectra.gram import GramMatrices
 from convla.spectra.grids import IntArray, TorusGrid
 from convla.spectra.maximiser import SymbolPeak, climbed_norms, symbol_peaks
 from convla.spectra.roundoff import in_double, product_error, rounding_of_entries, schur_bound
 from convla.spectra.symbol import FloatArray, Symbol
 from convla.spectra.torus import circular_lattice, embedding_sizes
-from convla.typing import Array, Seed
+from convla.typing import Seed
 
 __all__ = [
     "Envelope",
@@ -42,7 +42,9 @@ _SPARE = 0.07  # how much larger than necessary a torus may be along an axis, if
 _DENSE_SLACK = 1e-13  # over the value of a dense decomposition
 _GUESS_SLACK = 2e-5  # over the largest Ritz value: what the iteration may have missed
 _GUESS_STEPS = 8
+_FEW = 8  # of the frequencies that are tried, one is tried first
 _LEAST_SHARE = 0.9  # of the bound: hardly any norm is below a smaller part
+_REFINEMENTS = 6
 _MAXIMA = 5  # of the symbol, that decide where the torus's frequencies should lie
 _CURVATURE_STEPS = 6
 
@@ -137,13 +139,14 @@ def symbol_upper_bound(
     target = max(_corner_norms(symbol, peaks, grid) * (1 + _GUESS_SLACK), guess / factor)
     precise = symbol.astype(symbol.xp.float64)
     grams = GramMatrices(precise, grid)
-    share = neighbour_share(symbol.degrees[-1], grid.sizes[-1])
+    lines = _Lines(neighbour_share(symbol.degrees[-1], grid.sizes[-1]))
     for q, block in grams:
+        own, conjugate = (numbers.reshape(q.shape[:2]) for numbers in grid.numbers(q.reshape(-1, q.shape[-1])))
         # Every group by itself, with the frequencies of one line along the last axis next to each other.
-        stacked = symbol.xp.reshape(symbol.xp.permute_dims(block, (1, 0, 2, 3)), (-1, *block.shape[-2:]))
-        if share > _LEAST_SHARE:
-            stacked = _without_lines(stacked, np.tile(q[:, -1], symbol.groups), grams.error, share * target)
-        target = certified_norm_bound(stacked, grams.error, target)
+        numbers = np.arange(math.prod(block.shape)).reshape(block.shape).transpose(1, 0, 2)[:, own <= conjugate]
+        steps = np.tile(q[own <= conjugate, -1], symbol.groups)
+        left = lines.left(block, numbers.ravel(), steps, grams.error, target)
+        target = certified_norm_bound(block, grams.error, target, numbers=left)
     sampled = any(a < b for a, b in zip(grid.sizes, surround.sizes, strict=True))
     reason = surround.reason + (", bounded over all frequencies from a grid" if sampled else "")
     found = UpperBound(target * factor * (1 + 16 * U64), reason)
@@ -164,8 +167,12 @@ def symbol_maxima(operator: ConvOperator, rng: np.random.Generator) -> Sequence[
 
 
 def _maxima(symbol: Symbol, surround: Envelope, rng: np.random.Generator) -> Sequence[SymbolPeak]:
-    few = math.prod(4 * degree or 1 for degree in symbol.degrees) <= math.prod(surround.sizes) / 2
-    return symbol_peaks(symbol, rng=rng)[:_MAXIMA] if few else ()
+    few = math.prod(4 * degree or 1 for degree in symbol.degrees) > math.prod(surround.sizes) / 2
+    peaks = [] if few else symbol_peaks(symbol, rng=rng, refinements=_REFINEMENTS)[:_MAXIMA]
+    # A polynomial of degree m in [0, G] bends by at most m^2 G / 2 (Bernstein), and a frequency is within half a step.
+    # What is lower than the highest by more than this can lose decides nothing.
+    steps = [math.pi * degree / size for degree, size in zip(symbol.degrees, surround.sizes, strict=True)]
+    return [peak for peak in peaks if peak.value >= peaks[0].value * (1 - sum(step**2 for step in steps) / 8)]
 
 
 def neighbour_share(degree: int, size: int) -> float:
@@ -207,28 +214,50 @@ def neighbour_share(degree: int, size: int) -> float:
     return (math.cos(angle) - math.sqrt(1 / math.cos(angle) - 1) * math.sin(angle)) * (1 - 32 * U64)
 
 
-def _without_lines(grams: Array, places: IntArray, error: float, bound: float) -> Array:
-    """Leave out matrices that are proved to be below a bound, and their neighbours, every third of a line being tried.
+class _Lines:
+    """Spares the neighbours along a line of frequencies whose norms are low, every third being tried.
+
+    Where fewer than a third of those are low, to try them costs more than it spares: then no more are tried.
 
     Parameters
     ----------
-    grams : array of shape (F, c, c)
-    places : numpy.ndarray of int, shape (F,)
-        Along a line, which goes on where the next place is larger by 1.
-    error, bound : float
-        See `proved_below`.
+    share : float
+        Of the bound, below which a norm is low, see `neighbour_share`.
     """
-    xp = namespace(grams)
-    starts = np.flatnonzero(np.append(True, np.diff(places) != 1))
-    lengths = np.diff(np.append(starts, len(places)))
-    line = np.repeat(np.arange(len(starts)), lengths)
-    steps = np.arange(len(places)) - starts[line]
-    ends = steps == lengths[line] - 1
-    tried = np.flatnonzero((steps % 3 == 1) | (ends & (steps % 3 == 0) & (steps > 0)))
-    low = tried[proved_below(xp.take(grams, on_device_of(tried, grams, xp), axis=0), error, bound)]
-    spared = np.concatenate((low, low - 1, low[~ends[low]] + 1))  # none of them is the first of its line
-    left = np.setdiff1d(np.arange(len(places)), spared)
-    return xp.take(grams, on_device_of(left, grams, xp), axis=0)
+
+    def __init__(self, share: float) -> None:
+        self._share, self._worth_it = share, share > _LEAST_SHARE
+
+    def left(self, grams: Combinations, numbers: IntArray, steps: IntArray, error: float, bound: float) -> IntArray:
+        """Return the numbers of those matrices that are not proved to be below a bound.
+
+        Parameters
+        ----------
+        grams : Combinations
+        numbers : numpy.ndarray of int, shape (n,)
+            Of those in question.
+        steps : numpy.ndarray of int, shape (n,)
+            Along a line, which goes on where the next step is larger by 1.
+        error, bound : float
+            See `proved_below`.
+        """
+        if not self._worth_it:
+            return numbers
+        starts = np.flatnonzero(np.append(True, np.diff(steps) != 1))
+        lengths = np.diff(np.append(starts, len(steps)))
+        along = np.arange(len(steps)) - np.repeat(starts, lengths)
+        ends = along == np.repeat(lengths, lengths) - 1
+        thirds = np.flatnonzero((along % 3 == 1) | (ends & (along % 3 == 0) & (along > 0)))
+        low = []
+        # A few of them tell whether the others are worth it.
+        few = np.arange(len(thirds)) % _FEW == 0
+        for tried in (thirds[few], thirds[~few]):
+            if self._worth_it and tried.size:
+                low.append(tried[proved_below(grams, error, self._share * bound, numbers[tried])])
+                self._worth_it = 3 * low[-1].size >= tried.size
+        found = np.concatenate([np.zeros(0, np.int64), *low])
+        # None of them is the first of its line.
+        return np.delete(numbers, np.concatenate((found, found - 1, found[~ends[found]] + 1)))
 
 
 def envelope(geometry: ConvGeometry) -> Envelope:
@@ -273,18 +302,24 @@ def _chosen_grid(symbol: Symbol, surround: Envelope, peaks: Sequence[SymbolPeak]
             factor /= math.sqrt(math.cos(math.pi * degree / limit)) if degree else 1.0
             largest = size = limit
         choices.append([(n, t) for n in range(size, largest + 1) for t in (twists if degree else (0,))])
-    places, heights = _places(peaks, len(choices)), np.array([peak.value**2 for peak in peaks])
+    heights = np.array([peak.value**2 for peak in peaks])
     curvatures = _curvatures(symbol, peaks, surround.sizes)
-    losses = []
+    places = _places(peaks, len(choices))
+    # Along each axis, the distances of each maximum to the frequencies on both sides.
+    offsets = []
     for axis, options in enumerate(choices):
         sizes, twists = np.array(options).T
         steps = places[:, axis, None] * sizes / (2 * math.pi) - twists / 2
-        distances = np.abs(steps - np.round(steps)) * 2 * math.pi / sizes
-        losses.append(curvatures[:, axis, None] / 2 * distances**2)
+        below = np.floor(steps) - steps
+        offsets.append(np.stack((below, below + 1), axis=-1) * (2 * math.pi / sizes)[:, None])
+    corners = np.array(list(itertools.product((0, 1), repeat=len(choices))))
 
     def highest(chosen: tuple[int, ...]) -> float:
-        left = heights - sum(loss[:, index] for loss, index in zip(losses, chosen, strict=True))
-        return float(left.max(initial=0.0))
+        near = np.stack(
+            [offset[:, index, side] for offset, index, side in zip(offsets, chosen, corners.T, strict=True)], axis=-1
+        )
+        losses = np.einsum("pci,pij,pcj->pc", near, curvatures, near) / 2
+        return float((heights - losses.min(axis=1)).max(initial=0.0))
 
     best = min(itertools.product(*(range(len(options)) for options in choices)), key=highest)
     chosen = [options[index] for options, index in zip(choices, best, strict=True)]
@@ -297,13 +332,21 @@ def _places(peaks: Sequence[SymbolPeak], dims: int) -> FloatArray:
 
 
 def _curvatures(symbol: Symbol, peaks: Sequence[SymbolPeak], sizes: Sequence[int]) -> FloatArray:
-    """Return minus the second differences of ``norm(f)^2`` at its maxima, over half a step of the torus: (peaks, d)."""
-    steps = math.pi / np.array(sizes)
-    offsets = np.concatenate((np.diag(steps), -np.diag(steps)))
-    near = _places(peaks, len(sizes))[:, None, :] + offsets
+    """Return minus the second differences of ``norm(f)^2`` at its maxima, over half a step of the torus: (P, d, d)."""
+    dims, steps = len(sizes), math.pi / np.array(sizes)
+    pairs = list(itertools.combinations_with_replacement(range(dims), 2))
+    units = np.eye(dims)
+    offsets = np.array([units[i] if i == j else units[i] + units[j] for i, j in pairs]) * steps
+    near = _places(peaks, dims)[:, None, :] + np.concatenate((offsets, -offsets))
     forward, backward = np.split(climbed_norms(symbol, peaks, near, steps=_CURVATURE_STEPS) ** 2, 2, axis=1)
     heights = np.array([peak.value**2 for peak in peaks])[:, None]
-    return np.maximum(2 * heights - forward - backward, 0.0) / steps**2
+    differences = dict(zip(pairs, (2 * heights - forward - backward).T, strict=True))
+    bends = np.zeros((len(peaks), dims, dims))
+    for (i, j), difference in differences.items():
+        mixed = difference if i == j else (difference - differences[i, i] - differences[j, j]) / 2
+        bends[:, i, j] = bends[:, j, i] = mixed / (steps[i] * steps[j])
+    values, axes = np.linalg.eigh(bends)
+    return np.asarray((axes * np.maximum(values, 0.0)[:, None, :]) @ axes.swapaxes(1, 2))
 
 
 def _corner_norms(symbol: Symbol, peaks: Sequence[SymbolPeak], grid: TorusGrid) -> float:
@@ -341,7 +384,8 @@ def dense_upper_bound(operator: LinearMap, *, guess: float) -> UpperBound:
     squares = float(xp.sum(matrix * matrix))
     error = gamma(matrix.shape[0] + 2, U64) * squares * (1 + gamma(math.prod(matrix.shape), U64))
     gram = xp.matmul(xp.matrix_transpose(matrix), matrix)
+    gram = (gram + xp.matrix_transpose(gram)) / 2  # real: exactly symmetric, and no farther from the exact one
     # What a Ritz value may lack of the largest singular value, however it was rounded.
     known = guess * (1 + _DENSE_SLACK + 8 * gamma(max(matrix.shape), U64)) + 2 * product_error(operator)
-    bound = certified_norm_bound(gram[None, ...], error, provable(known, error, gram.shape[0]))
+    bound = certified_norm_bound(Combinations.of(gram[None, ...]), error, provable(known, error, gram.shape[0]))
     return UpperBound(bound + rounding_of_entries(operator), "Cholesky factorisation of the dense matrix")

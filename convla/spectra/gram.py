@@ -2,7 +2,7 @@
 
 ``f* f`` is a trigonometric polynomial too, of twice the symbol's degree. So it is known everywhere from its values at
 ``2 m + 1`` frequencies along an axis: where a grid has more, those are formed from f, and the others interpolated.
-Until then the matrices ``S + i A``, S symmetric and A not, are held as the real ``S + A``: half the numbers.
+The matrices ``S + i A``, S symmetric and A not, are held as the real ``S + A``: half the numbers.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import numpy as np
 
 from convla._array import namespace, on_device_of
 from convla._threads import blas_for
-from convla.spectra.certificate import U64, gamma
+from convla.spectra.certificate import U64, Combinations, gamma
 from convla.spectra.grids import DenseTable, IntArray, TorusGrid, interpolation, values_on_grid
-from convla.spectra.symbol import Symbol, to_complex
+from convla.spectra.symbol import Symbol
 from convla.typing import Array
 
 __all__ = ["GramMatrices"]
 
-_BLOCK = 1 << 19  # numbers in a block of matrices: smaller ones cost more calls, larger ones the cache
+_BLOCK = 1 << 19  # numbers in a block of coefficients, where one has fewer
 _HIGHEST_DEGREE = 64  # for longer kernels f itself is as quickly evaluated
 
 
@@ -70,34 +70,42 @@ class GramMatrices:
                 error = table.norm * error + gamma(nodes + 34, U64) * scale
         self.error = (error + gamma(2, U64) * scale) * symbol.largest_frobenius() ** 2 * (1 + 1e-9)
 
-    def __iter__(self) -> Iterator[tuple[IntArray, Array]]:
-        """Yield the grid's indices q (F, d), and arrays of shape (F, groups, c, c), complex128, in blocks."""
-        xp, symbol = self._symbol.xp, self._symbol
+    def __iter__(self) -> Iterator[tuple[IntArray, Combinations]]:
+        """Yield some of the grid's indices q (B, F, d), and S + A of the matrices of B, all groups and F."""
         if self._nodes is None or self._tables is None:
-            for q, values in symbol.on_grid(self._grid):
-                yield q, _hermitian(_packed(values))
+            for q, values in self._symbol.on_grid(self._grid):
+                yield q[:, None, :], Combinations.of(_packed(values))
             return
-        ((_, values),) = symbol.on_grid(self._nodes, limit=None)
-        packed = _packed(values)
-        shape = packed.shape[1:]
-        packed = xp.reshape(packed, (*self._nodes.counts, *shape))
-        half = self._grid.half
-        if self._nodes.sizes[half] < self._grid.sizes[half]:
-            packed = _both_halves(packed, self._nodes)
-        for q, block in values_on_grid(xp.reshape(packed, (*packed.shape[:-3], -1)), self._tables, limit=_BLOCK):
-            yield q, _hermitian(xp.reshape(block, (-1, *shape)))
+        xp, half = self._symbol.xp, self._grid.half
+        whole = self._nodes.sizes[half] < self._grid.sizes[half]
+        nodes = _packed_at_nodes(self._symbol, self._nodes, whole=whole)
+        matrix, *others, table = nodes.shape[-3:], *self._tables
+        weights, last = table.rows(0, table.count), np.arange(table.count)[:, None]
+        flat = xp.reshape(nodes, (*nodes.shape[: len(others)], -1))
+        for q, block in values_on_grid(flat, others, limit=_BLOCK):
+            lines = np.concatenate((np.repeat(q[:, None, :], len(last), axis=1), np.tile(last, (len(q), 1, 1))), axis=2)
+            yield lines, Combinations(xp.reshape(block, (-1, weights.shape[1], *matrix)), weights)
 
 
-def _both_halves(packed: Array, grid: TorusGrid) -> Array:
-    """Complete the values along the halved axis, which has no twist: ``-theta`` belongs to the complex conjugate."""
-    xp = namespace(packed)
-    mirrored = xp.matrix_transpose(packed)
-    for axis, (size, twist) in enumerate(zip(grid.sizes, grid.twist, strict=True)):
-        opposite = (-np.arange(size) - twist) % size
-        if axis == grid.half:
-            opposite = opposite[size // 2 + 1 :]
-        mirrored = xp.take(mirrored, on_device_of(opposite, packed, xp), axis=axis)
-    return xp.concat((packed, mirrored), axis=grid.half)
+def _packed_at_nodes(symbol: Symbol, grid: TorusGrid, *, whole: bool) -> Array:
+    """Return S + A at the frequencies of a grid, `whole` if of both halves, of shape (*frequencies, groups, c, c).
+
+    One product is taken for each pair of conjugate frequencies: ``-theta`` belongs to S - A.
+    """
+    xp = symbol.xp
+    known: dict[int, Array] = {}
+    for q, values in symbol.on_grid(grid):
+        own, conjugate = grid.numbers(q)
+        first = np.flatnonzero(own <= conjugate)
+        if first.size:
+            packed = _packed(
+                xp.take(values, on_device_of(first, values, xp), axis=0) if first.size < len(q) else values
+            )
+            known |= {number: packed[row, ...] for row, number in enumerate(own[first].tolist())}
+    counts = grid.sizes if whole else grid.counts
+    pairs = zip(*grid.numbers(np.indices(counts).reshape(len(counts), -1).T), strict=True)
+    nodes = [known[a] if a <= b else xp.matrix_transpose(known[b]) for a, b in pairs]
+    return xp.reshape(xp.stack(nodes), (*counts, *nodes[0].shape))
 
 
 def _packed(values: Array) -> Array:
@@ -115,10 +123,3 @@ def _packed(values: Array) -> Array:
     second = xp.concat((real + imaginary, imaginary - real), axis=-2)
     with blas_for(2 * math.prod(first.shape[-2:]) * first.shape[-1]):
         return xp.matmul(xp.matrix_transpose(first), second)
-
-
-def _hermitian(packed: Array) -> Array:
-    """Return the matrices S + i A from S + A."""
-    halves = packed / 2
-    turned = namespace(packed).matrix_transpose(halves)
-    return to_complex(halves + turned, halves - turned)

@@ -77,6 +77,17 @@ class TorusGrid:
         """Return theta, in radians, for indices of shape (F, d)."""
         return (q + np.array(self.twist) / 2) * (2 * math.pi / np.array(self.sizes))
 
+    def numbers(self, q: IntArray) -> tuple[IntArray, IntArray]:
+        """Return a number for each of the torus's frequencies of indices (F, d), and that of its conjugate ``-theta``.
+
+        Of those that are kept the number is smaller but for the ends of the halved axis, which hold both of a pair.
+        """
+        conjugates = (-q - np.array(self.twist)) % np.array(self.sizes)
+        axes = sorted(range(len(self.sizes)), key=lambda axis: axis != self.half)
+        sizes = [self.sizes[axis] for axis in axes]
+        own, conjugate = (np.ravel_multi_index(tuple(index.T[axes]), sizes) for index in (q, conjugates))
+        return own, conjugate
+
 
 def roots_of_unity(numerators: IntArray, denominator: int) -> np.ndarray[Any, np.dtype[np.complex128]]:
     """Return ``exp(2 pi i numerators / denominator)``, to `ROOT_UNITS` however large the numerators are.
@@ -119,10 +130,13 @@ class Exponentials:
     def blocks(self, coefficients: Array, length: int) -> Iterator[tuple[IntArray, Array]]:
         """Yield q and ``sum_k coefficient_k exp(i theta_q lag_k)`` for (..., k, entries), at most `length` q a block.
 
-        Some frequencies may come twice. Frequency ``q0 + stride q1`` needs the product of two exponentials, one of them
-        the same for all q0: no table of all frequencies is formed.
+        Some frequencies of a long axis may come twice. Frequency ``q0 + stride q1`` needs the product of two
+        exponentials, one of them the same for all q0: no table of all frequencies is formed.
         """
         xp = namespace(coefficients)
+        if self.count <= _LONGEST_BLOCK:
+            yield from _consecutive(self, coefficients, length)
+            return
         stride = -(-self.count // length)
         steps = stride * np.arange(-(-self.count // stride))
         table = _placed(roots_of_unity(np.multiply.outer(2 * steps, self._lags), 2 * self._size), coefficients)
@@ -154,10 +168,16 @@ class DenseTable:
 
     def blocks(self, coefficients: Array, length: int) -> Iterator[tuple[IntArray, Array]]:
         """Yield q and the products of those rows with coefficients (..., k, entries), at most `length` rows a block."""
-        xp = namespace(coefficients)
-        for first in range(0, self.count, length):
-            rows = self.rows(first, length)
-            yield first + np.arange(len(rows)), xp.matmul(_placed(rows, coefficients), coefficients)
+        yield from _consecutive(self, coefficients, length)
+
+
+def _consecutive(
+    table: Exponentials | DenseTable, coefficients: Array, length: int
+) -> Iterator[tuple[IntArray, Array]]:
+    xp = namespace(coefficients)
+    for first in range(0, table.count, length):
+        rows = table.rows(first, min(length, table.count - first))
+        yield first + np.arange(len(rows)), xp.matmul(_placed(rows, coefficients), coefficients)
 
 
 def interpolation(degree: int, size: int, twist: int, count: int) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -220,6 +240,9 @@ def values_on_grid(
     array([[0.+0.j],
            [0.+2.j]])
     """
+    if not tables:
+        yield np.zeros((1, 0), np.int64), coefficients[None, ...]
+        return
     yield from _blocks(np.zeros((1, 0), np.int64), coefficients[None, ...], tables, limit)
 
 

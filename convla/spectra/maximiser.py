@@ -24,6 +24,11 @@ __all__ = ["SymbolPeak", "climbed_norms", "start_vectors", "symbol_peaks"]
 
 _RANKING_STEPS = 8  # of Lanczos, from a random vector at each point of the coarse grid
 _CLIMBING_STEPS = 3
+_NEWTON_STEPS = 2  # from one vector to the next
+_SHORTER_STEPS = 4
+_ROUNDS_FOR_ALL = 3  # of refinement
+_PROMISING = 0.03  # of the highest value: what is lower after those rounds does not become the highest
+_RISEN = 1e-6  # of a value, by which it has to rise in a round to go on
 _POINTS_PER_MAXIMUM = 4  # of the coarse grid, that may rank before the best point of the next maximum
 
 
@@ -103,8 +108,10 @@ def _distinct(peaks: Sequence[SymbolPeak], symbol: Symbol) -> list[SymbolPeak]:
 def _same_maximum(a: SymbolPeak, b: SymbolPeak, symbol: Symbol) -> bool:
     """Tell whether two frequencies, up to conjugation, are no farther apart than a quarter of a period of f* f."""
     reach = 0.51 * np.pi / np.maximum(symbol.degrees, 1)
-    distances = [np.abs((a.frequency - sign * b.frequency + np.pi) % (2 * np.pi) - np.pi) for sign in (1, -1)]
-    return a.group == b.group and any(bool((distance < reach).all()) for distance in distances)
+    if a.group != b.group:
+        return False
+    distances = (a.frequency - np.array([[1], [-1]]) * b.frequency + np.pi) % (2 * np.pi) - np.pi
+    return bool((np.abs(distances) < reach).all(axis=1).any())
 
 
 def climbed_norms(symbol: Symbol, peaks: Sequence[SymbolPeak], frequencies: FloatArray, *, steps: int) -> FloatArray:
@@ -190,56 +197,84 @@ def start_vectors(symbol: Symbol, peak: SymbolPeak, image_shape: Sequence[int], 
 
 
 def _refined(symbol: Symbol, peaks: Sequence[SymbolPeak], rounds: int) -> list[SymbolPeak]:
-    """Climb from all peaks at once, until the values have stopped rising."""
-    xp = symbol.xp
-    lags = symbol.lags.astype(np.float64)
-    vectors = xp.stack([peak.vector for peak in peaks])
-    values = np.array([peak.value for peak in peaks])
-    thetas = [peak.frequency for peak in peaks]
-    taps = xp.stack([xp.astype(symbol.tap_matrices(peak.group), vectors.dtype) for peak in peaks])
-    for _ in range(rounds):
-        images = np.asarray(to_numpy(xp.matmul(taps, vectors[:, None, :, None]))[..., 0], complex)
-        thetas = [_climbed(theta, lags, image) for theta, image in zip(thetas, images, strict=True)]
-        phases = on_device_of(np.exp(1j * np.array(thetas) @ lags.T), vectors, xp, dtype=vectors.dtype)
-        flat = xp.reshape(taps, (*taps.shape[:2], -1))
-        matrices = xp.reshape(xp.matmul(phases[:, None, :], flat), (-1, symbol.rows, symbol.columns))
-        norms, vectors = _leading(matrices, vectors, _CLIMBING_STEPS)
-        risen, values = (norms - values) > 1e-6 * norms, norms
-        if not risen.any():
+    """Climb from all peaks at once; after the first rounds, from those that still rise near the highest."""
+    found, climbing = list(peaks), list(range(len(peaks)))
+    taps = {
+        group: symbol.xp.astype(symbol.tap_matrices(group), peaks[0].vector.dtype)
+        for group in {peak.group for peak in peaks}
+    }
+    for done in range(1, rounds + 1):
+        rises = set()
+        for group, matrices in taps.items():
+            places = [place for place in climbing if found[place].group == group]
+            if places:
+                for place, peak in zip(
+                    places, _climbed(symbol, matrices, [found[place] for place in places]), strict=True
+                ):
+                    if peak.value - found[place].value > _RISEN * peak.value:
+                        rises.add(place)
+                    found[place] = peak
+        least = (1 - _PROMISING) * max(peak.value for peak in found)
+        climbing = [p for p in climbing if p in rises and (done < _ROUNDS_FOR_ALL or found[p].value >= least)]
+        if not climbing:
             break
+    return found
+
+
+def _climbed(symbol: Symbol, taps: Array, peaks: Sequence[SymbolPeak]) -> list[SymbolPeak]:
+    """Take some steps of Newton's method for the frequencies of a group, and of Lanczos for the vectors."""
+    xp, lags = symbol.xp, symbol.lags.astype(np.float64)
+    vectors = xp.stack([peak.vector for peak in peaks], axis=-1)
+    thetas = np.stack([peak.frequency for peak in peaks])
+    images = xp.reshape(xp.matmul(xp.reshape(taps, (-1, symbol.columns)), vectors), (len(lags), symbol.rows, -1))
+    waves = np.ascontiguousarray(np.moveaxis(np.asarray(to_numpy(images), complex), 2, 0))
+    for _ in range(_NEWTON_STEPS):
+        thetas = _newton_steps(thetas, lags, waves)
+    phases = on_device_of(np.exp(1j * thetas @ lags.T), vectors, xp, dtype=vectors.dtype)
+    matrices = xp.matmul(phases, xp.reshape(taps, (len(lags), -1)))
+    matrices = xp.reshape(matrices, (-1, symbol.rows, symbol.columns))
+    norms, vectors = _leading(matrices, xp.matrix_transpose(vectors), _CLIMBING_STEPS)
     return [
-        SymbolPeak(float(value), theta, vectors[index, :], peak.group)
-        for index, (value, theta, peak) in enumerate(zip(values, thetas, peaks, strict=True))
+        SymbolPeak(float(norm), theta, vectors[index, :], peak.group)
+        for index, (norm, theta, peak) in enumerate(zip(norms, thetas, peaks, strict=True))
     ]
 
 
-def _climbed(theta: FloatArray, lags: FloatArray, images: np.ndarray[Any, Any]) -> FloatArray:
-    for _ in range(2):
-        theta = _newton_step(theta, lags, images)
-    return theta
+def _newton_steps(thetas: FloatArray, lags: FloatArray, images: np.ndarray[Any, Any]) -> FloatArray:
+    """Improve ``norm(sum_t exp(i theta.lag_t) images_t)^2`` by Newton's method where concave, else by the gradient.
 
-
-def _newton_step(theta: FloatArray, lags: FloatArray, images: np.ndarray[Any, Any]) -> FloatArray:
-    """Improve ``norm(sum_t exp(i theta.lag_t) images_t)^2`` by Newton's method where concave, else by the gradient."""
-    wave = np.exp(1j * lags @ theta)[:, None] * images
+    Parameters
+    ----------
+    thetas : numpy.ndarray of shape (P, d)
+        A frequency for each of P functions.
+    lags : numpy.ndarray of shape (taps, d)
+    images : complex numpy.ndarray of shape (P, taps, rows)
+    """
+    wave = np.exp(1j * thetas @ lags.T)[:, :, None] * images
     dims = lags.shape[1]
-    total = wave.sum(axis=0)
+    total = wave.sum(axis=1)[:, :, None]
     slopes = 1j * lags.T @ wave
     pairs = (lags[:, :, None] * lags[:, None, :]).reshape(len(lags), -1)
-    bends = (-pairs.T @ wave).reshape(dims, dims, -1)
+    bends = (-pairs.T @ wave).reshape(len(thetas), dims, dims, -1)
     gradient = 2 * np.real(slopes @ total.conj())
-    curvature = 2 * np.real(slopes.conj() @ slopes.T + bends @ total.conj())
+    curvature = 2 * np.real(slopes.conj() @ slopes.swapaxes(1, 2) + (bends @ total.conj()[:, None])[..., 0])
     eigenvalues, axes = np.linalg.eigh(curvature)
     # Along directions that are not concave a step of the same size up the gradient; no step where the symbol is flat.
     sizes = np.abs(eigenvalues)
-    floor = 1e-3 * float(sizes.max(initial=0.0))
-    safe = np.where(sizes > floor, sizes, np.inf if floor == 0.0 else floor)
-    step = axes @ ((axes.T @ gradient) / safe)
-    reach = 1.0 / np.maximum(np.ptp(lags, axis=0), 1.0)
-    step = np.clip(step, -0.5 * reach, 0.5 * reach)
-    before = np.linalg.norm(total)
-    for _ in range(4):
-        if np.linalg.norm(np.exp(1j * lags @ (theta + step)) @ images) >= before:
-            return np.asarray(theta + step)
-        step = step / 4
-    return theta
+    floor = 1e-3 * sizes.max(axis=1, keepdims=True, initial=0.0)
+    safe = np.where(sizes > floor, sizes, np.where(floor == 0.0, np.inf, floor))
+    steps = (axes @ (axes.swapaxes(1, 2) @ gradient / safe[:, :, None]))[..., 0]
+    reach = 0.5 / np.maximum(np.ptp(lags, axis=0), 1.0)
+    steps = np.clip(steps, -reach, reach)
+    before, found = np.linalg.norm(total, axis=(1, 2)), thetas.copy()
+    left = np.arange(len(thetas))
+    for _ in range(_SHORTER_STEPS):
+        tried = thetas[left] + steps[left]
+        phases = np.exp(1j * tried @ lags.T)[:, None, :]
+        higher = np.linalg.norm(phases @ images[left], axis=(1, 2)) >= before[left]
+        found[left[higher]] = tried[higher]
+        left = left[~higher]
+        if not left.size:
+            break
+        steps /= 4
+    return found

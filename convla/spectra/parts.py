@@ -148,13 +148,15 @@ def direct_sum(operator: ConvOperator) -> list[Part[ConvOperator]]:
 
 def live_taps(kernel: Array) -> BoolArray:
     """Return which taps of a kernel some filter does not have as zero: an array of NumPy, of the shape of the taps."""
-    xp = namespace(kernel)
     # One filter most often tells of all taps, and to look at all takes as long as many a convolution.
-    for some in (kernel[:1, :1, ...], kernel):
-        live = np.reshape(to_numbers(xp.astype(xp.any(some != 0, axis=(0, 1)), xp.int8)), tuple(kernel.shape[2:])) != 0
-        if live.all():
-            break
-    return live
+    first = _live(kernel[:1, :1, ...])
+    return first if first.all() else _live(kernel)
+
+
+def _live(kernel: Array) -> BoolArray:
+    xp = namespace(kernel)
+    live = to_numbers(xp.astype(xp.any(kernel != 0, axis=(0, 1)), xp.int8))
+    return np.array(live, np.bool_).reshape(tuple(kernel.shape[2:]))
 
 
 @lru_cache(maxsize=256)

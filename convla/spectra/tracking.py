@@ -20,9 +20,9 @@ from convla._validate import check_choice, check_integer, check_real
 from convla.errors import ConvergenceWarning
 from convla.linear_map import LinearMap
 from convla.spectra.batch import Batch
-from convla.spectra.block_iteration import Block, SearchSpace, iterate, least_share, orthonormal
+from convla.spectra.block_iteration import Block, iterate, least_share, orthonormal
 from convla.spectra.carrier import Carrier
-from convla.spectra.krylov import FAR, extended
+from convla.spectra.krylov import FAR, KrylovSpace, extended
 from convla.spectra.result import End, SingularValues
 from convla.spectra.status import Status
 from convla.typing import Array
@@ -312,18 +312,12 @@ class _Search:
         """Search one map of a part by a Krylov space, from that of the other end if there is one."""
         spaces = self.carrier.spaces
         if part not in spaces:
-            spaces[part] = SearchSpace.spanned(batch, orthonormal(self._draws(batch, 1, part), self.xp))
-        space, count = spaces[part], self._rows(batch)
-        before = space.multiplied
+            spaces[part] = KrylovSpace(batch, orthonormal(self._draws(batch, 1, part), self.xp))
+        space, before = spaces[part], spaces[part].rows
         block, known, tolerance, above = extended(
-            space,
-            end=self.tracker.end,
-            count=count,
-            rtol=self.tracker.rtol,
-            rows=space.room(2 * count),
-            bar=self.interest**2,
+            space, end=self.tracker.end, count=self._rows(batch), rtol=self.tracker.rtol, bar=self.interest**2
         )
-        self.products += space.multiplied - before
+        self.products += space.rows - before
         squares, residuals = to_numbers(block.squares), to_numbers(block.residuals)
         self.runs.append(_Run(part, groups, block, squares, residuals, tolerance, above))
         return known

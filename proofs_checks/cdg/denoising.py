@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from fractions import Fraction
 
 import numpy as np
@@ -11,7 +12,7 @@ import convla
 from convla.experiments.statistics import paired_difference
 from convla.typing import Array
 from proofs_checks.draws import for_all, integers, layers
-from proofs_checks.statement import Kind, Statement, Verdict, evidence
+from proofs_checks.statement import Kind, Statement, UnavailableError, Verdict, evidence
 from proofs_checks.training import AVERAGED, SEEDS, averaging_gains, digits_training, recorded, run
 
 __all__ = ["STATEMENTS"]
@@ -109,6 +110,34 @@ def the_record_of_averaging_is_what_runs(_: int) -> str:
     return f"gains {', '.join(f'{v:.3f}' for v in fresh)}; after one epoch {moved[1]:+.3f} along outputs"
 
 
+@evidence(
+    Kind.PROPERTY,
+    "kernels of 2 to 20 channels, one of them zero: the mean cosine over all pairs, and at each distance, pair by pair",
+)
+def correlations_by_definition(_: int) -> str:
+    try:
+        import torch
+
+        from convla.experiments.training.observations import DISTANCES, channel_correlation
+    except ImportError:
+        raise UnavailableError("weights of networks need PyTorch: pip install 'convla[torch]'") from None
+    rng = np.random.default_rng(0)
+    for outputs, inputs in ((2, 3), (5, 4), (20, 2)):
+        kernel = rng.standard_normal((outputs, inputs, 3))
+        kernel[1] = 0.0
+        for axis, count in enumerate((outputs, inputs)):
+            slices = [np.take(kernel, i, axis=axis).ravel() for i in range(count)]
+            unit = [s / np.linalg.norm(s) if s.any() else s for s in slices]
+            cosines = {(i, j): float(unit[i] @ unit[j]) for i, j in itertools.combinations(range(count), 2)}
+            wanted = [np.mean([*cosines.values()])]
+            for distance in range(1, DISTANCES + 1):
+                near = [value for (i, j), value in cosines.items() if j - i == distance]
+                wanted.append(np.mean(near) if near else np.nan)
+            found = channel_correlation(torch.from_numpy(kernel), axis)
+            assert np.allclose(found, wanted, rtol=1e-12, atol=1e-14, equal_nan=True), (outputs, inputs, axis)
+    return "6 sets of channels, 17 means of each"
+
+
 STATEMENTS = (
     Statement(
         id="CDG-denoise",
@@ -130,7 +159,7 @@ STATEMENTS = (
         claim="On the digits both channel-directed gradients make filters correlate along output channels, and leave the correlation along "
         "input channels as it was, with a margin of 0.01. Plain SGD makes no correlation along output channels.",
         verdict=Verdict.STATISTICAL,
-        evidence=(output_channels_come_to_correlate, the_record_of_averaging_is_what_runs),
+        evidence=(output_channels_come_to_correlate, the_record_of_averaging_is_what_runs, correlations_by_definition),
         functions=("convla.experiments.training.observations.channel_correlation",),
         note="The source's Figures 1 and 11 show some for SGD too, in ResNet-56 on CIFAR-10 and in networks trained on ImageNet: `convla train "
         "cdg-figure11`.",

@@ -109,6 +109,7 @@ def enclosures_of_the_least_similarity(_: int) -> str:
         lower, upper = identities.least_similarity_enclosure(taps, vertices=3000 if taps < 10 else 20_000)
         assert 0.7 * upper < lower <= upper, (taps, lower, upper)
         assert identities.similarity_lower_bound(taps) <= lower * (1 + 1e-12) <= identities.similarity_upper_bound(taps)
+        assert upper == math.nextafter(float(_similarity_of_the_pair(taps)), math.inf), taps
         scaled = upper * math.exp(8 * identities.CATALAN * (taps - 1) / math.pi)
         found.append((lower, upper, scaled))
     for taps, value in ((2, 1 / 2), (3, 1 / 9)):
@@ -121,6 +122,16 @@ def enclosures_of_the_least_similarity(_: int) -> str:
         f"N = {taps}: {lower:.4g} to {upper:.4g}, times exp(8 G (N - 1) / pi) {scaled:.2f}"
         for taps, (lower, upper, scaled) in enumerate(found, 2)
     )
+
+
+def _similarity_of_the_pair(taps: int) -> Fraction:
+    """Return the exact similarity of the pair that the enclosure has found, divided by its squared norms."""
+    pair = identities.least_similar_pair(taps, starts=16, sweeps=200)
+    first, second = ([Fraction(float(entry)) for entry in kernel] for kernel in pair)
+    lags = range(1 - taps, taps)
+    products = [sum(first[i] * second[i + t] for i in range(taps) if 0 <= i + t < taps) for t in lags]
+    norms = sum(a * a for a in first) * sum(b * b for b in second)
+    return Fraction(sum(p * p for p in products)) / norms
 
 
 @evidence(
@@ -145,15 +156,16 @@ def half_circle_pairs_attain_the_rate(_: int) -> str:
             taps_of = [kernel[i] for i in range(taps)]
             shipped = identities.half_circle_pair(taps)
             norm = sum((c * c for c in taps_of), arb(0))
-            for i, c in enumerate(taps_of):
-                for one, sign in zip(shipped, (1, (-1) ** i), strict=True):
-                    error = abs(float((c / norm.sqrt()).mid()) * sign - float(one[i]))
-                    assert error < 1e-13 or abs(error - 2 * abs(float(one[i]))) < 1e-13, (taps, i)
+            exact = np.array([float((c / norm.sqrt()).mid()) for c in taps_of])
+            for one, wanted in zip(shipped, (exact, exact * (-1.0) ** np.arange(taps)), strict=True):
+                assert min(float(np.abs(one - side * wanted).max()) for side in (1, -1)) < 1e-13, taps
             other = arb_poly([(-1) ** i * c for i, c in enumerate(taps_of)])
             product = kernel * other
             similarity = sum((product[i] * product[i] for i in range(2 * n + 1)), arb(0)) / (norm * norm)
             scaled = similarity * rate**n
             upper = 8 * arb.pi() * n / (arb.pi() * arb(n).sqrt() / 6).erf() ** 2
+            # Two kernels of one tap, or of few, have a similarity of at most 1.
+            assert identities.similarity_upper_bound(1) == identities.similarity_upper_bound(2) == 1.0
             assert scaled < upper, (taps, scaled, upper)
             assert scaled > arb(2 * n).sqrt(), (taps, scaled)
             assert (
@@ -167,9 +179,9 @@ def half_circle_pairs_attain_the_rate(_: int) -> str:
                 or taps < 4
             )
             lower = identities.similarity_lower_bound(taps)
-            wanted = float((arb(2 * n).sqrt() * rate ** (-n)).mid())
-            assert lower >= wanted * (1 - 1e-12), taps
-            assert taps < 7 or lower <= wanted * (1 + 1e-9), taps
+            boyd = float((arb(2 * n).sqrt() * rate ** (-n)).mid())
+            assert lower >= boyd * (1 - 1e-12), taps
+            assert taps < 7 or lower <= boyd * (1 + 1e-9), taps
             found.append(float(scaled.mid()))
     finally:
         ctx.prec = precision

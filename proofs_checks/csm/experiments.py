@@ -15,6 +15,7 @@ from convla import identities
 from convla.descent import Adam
 from convla.experiments.csm.published import published_tables
 from convla.experiments.descents.pairs import descend_pairs
+from convla.experiments.training.schema import read_experiment
 from convla.similarity import initialize_network
 from convla.similarity.pairs import feature_map_gram
 from convla.testing import gamma
@@ -304,6 +305,38 @@ def similarity_grows_with_the_fourth_power(examples: int) -> str:
     return for_all(examples, strategy, check)
 
 
+FIGURES = {
+    "csm-figure3": ("final-similarity", ("cnn2",), "I = 500"),
+    "csm-figure4": ("mean-train-loss", ("cnn1", "cnn2"), "I = 500"),
+    "csm-figure5": ("mean-train-accuracy", ("cnn1", "cnn2"), "I = 500"),
+    "csm-figure6": ("final-test-accuracy", ("resnet18",), "I = 200"),
+    "csm-figure7": ("final-test-accuracy", ("resnet18",), "I = 60"),
+}
+"""The experiment of each of Figures 3 to 7: what it measures, of which networks, and the arm that its sentence is on."""
+
+
+@evidence(
+    Kind.PROOF,
+    "Figures 3 to 7: each has an experiment with the printed settings, and a measure that decides its sentence",
+)
+def figures_have_experiments_that_decide_them(_: int) -> str:
+    blocks = 0
+    for name, (measure, networks, arm) in FIGURES.items():
+        experiment = read_experiment(name)
+        settings, grid = dict(experiment.full.settings), experiment.full.grid
+        assert experiment.measures == (measure,), name
+        assert grid.get("network", (settings["network"],)) == networks, name
+        assert {"I = 0", "baseline"} & {a.name for a in experiment.arms}, name
+        assert arm in {a.name for a in experiment.arms}, name
+        deep = networks == ("resnet18",)
+        rate = grid.get("learning_rate", (settings["learning_rate"],))
+        assert 0.01 in rate, name
+        assert (settings["epochs"], settings["batch_size"]) == ((50, 64) if deep else (100, 512)), name
+        assert experiment.full.seeds >= 5, name
+        blocks += len(list(experiment.full.blocks()))
+    return f"{len(FIGURES)} experiments of {blocks} blocks"
+
+
 STATEMENTS = (
     Statement(
         id="CSM-7",
@@ -387,6 +420,20 @@ STATEMENTS = (
         evidence=(capacity_in_standard_errors,),
         note="One run of each is printed. On 10,000 test images the difference is about one standard error. The parameter counts "
         "hold (CSM-params).",
+    ),
+    Statement(
+        id="CSM-figures",
+        number="Sections 6.2, 6.4, Figures 3 to 7",
+        title="what minimising convolutional similarity does for training",
+        claim="It stays low during training; the loss falls faster, and 100 % training accuracy is reached 40 and 20 epochs before the "
+        "baselines; ResNet18 is more accurate in all configurations, by 20 % in one; most of the gain is there for I < 60.",
+        verdict=Verdict.UNDECIDED,
+        evidence=(figures_have_experiments_that_decide_them,),
+        note="Curves are drawn, of one run each. What would decide: over five seeds or more, paired, the interval of the difference to "
+        "the baseline, at 95 % for all comparisons of a figure at once, lies below 0 (the similarity at the end, the mean training "
+        "loss) or above it (the mean training accuracy, the test accuracy, in every block); for Figure 7, the gain at I = 60 is more "
+        "than half of that at I = 200. `convla train csm-figure3` to `csm-figure7` print these differences; at the source's size "
+        "they take CIFAR-10 and a GPU.",
     ),
     Statement(
         id="CSM-momentum",

@@ -208,8 +208,8 @@ def inputs_enter_by_mean_and_variance(_: int) -> str:
     wanted = failures(limit[None])
     error = math.sqrt(2 * wanted * (1 - wanted) / count)
     found = [f"limit {100 * wanted:.2f} %"]
-    cases: tuple[tuple[int, Padding], ...] = ((16, "full"), (64, "full"), (64, "same"), (64, "valid"), (512, "full"))
-    for m, padding in cases:
+    paddings: tuple[Padding, ...] = ("full", "same", "valid")
+    for m, padding in ((16, "full"), *((64, padding) for padding in paddings), (512, "full")):
         share = failures(_grams(rng.uniform(0, 1, (count, m)), n, padding))
         assert abs(share - wanted) < 4 * error, (m, padding, share, wanted)
         found.append(f"M = {m}, {padding}: {100 * share:.2f} %")
@@ -244,9 +244,9 @@ def products_fall_like_the_square_of_time(_: int) -> str:
         assert (shorter <= bound + 1e-300).all(), (time, float((shorter / bound).max()))
         sizes.append(float(np.abs(_products(*ends, grams)).mean()))
     powers = [math.log(b / a, 4) for a, b in itertools.pairwise(sizes[1:])]
-    # Steeper and steeper, to the power -2, which few pairs with nearly equal norms decide at the end.
-    assert powers[0] > powers[1] > powers[2], powers
-    assert -2.4 < powers[-1] < -1.6, powers
+    # They fall to their end, about which a mean over so few pairs of a heavy-tailed law moves.
+    assert powers[0] > powers[1] > max(powers[2:]), powers
+    assert all(-2.1 < power < -1.6 for power in powers[2:]), powers
     return "; ".join(
         [f"time 4: {sizes[1]:.3g}"]
         + [f"time {t}: {v:.3g}, power {p:.2f}" for t, v, p in zip(times[1:], sizes[2:], powers, strict=True)]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
+from fractions import Fraction
 
 import numpy as np
+from hypothesis import strategies as st
 
 import convla
 from convla import identities
@@ -116,6 +118,10 @@ def full_identity_on_vectors(_: int) -> str:
     count = 0
     for n, m in (*vector_sizes(8, 16), *TABLE_SIZES):
         count += agree_on_all_bases(_features, _lags, 1, (n,), (m,))
+    x = np.arange(1, 6)
+    for reach in range(7):
+        whole = identities.autocorrelation(x[None], (reach,), channels=True)[0, 0]
+        assert np.array_equal(identities.autocorrelation(x, (reach,)), whole), reach
     return f"{count} integer equalities"
 
 
@@ -251,7 +257,46 @@ def centre_lag_is_the_kernel_similarity(_: int) -> str:
     count = 0
     for n, m in (*vector_sizes(8, 16), *TABLE_SIZES):
         count += agree_on_all_bases(_features, split, 1, (n,), (m,))
+    single, other = np.array([[[2]], [[3]]]), np.array([[[5]]])
+    one_tap = identities.off_centre_inner_product(single, other, np.ones((7, 1, 4), dtype=int), stacks=True)
+    assert one_tap.shape == (7, 2, 1), "an inner product for every input and pair of kernels"
+    assert not one_tap.any(), "one tap has no lag but the centre"
     return f"{count + sum(agree_on_all_bases(_features, split, 1, k, i) for k, i in PLANES)} integer equalities"
+
+
+@evidence(
+    Kind.PROPERTY,
+    "kernels of integers, Fractions, float32 and float64, with a common factor from 2^-900 to 2^900 in one of them and the inverse "
+    "in the others: <K1, K2> and <F1, F2>, of the dtype that is asked for",
+)
+def similarities_in_every_dtype_and_at_every_scale(examples: int) -> str:
+    def check(k1: Array, k2: Array, x: Array, power: int) -> None:
+        k1, k2, x = k1[0, 0], k2[0, 0], x[0, 0]
+        kernels, maps = int((k1 * k2).sum()), int(identities.feature_inner_product(k1, k2, x))
+        for dtype in (np.int64, object, np.float32, np.float64):
+            one, other, image = (a.astype(dtype) for a in (k1, k2, x))
+            found = (
+                convla.kernel_similarity(one, other),
+                convla.feature_map_similarity(one, other, image, padding="full"),
+            )
+            assert dtype is object or [f.dtype for f in found] == [dtype] * 2, (dtype, found)
+            wanted = np.array([kernels, maps]).astype(dtype)
+            assert np.array_equal(np.array(found, dtype=dtype), wanted), (dtype, k1, k2, x)
+        mixed = np.array([Fraction(int(n), 3) for n in k1.ravel()], dtype=object).reshape(k1.shape)
+        assert convla.kernel_similarity(mixed, k2) == Fraction(kernels, 3), "exact numbers stay exact"
+        assert float(convla.kernel_similarity(k1, k2 / 2)) == kernels / 2
+        # Sums that cancel, beyond the range on the way: integers beside floats.
+        beyond = np.array([[1 << 40, 1 << 40], [1 << 1000, -(1 << 1000)]], dtype=object)
+        assert float(convla.kernel_similarity(beyond[0].astype(np.int64), beyond[1].astype(np.float64))) == 0.0
+        # <K1, K2> has degree one in each kernel, <F1, F2> two in X besides.
+        large, small = np.ldexp(1.0, power), np.ldexp(1.0, -power)
+        assert float(convla.kernel_similarity(large * k1, small * k2)) == kernels, (k1, k2, power)
+        root = np.ldexp(1.0, -(power // 2))
+        found = convla.feature_map_similarity(root**-2 * k1, 1.0 * k2, root * x, padding="full")
+        assert float(found) == maps, (k1, k2, x, power)
+
+    drawn = st.tuples(pairs_and_inputs(integers), st.integers(-900, 900))
+    return for_all(examples, drawn.map(lambda pair: (*pair[0], pair[1])), check)
 
 
 @evidence(Kind.COUNTEREXAMPLE, "N = 2, M = 2")
@@ -374,7 +419,11 @@ STATEMENTS = (
         r"(K_1 \circledast K_2)[n]$; so $\langle K_1, K_2\rangle = 0$ does not imply $\langle F_1, F_2\rangle = 0$.",
         verdict=Verdict.HOLDS,
         correction=r"The sums above Eq. (23) run over n but leave out $n_2=0$: n is meant.",
-        evidence=(centre_lag_is_the_kernel_similarity, orthogonal_kernels_with_similar_feature_maps),
+        evidence=(
+            centre_lag_is_the_kernel_similarity,
+            orthogonal_kernels_with_similar_feature_maps,
+            similarities_in_every_dtype_and_at_every_scale,
+        ),
         functions=(
             "convla.identities.off_centre_inner_product",
             "convla.kernel_similarity",

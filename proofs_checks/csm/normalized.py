@@ -68,6 +68,8 @@ def inputs_see_the_even_part(examples: int) -> str:
         symmetric = a + np.flip(a), b + np.flip(b)
         whole = int(convla.convolutional_similarity(np.stack(symmetric)[:, None]))
         assert float(identities.even_similarity(*symmetric)) == whole
+        for dtype in (np.float32, np.float64):
+            assert identities.even_similarity(a.astype(dtype), b.astype(dtype)).dtype == dtype
 
     return for_all(examples, pairs_and_inputs(integers), check)
 

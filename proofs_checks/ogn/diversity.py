@@ -7,8 +7,9 @@ import itertools
 import numpy as np
 
 from convla.experiments.statistics import PairedDifference, paired_difference
+from convla.experiments.training.curves import Curves
 from convla.typing import Array
-from proofs_checks.statement import Kind, Statement, Verdict, evidence
+from proofs_checks.statement import Kind, Statement, UnavailableError, Verdict, evidence
 from proofs_checks.training import SEEDS, digits_training, recorded, run
 
 __all__ = ["STATEMENTS"]
@@ -78,6 +79,45 @@ def the_record_is_what_runs(_: int) -> str:
     return f"4 epochs; all cosines within {tolerance}"
 
 
+@evidence(
+    Kind.PROPERTY,
+    "layers of one map, of three lines, and of four maps, 5 images: the cosines map by map; means over the layers of a curve",
+)
+def cosines_by_definition(_: int) -> str:
+    try:
+        import torch
+    except ImportError:
+        raise UnavailableError("networks need PyTorch: pip install 'convla[torch]'") from None
+    from convla.experiments.training.observations import map_cosines
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        sizes = ((1, 1, (1, 1)), (1, 3, (2, 1)), (3, 4, (1, 2)))
+        parts = [(torch.nn.Conv2d(c, k, size), torch.nn.ReLU()) for c, k, size in sizes]
+        images = torch.rand(5, 1, 2, 4)
+    network = torch.nn.Sequential(*itertools.chain.from_iterable(parts))
+    found, maps = map_cosines(network, images), images
+    assert len(found) == 3
+    for part, cosine in zip(parts, found, strict=True):
+        maps = part[1](part[0](maps)).detach()
+        flat = maps.double().numpy().reshape(len(maps), maps.shape[1], -1)
+        pairs = [
+            abs(float(a @ b)) / float(np.linalg.norm(a) * np.linalg.norm(b)) if a.any() and b.any() else 0.0
+            for image in flat
+            for a, b in itertools.combinations(image, 2)
+        ]
+        assert np.isclose(cosine, np.mean(pairs) if pairs else np.nan, rtol=1e-5, equal_nan=True), (cosine, pairs)
+    curves = Curves.empty(1, activations=2, convolutions=2, distances=2)
+    curves.map_cosine[:] = [[0.25, np.nan], [0.5, 1.5]]
+    curves.output_correlation[:] = 7.0
+    curves.output_correlation[..., 0] = [[1.0, 3.0], [np.nan, 4.0]]
+    curves.test_loss[:] = [5.0, 6.0]
+    means = {"map_cosine": [0.25, 1.0], "output_correlation": [2.0, 4.0], "test_loss": [5.0, 6.0]}
+    for name, wanted in means.items():
+        assert curves.over_layers(name).tolist() == wanted, name
+    return "3 layers, and the means of 3 curves"
+
+
 STATEMENTS = (
     Statement(
         id="OGN-diverse",
@@ -87,7 +127,7 @@ STATEMENTS = (
         "epochs the mean cosines of both ways of training are equivalent in every layer, with a margin of 0.05, and in the third layer "
         "they are higher with orthonormalised gradients.",
         verdict=Verdict.STATISTICAL,
-        evidence=(maps_differ_at_first_only, the_record_is_what_runs),
+        evidence=(maps_differ_at_first_only, the_record_is_what_runs, cosines_by_definition),
         functions=(
             "convla.experiments.training.observations.map_cosines",
             "convla.experiments.training.curves.Curves.over_layers",
@@ -102,7 +142,7 @@ STATEMENTS = (
         claim="On the digits the share of weights with gradient 0 in a batch is equivalent with and without orthonormalised gradients, with "
         "a margin of 0.05, and a little lower with them.",
         verdict=Verdict.STATISTICAL,
-        evidence=(no_more_weights_rest, the_record_is_what_runs),
+        evidence=(no_more_weights_rest, the_record_is_what_runs, cosines_by_definition),
         functions=("convla.experiments.training.observations.map_cosines",),
         note="The source's Figure 9 shows an order of magnitude more for one layer of resnet50 on CIFAR-10: `convla train ogn-figure9`.",
     ),

@@ -34,6 +34,15 @@ def a_layer_is_its_components(_: int) -> str:
     composed = operators[1].to_dense() @ operators[0].to_dense()
     for column, x in enumerate(inputs):
         assert np.array_equal(operators[1].apply(operators[0].apply(x)).ravel(), composed[:, column])
+    layer = convla.ConvOperator(first.astype(np.float64), (4,))
+    assert np.array_equal(layer.apply(inputs), layer.apply(inputs.astype(np.float64))), "integers are taken as floats"
+    images = (np.ones((2, 5)), np.ones((3, 4)), np.ones(4), np.ones((0, 2, 5)), np.array([[1.0, np.nan, 0.0, 0.0]] * 2))
+    for wrong in (*images, np.ones((2, 4), dtype=np.float32)):
+        try:
+            layer.apply(wrong)
+        except (TypeError, ValueError):
+            continue
+        raise AssertionError(f"no image of this layer: {wrong}")
     return f"{count} layers of three components, and a composition"
 
 

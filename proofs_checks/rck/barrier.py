@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 import convla
 from convla import identities
+from convla.penalties.pairs import active_pairs, shifted
 from convla.testing import gamma
 from proofs_checks.draws import floats, for_all, operators, targets
 from proofs_checks.rck.penalty import matrix_and_target
@@ -76,7 +77,45 @@ def null_vectors_count_in_a_tie(_: int) -> str:
         assert np.abs(gradient - np.eye(1, columns)[0] * 2 / columns).max() < 1e-12, gradient
         above = convla.penalty_gradient(wide, 0.4).ravel()
         assert np.abs(above - np.eye(1, columns)[0] * 2).max() < 1e-12, above
+        # Null vectors alone: no pair is left, of whatever shape.
+        target = shifted(convla.ConvOperator(np.eye(1, columns)[:, :, None] * np.ones(3), (4,)), 20.0, "input")
+        alone = active_pairs(target)
+        assert alone.nulls == 4 * (columns - 1), alone
+        assert (alone.vectors.shape, alone.images.shape) == ((0, columns, 4), (0, 1, 4)), alone
     return "the average over the tied vectors is 2 / g of the upper one's gradient"
+
+
+@evidence(
+    Kind.COUNTEREXAMPLE,
+    "diagonal layers of 2 channels, both ends or two equal values active, at scales from 2^-80 to 2^80; float32 and integers",
+)
+def gradients_average_over_what_is_tied(_: int) -> str:
+    for power in (-80, 0, 80):
+        scale = math.ldexp(1.0, power)
+
+        def gradient(one: float, other: float, alpha: float, scale: float = scale) -> list[float]:
+            operator = convla.ConvOperator(scale * np.diag([one, other])[:, :, None], (2,))
+            slope = convla.penalty_gradient(operator, scale**2 * alpha) / scale
+            assert slope[0, 1, 0] == slope[1, 0, 0] == 0.0
+            return [float(slope[0, 0, 0]), float(slope[1, 1, 0])]
+
+        # Each channel has its value at both places of the image.
+        assert np.allclose(gradient(3.0, 1.0, 5.0), [3.0, -1.0], rtol=1e-12), "9 - 5 = 5 - 1: half of either end"
+        assert np.allclose(gradient(3.0, 3.0, 1.0), [3.0, 3.0], rtol=1e-12)
+        # Tied is what differs by less than the root of the precision, relatively.
+        assert np.allclose(gradient(3.0, 3.0 * (1 + 1e-9), 1.0), [3.0, 3.0], rtol=1e-6)
+        assert np.allclose(gradient(3.0, 3.0 * (1 + 1e-7), 1.0), [0.0, 6.0], rtol=1e-6)
+    whole = np.array([[[3, 1], [0, 2]]])
+    penalties = {
+        dtype: convla.penalty(convla.ConvOperator(whole.astype(dtype), (4,)), 2.0) for dtype in (int, "f4", "f8")
+    }
+    assert [np.asarray(value).dtype for value in penalties.values()] == [np.float64, np.float32, np.float64]
+    assert float(penalties[int]) == float(penalties["f8"])
+    assert abs(float(penalties["f4"]) / float(penalties["f8"]) - 1) < 1e-5
+    for dtype in ("f4", "f8"):
+        slope = convla.penalty_gradient(convla.ConvOperator(whole.astype(dtype), (4,)), 2.0)
+        assert slope.dtype == np.dtype(dtype)
+    return "averages over two pairs, at every scale"
 
 
 @evidence(
@@ -161,6 +200,7 @@ STATEMENTS = (
             smaller_gram_matrix_has_no_floor,
             penalty_is_at_least_alpha,
             null_vectors_count_in_a_tie,
+            gradients_average_over_what_is_tied,
             large_matrices_by_iteration,
             gradients_of_the_smaller_gram_matrix,
             tracked_value_dips_below_the_true_one,

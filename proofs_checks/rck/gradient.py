@@ -164,6 +164,10 @@ def gradient_is_the_sum_over_omega(examples: int) -> str:
     assert np.array_equal(
         penalty_gradient_by_entries(whole, u, v), penalty_gradient_by_entries(whole.astype(np.float64), u, v)
     ), "the kernel's integers do not round the vectors"
+    # A single output: the outer taps are at no place of M, and their Omega is empty.
+    single = convla.ConvOperator(np.array([[[5.0, 2.0, 7.0]]]), (1,))
+    one = np.array([1.0])
+    assert np.array_equal(penalty_gradient_by_entries(single, one, one), np.array([[[0.0, 4.0, 0.0]]]))
     return f"every entry of {applied} kernels"
 
 

@@ -136,6 +136,20 @@ def sparse_matrices_are_the_dense_ones(_: int) -> str:
                         form,
                     )
                 count += 3
+                # Around and beyond the edge taps of a kernel as long as the image meet in one entry.
+                for boundary in ("circular", "replicate") if n <= k else ():
+                    around = convla.ConvGeometry(kernel.shape, (n, n), padding="same", boundary=boundary)
+                    forms = {
+                        form: convla.convolution_matrix(np.cumsum(kernel, axis=-1), around, order=order, format=form)
+                        for form in ("dense", "csr", "csc", "coo")
+                    }
+                    for form in ("csr", "csc", "coo"):
+                        assert forms[form].format == form
+                        assert np.array_equal(forms[form].toarray(), forms["dense"]), (kernel, n, order, boundary)
+                    ones = np.ones(forms["dense"].shape[1], dtype=int)
+                    sums = np.repeat(np.cumsum(kernel, axis=-1).sum(axis=(1, 2, 3)), n * n)
+                    assert np.array_equal(forms["dense"] @ ones, sums), "each row holds every tap"
+                    count += 4
     return f"{count} matrices"
 
 

@@ -82,6 +82,11 @@ def leading_term_of_a_known_spectrum(_: int) -> str:
         assert abs(float(convla.largest_singular_value(line).value) ** 2 - exact) <= 1e-7
         # 16 - 8 x^2 + (5/3) x^4 - ...: the leading term is right to the fourth order, and not with n or n + 2.
         assert abs(16 - 8 * angle**2 - exact) <= 2 * angle**4, n
+        # With stride 2 the sizes are those of the output: |f|^2 is 8 at most, its second derivative -2.
+        strided = convla.ConvOperator(taps[None, None], (n,), stride=2)
+        leading, peak = float(convla.asymptotic_largest_singular_value(strided)) ** 2, 8.0
+        wanted = peak - np.pi**2 / (n / 2 + 1) ** 2
+        assert abs(leading - wanted) <= 1e-5 * (peak - wanted), (n, leading, wanted)
         for other in (n, n + 2):
             assert abs(16 - 8 * (np.pi / other) ** 2 - exact) > 10 * abs(16 - 8 * angle**2 - exact) or n < 16, n
     return "8 leading terms; the error is of the fourth order"

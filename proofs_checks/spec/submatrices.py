@@ -127,7 +127,16 @@ def circulant_bound_is_an_upper_bound(examples: int) -> str:
         matrix = _matrix(kernel, image)
         norm = float(np.linalg.norm(matrix, 2))
         bounds = convla.singular_value_bounds(convla.ConvOperator(kernel, image), method="symbol")
-        assert norm <= bounds.upper + gamma(20 * sum(matrix.shape), np.float64) * norm, (kernel, norm, bounds)
+        slack = gamma(20 * sum(matrix.shape), np.float64) * norm
+        assert norm <= bounds.upper + slack, (kernel, norm, bounds)
+        assert bounds.lower <= norm + slack, (kernel, norm, bounds)
+        # By any method, and of a product, which is no convolution.
+        operator = convla.ConvOperator(kernel, image)
+        for operand, wanted in ((operator, norm), (operator.T @ operator, norm**2)):
+            lower, upper = convla.singular_value_bounds(operand)[:2]
+            margin = gamma(200 * sum(matrix.shape), np.float64) * wanted
+            assert (1 - 1e-6) * wanted - margin <= lower <= wanted + margin, (kernel, wanted, lower)
+            assert wanted - margin <= upper <= (1 + 1e-6) * wanted + margin, (kernel, wanted, upper)
 
     return for_all(examples, layers(integers, axes=2), check)
 

@@ -7,8 +7,8 @@ both runs' sampling errors are in it. Column B is a count, and gets the exact te
 expectation, and no probability is given for it.
 
 The tails are rare: where fewer than `LEAST` repetitions carry the spread of a cell, its error is not known, and the
-cell is undecided. Of the others those whose probability stands up to Holm's correction for all cells of columns A to C
-at once are not reproduced.
+cell is undecided; `convla.experiments.csm.further` decides it by further runs. Of the others those whose probability
+stands up to Holm's correction for all cells of columns A to C at once are not reproduced.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.special import gammaln
 
 from convla.experiments.csm.columns import Column, column_of, columns_of, estimate, resampled
 from convla.experiments.csm.published import PUBLISHED_REPETITIONS, PublishedCell, published_cells
@@ -56,6 +55,8 @@ class Verdict:
         The same after Holm's correction for all cells of columns A to C of the report.
     verdict : str
         One of `VERDICTS`.
+    runs : int
+        The further runs by which it was decided, 0 where the repetitions sufficed.
     """
 
     cell: PublishedCell
@@ -64,6 +65,7 @@ class Verdict:
     p: float
     holm: float
     verdict: str
+    runs: int = 0
 
 
 def cells_of(table: int, setting: Setting) -> list[PublishedCell]:
@@ -186,8 +188,12 @@ def _p_of_counts(cell: PublishedCell, ours: Estimate) -> float:
 
 
 def _log_choose(n: int, k: np.ndarray) -> Floats:
-    value: Floats = gammaln(n + 1.0) - gammaln(k + 1.0) - gammaln(n - k + 1.0)
+    value: Floats = _log_gamma(n + 1.0) - _log_gamma(k + 1.0) - _log_gamma(n - k + 1.0)
     return value
+
+
+_log_gamma = np.vectorize(math.lgamma, otypes=[np.float64])
+"""For the thousand counts of a cell: SciPy's takes a tenth of a second to import."""
 
 
 def _verdict_on_increase(cell: PublishedCell, ours: Estimate) -> str:

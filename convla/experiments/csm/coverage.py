@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy.special import ndtri
 
 from convla.experiments.csm.agreement import VERDICTS, cells_of, compare, decide
 from convla.experiments.csm.published import PUBLISHED_REPETITIONS, QUANTITIES, PublishedCell
@@ -183,6 +182,8 @@ def _tested(table: int, setting: Setting) -> list[PublishedCell]:
 
 
 def _measure(cells: list[PublishedCell], summary: Summary) -> list[CoverageRow]:
+    from scipy.special import ndtri  # takes a tenth of a second to import
+
     truth = summary.estimates
     # As if each run were printed, without rounding: the resampled runs of the whole are the same for all of them.
     printed = [

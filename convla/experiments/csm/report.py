@@ -14,15 +14,29 @@ from convla.experiments import source
 from convla.experiments.csm.agreement import LEAST, VERDICTS, Verdict, cells_of, compare, decide
 from convla.experiments.csm.conclusions import draw_conclusions
 from convla.experiments.csm.coverage import Coverage, measure_coverage
-from convla.experiments.csm.published import QUANTITIES, published_flags
+from convla.experiments.csm.further import ENOUGH, at_most, settle
+from convla.experiments.csm.published import PUBLISHED_REPETITIONS, QUANTITIES, published_flags
 from convla.experiments.csm.settings import CONTROLS, TABLES, Setting
 from convla.experiments.csm.summary import Summary
 from convla.experiments.folder import Table, as_records
 from convla.experiments.source import Conclusion, Sheet
 
-__all__ = ["CONTROL_HEADER", "TABLE_HEADER", "Report", "build_report"]
+__all__ = ["CONTROL_HEADER", "TABLE_HEADER", "Report", "build_report", "verdicts_on"]
 
-TABLE_HEADER = ("table", "N", "optimizer", "quantity", "published", "ours", "stderr", "z", "p", "holm", "verdict")
+TABLE_HEADER = (
+    "table",
+    "N",
+    "optimizer",
+    "quantity",
+    "published",
+    "ours",
+    "stderr",
+    "z",
+    "p",
+    "holm",
+    "verdict",
+    "runs",
+)
 CONTROL_HEADER = (
     "tables",
     "N",
@@ -65,6 +79,10 @@ class Report(source.Report):
         Empty unless it was asked for.
     kept : set of tuple of int
         Repetitions of a setting, and how many of them were kept, where that is not all.
+    further : dict of str to int
+        How many repetitions there are of each setting in further runs, where there are any.
+    rounds : int
+        Of further runs that were allowed.
     """
 
     cells: dict[int, list[Verdict]]
@@ -73,6 +91,8 @@ class Report(source.Report):
     diverged: dict[str, int]
     coverage: Coverage
     kept: set[tuple[int, int]] = field(default_factory=set)
+    further: dict[str, int] = field(default_factory=dict)
+    rounds: int = 0
 
     def counts(self, columns: str = "ABCD") -> dict[str, int]:
         """Return how many cells of these columns got each verdict."""
@@ -105,12 +125,17 @@ class Report(source.Report):
             "controls": as_records((CONTROL_HEADER, self.controls)),
             **{name.removesuffix(".csv"): as_records(table) for name, table in self.coverage.tables().items()},
             "diverged": self.diverged,
+            "further_repetitions": self.further,
             "verdicts": self.counts(),
         }
 
     def totals(self) -> dict[str, Any]:
         """Return what the manifest keeps."""
-        return {"diverged_repetitions": self.diverged, "verdicts": self.counts()}
+        return {
+            "diverged_repetitions": self.diverged,
+            "further_repetitions": self.further,
+            "verdicts": self.counts(),
+        }
 
     def sheets(self) -> list[Sheet]:
         """Return the tables, and the controls, as a screen shows them."""
@@ -150,25 +175,43 @@ class Report(source.Report):
             )
         if len(tested) < len(cells):
             lines.append(
-                f"undecided are cells whose spread fewer than {LEAST} repetitions carry: more --repetitions decide them"
+                f"undecided are cells whose spread fewer than {LEAST} repetitions carry: more --repetitions, or "
+                "--rounds of further runs, decide them"
             )
-        return lines
+        return lines + self._further(cells)
 
-
-def build_report(found: Mapping[Setting, Summary], targets: Sequence[str]) -> Report:
-    """Return the report on the targets, from the summaries of the settings they need."""
-    wanted = [table for table in TABLES if "tables" in targets or f"table{table}" in targets]
-    compared = decide(
-        [
-            verdict
-            for table in wanted
-            for setting, summary in found.items()
-            if setting.control == "loss" and table in setting.tables
-            for verdict in compare(cells_of(table, setting), summary.kept, summary.estimates)
+    def _further(self, cells: Sequence[Verdict]) -> list[str]:
+        """Return what further runs decided, at what cost and error."""
+        judged = [verdict for verdict in cells if verdict.runs]
+        if not judged:
+            return []
+        left = sum(verdict.verdict == VERDICTS[3] for verdict in judged)
+        most = at_most(self.rounds)
+        share = f"{100 * min(1.0, 2 * ENOUGH / (most + 1)):.0f} %"
+        return [
+            f"{len(judged)} cells by {sum(self.further.values())} further repetitions of {len(self.further)} settings, "
+            f"in runs of {PUBLISHED_REPETITIONS}, at most {most} for each: a cell is decided when {ENOUGH} runs lie on "
+            f"either side of print; {left} are left undecided, as {share} of those that agree would be"
         ]
-    )
+
+
+def build_report(
+    found: Mapping[Setting, Summary], targets: Sequence[str], runs: Mapping[Setting, int] | None = None, rounds: int = 0
+) -> Report:
+    """Return the report on the targets, from the summaries of the settings they need.
+
+    Parameters
+    ----------
+    found : dict of Setting to Summary
+    targets : sequence of str
+    runs : dict of Setting to int, optional
+        How many further runs there are of each setting, where there are any.
+    rounds : int, default 0
+        Of further runs that were allowed.
+    """
+    verdicts = decide([v for setting, summary in found.items() for v in verdicts_on(setting, summary, targets)])
     return Report(
-        cells={table: [verdict for verdict in compared if verdict.cell.table == table] for table in wanted},
+        cells={table: [verdict for verdict in verdicts if verdict.cell.table == table] for table in _wanted(targets)},
         controls=[_control_row(setting, found[setting]) for setting in sorted(found, key=_control_order)]
         if "controls" in targets
         else [],
@@ -176,7 +219,21 @@ def build_report(found: Mapping[Setting, Summary], targets: Sequence[str]) -> Re
         diverged={setting.name: summary.diverged for setting, summary in found.items() if summary.diverged},
         coverage=measure_coverage(found if "coverage" in targets else {}),
         kept={(s.repetitions, s.kept.repetitions) for s in found.values() if not s.is_whole},
+        further={setting.name: count * PUBLISHED_REPETITIONS for setting, count in (runs or {}).items()},
+        rounds=rounds,
     )
+
+
+def verdicts_on(setting: Setting, summary: Summary, targets: Sequence[str]) -> list[Verdict]:
+    """Return the verdicts on a setting's cells among the targets, not yet corrected for how many cells there are."""
+    if setting.control != "loss":
+        return []
+    cells = [cell for table in _wanted(targets) if table in setting.tables for cell in cells_of(table, setting)]
+    return settle(compare(cells, summary.kept, summary.estimates), summary.further)
+
+
+def _wanted(targets: Sequence[str]) -> list[int]:
+    return [table for table in TABLES if "tables" in targets or f"table{table}" in targets]
 
 
 def _row(verdict: Verdict) -> tuple[Any, ...]:
@@ -193,6 +250,7 @@ def _row(verdict: Verdict) -> tuple[Any, ...]:
         verdict.p,
         verdict.holm,
         verdict.verdict,
+        verdict.runs,
     )
 
 

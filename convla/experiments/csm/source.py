@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
+from convla.experiments.csm.further import wanted
 from convla.experiments.csm.published import PUBLISHED_REPETITIONS
-from convla.experiments.csm.report import Report, build_report
+from convla.experiments.csm.report import Report, build_report, verdicts_on
 from convla.experiments.csm.settings import Readings, Setting, control_settings, table_settings
 from convla.experiments.csm.summary import Summary, summarize
 from convla.experiments.descents.outcome import Outcome, run_setting
@@ -29,6 +30,10 @@ class Tables(Source[Setting, Outcome, Summary]):
     repetitions, seed : int
     readings : Readings
     engine : str
+    rounds : int
+        In how many rounds further runs may be added to a setting with undecided cells.
+    runs : dict of Setting to int
+        How many there are.
     """
 
     targets: tuple[str, ...]
@@ -36,6 +41,8 @@ class Tables(Source[Setting, Outcome, Summary]):
     seed: int
     readings: Readings
     engine: str
+    rounds: int = 0
+    runs: Mapping[Setting, int] = field(default_factory=dict)
 
     kind: ClassVar[type[Any]] = Outcome
 
@@ -48,9 +55,9 @@ class Tables(Source[Setting, Outcome, Summary]):
             needed |= dict.fromkeys(control_settings())
         return tuple(needed)
 
-    def size(self, unit: Setting) -> int:  # noqa: ARG002
-        """Return the number of repetitions."""
-        return self.repetitions
+    def size(self, unit: Setting) -> int:
+        """Return the number of repetitions, those of further runs included."""
+        return self.repetitions + self.runs.get(unit, 0) * PUBLISHED_REPETITIONS
 
     def cut(self, unit: Setting) -> int:
         """Return the repetitions of a part."""
@@ -70,11 +77,21 @@ class Tables(Source[Setting, Outcome, Summary]):
     def summarize(self, unit: Setting, outcomes: Iterable[Outcome]) -> Summary:
         """Return the estimates of a setting, with no more than so many of its repetitions."""
         cut = "coverage" in self.targets and unit.control == "loss"
-        return summarize(outcomes, run=PUBLISHED_REPETITIONS if cut else 0)
+        return summarize(outcomes, run=PUBLISHED_REPETITIONS if cut else 0, repetitions=self.repetitions)
+
+    def further(self, found: Mapping[Setting, Summary]) -> tuple[Self, list[Setting]] | None:
+        """Return the source with runs of the published size of settings that have undecided cells."""
+        more = {
+            setting: count
+            for setting, summary in found.items()
+            if (count := wanted(verdicts_on(setting, summary, self.targets), self.runs.get(setting, 0), self.rounds))
+            > self.runs.get(setting, 0)
+        }
+        return (replace(self, runs={**self.runs, **more}), [*more]) if more else None
 
     def report(self, found: Mapping[Setting, Summary]) -> Report:
         """Return our cells beside the printed ones, the controls, and the sentences that they decide."""
-        return build_report(found, self.targets)
+        return build_report(found, self.targets, self.runs, self.rounds)
 
     def draw(self, found: Mapping[Setting, Summary], folder: Path) -> list[str]:
         """Draw a PNG for every pair of tables, and one of the controls."""

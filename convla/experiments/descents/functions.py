@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -107,8 +108,9 @@ def _load(kind: str, name: str, failure: type[Exception]) -> Any:
 @functools.lru_cache(maxsize=64)
 def _run(place: str, source: bytes) -> ModuleType:
     """Return the module that a file with this content makes: run once, and anew once it is edited."""
-    module = ModuleType(f"convla_study_{Path(place).stem}")
+    module = ModuleType(f"convla_study_{Path(place).stem}_{hashlib.sha256(source).hexdigest()[:16]}")
     module.__file__ = place
+    sys.modules[module.__name__] = module  # where dataclasses look for their module
     exec(compile(source, place, "exec"), vars(module))
     return module
 

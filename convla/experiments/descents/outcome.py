@@ -58,6 +58,10 @@ class Outcome:
         converged = int(np.count_nonzero(self.converged))
         return f"<Outcome of {self.repetitions} repetitions of {self.norms.shape[-1]} kernels, {converged} converged>"
 
+    def __getitem__(self, rows: slice) -> Outcome:
+        """Return some repetitions."""
+        return Outcome(**{name: values[rows] for name, values in vars(self).items()})
+
     @property
     def repetitions(self) -> int:
         """How many repetitions were run."""
@@ -95,7 +99,7 @@ def recut(parts: Iterable[Outcome], size: int) -> Iterator[Outcome]:
     for part in parts:
         start = 0
         while start < part.repetitions:
-            piece = Outcome(**{name: values[start : start + room] for name, values in vars(part).items()})
+            piece = part[start : start + room]
             start, room = start + piece.repetitions, room - piece.repetitions
             waiting.append(piece)
             if not room:

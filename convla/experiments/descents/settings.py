@@ -100,8 +100,9 @@ class Setting:
             object.__setattr__(self, name, check_integer(name, getattr(self, name), minimum=low, maximum=high))
         check_real("learning_rate", self.learning_rate, positive=True)
         object.__setattr__(self, "learning_rate", float(self.learning_rate))
-        if ":" not in self.optimizer:
-            check_choice("optimizer", self.optimizer, tuple(OPTIMIZERS))
+        for name, known in (("loss", NAMED_LOSSES), ("optimizer", OPTIMIZERS)):
+            if ":" not in getattr(self, name):
+                check_choice(f"{name} without a 'file.py:'", getattr(self, name), tuple(known))
         _ = self.make_optimizer
         check_choice("similarity", self.similarity, SIMILARITIES)
         check_choice("train", self.train, ("both", "first"))

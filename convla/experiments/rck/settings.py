@@ -6,13 +6,15 @@ import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from convla import ConvOperator, kernel_from_hwio, minimize_penalty
 from convla.extending import in_order
-from convla.penalties import Backtracking, Block, FixedStep, PenaltyDescent
+
+if TYPE_CHECKING:
+    from convla import ConvOperator
+    from convla.penalties import PenaltyDescent
 
 __all__ = ["ALPHAS", "ITERATIONS", "SHAPES", "FigureSetting", "Traces", "figure_settings", "run_figure"]
 
@@ -26,13 +28,21 @@ SHAPES = ((3, 1), (1, 3), (3, 6), (6, 3))
 ALPHAS = (0.1, 1.0, 5.0, 10.0)
 """Of the panels of Figure 3.2, kernels 3x3x3x1."""
 
-VARIANTS: dict[str, dict[str, Any]] = {
-    "printed": {"tracker": "power", "step": FixedStep(LEARNING_RATE)},
-    "svd": {"tracker": "exact", "step": FixedStep(LEARNING_RATE)},
-    "remedy": {"tracker": Block(cluster_rtol=0.01), "step": Backtracking(LEARNING_RATE), "gram": "smaller"},
-}
-"""What `minimize_penalty` is told: Algorithm 2.1 by the power method; by the full SVD at every step, which the paper
-reports as comparable; and the penalty on the smaller Gram matrix, both ends tracked."""
+
+def _options(variant: str) -> dict[str, Any]:
+    """Return what `minimize_penalty` is told.
+
+    "printed" is Algorithm 2.1 by the power method; "svd" by the full SVD at every step, which the paper reports as
+    comparable; "remedy" the penalty on the smaller Gram matrix, both ends tracked.
+    """
+    from convla.penalties import Backtracking, Block, FixedStep
+
+    options: dict[str, dict[str, Any]] = {
+        "printed": {"tracker": "power", "step": FixedStep(LEARNING_RATE)},
+        "svd": {"tracker": "exact", "step": FixedStep(LEARNING_RATE)},
+        "remedy": {"tracker": Block(cluster_rtol=0.01), "step": Backtracking(LEARNING_RATE), "gram": "smaller"},
+    }
+    return options[variant]
 
 
 @dataclass(frozen=True)
@@ -89,6 +99,10 @@ class Traces:
     condition: Floats
     steps: Floats
 
+    def first(self, kernels: int) -> Traces:
+        """Return the rows of the first kernels."""
+        return Traces(**{name: values[:kernels] for name, values in vars(self).items()})
+
 
 def figure_settings() -> tuple[FigureSetting, ...]:
     """Return the settings of both figures and what is set beside them, each once.
@@ -138,7 +152,9 @@ def run_figure(
 
 def _descend(setting: FigureSetting, seed: int, number: int) -> PenaltyDescent[ConvOperator]:
     """Descend from one random kernel: most of the time one thread of LAPACK finds all singular values."""
+    from convla import ConvOperator, kernel_from_hwio, minimize_penalty  # for which the tables do not wait
+
     sequence = np.random.SeedSequence(seed, spawn_key=(zlib.crc32(setting.kernel.encode()), number))
     drawn = np.random.default_rng(sequence).random((3, 3, setting.in_channels, setting.out_channels))
     layer = ConvOperator(kernel_from_hwio(drawn), IMAGE)
-    return minimize_penalty(layer, setting.alpha, iterations=ITERATIONS, measure=True, **VARIANTS[setting.variant])
+    return minimize_penalty(layer, setting.alpha, iterations=ITERATIONS, measure=True, **_options(setting.variant))

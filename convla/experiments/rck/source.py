@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -64,13 +64,19 @@ class Figures(Source[FigureSetting, Traces, Traces]):
     ----------
     targets : tuple of str
     kernels : int
-        Random kernels of each descent.
+        Random kernels of each descent, in the first round.
     seed : int
+    rounds : int
+        How often their number may be doubled for sentences that are undecided.
+    doubled : int
+        How often it is.
     """
 
     targets: tuple[str, ...]
     kernels: int
     seed: int
+    rounds: int = 0
+    doubled: int = 0
 
     kind: ClassVar[type[Any]] = Traces
 
@@ -80,7 +86,7 @@ class Figures(Source[FigureSetting, Traces, Traces]):
 
     def size(self, unit: FigureSetting) -> int:  # noqa: ARG002
         """Return the number of kernels."""
-        return self.kernels
+        return self.kernels << self.doubled
 
     def cut(self, unit: FigureSetting) -> int:  # noqa: ARG002
         """Return the kernels of a part."""
@@ -96,7 +102,15 @@ class Figures(Source[FigureSetting, Traces, Traces]):
 
     def report(self, found: Mapping[FigureSetting, Traces]) -> Traced:
         """Return the traces, and the sentences that they decide."""
-        return Traced(found, draw_figure_conclusions(found))
+        return Traced(found, self._conclusions(found))
+
+    def further(self, found: Mapping[FigureSetting, Traces]) -> tuple[Self, list[FigureSetting]] | None:
+        """Return the source with twice as many kernels, if a sentence is undecided and a round is left."""
+        decided = all(conclusion.verdict != "undecided" for conclusion in self._conclusions(found))
+        return None if decided or self.doubled == self.rounds else (replace(self, doubled=self.doubled + 1), [*found])
+
+    def _conclusions(self, found: Mapping[FigureSetting, Traces]) -> list[Conclusion]:
+        return draw_figure_conclusions(found, self.kernels, self.rounds)
 
     def draw(self, found: Mapping[FigureSetting, Traces], folder: Path) -> list[str]:
         """Draw the two figures and the barrier."""

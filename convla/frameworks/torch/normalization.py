@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from convla._array import namespace, row_dots
 from convla._threads import blas_on_one_thread
 from convla._validate import check_real
 from convla.errors import ConvergenceWarning
@@ -19,15 +20,18 @@ from convla.frameworks.torch._closed_form import Known, closed_form, full_precis
 from convla.frameworks.torch.layer_maps import LayerMap, layer_map
 from convla.operators import ConvOperator
 from convla.projections.scaling import scaled_below
+from convla.spectra.batch import Batch
+from convla.spectra.krylov import KrylovSpace
 from convla.spectra.scaling import scaled_to_unit
 from convla.spectra.values import singular_values
+from convla.typing import Array
 
 __all__ = ["SpectralNorm", "spectral_norm"]
 
 Tensor = Any
 Layer = Any
 
-_RTOL = 0.02  # of the residual; the norm's error is of its square
+_RTOL = 0.01  # of the residual; the norm's error is of its square
 _FIRST_MATVECS, _MATVECS = 200, 8  # of a pass; a later one goes on from where the last one stopped
 _SMALL = 64  # rows or columns of a matrix that is decomposed each time
 _NOISE = 0.05  # of the vector that it starts from: what another vector that overtakes it is found by
@@ -131,50 +135,97 @@ class SpectralNorm(nn.Module):  # type: ignore[misc]
     def forward(self, weight: Tensor) -> Tensor:
         """Return the weight, scaled down if need be."""
         with torch.no_grad(), full_precision(weight):
-            (self.estimate if self.training else self.prove)(weight)
+            leading = (self.estimate if self.training else self.prove)(weight)
         if float(self.scale) == 1.0:
             return weight
         # 1, with the derivative of the logarithm of the norm: the norm itself can be out of the dtype's range.
         wide = weight if weight.dtype == torch.float64 else weight.float()  # in half precision the sums would overflow
-        one = closed_form([wide], _one, self._one_and_gradient)
+        one = closed_form([wide], _one, lambda detached: self._one_and_gradient(detached, leading))
         return (wide * (self.scale.to(wide.dtype, copy=True) / one)).to(weight.dtype)
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         """Return the weight to start from, when one is assigned: itself."""
         return weight
 
-    def estimate(self, weight: Tensor) -> None:
+    def estimate(self, weight: Tensor) -> Leading | None:
         """Find the factor that brings the layer's norm to the maximum, to about 1e-3."""
-        value = self._follow(self.layer_map.operator(weight))
-        self.scale.fill_(min(1.0, self.maximum / value) if value else 1.0)
+        leading = self._follow(self.layer_map.operator(weight))
+        self.scale.fill_(1.0 if leading is None else min(1.0, self.maximum / leading.norm))
         self._proof = None
+        return leading
 
-    def prove(self, weight: Tensor) -> None:
+    def prove(self, weight: Tensor) -> Leading | None:
         """Find the factor by which the layer's norm is proved to be at most the maximum, unless it is known."""
         weight = weight.detach()
         proof = weight.dtype, float(self.scale)
         if proof == self._proof and torch.equal(weight, self._proved):
-            return
+            return None
         operator = self.layer_map.operator(weight)
 
         def scaled(factor: float) -> ConvOperator:
             return self.layer_map.operator(weight * weight.new_tensor(factor))
 
-        self._follow(operator)
+        leading = self._follow(operator)
         with blas_on_one_thread():
             self.scale.fill_(scaled_below(operator, self.maximum, scale=scaled).factor)
         self._proved.copy_(weight)
         self._proof = weight.dtype, float(self.scale)
+        return leading
 
-    def _follow(self, operator: ConvOperator) -> float:
-        """Return the norm of an operator, found from the last vector and some noise, and keep the vector."""
+    @blas_on_one_thread()
+    def _follow(self, operator: ConvOperator) -> Leading | None:
+        """Find the norm of an operator from the last vector and some noise, and keep the vector; None for zero."""
         if not bool((operator.kernel != 0).any()):
-            return 0.0
-        start, count = None, int(self.updates)
-        if count:
-            draws = np.random.default_rng(count).standard_normal(self.vector.numel())
-            noise = operator.kernel.new_tensor(draws / math.sqrt(draws.size))
-            start = (self.vector.to(operator.kernel) + _NOISE * noise).reshape(1, *operator.domain_shape)
+            return None
+        scaled, exponent = scaled_to_unit(_in_host_memory(operator))
+        count = int(self.updates)
+        draws = np.random.default_rng(count).standard_normal(self.vector.numel())
+        noise = operator.kernel.new_tensor(draws / math.sqrt(draws.size))
+        start = self.vector.to(operator.kernel) + (_NOISE if count else 1.0) * noise
+        most = _MATVECS if count else _FIRST_MATVECS
+        vector, image = _leading_triplet(scaled, _like(start, scaled.kernel), most)
+        self.vector.copy_(torch.as_tensor(vector).reshape(-1))
+        self.updates.add_(1)
+        return Leading(scaled, exponent, vector, image)
+
+    @blas_on_one_thread()
+    def _one_and_gradient(self, weight: Tensor, leading: Leading | None) -> Known:
+        if leading is None:
+            operator, exponent = scaled_to_unit(_in_host_memory(self.layer_map.operator(weight)))
+            vector = _like(self.vector.to(weight), operator.kernel).reshape(1, *operator.domain_shape)
+            leading = Leading(operator, exponent, vector, operator._apply(vector))
+        square = row_dots(leading.image.reshape(-1), leading.image.reshape(-1), namespace(leading.image))
+        (gradient,) = leading.operator._kernel_gradients(leading.image / square, leading.vector)
+        half = leading.exponent // 2  # in two factors: 2^-e itself may be beyond the dtype's range
+        gradient = torch.as_tensor(gradient) * 2.0**-half * 2.0 ** -(leading.exponent - half)
+        return Known(_one(weight), (gradient.reshape(weight.shape),))
+
+    def extra_repr(self) -> str:
+        """Return what ``repr`` shows."""
+        return f"maximum={self.maximum}, {self.layer_map}"
+
+
+class Leading(NamedTuple):
+    """The singular vector that a layer's norm was found by, and its image under the layer times 2^-exponent."""
+
+    operator: ConvOperator
+    exponent: int
+    vector: Array
+    image: Array
+
+    @property
+    def norm(self) -> float:
+        """Of the layer."""
+        with np.errstate(over="ignore"):
+            return float(np.ldexp(float(namespace(self.image).linalg.vector_norm(self.image)), self.exponent))
+
+
+def _leading_triplet(operator: ConvOperator, start: Array, most: int) -> tuple[Array, Array]:
+    """Return a unit image (1, c_in, *image) that is stretched by about the norm, and what becomes of it.
+
+    Products with the operator and its transpose are at most so many. Of groups each is searched by itself.
+    """
+    if min(operator.shape) <= _SMALL or operator.geometry.groups > 1:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # the next pass goes on
             found = singular_values(
@@ -182,27 +233,29 @@ class SpectralNorm(nn.Module):  # type: ignore[misc]
                 1,
                 rtol=_RTOL,
                 method="auto" if min(operator.shape) <= _SMALL else "lanczos",
-                start=start,
-                max_matvecs=_MATVECS if count else _FIRST_MATVECS,
+                start=start.reshape(1, *operator.domain_shape),
+                max_matvecs=most,
             )
         assert found.right is not None  # with k = 1 there are vectors
-        self.vector.copy_(found.right.reshape(-1))
-        self.updates.add_(1)
-        return found.value
+        return found.right, operator._apply(found.right)
+    space = KrylovSpace(Batch(operator, 1), start.reshape(1, 1, -1) / namespace(start).linalg.vector_norm(start))
+    while True:
+        squares, ritz = np.linalg.eigh(space.gram)
+        settled = space.coupling * abs(float(ritz[-1, -1])) <= _RTOL * float(squares[-1])
+        if settled or 2 * space.rows >= most or not space.extend():
+            break
+    block = space.block(ritz[:, -1:])
+    return block.vectors.reshape(1, *operator.domain_shape), block.images.reshape(1, *operator.range_shape)
 
-    def _one_and_gradient(self, weight: Tensor) -> Known:
-        operator, exponent = scaled_to_unit(self.layer_map.operator(weight))
-        vector = self.vector.to(operator.kernel).reshape(operator.domain_shape)
-        image = operator.apply(vector)
-        norm = torch.linalg.vector_norm(image)
-        gradient = operator.kernel_adjoint(image / norm, vector) / norm
-        half = exponent // 2  # in two factors: 2^-e itself may be beyond the dtype's range
-        gradient = gradient * 2.0**-half * 2.0 ** -(exponent - half)
-        return Known(_one(weight), (gradient.reshape(weight.shape),))
 
-    def extra_repr(self) -> str:
-        """Return what ``repr`` shows."""
-        return f"maximum={self.maximum}, {self.layer_map}"
+def _in_host_memory(operator: ConvOperator) -> ConvOperator:
+    """Return an operator of NumPy over the same numbers where these are in host memory: there are compiled kernels."""
+    return operator.with_kernel(operator.kernel.numpy()) if operator.kernel.device.type == "cpu" else operator
+
+
+def _like(tensor: Tensor, kernel: Array) -> Array:
+    """Return a tensor as an array of the library of a kernel."""
+    return tensor.numpy() if isinstance(kernel, np.ndarray) else tensor
 
 
 def _one(weight: Tensor) -> Tensor:
