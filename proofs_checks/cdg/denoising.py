@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from fractions import Fraction
 
 import numpy as np
@@ -85,7 +86,7 @@ def output_channels_come_to_correlate(_: int) -> str:
     }
     found = [f"SGD: {means['SGD'][:, 0].mean():+.4f} along outputs, {means['SGD'][:, 1].mean():+.4f} along inputs"]
     for arm in ("re-weighted", "Sobolev"):
-        gaps = [paired_difference(*(m[:, k].tolist() for m in (means[arm], means["SGD"])), 4) for k in (0, 1)]
+        gaps = [paired_difference(means[arm][:, k].tolist(), means["SGD"][:, k].tolist(), 4) for k in (0, 1)]
         assert gaps[0].simultaneous_low > 0.01, gaps
         assert gaps[1].within(0.01), gaps
         shown = [f"{gap.mean:+.4f} [{gap.simultaneous_low:+.4f}, {gap.simultaneous_high:+.4f}]" for gap in gaps]
@@ -129,10 +130,10 @@ def correlations_by_definition(_: int) -> str:
             slices = [np.take(kernel, i, axis=axis).ravel() for i in range(count)]
             unit = [s / np.linalg.norm(s) if s.any() else s for s in slices]
             cosines = {(i, j): float(unit[i] @ unit[j]) for i, j in itertools.combinations(range(count), 2)}
-            wanted = [np.mean([*cosines.values()])]
+            wanted = [float(np.mean([*cosines.values()]))]
             for distance in range(1, DISTANCES + 1):
                 near = [value for (i, j), value in cosines.items() if j - i == distance]
-                wanted.append(np.mean(near) if near else np.nan)
+                wanted.append(float(np.mean(near)) if near else math.nan)
             found = channel_correlation(torch.from_numpy(kernel), axis)
             assert np.allclose(found, wanted, rtol=1e-12, atol=1e-14, equal_nan=True), (outputs, inputs, axis)
     return "6 sets of channels, 17 means of each"

@@ -60,7 +60,7 @@ def orthogonal_ends_in_closed_form(_: int) -> str:
             left = np.sqrt(run.loss[:, 1]) / np.linalg.norm(reached, axis=1) ** 2
             assert (1 - cosine <= left + 1e-9).all(), (n, padding, white)
             assert (np.linalg.norm(reached, axis=1) <= np.linalg.norm(end, axis=1) * (1 + left) + 1e-12).all()
-        before, after = np.abs(_products(k1, k2, grams)), np.abs(_products(*ends, grams))
+        before, after = np.abs(_products(k1, k2, grams)), np.abs(_products(k1, k2, grams))
         clear = np.abs(after - before) > 1e-9 * (1 + before)
         fails = identities.orthogonality_fails(k1, k2, grams)
         assert np.array_equal(fails[clear], (after >= before)[clear]), (n, padding, white)
@@ -90,7 +90,9 @@ def orthogonality_fails_by_the_quotients(examples: int) -> str:
     drawn = st.tuples(st.integers(2, 6), st.integers(3, 8), st.integers(0, 2**32), st.integers(-20, 20))
     said = for_all(examples, drawn, check)
     assert failures > 0, "no failure was drawn"
-    assert bool(identities.orthogonality_fails([1.0, 0.0], [0.0, 1.0], [[2.0, 1.0], [1.0, 2.0]])), "nothing is to be made"
+    assert bool(identities.orthogonality_fails([1.0, 0.0], [0.0, 1.0], [[2.0, 1.0], [1.0, 2.0]])), (
+        "nothing is to be made"
+    )
     return f"{said} of 8 pairs, {failures} failures among them"
 
 
@@ -227,21 +229,22 @@ def products_fall_like_the_square_of_time(_: int) -> str:
     grams = _grams(rng.uniform(0, 1, (count, 64)), n)
     floor = identities.least_similarity_enclosure(n)[0]
     squares = np.sort((start**2).sum(axis=2), axis=0)
-    ends, sizes, times = start, [float(np.abs(_products(*start, grams)).mean())], (4, 16, 64, 256, 1024)
+    (k1, k2), times = start, (4, 16, 64, 256, 1024)
+    sizes = [float(np.abs(_products(k1, k2, grams)).mean())]
     for time, before in zip(times, (0, *times), strict=False):
         run = descend_pairs(
-            *ends, grams, loss="convolutional", toeplitz=True, optimizer="SGD", learning_rate=rate,
+            k1, k2, grams, loss="convolutional", toeplitz=True, optimizer="SGD", learning_rate=rate,
             iterations=round((time - before) / rate),
         )  # fmt: skip
-        ends = np.stack((run.k1, run.k2))
-        shorter, longer = np.sort((ends**2).sum(axis=2), axis=0)
+        k1, k2 = run.k1, run.k2
+        shorter, longer = np.sort([(k1**2).sum(axis=1), (k2**2).sum(axis=1)], axis=0)
         # A step takes 4 rate CS off the square, and adds the square of a slope, which is at most rate N |K1|^2 of that. Steps
         # move the gap a little, which the flow keeps: the lesser of before and after.
         gap = np.minimum(squares[1] - squares[0], longer - shorter)
         flowed = time * (1 - rate * n * squares[1])
         bound = gap / (np.exp(np.minimum(4 * floor * gap * flowed, 700)) * (1 + gap / squares[0]) - 1)
         assert (shorter <= bound + 1e-300).all(), (time, float((shorter / bound).max()))
-        sizes.append(float(np.abs(_products(*ends, grams)).mean()))
+        sizes.append(float(np.abs(_products(k1, k2, grams)).mean()))
     powers = [math.log(b / a, 4) for a, b in itertools.pairwise(sizes[1:])]
     # They fall to their end, about which a mean over so few pairs of a heavy-tailed law moves.
     assert powers[0] > powers[1] > max(powers[2:]), powers

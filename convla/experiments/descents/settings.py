@@ -107,8 +107,8 @@ class Setting:
         check_choice("similarity", self.similarity, SIMILARITIES)
         check_choice("train", self.train, ("both", "first"))
         if self.padding not in PADDINGS and (not isinstance(self.padding, int) or isinstance(self.padding, bool)):
-            known = ", ".join(map(repr, PADDINGS))
-            raise ValueError(f"padding must be one of {known}, or a number of positions, got {self.padding!r}")
+            named = ", ".join(map(repr, PADDINGS))
+            raise ValueError(f"padding must be one of {named}, or a number of positions, got {self.padding!r}")
         low, high = self._padded()
         if self.M + low + high < self.N:
             raise ValueError(f"N must be at most {self.M + low + high}, the padded input, got {self.N}")

@@ -225,7 +225,11 @@ def _rows(result: Result, results: Sequence[Result]) -> list[Row]:
             Row(
                 *(cell.experiment.name, measure, cell.block_name, cell.arm.name, cell.training.learning_rate),
                 *(estimate.value, estimate.stderr, len(values), len(values) - estimate.count),
-                *(cell.arm.against, difference, verdict, margin, _printed(cell, measure)),
+                cell.arm.against,
+                difference,
+                verdict,
+                margin,
+                _printed(cell, measure),
             )
         )
     return rows
