@@ -105,6 +105,11 @@ def gradients_average_over_what_is_tied(_: int) -> str:
         # Tied is what differs by less than the root of the precision, relatively.
         assert np.allclose(gradient(3.0, 3.0 * (1 + 1e-9), 1.0), [3.0, 3.0], rtol=1e-6)
         assert np.allclose(gradient(3.0, 3.0 * (1 + 1e-7), 1.0), [0.0, 6.0], rtol=1e-6)
+        # More inputs than outputs: one value, |K|^2, whose gradient is 2 K.
+        line = convla.ConvOperator(scale * np.array([[[3.0], [1.0]]]), (2,))
+        for gram in ("input", "smaller"):
+            slope = convla.penalty_gradient(line, scale**2, gram=gram).ravel() / scale
+            assert np.allclose(slope, [6.0, 2.0], rtol=1e-12), (power, gram)
     whole = np.array([[[3, 1], [0, 2]]])
     penalties = {
         dtype: convla.penalty(convla.ConvOperator(whole.astype(dtype), (4,)), 2.0) for dtype in (int, "f4", "f8")
