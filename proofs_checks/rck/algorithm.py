@@ -193,8 +193,9 @@ def a_lost_estimate_is_begun_anew(_: int) -> str:
         def layer(*entries: float, scale: float = scale) -> convla.ConvOperator:
             return convla.ConvOperator(scale * np.diag(entries)[:, :, None], (1,))
 
-        course = Course(scale**2, "input", Power(), scale)
-        begun = course.begin(layer(3.0, 2.5, 1.0), confirmed=False)
+        first = layer(3.0, 2.5, 1.0)
+        course = Course.of(first, scale**2, "input", Power())
+        begun = course.begin(first, confirmed=False)
         assert course.confirmed(begun).state is begun.state, "what is right is kept"
         # The two triplets are those of the first channels, and the third has overtaken both.
         lost = course.estimated(layer(0.9, 1.1, 3.0), begun)
