@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from fractions import Fraction
 
 import numpy as np
@@ -129,10 +130,10 @@ def correlations_by_definition(_: int) -> str:
             slices = [np.take(kernel, i, axis=axis).ravel() for i in range(count)]
             unit = [s / np.linalg.norm(s) if s.any() else s for s in slices]
             cosines = {(i, j): float(unit[i] @ unit[j]) for i, j in itertools.combinations(range(count), 2)}
-            wanted = [np.mean([*cosines.values()])]
+            wanted = [float(np.mean([*cosines.values()]))]
             for distance in range(1, DISTANCES + 1):
                 near = [value for (i, j), value in cosines.items() if j - i == distance]
-                wanted.append(np.mean(near) if near else np.nan)
+                wanted.append(float(np.mean(near)) if near else math.nan)
             found = channel_correlation(torch.from_numpy(kernel), axis)
             assert np.allclose(found, wanted, rtol=1e-12, atol=1e-14, equal_nan=True), (outputs, inputs, axis)
     return "6 sets of channels, 17 means of each"

@@ -90,7 +90,9 @@ def orthogonality_fails_by_the_quotients(examples: int) -> str:
     drawn = st.tuples(st.integers(2, 6), st.integers(3, 8), st.integers(0, 2**32), st.integers(-20, 20))
     said = for_all(examples, drawn, check)
     assert failures > 0, "no failure was drawn"
-    assert bool(identities.orthogonality_fails([1.0, 0.0], [0.0, 1.0], [[2.0, 1.0], [1.0, 2.0]])), "nothing is to be made"
+    assert bool(identities.orthogonality_fails([1.0, 0.0], [0.0, 1.0], [[2.0, 1.0], [1.0, 2.0]])), (
+        "nothing is to be made"
+    )
     return f"{said} of 8 pairs, {failures} failures among them"
 
 

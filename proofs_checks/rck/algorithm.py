@@ -49,8 +49,10 @@ def norms_change_by_singular_values(examples: int) -> str:
     less = convla.largest_singular_value(layer, rtol=1e-6)
     assert abs(float(found.value) - norm) <= 1e-10 * norm
     assert 1e-10 * norm < abs(float(less.value) - norm) <= 1e-6 * norm
-    near = np.where(np.abs(found.right) > 1e-2 * np.abs(found.right).max(), found.right, 0.0)[0]
-    for start, share in ((found.right, 4), (near, 1.2)):
+    assert found.right is not None
+    own: Array = found.right
+    near = np.where(np.abs(own) > 1e-2 * np.abs(own).max(), own, 0.0)[0]
+    for start, share in ((own, 4), (near, 1.2)):
         again = convla.largest_singular_value(layer, start=start)
         assert abs(float(again.value) - norm) <= 1e-10 * norm
         assert again.matvecs < found.matvecs / share, (again.matvecs, found.matvecs)
