@@ -238,6 +238,7 @@ class Course:
         self.record, self.examples, self.seed, self.verbose = record, examples, seed, verbose
         self.end = time.perf_counter() + 60.0 * minutes
         self._lock = threading.Lock()
+        self._confirmed: set[str] = set()
 
     def sample(self, statements: Sequence[Statement], limit: int | None, jobs: int) -> Iterator[Trial]:
         """Try mutants of all that the statements' functions have, each against all statements that it is wrong for."""
@@ -290,6 +291,7 @@ class Course:
             self._time(statements)
         trial = try_mutant(mutant, statements, examples=self.examples, record=self.record)
         with self._lock:
+            self._confirm(trial.by)
             self.record.add(mutant, trial.result, trial.by.rpartition(" ")[2], pieces)
             if self.verbose:
                 print(
@@ -301,13 +303,24 @@ class Course:
     def _time(self, statements: list[Statement]) -> None:
         """Learn how long evidence takes that is new, and that it confirms what is right."""
         new = [(s.id, piece) for s, piece in _pieces(statements) if self.record.time_of(piece) is None]
-        if not new:
-            return
-        seconds, asked = _in_a_process(_time, ([(name, piece.name) for name, piece in new], self.examples))
-        if not isinstance(seconds, list):
-            raise RuntimeError(seconds or f"{' '.join(asked)} does not end")
+        seconds = self._unmutated([(name, piece.name) for name, piece in new])
         for (_, piece), taken in zip(new, seconds, strict=True):
             self.record.add_time(piece, taken)
+
+    def _confirm(self, by: str) -> None:
+        """Make sure, once a run, that evidence which has noticed a mutant confirms what is right."""
+        if by and by not in self._confirmed:
+            name, check = by.split(" ")
+            self._unmutated([(name, check)])
+
+    def _unmutated(self, pieces: list[Asked]) -> list[float]:
+        if not pieces:
+            return []
+        seconds, asked = _in_a_process(_time, (pieces, self.examples))
+        if not isinstance(seconds, list):
+            raise RuntimeError(seconds or f"{' '.join(asked)} does not end")
+        self._confirmed.update(map(" ".join, pieces))
+        return seconds
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -49,9 +49,10 @@ def norms_change_by_singular_values(examples: int) -> str:
     less = convla.largest_singular_value(layer, rtol=1e-6)
     assert abs(float(found.value) - norm) <= 1e-10 * norm
     assert 1e-10 * norm < abs(float(less.value) - norm) <= 1e-6 * norm
-    vectors = np.asarray(found.right)
-    near = np.where(np.abs(vectors) > 1e-2 * np.abs(vectors).max(), vectors, 0.0)[0]
-    for start, share in ((found.right, 4), (near, 1.2)):
+    assert found.right is not None
+    own: Array = found.right
+    near = np.where(np.abs(own) > 1e-2 * np.abs(own).max(), own, 0.0)[0]
+    for start, share in ((own, 4), (near, 1.2)):
         again = convla.largest_singular_value(layer, start=start)
         assert abs(float(again.value) - norm) <= 1e-10 * norm
         assert again.matvecs < found.matvecs / share, (again.matvecs, found.matvecs)
@@ -194,8 +195,9 @@ def a_lost_estimate_is_begun_anew(_: int) -> str:
         def layer(*entries: float, scale: float = scale) -> convla.ConvOperator:
             return convla.ConvOperator(scale * np.diag(entries)[:, :, None], (1,))
 
-        course = Course(scale**2, "input", Power(), scale, 2.0**-52)
-        begun = course.begin(layer(3.0, 2.5, 1.0), confirmed=False)
+        first = layer(3.0, 2.5, 1.0)
+        course = Course.of(first, scale**2, "input", Power())
+        begun = course.begin(first, confirmed=False)
         assert course.confirmed(begun).state is begun.state, "what is right is kept"
         # The two triplets are those of the first channels, and the third has overtaken both.
         lost = course.estimated(layer(0.9, 1.1, 3.0), begun)

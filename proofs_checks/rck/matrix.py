@@ -280,7 +280,7 @@ STATEMENTS = (
         claim=r"$M^T M = I$ is $gN^2(gN^2+1)/2$ equations for $k^2gh$ parameters.",
         verdict=Verdict.HOLDS,
         evidence=(equations_and_unknowns,),
-        functions=("convla.ConvOperator.shape",),
+        functions=("convla.ConvGeometry.shape",),
     ),
     Statement(
         id="RCK-reshape",
