@@ -147,14 +147,14 @@ class SpectralNorm(nn.Module):  # type: ignore[misc]
         """Return the weight to start from, when one is assigned: itself."""
         return weight
 
-    def estimate(self, weight: Tensor) -> Leading | None:
+    def estimate(self, weight: Tensor) -> _Leading | None:
         """Find the factor that brings the layer's norm to the maximum, to about 1e-3."""
         leading = self._follow(self.layer_map.operator(weight))
         self.scale.fill_(1.0 if leading is None else min(1.0, self.maximum / leading.norm))
         self._proof = None
         return leading
 
-    def prove(self, weight: Tensor) -> Leading | None:
+    def prove(self, weight: Tensor) -> _Leading | None:
         """Find the factor by which the layer's norm is proved to be at most the maximum, unless it is known."""
         weight = weight.detach()
         proof = weight.dtype, float(self.scale)
@@ -173,7 +173,7 @@ class SpectralNorm(nn.Module):  # type: ignore[misc]
         return leading
 
     @blas_on_one_thread()
-    def _follow(self, operator: ConvOperator) -> Leading | None:
+    def _follow(self, operator: ConvOperator) -> _Leading | None:
         """Find the norm of an operator from the last vector and some noise, and keep the vector; None for zero."""
         if not bool((operator.kernel != 0).any()):
             return None
@@ -186,14 +186,14 @@ class SpectralNorm(nn.Module):  # type: ignore[misc]
         vector, image = _leading_triplet(scaled, _like(start, scaled.kernel), most)
         self.vector.copy_(torch.as_tensor(vector).reshape(-1))
         self.updates.add_(1)
-        return Leading(scaled, exponent, vector, image)
+        return _Leading(scaled, exponent, vector, image)
 
     @blas_on_one_thread()
-    def _one_and_gradient(self, weight: Tensor, leading: Leading | None) -> Known:
+    def _one_and_gradient(self, weight: Tensor, leading: _Leading | None) -> Known:
         if leading is None:
             operator, exponent = scaled_to_unit(_in_host_memory(self.layer_map.operator(weight)))
             vector = _like(self.vector.to(weight), operator.kernel).reshape(1, *operator.domain_shape)
-            leading = Leading(operator, exponent, vector, operator._apply(vector))
+            leading = _Leading(operator, exponent, vector, operator._apply(vector))
         square = row_dots(leading.image.reshape(-1), leading.image.reshape(-1), namespace(leading.image))
         (gradient,) = leading.operator._kernel_gradients(leading.image / square, leading.vector)
         half = leading.exponent // 2  # in two factors: 2^-e itself may be beyond the dtype's range
@@ -205,7 +205,7 @@ class SpectralNorm(nn.Module):  # type: ignore[misc]
         return f"maximum={self.maximum}, {self.layer_map}"
 
 
-class Leading(NamedTuple):
+class _Leading(NamedTuple):
     """The singular vector that a layer's norm was found by, and its image under the layer times 2^-exponent."""
 
     operator: ConvOperator
