@@ -227,7 +227,7 @@ def large_batch(rounds: int, seconds: float, batch: int = 128) -> str:
         *(least + cost / EVERY for cost in costs[1:] or [float("inf")]),
     ]
     lines = [
-        f"### ResNet-18, batch {batch}, 32x32, {torch.get_num_threads()} threads",
+        f"## ResNet-18, batch {batch}, 32x32, {torch.get_num_threads()} threads",
         table(times, "way", seconds - 2 * part),
     ]
     try:
@@ -290,7 +290,7 @@ def small_batch(name: str, network: Network, images: torch.Tensor, rounds: int, 
         GradientTransform(way.optimizer, "orthonormal", network=way.network, **options)
     times = in_turn({label: way.step for label, way in ways.items()}, rounds, PROCESSOR, seconds)
     shape = "x".join(map(str, images.shape[2:]))
-    return f"### {name}, {len(images)} images of {shape}, one thread\n\n" + table(times, "way", seconds)
+    return f"## {name}, {len(images)} images of {shape}, one thread\n\n" + table(times, "way", seconds)
 
 
 def machine() -> str:

@@ -107,7 +107,7 @@ def digits_table(seeds: int = SEEDS) -> str:
         accuracies[name] = [_accuracy(make, chosen[name], seed, False) for seed in range(seeds)]
     own = np.array(next(iter(accuracies.values())))
     lines = [
-        f"### The digits: basic-cnn, {EPOCHS} epochs, batches of {BATCH}, {seeds} paired seeds",
+        f"## The digits: basic-cnn, {EPOCHS} epochs, batches of {BATCH}, {seeds} paired seeds",
         "| optimizer | rate | test accuracy, % | less that of `OrthonormalSGD`, 95 % |\n|---|---|---|---|",
     ]
     for name, values in accuracies.items():

@@ -153,7 +153,7 @@ def measure_coverage(found: Mapping[Setting, Summary]) -> Coverage:
 
     Parameters
     ----------
-    found : dict of Setting to Summary
+    found : dict of convla.experiments.csm.settings.Setting to Summary
         Of rows of the tables, with `runs` of the published size. Nothing is returned for fewer than two runs.
 
     Returns

@@ -46,7 +46,7 @@ def descend_filters(kernels: Array, gram: Array, setting: Setting) -> FilterDesc
         At the start; the taps of all channels in a row.
     gram : array, shape (R, taps, taps)
         T of each repetition's input: <F_i, F_j> = K_i^T T K_j.
-    setting : Setting
+    setting : convla.experiments.descents.settings.Setting
 
     Returns
     -------

@@ -122,7 +122,7 @@ def run_setting(
 
     Parameters
     ----------
-    setting : Setting
+    setting : convla.experiments.descents.settings.Setting
     repetitions : int
         How many, at least 1.
     start : int, default 0
