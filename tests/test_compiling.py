@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import os
+import pkgutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+import convla.engines
 
 MODULE = """
 from convla.compiling import compiled
@@ -47,3 +52,19 @@ def test_another_source_is_compiled_anew(tmp_path: Path) -> None:
     (tmp_path / "kernels.py").write_text(MODULE.replace("x / 2", "x / 2.0 + 0"), encoding="utf-8")
     assert run(tmp_path, "print(half(3))") == "1.5\n"
     assert len(list((tmp_path / "kept").rglob("*.nbc"))) == 2
+
+
+def test_no_compiled_function_takes_the_records_of_two_modules() -> None:
+    # numba writes a record's type into the names of compiled code as a number that each process gives anew: code that
+    # two processes kept for two records may have one name, and a third process then runs the wrong one of the two.
+    shared = set()
+    for found in pkgutil.iter_modules(convla.engines.__path__):
+        if not found.name.startswith(("_numba", "_kernel", "_tile", "_dots", "numba")):
+            continue
+        module = importlib.import_module(f"convla.engines.{found.name}")
+        for name, member in vars(module).items():
+            function = getattr(member, "py_func", None)
+            if function is not None and function.__module__ != module.__name__:
+                assert "s" not in inspect.signature(function).parameters, f"{name}, which {found.name} imports"
+                shared.add(name)
+    assert "extend" in shared

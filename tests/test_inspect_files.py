@@ -163,6 +163,21 @@ def test_a_budget_goes_to_rows_of_little_work_first() -> None:
     assert "estimated to save time" in first.notes[0]
 
 
+@pytest.mark.parametrize("boundary", ["circular", "reflect", "replicate"])
+def test_a_norm_read_off_a_kernel_counts_how_often_the_image_is_repeated(boundary: Any) -> None:
+    # More often than the kernel has taps: one tap reads an entry of the image and its repetitions.
+    for image, taps, padding, stride, dilation in ((2, 1, 1, 1, 1), (5, 1, 4, 1, 1), (3, 2, 2, 1, 1), (4, 2, 3, 2, 3)):
+        kernel = np.ones((2, 1, taps))
+        layer = convolution_layer(
+            kernel, (image,), padding=padding, stride=stride, dilation=dilation, boundary=boundary
+        )
+        norm = np.linalg.norm(layer.operator.to_dense(), 2)
+        assert norm <= layer.moduli_bound
+        report = inspect(a_network(layer=layer), budget=0.0)
+        assert norm <= report.layers[0].quantities["at_most"] * (1.0 + 1e-15)
+        assert norm <= report.certificate.upper
+
+
 @pytest.mark.parametrize("boundary", ["zero", "circular", "reflect"])
 @pytest.mark.parametrize("scale", [1.0, 1e-200, 1e160])
 def test_norms_that_are_read_off_a_kernel_hold(boundary: Any, scale: float) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 
 from convla.compiling import compiled
 from convla.engines._dots import WINDOWS, dots
-from convla.engines._numba_blocks import _extend
+from convla.engines._numba_blocks import extend
 from convla.engines._parallel import take_job
 from convla.engines._tile import VECTOR_BYTES, clear, copy
 
@@ -60,7 +60,7 @@ KERNEL_SIZES = np.dtype(
 """The numbers of one kernel adjoint.
 
 The tables that go with them are one array: for each channel of a chunk and each tap the offset of its piece of the
-block's source; and for each phase its run and its sources, as `_extend` reads them.
+block's source; and for each phase its run and its sources, as `extend` reads them.
 """
 
 _ROWS = len(WINDOWS) - 1
@@ -104,13 +104,14 @@ def _lay_out_features(
 def _lay_out_image(
     x: Any, image: int, images: int, group: int, channel: int, channels: int, first: int, data: Any, tables: Any, s: Any
 ) -> None:
+    shape = s.padded_0, s.padded_1, s.padded_2, s.image_1, s.image_2
     for c in range(channels):
         for phase in range(s.phases):
             at = (c * s.phases + phase) * s.line
             table = tables[s.chunk * s.taps + phase * s.source : s.chunk * s.taps + (phase + 1) * s.source]
             for i in range(images):
                 start = (((image + i) * s.groups + group) * s.channels + channel + c) * s.image
-                _extend(x, at, first, data, start, table, s)
+                extend(x, at, first, s.window, data, start, shape, s.step, table)
                 at += s.window
             # What stands here meets zeros of the features, but must be numbers.
             clear(x, at, ((c * s.phases + phase) + 1) * s.line - at)

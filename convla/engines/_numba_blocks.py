@@ -18,7 +18,7 @@ from convla.compiling import compiled
 from convla.engines._parallel import take_job
 from convla.engines._tile import VECTOR_BYTES, WIDTHS, clear, copy, tile
 
-__all__ = ["PACK", "SIZES", "SLACK_VECTORS", "correlate_jobs", "pack_jobs"]
+__all__ = ["PACK", "SIZES", "SLACK_VECTORS", "correlate_jobs", "extend", "pack_jobs"]
 
 SIZES = np.dtype(
     [
@@ -57,7 +57,7 @@ SIZES = np.dtype(
 """The numbers of one cross-correlation. An image, here and below, is what the taps slide over.
 
 The tables that go with them are one array: the place of each tap in a kernel plane; for each channel and tap the offset
-of its piece of the block's source; and for each phase its run and its sources, as `_extend` reads them.
+of its piece of the block's source; and for each phase its run and its sources, as `extend` reads them.
 """
 
 SLACK_VECTORS = max(WIDTHS.values())
@@ -106,26 +106,33 @@ def _multiply(
 
 
 @compiled(nogil=True)
-def _extend(scratch: Any, at: int, first: int, image: Any, start: int, table: Any, s: Any) -> None:
-    """Write a stretch of one phase of one channel's flattened extended image, from entry `first` on, to `scratch`.
+def extend(
+    scratch: Any, at: int, first: int, window: int, image: Any, start: int, shape: Any, step: int, table: Any
+) -> None:
+    """Write `window` entries of one phase of one channel's flattened extended image, from `first` on, to `scratch`.
+
+    `shape` is (padded_0, padded_1, padded_2, image_1, image_2): no record, as two modules with records of their own
+    call this. A record has a number in the names of compiled code that is another one in each process, so that code for
+    the record of one module, out of the cache, could be taken for that of the other.
 
     `table` begins with (begin, end, source) of the positions of the last axis whose sources grow in steps of the
     stride; then it names the image index behind each extended position, axis after axis, -1 for a zero.
     """
     run_begin, run_end, run_source = table[0], table[1], table[2]
     sources = table[3:]
-    row = first // s.padded_2
-    column = first - row * s.padded_2
-    stop = at + s.window
-    last = s.padded_0 + s.padded_1
+    padded_0, padded_1, padded_2, image_1, image_2 = shape
+    row = first // padded_2
+    column = first - row * padded_2
+    stop = at + window
+    last = padded_0 + padded_1
     while at < stop:
-        count = min(s.padded_2 - column, stop - at)
+        count = min(padded_2 - column, stop - at)
         origin = -1
-        if row < s.padded_0 * s.padded_1:
-            plane = row // s.padded_1
-            a, b = sources[plane], sources[s.padded_0 + row - plane * s.padded_1]
+        if row < padded_0 * padded_1:
+            plane = row // padded_1
+            a, b = sources[plane], sources[padded_0 + row - plane * padded_1]
             if a >= 0 and b >= 0:
-                origin = start + (a * s.image_1 + b) * s.image_2
+                origin = start + (a * image_1 + b) * image_2
         if origin < 0:
             clear(scratch, at, count)
         else:
@@ -134,11 +141,11 @@ def _extend(scratch: Any, at: int, first: int, image: Any, start: int, table: An
             for q in range(column, begin):
                 index = sources[last + q]
                 scratch[at + q - column] = image[origin + index] if index >= 0 else 0
-            if s.step == 1:
+            if step == 1:
                 copy(scratch, at + begin - column, image, origin + run_source + begin - run_begin, end - begin)
             else:
                 for q in range(begin, end):
-                    scratch[at + q - column] = image[origin + run_source + (q - run_begin) * s.step]
+                    scratch[at + q - column] = image[origin + run_source + (q - run_begin) * step]
             for q in range(end, column + count):
                 index = sources[last + q]
                 scratch[at + q - column] = image[origin + index] if index >= 0 else 0
@@ -209,6 +216,7 @@ def _correlate_block(job: int, images: int, image: Any, packed: Any, tables: Any
     count = min(s.length, s.total - first)
     length = (pieces - 1) * s.window + count
     stride = s.line
+    shape = s.padded_0, s.padded_1, s.padded_2, s.image_1, s.image_2
     source = np.empty(s.channels * s.phases * s.line, image.dtype)
     target = np.empty(min(s.rows, PACK) * stride, image.dtype)
     for c in range(s.channels):
@@ -217,7 +225,7 @@ def _correlate_block(job: int, images: int, image: Any, packed: Any, tables: Any
             table = tables[s.taps + terms + phase * s.source : s.taps + terms + (phase + 1) * s.source]
             for i in range(pieces):
                 start = (((first_image + i) * s.groups + group) * s.channels + c) * s.image
-                _extend(source, at + i * s.window, first, image, start, table, s)
+                extend(source, at + i * s.window, first, s.window, image, start, shape, s.step, table)
             clear(source, at + pieces * s.window, s.line - pieces * s.window)
     packs = (s.rows + PACK - 1) // PACK
     done = part * packs // s.parts * PACK

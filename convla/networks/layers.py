@@ -125,14 +125,15 @@ class Layer:
     def moduli_bound(self) -> float:
         """A bound of the norm of the map of the kernel's moduli, by Schur's test, whatever the image and the stride.
 
-        Where the boundary repeats the image, a column may hold an entry of the kernel as often as there are taps.
+        Where the boundary repeats the image, a column holds an entry of the kernel as often as the image's is repeated.
         """
         moduli, groups = np.abs(self.kernel.astype(np.float64)), self.geometry.groups
         rows = float(moduli.sum(axis=tuple(range(1, moduli.ndim))).max())
         grouped = moduli.reshape(groups, -1, *moduli.shape[1:])
         columns = float(grouped.sum(axis=(1, *range(3, grouped.ndim))).max())
-        taps = 1 if self.geometry.boundary == "zero" else math.prod(self.geometry.kernel_size)
-        return outward(math.sqrt(rows) * math.sqrt(columns) * math.sqrt(taps), moduli.size + 4)
+        sources = [self.geometry.sources(axis) for axis in range(self.geometry.ndim)]
+        repeats = math.prod(int(np.bincount(source[source >= 0], minlength=1).max()) for source in sources)
+        return outward(math.sqrt(rows) * math.sqrt(columns) * math.sqrt(repeats), moduli.size + 4)
 
     @functools.cached_property
     def filter_norm(self) -> float:
