@@ -302,6 +302,22 @@ def test_certified_norms_exceed_the_exact_ones_by_little(
         assert certified_norm_bound(stack, error, held, numbers=numbers) == held
 
 
+@pytest.mark.parametrize("boundary", ["zero", "circular"])
+@pytest.mark.parametrize("kernel_size", [(2, 3), (3, 2), (3, 3)])
+def test_two_long_axes_are_bounded_too(
+    monkeypatch: pytest.MonkeyPatch, kernel_size: tuple[int, int], boundary: Any
+) -> None:
+    """With long kernels the last axis is not halved, and its frequencies come in strides, which go around the torus."""
+    monkeypatch.setattr("convla.spectra.grids._LONGEST_BLOCK", 4)
+    monkeypatch.setattr("convla.spectra.gram._HIGHEST_DEGREE", 0)
+    for width in range(5, 12):
+        kernel = np.random.default_rng(width).standard_normal((2, 1, *kernel_size))
+        operator = ConvOperator(kernel, (13, width), boundary=boundary)
+        exact = dense_values(operator)[0]
+        lower, upper, *_ = singular_value_bounds(operator, method="symbol")
+        assert lower - rounding(operator) <= exact <= upper + rounding(operator)
+
+
 @pytest.mark.parametrize("order", [1, 2, 3, 40, 130])
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_nothing_is_proved_of_a_matrix_with_entries_that_are_not_numbers(order: int, bad: float) -> None:
