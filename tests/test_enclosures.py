@@ -23,7 +23,7 @@ from convla import (
     singular_values,
 )
 from convla.errors import ShapeError
-from convla.spectra.certificate import U64, Combinations, certified_norm_bound, hermitian
+from convla.spectra.certificate import U64, Combinations, certified_norm_bound, hermitian, proved_below
 from convla.spectra.enclosure import neighbour_share
 from convla.spectra.gram import GramMatrices
 from convla.spectra.grids import TorusGrid
@@ -300,6 +300,34 @@ def test_certified_norms_exceed_the_exact_ones_by_little(
             assert math.sqrt(exact**2 + error) <= bound <= math.sqrt(exact**2 + error) * (1 + 1e-3)
         held = exact * (1 + 1e-9) + error
         assert certified_norm_bound(stack, error, held, numbers=numbers) == held
+
+
+@pytest.mark.parametrize("boundary", ["zero", "circular"])
+@pytest.mark.parametrize("kernel_size", [(2, 3), (3, 2), (3, 3)])
+def test_two_long_axes_are_bounded_too(
+    monkeypatch: pytest.MonkeyPatch, kernel_size: tuple[int, int], boundary: Any
+) -> None:
+    """With long kernels the last axis is not halved, and its frequencies come in strides, which go around the torus."""
+    monkeypatch.setattr("convla.spectra.grids._LONGEST_BLOCK", 4)
+    monkeypatch.setattr("convla.spectra.gram._HIGHEST_DEGREE", 0)
+    for width in range(5, 12):
+        kernel = np.random.default_rng(width).standard_normal((2, 1, *kernel_size))
+        operator = ConvOperator(kernel, (13, width), boundary=boundary)
+        exact = dense_values(operator)[0]
+        lower, upper, *_ = singular_value_bounds(operator, method="symbol")
+        assert lower - rounding(operator) <= exact <= upper + rounding(operator)
+
+
+@pytest.mark.parametrize("order", [1, 2, 3, 40, 130])
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_nothing_is_proved_of_a_matrix_with_entries_that_are_not_numbers(order: int, bad: float) -> None:
+    places = {(order - 1, order - 1), (order - 1, 0), (0, order - 1), (0, 0)}
+    grams = np.stack([np.eye(order) / 2] * (1 + 2 * len(places)))
+    for index, (i, j) in enumerate(places):
+        grams[1 + 2 * index, i, j] = bad
+        grams[2 + 2 * index, [i, j], [j, i]] = bad
+    shown = proved_below(Combinations.of(grams), 1e-14, 1.0, np.arange(len(grams)))
+    np.testing.assert_array_equal(shown, np.arange(len(grams)) == 0)
 
 
 @pytest.mark.parametrize(("n", "error"), [(16, 3e-3), (32, 3e-4), (64, 1e-4)])

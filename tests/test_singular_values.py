@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,20 @@ from tests.spectra_oracles import EPS, dense_values, operators, rounding, triple
 def test_all_values_are_those_of_the_dense_matrix(operator: ConvOperator) -> None:
     result = singular_values(operator)
     np.testing.assert_allclose(result.values, dense_values(operator), rtol=0, atol=rounding(operator))
+
+
+@pytest.mark.parametrize("inner", [2, 60, 600, 900])
+@pytest.mark.parametrize("constant", [0.1, 1.0, math.pi])
+@pytest.mark.parametrize("kind", [largest_singular_value, smallest_singular_value, singular_values])
+def test_what_is_exact_is_within_its_error_where_roundings_are_alike(inner: int, constant: float, kind: Any) -> None:
+    """One row of equal entries: the square of its only singular value is a rational number."""
+    operator = ConvOperator(np.full((1, inner, 2), constant), (2,), padding="valid")
+    result = kind(operator)
+    square = 2 * inner * Fraction(constant) ** 2
+    value, error = Fraction(float(result.values[0])), Fraction(float(result.errors[0]))
+    assert result.status == "exact"
+    assert (value - error) ** 2 <= square <= (value + error) ** 2
+    assert square <= Fraction(result.upper) ** 2 if math.isfinite(result.upper) else kind is smallest_singular_value
 
 
 @given(operators(), st.integers(1, 4), st.booleans())

@@ -146,8 +146,7 @@ def dense_triplets(operator: LinearMap, k: int, end: End = "largest") -> Singula
     # A group is decomposed by itself: its rounding errors are those of its own largest value.
     own = largest if end == "largest" else float(spectrum[where[0]].max())
     error = rounding(whole, own)
-    floor = max(max(operator.shape) * float(np.finfo(float).eps) * own, error)
-    singular = end == "smallest" and min(float(spectrum[where, ranks].min()), float(values.min())) <= floor
+    singular = end == "smallest" and min(float(spectrum[where, ranks].min()), float(values.min())) <= error
     return SingularValues(
         values=on_device_of(values.copy(), operator.like, xp, dtype=xp.float64),
         left=xp.astype(left, dtype),
@@ -170,11 +169,12 @@ def _picked(columns: Array, groups: np.ndarray, places: np.ndarray) -> Array:
 def rounding(operator: LinearMap, largest: float) -> float:
     """Return what a backward stable decomposition in float64 leaves open of every value.
 
-    Where taps meet in one entry of the matrix, beyond the edges of an image, they are summed with a rounding error
-    relative to their moduli, which may be far above the largest singular value: they may cancel. So may the terms of a
-    sum of maps.
+    Its sums have as many terms as the longer side, and where all entries are alike their rounding errors are too, and
+    add up. Where taps meet in one entry of the matrix, beyond the edges of an image, they are summed with a rounding
+    error relative to their moduli, which may be far above the largest singular value: they may cancel. So may the terms
+    of a sum of maps.
     """
-    decomposition = float(np.finfo(np.float64).eps) * math.sqrt(min(operator.shape)) * largest
+    decomposition = float(np.finfo(np.float64).eps) * max(operator.shape) * largest
     return decomposition + rounding_of_entries(operator)
 
 

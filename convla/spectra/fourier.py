@@ -65,8 +65,7 @@ def fourier_triplets(operator: ConvOperator, k: int | None, *, smallest: bool = 
     # An angle has an absolute rounding error of its size, 2 pi for each lag.
     terms = symbol.rounding_terms + 16 * (1 + sum(symbol.degrees))
     error = rounding(precise, size) + gamma(terms, U64) * schur_bound(precise)
-    floor = max(max(operator.shape) * float(np.finfo(float).eps) * size, error)
-    singular = smallest and float(values[0]) <= floor
+    singular = smallest and float(values[0]) <= error
     return SingularValues(
         values=on_device_of(values, precise.kernel, xp, dtype=xp.float64),
         left=left,

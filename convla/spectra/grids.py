@@ -80,12 +80,13 @@ class TorusGrid:
     def numbers(self, q: IntArray) -> tuple[IntArray, IntArray]:
         """Return a number for each of the torus's frequencies of indices (F, d), and that of its conjugate ``-theta``.
 
-        Of those that are kept the number is smaller but for the ends of the halved axis, which hold both of a pair.
+        Of those that are kept the number is smaller but for the ends of the halved axis, which hold both of a pair. An
+        index that goes around an axis is that of a frequency before.
         """
-        conjugates = (-q - np.array(self.twist)) % np.array(self.sizes)
+        around = (index % np.array(self.sizes) for index in (q, -q - np.array(self.twist)))
         axes = sorted(range(len(self.sizes)), key=lambda axis: axis != self.half)
         sizes = [self.sizes[axis] for axis in axes]
-        own, conjugate = (np.ravel_multi_index(tuple(index.T[axes]), sizes) for index in (q, conjugates))
+        own, conjugate = (np.ravel_multi_index(tuple(index.T[axes]), sizes) for index in around)
         return own, conjugate
 
 
