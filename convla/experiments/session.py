@@ -173,7 +173,8 @@ class Session(Generic[U, O]):
             def hand_over() -> None:
                 nonlocal waiting, written, writing
                 writing.result()
-                for part, _ in written:
+                while written:
+                    part, _ = written.pop(0)  # before it is told of: after Ctrl-C nothing is told twice
                     job.forget(part.unit)
                     self._ended += 1
                     self._watcher.finish(part)
