@@ -243,5 +243,6 @@ class TestResuming:
         assert len(told.ran) == len(set(told.ran)) >= 3
         again = _Told()
         self.STUDY.run(tmp_path, part=10, resume=True, watcher=again)
-        assert sorted({*told.ran, *again.ran}) == [(row, row + 10) for row in range(0, 100, 10)]
-        assert not {*told.ran} & {*again.ran}  # what was told as saved is
+        assert again.planned[0][1] >= len(told.ran)  # what was told as saved is
+        assert not {*told.ran} & {*again.ran}
+        assert sum(outcome.repetitions for _, outcome in read_outcomes(tmp_path)) == 100

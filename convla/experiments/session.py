@@ -189,8 +189,10 @@ class Session(Generic[U, O]):
                         hand_over()
                         held = 0
             finally:
-                hand_over()
-                hand_over()
+                try:
+                    hand_over()
+                finally:  # what ended is saved even if Ctrl-C comes as the other is told of
+                    hand_over()
 
     def outcomes(self, job: Job[U, O], unit: U) -> Iterator[O]:
         """Yield what a unit that has been run left, some rows after the other, each read once.
