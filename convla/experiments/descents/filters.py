@@ -113,9 +113,10 @@ def _loss(setting: Setting, xp: Namespace) -> Minimized:
 
 
 def _own(k: list[Array], setting: Setting, function: LossFunction, xp: Namespace) -> tuple[Array, list[Array]]:
-    stacked = xp.permute_dims(xp.stack(k), (2, 0, 1))
+    # A repetition after the other in memory: NumPy's sums over one would else depend on how many there are.
+    stacked = np.ascontiguousarray(xp.permute_dims(xp.stack(k), (2, 0, 1)))
     value, gradient = evaluate(setting.loss, function, xp.reshape(stacked, (*stacked.shape[:2], *setting.kernel_shape)))
-    return value, list(np.moveaxis(gradient.reshape(stacked.shape), 0, 2))
+    return value, list(np.ascontiguousarray(np.moveaxis(gradient.reshape(stacked.shape), 0, 2)))
 
 
 def _kernel_loss(k: list[Array], normalized: bool) -> tuple[Array, list[Array]]:
