@@ -268,6 +268,21 @@ def loss(kernels):
         np.testing.assert_allclose(mine.norms, kernel.norms, rtol=close)
 
     @pytest.mark.parametrize(
+        "square", ["np.sum(kernels**2, axis=(1, 2, 3))", "np.einsum('rscn,rscn->r', kernels, kernels)"]
+    )
+    def test_its_sums_do_not_depend_on_how_many_repetitions_there_are(self, tmp_path: Path, square: str) -> None:
+        (tmp_path / "mine.py").write_text(
+            f"import numpy as np\n\ndef loss(kernels):\n    n = {square}\n"
+            "    return n**2, 4.0 * n[:, None, None, None] * kernels\n"
+        )
+        setting = _setting(loss=f"{tmp_path}/mine.py:loss", N=11, kernels=3)
+        whole = run_setting(setting, repetitions=24, seed=0)
+        for start, count in ((0, 1), (3, 2), (5, 7)):
+            part = run_setting(setting, repetitions=count, start=start, seed=0)
+            for name, values in vars(part).items():
+                np.testing.assert_array_equal(values, getattr(whole, name)[start : start + count])
+
+    @pytest.mark.parametrize(
         ("change", "message"),
         [
             (("2.0 * product", "product"), "the gradient is not that of the value"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import subprocess
 import sys
 from pathlib import Path
@@ -114,6 +115,29 @@ class TestDamage:
             read.extend(stop for stop, _ in file.rows(0, 8))
         assert (read, file.damaged, file.missing(8)) == ([1], 3, [(1, 3), (6, 7)])
 
+    def test_rows_that_other_records_have_are_not_lost_with_a_damaged_one(self, tmp_path: Path) -> None:
+        path = tmp_path / "a"
+        _filled(path, (0, 2), (2, 8), (8, 9))
+        data = bytearray(path.read_bytes())
+        place = data.index(_rows(2, 8)[0].tobytes())
+        data[place] ^= 1
+        path.write_bytes(data)
+        file = RecordFile(path, KEY)
+        with pytest.raises(DamagedRecordError):
+            _read(file, 9)
+        for span in ((2, 3), (3, 7), (7, 8)):  # run again in other parts, none of which reaches as far
+            file.append(*span, _rows(*span))
+        _read(file, 9)
+        again = RecordFile(path, KEY)  # which does not know yet
+        assert [stop for stop, _ in again.rows(0, 9)] == [2, 3, 7, 8, 9]
+        assert again.damaged == 1
+
+    def test_a_header_that_leads_backwards_is_none(self, tmp_path: Path) -> None:
+        fields = records.FIELDS.pack(records.MAGIC, KEY, 0, 2, -HEADER, bytes(16))
+        (tmp_path / "a").write_bytes(fields + hashlib.blake2b(fields, digest_size=records.CHECK).digest())
+        file = RecordFile(tmp_path / "a", KEY)
+        assert (len(file), file.damaged) == (0, 1)
+
 
 class TestFolders:
     def test_two_runs_in_one_folder_are_refused(self, tmp_path: Path) -> None:
@@ -205,3 +229,20 @@ class TestResuming:
         monkeypatch.setattr(records, "_arrays", lambda *_: None)
         with pytest.raises(ResultsError, match="what is written there comes back as something else"):
             self.STUDY.run(tmp_path)
+
+    def test_an_interrupt_while_it_is_told_what_ended_tells_nothing_twice(self, tmp_path: Path) -> None:
+        class Interrupted(_Told):
+            def finish(self, part) -> None:  # type: ignore[no-untyped-def]
+                super().finish(part)
+                if len(self.ran) == 3:
+                    raise KeyboardInterrupt
+
+        told = Interrupted()
+        with pytest.raises(KeyboardInterrupt):
+            self.STUDY.run(tmp_path, part=10, watcher=told)
+        assert len(told.ran) == len(set(told.ran)) >= 3
+        again = _Told()
+        self.STUDY.run(tmp_path, part=10, resume=True, watcher=again)
+        assert again.planned[0][1] >= len(told.ran)  # what was told as saved is
+        assert not {*told.ran} & {*again.ran}
+        assert sum(outcome.repetitions for _, outcome in read_outcomes(tmp_path)) == 100

@@ -247,6 +247,10 @@ class TestCommand:
         numbers, *words = ({bar[0].get_linestyle() for bar in figure.axes[0].containers} for figure in figures)
         assert numbers == {"-"}
         assert words == [{"None"}] * 2
+        for figure in figures:
+            (legend,) = figure.legends  # beside the axes, so that it hides no interval
+            figure.draw_without_rendering()
+            assert legend.get_window_extent().y1 < figure.axes[0].get_window_extent().y0
 
     def test_an_interrupted_study_resumes_to_the_same_numbers(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

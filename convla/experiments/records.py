@@ -147,25 +147,28 @@ class RecordFile:
     def rows(self, start: int, size: int) -> Iterator[tuple[int, list[np.ndarray]]]:
         """Yield the rows from `start` to before `size`, each once and in order: where a piece ends, and its arrays.
 
-        Records may overlap, as of runs that were cut otherwise.
+        Records may overlap, as of runs that were cut otherwise: of a damaged one, rows that others have are not lost.
 
         Raises
         ------
         DamagedRecordError
-            If arrays are not those that were written. All records that are needed have been read then, and the damaged
-            ones count as missing; those before it have been yielded.
+            If arrays are not those that were written, and no other record has their rows. The damaged records count as
+            missing then; rows before them have been yielded.
         """
         if start >= size:
             return
-        covering = self._covering(start, size)
         with self._open(os.O_RDONLY) as file:
-            for first, place, stop in covering:
-                arrays = _arrays(file, place)
-                if arrays is None:
-                    self._drop([place, *(p for _, p, _ in covering if _arrays(file, p) is None)])
-                    raise DamagedRecordError
-                yield stop, [values[start - first : stop - first] for values in arrays]
-                start = stop
+            while start < size:
+                covering = self._covering(start, size)
+                for first, place, stop in covering:
+                    arrays = _arrays(file, place)
+                    if arrays is None:
+                        self._drop([place, *(p for _, p, _ in covering if _arrays(file, p) is None)])
+                        if any(last > start for _, last in self.missing(size)):
+                            raise DamagedRecordError
+                        break  # others have its rows
+                    yield stop, [values[start - first : stop - first] for values in arrays]
+                    start = stop
 
     def _covering(self, start: int, size: int) -> Iterator[tuple[int, int, int]]:
         """Yield records that together have the rows: the first row of each, its place, and which row to stop before.
@@ -219,7 +222,9 @@ def _header(file: BinaryIO, place: int) -> _Header | None:
     if len(data) != HEADER or _hash(data[: FIELDS.size], CHECK) != data[FIELDS.size :]:
         return None
     magic, *fields = FIELDS.unpack(data[: FIELDS.size])
-    return _Header(*fields) if magic == MAGIC else None
+    header = _Header(*fields)
+    # A hash is no signature: a header that leads backwards, from somebody's hand, would be read for ever.
+    return header if magic == MAGIC and 0 <= header.start <= header.stop and header.length >= 0 else None
 
 
 def _arrays(file: BinaryIO, place: int) -> list[np.ndarray] | None:

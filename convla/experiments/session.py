@@ -173,7 +173,8 @@ class Session(Generic[U, O]):
             def hand_over() -> None:
                 nonlocal waiting, written, writing
                 writing.result()
-                for part, _ in written:
+                while written:
+                    part, _ = written.pop(0)  # before it is told of: after Ctrl-C nothing is told twice
                     job.forget(part.unit)
                     self._ended += 1
                     self._watcher.finish(part)
@@ -188,8 +189,10 @@ class Session(Generic[U, O]):
                         hand_over()
                         held = 0
             finally:
-                hand_over()
-                hand_over()
+                try:
+                    hand_over()
+                finally:  # what ended is saved even if Ctrl-C comes as the other is told of
+                    hand_over()
 
     def outcomes(self, job: Job[U, O], unit: U) -> Iterator[O]:
         """Yield what a unit that has been run left, some rows after the other, each read once.

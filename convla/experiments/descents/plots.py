@@ -21,6 +21,8 @@ LINES = (*COLORS, INK)
 MARKERS = ("o", "s", "^")
 """As many as styles: where words stand side by side they tell lines apart instead."""
 MOST_LINES = len(LINES) * len(STYLES)
+ROW = 0.19
+"""Inches of a row of the legend, which stands below, so that it hides no interval."""
 NORMAL = 1.96
 """Standard errors of a 95 % interval."""
 
@@ -59,7 +61,7 @@ def plot_rows(rows: Sequence[Mapping[str, Any]], quantity: str, axis: str, path:
         )
     words = list(dict.fromkeys(row[axis] for row in chosen))
     numbers = all(isinstance(word, int | float) for word in words)
-    figure = Figure(figsize=(7.0, 4.6), layout="constrained")
+    figure = Figure(figsize=(7.0, 4.6 + ROW * len(lines) * bool(others)), layout="constrained")
     axes = figure.subplots()
     tidy(axes)
     looks = itertools.cycle(itertools.product(STYLES, LINES))
@@ -87,7 +89,7 @@ def plot_rows(rows: Sequence[Mapping[str, Any]], quantity: str, axis: str, path:
     axes.set_xlabel(axis, color=INK)
     axes.set_ylabel(QUANTITIES[quantity], fontsize=9, color=INK)
     if others:
-        axes.legend(frameon=False, fontsize=8)
+        figure.legend(loc="outside lower center", frameon=False, fontsize=8)
     save_figure(figure, path)
 
 
