@@ -19,10 +19,10 @@ from convla.similarity.orthogonality import (
 )
 from convla.typing import Array
 
-__all__ = ["OBJECTIVES", "Objective", "Setting"]
+__all__ = ["OBJECTIVES", "Objective", "Strides"]
 
 
-class Setting(Protocol):
+class Strides(Protocol):
     """What is asked of a layer: a `convla.ConvGeometry` has it, and a convolutional module of PyTorch."""
 
     @property
@@ -61,18 +61,18 @@ class Objective(NamedTuple):
     value: Callable[..., Array]
     value_and_gradient: Callable[..., tuple[Array, Array]]
     options: Mapping[str, Any] = {}
-    decided: Mapping[str, Callable[[Setting], Any]] = {}
+    decided: Mapping[str, Callable[[Strides], Any]] = {}
 
-    def at(self, layer: Setting) -> dict[str, Any]:
+    def at(self, layer: Strides) -> dict[str, Any]:
         """Return the options that a layer decides."""
         return {name: decide(layer) for name, decide in self.decided.items()}
 
 
-def _groups(layer: Setting) -> int:
+def _groups(layer: Strides) -> int:
     return layer.groups
 
 
-def _lags(layer: Setting) -> tuple[int, ...]:
+def _lags(layer: Strides) -> tuple[int, ...]:
     """Return the steps between the lags, in taps, at which kernels meet: s / gcd(s, d), taps being d apart."""
     return tuple(s // math.gcd(s, d) for s, d in zip(layer.stride, layer.dilation, strict=True))
 
