@@ -14,6 +14,7 @@ from convla.experiments.folder import Table, as_records
 from convla.experiments.statistics import PairedDifference, mean_with_error, paired_difference
 from convla.experiments.training.curves import BY_LAYER, OF_NETWORK, Curves
 from convla.experiments.training.settings import MEASURES, NEUTRAL, Arm, Experiment, Plan, Training, block_name
+from convla.typing import Array
 
 __all__ = [
     "CORRELATIONS_HEADER",
@@ -280,33 +281,28 @@ def _curve_rows(result: Result) -> list[tuple[Any, ...]]:
 
 def _layer_rows(result: Result) -> Iterator[tuple[Any, ...]]:
     """Yield what each layer did, epoch by epoch, in the mean over the seeds that came through."""
-    cell = result.cell
     for name in BY_LAYER:
         curves = [getattr(curves, name) for _, curves in result.runs if not curves.diverged]
         # Of correlations the means over all pairs; at which distance stands with `_correlation_rows`.
-        values = (
-            np.stack([curve if curve.ndim == 2 else curve[:, :, 0] for curve in curves])
-            if curves
-            else np.empty((0, 0, 0))
-        )
-        for layer, epoch in itertools.product(range(values.shape[2]), range(values.shape[1])):
-            estimate = mean_with_error(values[:, epoch, layer].tolist())
-            if estimate.count:
-                head = (cell.experiment.name, cell.block_name, cell.arm.name, name, layer + 1, epoch)
-                yield (*head, estimate.value, estimate.stderr, estimate.count)
+        yield from _estimates(result, name, [(c if c.ndim == 2 else c[:, :, 0]).T for c in curves])
 
 
 def _correlation_rows(result: Result) -> Iterator[tuple[Any, ...]]:
     """Yield how weights correlate after the last epoch, by the distance of their channels, likewise."""
-    cell = result.cell
     for channels in ("output", "input"):
         ends = [getattr(curves, f"{channels}_correlation")[-1] for _, curves in result.runs if not curves.diverged]
-        values = np.stack(ends) if ends else np.empty((0, 0, 0))
-        for layer, distance in itertools.product(range(values.shape[1]), range(1, values.shape[2])):
-            estimate = mean_with_error(values[:, layer, distance].tolist())
-            if estimate.count:
-                head = (cell.experiment.name, cell.block_name, cell.arm.name, channels, layer + 1, distance)
-                yield (*head, estimate.value, estimate.stderr, estimate.count)
+        yield from _estimates(result, channels, ends, first=1)
+
+
+def _estimates(result: Result, name: str, runs: Sequence[Array], first: int = 0) -> Iterator[tuple[Any, ...]]:
+    """Yield a row for each entry, from column `first` on, of arrays with a row for each layer: their mean over runs."""
+    cell = result.cell
+    values = np.stack(runs) if runs else np.empty((0, 0, 0))
+    for layer, column in itertools.product(range(values.shape[1]), range(first, values.shape[2])):
+        estimate = mean_with_error(values[:, layer, column].tolist())
+        if estimate.count:
+            head = (cell.experiment.name, cell.block_name, cell.arm.name, name, layer + 1, column)
+            yield (*head, estimate.value, estimate.stderr, estimate.count)
 
 
 def _rates(choice: Choice) -> list[tuple[Any, ...]]:
