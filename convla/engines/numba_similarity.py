@@ -328,6 +328,12 @@ def _pointer(typing_context: Any, address: Any, like: Any) -> Any:  # noqa: ARG0
 
 
 @compiled(nogil=True)
+def _layer(addresses: Array, layer: int, like: Array, shapes: Array) -> Array:
+    """Return the array of a layer that stands at its address, (filters, channels, taps)."""
+    return numba.carray(_pointer(addresses[layer], like), (shapes[layer, 0], shapes[layer, 1], shapes[layer, 2]))
+
+
+@compiled(nogil=True)
 def _autocorrelate_layers(
     counter: Array,
     jobs: Array,
@@ -341,9 +347,8 @@ def _autocorrelate_layers(
     job = take_job(counter)
     while job < jobs.shape[0]:
         layer, first = jobs[job]
-        filters, channels, taps = shapes[layer]
-        kernels = numba.carray(_pointer(addresses[layer], like), (filters, channels, taps))
-        lags = signatures[places[1, layer] : places[1, layer + 1]].reshape(filters, -1)
+        kernels = _layer(addresses, layer, like, shapes)
+        lags = signatures[places[1, layer] : places[1, layer + 1]].reshape(kernels.shape[0], -1)
         some = slice(first, first + _some_filters(kernels))
         _autocorrelate_some(kernels[some], offsets[places[0, layer] : places[0, layer + 1]], lags[some])
         job = take_job(counter)
@@ -364,10 +369,9 @@ def _correlate_layers(
     job = take_job(counter)
     while job < jobs.shape[0]:
         layer, first = jobs[job]
-        filters, channels, taps = shapes[layer]
-        kernels = numba.carray(_pointer(addresses[layer], like), (filters, channels, taps))
-        out = numba.carray(_pointer(targets[layer], like), (filters, channels, taps))
-        lags = weights[places[1, layer] : places[1, layer + 1]].reshape(filters, -1)
+        kernels = _layer(addresses, layer, like, shapes)
+        out = _layer(targets, layer, like, shapes)
+        lags = weights[places[1, layer] : places[1, layer + 1]].reshape(kernels.shape[0], -1)
         some = slice(first, first + _some_filters(kernels))
         _correlate_some(kernels[some], offsets[places[0, layer] : places[0, layer + 1]], lags[some], out[some])
         job = take_job(counter)
