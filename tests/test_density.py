@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from convla import ConvOperator, LinearMap, spectral_density, stable_rank
+from convla.geometry import BOUNDARIES
 from convla.spectra import density
 from convla.spectra.frobenius import squared_frobenius_norm
 
@@ -17,7 +18,7 @@ def operators() -> list[Any]:
     kernel = rng.standard_normal((3, 2, 3, 3))
     made = [
         ConvOperator(kernel, (6, 5), boundary=boundary, padding=2, stride=stride)  # type: ignore[arg-type]
-        for boundary in ("zero", "circular", "reflect", "replicate")
+        for boundary in BOUNDARIES
         for stride in (1, 2)
     ]
     grouped = ConvOperator(rng.standard_normal((4, 1, 3)), (9,), groups=2, dilation=2)

@@ -12,6 +12,7 @@ from convla.cli.app import app
 from convla.cli.inspections import Targets, inspect_files
 from convla.cli.thresholds import parse_threshold
 from convla.experiments.pool import EXECUTORS, Pool
+from convla.geometry import BOUNDARIES
 from convla.networks.data import read_data
 from convla.networks.files import MODEL_FORMATS
 from convla.networks.measures import MEASURES
@@ -41,9 +42,7 @@ def _inspect(
     layout: Annotated[
         str | None, typer.Option(help="Likewise; oihw as in PyTorch (default), hwio as in Keras and Flax.")
     ] = None,
-    boundary: Annotated[
-        str | None, typer.Option(help="Likewise; zero (default), circular, reflect or replicate.")
-    ] = None,
+    boundary: Annotated[str | None, typer.Option(help=f"Likewise; {', '.join(BOUNDARIES)}; zero by default.")] = None,
     transposed: Annotated[bool, typer.Option("--transposed", help="Likewise: transposed convolutions.")] = False,
     measures: Annotated[
         str | None, typer.Option(help=f"What to find, by commas: {', '.join(MEASURES)}. All by default.")
