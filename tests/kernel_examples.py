@@ -6,6 +6,7 @@ has none fails the test.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -35,6 +36,9 @@ class Examples(NamedTuple):
 
 
 EXAMPLES: dict[str, Examples] = {}
+
+ARRAYS: dict[str, Callable[[Any], Any]] = {"cuda": lambda array: importlib.import_module("cupy").asarray(array)}
+"""How an engine that takes no NumPy arrays is given one, by its name."""
 
 
 def examples(operation: Accelerated[Any, Any], *, epsilons: int = 0) -> Callable[..., Any]:

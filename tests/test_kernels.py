@@ -1,12 +1,13 @@
 """Every entry of the table of faster kernels against its reference."""
 
+import array_api_strict
 import numpy as np
 import pytest
 
 from convla._array import to_numpy
-from convla._dispatch import ENGINES, KERNELS, load_kernel
+from convla._dispatch import ENGINES, KERNELS, EngineEntry
 from convla.errors import EngineError
-from tests.kernel_examples import EXAMPLES
+from tests.kernel_examples import ARRAYS, EXAMPLES
 
 
 def entries():
@@ -18,12 +19,12 @@ def entries():
 @pytest.mark.parametrize(("operation", "engine"), list(entries()))
 def test_every_kernel_agrees_with_its_reference(operation, engine):
     assert operation in EXAMPLES, f"tests/kernel_examples.py has no example arguments for {operation!r}"
-    reference = EXAMPLES[operation].operation.reference
-    kernel = load_kernel(operation, engine)
+    run = EXAMPLES[operation].operation
     count = 0
     for arguments, keywords in EXAMPLES[operation].arguments():
-        given = [to_device(value, engine) for value in arguments]
-        got, expected = kernel(*given, **keywords), reference(*arguments, **keywords)
+        give = ARRAYS.get(engine, lambda array: array)
+        given = [give(value) if isinstance(value, np.ndarray) else value for value in arguments]
+        got, expected = run(*given, engine=engine, **keywords), run.reference(*arguments, **keywords)
         for value, wanted in zip(as_tuple(got), as_tuple(expected), strict=True):
             value = to_numpy(value)
             assert value.dtype == wanted.dtype
@@ -42,16 +43,34 @@ def test_every_kernel_agrees_with_its_reference(operation, engine):
     assert count > 0
 
 
-def to_device(value, engine):
-    if engine == "cuda" and isinstance(value, np.ndarray):
-        import cupy
-
-        return cupy.asarray(value)
-    return value
-
-
 def as_tuple(value):
     return value if isinstance(value, tuple) else (value,)
+
+
+def strict_reweighted(blocks, lam):
+    return EXAMPLES["reweighted_gradient"].operation.reference(blocks, lam)
+
+
+def strict_and_wrong(blocks, lam, blend):
+    return blocks * lam * blend
+
+
+def test_the_kernels_of_a_new_engine_are_compared_on_its_own_arrays(monkeypatch):
+    monkeypatch.setitem(ENGINES, "strict", EngineEntry(is_strict, "arrays of array_api_strict"))
+    monkeypatch.setitem(ARRAYS, "strict", array_api_strict.asarray)
+    monkeypatch.setitem(KERNELS, ("reweighted_gradient", "strict"), f"{__name__}:strict_reweighted")
+    monkeypatch.setitem(KERNELS, ("sobolev_gradient", "strict"), f"{__name__}:strict_and_wrong")
+    assert {("reweighted_gradient", "strict"), ("sobolev_gradient", "strict")} <= {entry.values for entry in entries()}
+    test_every_kernel_agrees_with_its_reference("reweighted_gradient", "strict")
+    with pytest.raises(AssertionError):
+        test_every_kernel_agrees_with_its_reference("sobolev_gradient", "strict")
+    monkeypatch.delitem(ARRAYS, "strict")
+    with pytest.raises(EngineError, match="'strict' takes arrays of array_api_strict, got numpy"):
+        test_every_kernel_agrees_with_its_reference("reweighted_gradient", "strict")
+
+
+def is_strict(array):
+    return type(array).__module__.startswith("array_api_strict")
 
 
 @pytest.mark.parametrize("operation", ["correlate", "correlate_image_adjoint", "correlate_kernel_adjoint"])

@@ -11,6 +11,7 @@ import pytest
 
 from convla import (
     Initialization,
+    _dispatch,
     convolutional_similarity,
     convolutional_similarity_and_gradient,
     initialize_network,
@@ -19,6 +20,7 @@ from convla import (
 from convla.descent import Adam
 from convla.errors import ShapeError
 from convla.networks.weights import read_weights, write_weights
+from convla.similarity.layer import layer_similarities
 
 
 def network(dtype: str = "float64") -> dict[str, Any]:
@@ -120,6 +122,24 @@ def test_progress_sees_every_step() -> None:
     seen: list[int] = []
     initialize_network(network(), iterations=4, progress=lambda state: seen.append(state.iteration))
     assert seen == [1, 2, 3, 4]
+
+
+def shouted_layers(*layers: Any, **keywords: Any) -> Any:
+    SHOUTED.append(len(layers))
+    return layer_similarities.reference(*layers, **keywords)
+
+
+SHOUTED: list[int] = []
+
+
+def test_a_new_engine_takes_the_layers_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = _dispatch.EngineEntry(lambda array: isinstance(array, np.ndarray), "NumPy arrays")
+    monkeypatch.setitem(_dispatch.ENGINES, "loud", entry)
+    monkeypatch.setitem(_dispatch.KERNELS, ("layer_similarities", "loud"), f"{__name__}:shouted_layers")
+    SHOUTED.clear()
+    result = network_similarity(network(), engine="loud")  # type: ignore[arg-type]
+    assert [len(network())] == SHOUTED
+    assert result.layers == pytest.approx(network_similarity(network()).layers, rel=1e-13)
 
 
 class TestBadInput:

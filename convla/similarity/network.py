@@ -13,6 +13,7 @@ from array_api_compat import is_torch_array
 
 from convla._array import accumulation_dtype, all_finite, describe, device_of, is_on_gpu, namespace, to_numbers
 from convla._checks import check_not_followed
+from convla._dispatch import KERNELS
 from convla._validate import check_array, check_choice, check_integer, check_same_shape
 from convla.descent import Adam
 from convla.similarity.layer import (
@@ -104,7 +105,7 @@ def _together(
 ) -> dict[str, tuple[float, Array]]:
     """Return value and gradient of the layers that a kernel for whole networks takes."""
     found: dict[str, tuple[float, Array]] = {}
-    if engine not in ("auto", "direct", "numba", "cuda"):
+    if engine not in ("auto", "direct") and (layer_similarities.operation, engine) not in KERNELS:
         return found
     kinds: dict[Any, list[str]] = {}
     for name, array in arrays.items():
