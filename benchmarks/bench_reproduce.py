@@ -23,17 +23,18 @@ PUBLISHED = 1000
 
 def pytorch_loop(setting: Setting, repetitions: int) -> float:
     """Time the experiment as its text describes it: form both feature maps, correlate, step."""
-    n = setting.n
-    padding = n - 1 if setting.padding == "full" else 0
+    row = setting.row
+    n = row.N
+    padding = n - 1 if row.padding == "full" else 0
     began = time.perf_counter()
     for _ in range(repetitions):
-        x = torch.rand(1, 1, 64)
+        x = torch.rand(1, 1, row.M)
         k1, k2 = (torch.rand(1, 1, n).mul_(2).sub_(1).requires_grad_() for _ in range(2))
-        optimizer = getattr(torch.optim, setting.optimizer)([k1, k2], lr=setting.learning_rate)
+        optimizer = getattr(torch.optim, row.optimizer)([k1, k2], lr=row.learning_rate)
         losses, similarities = [], []
-        for _ in range(setting.iterations):
+        for _ in range(row.iterations):
             optimizer.zero_grad()
-            if setting.loss == "kernel":
+            if row.loss == "kernel":
                 loss = (k1 * k2).sum() ** 2
             else:
                 loss = (torch.nn.functional.conv1d(k2, k1, padding=n - 1) ** 2).sum()

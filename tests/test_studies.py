@@ -13,8 +13,9 @@ import pytest
 
 from convla.cli import run
 from convla.experiments import Study, read_outcomes, read_study
+from convla.experiments.csm import settings as csm_settings
 from convla.experiments.csm.published import published_tables
-from convla.experiments.csm.settings import Readings, study_file, table_settings
+from convla.experiments.csm.settings import STUDIES, Readings, study_file, table_settings
 from convla.experiments.descents.draws import CHUNK
 from convla.experiments.descents.outcome import recut, run_setting
 from convla.experiments.descents.quantities import QUANTITIES
@@ -52,20 +53,45 @@ def _setting(**changes: Any) -> Setting:
     return replace(Setting(N=3, M=8, loss="convolutional", learning_rate=0.02, iterations=5), **changes)
 
 
+PRINTED = {(1, 2): ("kernel", "full"), (3, 4): ("convolutional", "full"), (5, 6): ("convolutional", "valid")}
+"""What the source says of a pair of tables: which loss, and which padding."""
+
+
 class TestPublishedStudies:
-    @pytest.mark.parametrize(
-        ("name", "tables", "rates"),
-        [("tables12", (1, 2), "table9"), ("tables34", (3, 4), "table10"), ("tables56", (5, 6), "table11")],
-    )
-    def test_the_files_are_the_published_settings(self, name: str, tables: tuple[int, int], rates: str) -> None:
-        study = read_study(study_file(name))
-        rows = published_tables()[rates]["rows"]
-        found = [(s.N, s.optimizer, s.learning_rate, s.iterations) for s in study.settings]
-        assert found == [(row["N"], row["optimizer"], row["learning_rate"], row["iterations"]) for row in rows]
-        assert study.settings == tuple(row.descent(Readings()) for row in table_settings([f"table{tables[0]}"]))
-        assert {setting.stream for setting in study.settings} == {
-            f"{name}-N{s.N}-{s.optimizer}" for s in study.settings
-        }
+    @pytest.mark.parametrize(("tables", "name"), STUDIES.items(), ids=str)
+    def test_the_files_are_the_published_settings(self, tables: tuple[int, int], name: str) -> None:
+        (rates,) = {published_tables()[f"table{table}"]["hyperparameters"] for table in tables}
+        loss, padding = PRINTED[tables]
+        settings = tuple(
+            Setting(
+                N=row["N"],
+                M=64,
+                loss=loss,
+                learning_rate=row["learning_rate"],
+                iterations=row["iterations"],
+                optimizer=row["optimizer"],
+                padding=padding,
+                stream=f"{name}-N{row['N']}-{row['optimizer']}",
+            )
+            for row in published_tables()[rates]["rows"]
+        )
+        assert read_study(study_file(name)).settings == settings
+        assert tuple(row.descent(Readings()) for row in table_settings([f"table{tables[0]}"])) == settings
+
+    def test_nothing_that_a_study_says_is_left_out(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+        path = tmp_path / "own.toml"
+        path.write_text(
+            'N = 3\nM = 20\nchannels = 2\nstride = 2\npadding = 1\nloss = "kernel"\nlearning_rate = 0.1\n'
+            'iterations = 7\ninputs = "normal"\nstream = "own"\n'
+        )
+        monkeypatch.setattr(csm_settings, "STUDIES", {(7, 8): "own"})
+        monkeypatch.setattr(csm_settings, "study_file", lambda _: path)
+        (setting,) = table_settings()
+        (row,) = read_study(path).settings
+        assert setting.descent(Readings()) == row
+        changed = setting.descent(Readings(similarity="cosine", kernel_loss="cosine", train="first"))
+        assert changed == replace(row, loss="cosine", similarity="cosine", train="first")
+        assert replace(setting, control="shrinkage").descent(Readings()) == replace(row, loss="shrinkage")
 
     def test_the_example_is_table_3_and_gives_its_bits(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]

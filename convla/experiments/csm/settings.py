@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from convla.extending import check_choice
 
 __all__ = [
     "CONTROLS",
-    "INPUT_LENGTH",
     "STUDIES",
     "TABLES",
     "TARGETS",
@@ -25,8 +24,6 @@ __all__ = [
     "study_file",
     "table_settings",
 ]
-
-INPUT_LENGTH = 64
 
 # Table 11's caption is a copy of Table 9's; the text of Section 5 and the captions of Tables 5-6 refer to it for the
 # valid runs.
@@ -73,25 +70,30 @@ class Setting:
     ----------
     tables : tuple of int
         The table of column A, and the table of columns B-D.
-    n : int
-        The kernels' length.
-    optimizer : {"Adam", "SGD"}
-    learning_rate : float
-    iterations : int
-    loss : {"kernel", "convolutional"}
-    padding : {"full", "valid"}
+    row : convla.experiments.descents.settings.Setting
+        What its study says of it; the defaults where that leaves a choice.
     control : {"loss", "shrinkage", "scale-invariant"}
         What is minimised; "loss" in the tables themselves.
     """
 
     tables: tuple[int, int]
-    n: int
-    optimizer: str
-    learning_rate: float
-    iterations: int
-    loss: str
-    padding: str
+    row: Descent
     control: str = "loss"
+
+    @property
+    def n(self) -> int:
+        """The kernels' length."""
+        return self.row.N
+
+    @property
+    def optimizer(self) -> str:
+        """The optimiser: "Adam" or "SGD"."""
+        return self.row.optimizer
+
+    @property
+    def loss(self) -> str:
+        """What the tables minimise: "kernel" or "convolutional"."""
+        return self.row.loss
 
     @property
     def name(self) -> str:
@@ -101,27 +103,17 @@ class Setting:
     @property
     def draws(self) -> str:
         """The name that fixes the random draws: a control gets the inputs and kernels of its table row."""
-        return f"{STUDIES[self.tables]}-N{self.n}-{self.optimizer}"
+        return self.row.stream
 
     def descent(self, readings: Readings) -> Descent:
         """Return the descent that is run."""
         cosine = self.loss == "kernel" and readings.kernel_loss == "cosine"
-        return Descent(
-            N=self.n,
-            M=INPUT_LENGTH,
-            loss=self.control if self.control != "loss" else "cosine" if cosine else self.loss,
-            learning_rate=self.learning_rate,
-            iterations=self.iterations,
-            optimizer=self.optimizer,
-            padding=self.padding,
-            similarity=readings.similarity,
-            train=readings.train,
-            stream=self.draws,
-        )
+        loss = self.control if self.control != "loss" else "cosine" if cosine else self.loss
+        return replace(self.row, loss=loss, similarity=readings.similarity, train=readings.train)
 
     def describe(self) -> dict[str, Any]:
         """Return the setting as plain data, for the manifest."""
-        return asdict(self) | {"name": self.name}
+        return self.row.describe() | {"tables": list(self.tables), "control": self.control, "name": self.name}
 
 
 def table_settings(targets: Sequence[str] = ("tables",)) -> tuple[Setting, ...]:
@@ -136,7 +128,7 @@ def table_settings(targets: Sequence[str] = ("tables",)) -> tuple[Setting, ...]:
         check_choice("target", target, TARGETS)
     wanted = {target.removeprefix("table") for target in targets}
     return tuple(
-        Setting(tables, row.N, row.optimizer, row.learning_rate, row.iterations, row.loss, str(row.padding))
+        Setting(tables, row)
         for tables, name in STUDIES.items()
         if wanted & {"s", *map(str, tables)}
         for row in read_study(study_file(name)).settings
