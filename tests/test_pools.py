@@ -17,8 +17,10 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
+from convla.cli import run
 from convla.cli.bars import RunBars
 from convla.errors import EngineError
 from convla.experiments import Study, read_outcomes, read_study
@@ -26,6 +28,7 @@ from convla.experiments import pool as pools
 from convla.experiments.pool import Pool, WorkerError
 from convla.experiments.reproduction import Request, reproduce
 from convla.experiments.session import Part, Watcher
+from convla.networks.weights import write_weights
 
 ROOT = Path(__file__).parents[1]
 
@@ -240,14 +243,28 @@ def test_workers_that_come_later_are_given_work(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_progress_tells_rate_and_time_left(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter((0.0, 100.0, 110.0, 161.0))  # made, planned, and two ends
-    monkeypatch.setattr("convla.cli.bars.time.monotonic", lambda: next(clock))
+    clock = SimpleNamespace(now=0.0)
+    monkeypatch.setattr("convla.cli.output.time", SimpleNamespace(monotonic=lambda: clock.now))
     bars = RunBars("parts")
+    clock.now = 30.0
     bars.plan(1000, 398)  # of which some are from before: the rate is of this run
-    for unit in Study(N=[3, 4], M=8, loss="kernel", learning_rate=0.01, iterations=2).units():
+    units = Study(N=[3, 4], M=8, loss="kernel", learning_rate=0.01, iterations=2).units()
+    for unit, clock.now in zip(units, (40.0, 91.0), strict=True):
         bars.start(Part(unit, 0, 1000), 1)
         bars.finish(Part(unit, 0, 1000))
-    assert capsys.readouterr().err == "convla: 400 of 1000 parts, 0.0328 a second, 5:05:00 left\n"
+    assert capsys.readouterr().err == "convla: parts: 400 of 1000, 0.0328/s, 5:05:00 left\n"
+
+
+def test_every_command_tells_how_far_it_is_where_there_is_no_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("convla.cli.output.TOLD", 0.0)
+    write_weights(tmp_path / "model.npz", {name: np.ones((2, 1, 3)) for name in ("first", "second")})
+    assert run(["inspect", str(tmp_path / "model.npz"), "--image", "8", "--measures", "similarity"]) == 0
+    told = capsys.readouterr().err.splitlines()
+    assert [line.partition(", ")[0] for line in told] == ["convla: layers: 1 of 2", "convla: layers: 2 of 2"]
+    assert run(["verify", "CSM-33", "--max-examples", "1"]) == 0
+    assert "convla: CSM-33: 1 of " in capsys.readouterr().err
 
 
 def test_a_worker_with_other_versions_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

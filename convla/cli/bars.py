@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from pathlib import Path
 from typing import Any, Self
 
 from rich.progress import TaskID
 
-from convla.cli.output import INTERRUPTED, complain, progress_bars, time_left
+from convla.cli.output import INTERRUPTED, complain, progress_bars
 from convla.experiments.session import Part, Watcher
 
 __all__ = ["RunBars"]
-
-TOLD = 60.0
-"""Seconds between two lines where there is no terminal, in the log of a queue's job for one."""
 
 
 class RunBars(Watcher):
@@ -33,8 +28,6 @@ class RunBars(Watcher):
         self._progress = progress_bars()
         self._whole = self._progress.add_task(what, total=None)
         self._bars: dict[Part[Any], TaskID] = {}
-        self._began = self._told = time.monotonic()
-        self._before = 0
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -45,8 +38,7 @@ class RunBars(Watcher):
 
     def plan(self, parts: int, saved: int) -> None:
         """Take up the number of parts."""
-        self.units, self.saved, self._before = parts, saved, saved
-        self._began = self._told = time.monotonic()
+        self.units, self.saved = parts, saved
         self._progress.update(self._whole, total=parts, completed=saved)
 
     def start(self, part: Part[Any], steps: int) -> None:
@@ -67,16 +59,6 @@ class RunBars(Watcher):
         self.saved += 1
         self._progress.remove_task(self._bars.pop(part))
         self._progress.advance(self._whole)
-        now = time.monotonic()
-        if self._progress.disable and now >= self._told + TOLD:
-            self._told = now
-            print(f"convla: {self.told(now - self._began)}", file=sys.stderr, flush=True)
-
-    def told(self, seconds: float) -> str:
-        """Return how far it is after so many seconds, at what rate, and how long it will take from here."""
-        rate = (self.saved - self._before) / seconds
-        left = time_left((self.units - self.saved) / rate)
-        return f"{self.saved} of {self.units} {self._what}, {rate:.3g} a second, {left} left"
 
     def interrupted(self, output: Path) -> int:
         """Say what is saved, and how to go on; return the exit code."""

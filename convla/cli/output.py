@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,8 @@ INTERRUPTED = 130
 """The exit code after Ctrl-C; after SIGTERM, which is answered alike, it is 143."""
 PROSE = 20
 """The least width of a column of sentences."""
+TOLD = 60.0
+"""Seconds between two lines of progress where there is no terminal, in the log of a queue's job for one."""
 
 __all__ = [
     "INTERRUPTED",
@@ -176,11 +179,11 @@ def time_left(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-def progress_bars(*, quiet: bool = False, last: ProgressColumn | None = None) -> Progress:
-    """Return progress bars on standard error that show nothing where that is no terminal, and leave nothing.
+def progress_bars(*, last: ProgressColumn | None = None) -> Progress:
+    """Return progress bars on standard error that leave nothing; where that is no terminal, a line a minute instead.
 
     Lines that are printed meanwhile, on standard output too if it is the same terminal, stand above them. The last
-    column says how long the rest will take, if all take the same; or what `last` says.
+    column says how long the rest will take, if all take the same; or what `last` says. The line is of the first bar.
     """
     from rich.console import Console
     from rich.progress import (
@@ -189,6 +192,7 @@ def progress_bars(*, quiet: bool = False, last: ProgressColumn | None = None) ->
         Progress,
         ProgressColumn,
         Task,
+        TaskID,
         TextColumn,
         TimeElapsedColumn,
     )
@@ -202,16 +206,41 @@ def progress_bars(*, quiet: bool = False, last: ProgressColumn | None = None) ->
                 return Text("")
             return Text(f"{task.speed:.3g}/s, {time_left(task.remaining / task.speed)} left")
 
+    rest = Rate() if last is None else last
+
+    class Bars(Progress):
+        """Bars that tell in a line how far the first of them is, where they are not shown."""
+
+        told = time.monotonic()
+
+        def advance(self, task_id: TaskID, advance: float = 1) -> None:
+            super().advance(task_id, advance)
+            self.tell()
+
+        def update(self, task_id: TaskID, **fields: Any) -> None:
+            super().update(task_id, **fields)
+            self.tell()
+
+        def tell(self) -> None:
+            now = time.monotonic()
+            if not self.disable or now < self.told + TOLD:
+                return
+            self.told, whole = now, self.tasks[0]
+            total = "" if whole.total is None else f" of {whole.total:g}"
+            more = str(rest.render(whole))
+            complain(f"{whole.description.strip()}: {whole.completed:g}{total}{more and f', {more}'}")
+
     console = Console(stderr=True)
-    quiet = quiet or not console.is_terminal
+    quiet = not console.is_terminal
     console.quiet = quiet  # bars that are off still end a line in some versions of Rich
-    return Progress(
+    return Bars(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        Rate() if last is None else last,
+        rest,
         console=console,
+        get_time=time.monotonic,
         disable=quiet,
         redirect_stdout=sys.stdout.isatty(),
         transient=True,
