@@ -1,4 +1,8 @@
-"""The transforms of a gradient by name: the one list that adapters and settings read."""
+"""The transforms of a gradient by name: the one list that adapters and settings read.
+
+A layer's groups read different channels. A transform that mixes filters has a parameter ``axis`` or ``batch_axes``, by
+which adapters keep the groups apart; one without either gets all filters of a layer at once.
+"""
 
 from __future__ import annotations
 

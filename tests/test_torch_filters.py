@@ -11,16 +11,9 @@ import convla
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 from convla.frameworks import torch as adapter  # noqa: E402
+from tests.transform_options import OPTIONS  # noqa: E402
 
 pytestmark = pytest.mark.torch
-
-TRANSFORMS = {
-    "reweighted": {"lam": 3.0},
-    "sobolev": {"lam": 0.5, "blend": 0.25},
-    "laplacian": {"sigma": 2.0, "axis": 0},
-    "orthonormal": {},
-    "normalized": {"per_filter": True},
-}
 
 
 def _filters(shape: tuple[int, ...]) -> Any:
@@ -37,11 +30,11 @@ def _stepped(layer: Any, gradient: Any, transform: Any, **options: Any) -> Any:
     return before - layer.weight.detach()
 
 
-@pytest.mark.parametrize("transform", ["reweighted", "sobolev", "laplacian", "orthonormal"])
+@pytest.mark.parametrize("transform", OPTIONS)
 @pytest.mark.parametrize("groups", [1, 2, 4, 8])
 @pytest.mark.parametrize("transposed", [False, True])
 def test_grouped_layers_are_transformed_group_by_group(transform: str, groups: int, transposed: bool) -> None:
-    options = TRANSFORMS[transform]
+    options = OPTIONS[transform]
     kind = torch.nn.ConvTranspose2d if transposed else torch.nn.Conv2d
     layer = kind(8, 16, 3, groups=groups).double()
     gradient = _filters(tuple(layer.weight.shape))
@@ -118,7 +111,7 @@ def test_autocasting_and_memory_formats_do_not_matter() -> None:
 
 def test_on_another_device_the_reference_runs(torch_device: Any) -> None:
     gradient = torch.randn(8, 4, 3, 3)
-    for transform, options in TRANSFORMS.items():
+    for transform, options in OPTIONS.items():
         layer = torch.nn.Conv2d(4, 8, 3).to(torch_device)
         got = _stepped(layer, gradient.to(torch_device), transform, **options)
         assert got.device == layer.weight.device
@@ -126,7 +119,7 @@ def test_on_another_device_the_reference_runs(torch_device: Any) -> None:
         torch.testing.assert_close(got.cpu(), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("transform", OPTIONS)
 def test_a_transformed_gradient_lies_in_memory_as_the_plain_one(transform: str) -> None:
     layers = {
         "transposed": torch.nn.ConvTranspose2d(4, 6, 3, groups=2),
@@ -134,7 +127,7 @@ def test_a_transformed_gradient_lies_in_memory_as_the_plain_one(transform: str) 
     }
     for name, layer in layers.items():
         optimizer = torch.optim.SGD(layer.parameters(), lr=0.1)
-        adapter.GradientTransform(optimizer, transform, network=layer, **TRANSFORMS[transform])
+        adapter.GradientTransform(optimizer, transform, network=layer, **OPTIONS[transform])
         layer.weight.grad = torch.randn_like(layer.weight)
         strides = {}
         optimizer.register_step_pre_hook(lambda *_, layer=layer, s=strides: s.update(seen=layer.weight.grad.stride()))

@@ -17,6 +17,7 @@ import convla
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 from convla.frameworks import torch as adapter  # noqa: E402
+from tests.transform_options import OPTIONS  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
@@ -60,13 +61,6 @@ class LARS(torch.optim.Optimizer):
         return loss
 
 
-TRANSFORMS = {
-    "reweighted": {"lam": 3.0},
-    "sobolev": {"lam": 0.5, "blend": 0.25},
-    "laplacian": {"sigma": 2.0, "axis": 0},
-    "orthonormal": {},
-    "normalized": {"per_filter": True},
-}
 OPTIMIZERS = {
     "SGD": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01),
     "Adam": lambda p: torch.optim.Adam(p, lr=0.01),
@@ -90,13 +84,13 @@ def _backward(network: Any, seed: int = 1) -> Any:
     return loss
 
 
-@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("transform", OPTIONS)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("linear", [False, True])
 def test_a_step_is_the_optimizers_step_along_the_transformed_gradient(
     transform: str, optimizer: str, linear: bool
 ) -> None:
-    options = TRANSFORMS[transform]
+    options = OPTIONS[transform]
     wrapped, by_hand = _network(), _network()
     first, second = OPTIMIZERS[optimizer](wrapped.parameters()), OPTIMIZERS[optimizer](by_hand.parameters())
     adapter.GradientTransform(first, transform, linear=linear, **options)
@@ -162,7 +156,7 @@ def test_saving_loading_and_scheduling_are_the_optimizers_own(optimizer: str, tr
     def make() -> tuple[Any, Any, Any]:
         network = _network()
         steps = OPTIMIZERS[optimizer](network.parameters())
-        adapter.GradientTransform(steps, transform, **TRANSFORMS[transform])
+        adapter.GradientTransform(steps, transform, **OPTIONS[transform])
         return network, steps, torch.optim.lr_scheduler.StepLR(steps, 2, 0.5)
 
     straight = make()
