@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from decimal import Decimal
 from fractions import Fraction
-from typing import Any
+from types import ModuleType
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -17,12 +18,35 @@ from convla import (
     cross_correlate,
     largest_singular_value,
     minimize_penalty,
+    penalties,
     penalty,
     penalty_gradient,
+    spectra,
 )
+from convla.penalties.steps import StepName
+from convla.penalties.tracker import TrackerName
+from convla.spectra.method import MethodName, SmallestMethodName
 from convla.spectra.tracking import BlockTracker
 
 IMAGE = np.ones((1, 5))
+
+
+@pytest.mark.parametrize(
+    ("package", "family", "names", "beside"),
+    [
+        (spectra, spectra.Method, MethodName, {"inverse"}),  # which is for the smallest value alone
+        (spectra, spectra.Method, SmallestMethodName, set()),
+        (penalties, penalties.Tracker, TrackerName, set()),
+        (penalties, penalties.Step, StepName, set()),
+    ],
+)
+def test_the_names_of_a_type_are_the_options_that_are_public(
+    package: ModuleType, family: type, names: Any, beside: set[str]
+) -> None:
+    public = [getattr(package, name) for name in package.__all__]
+    options = {one.name for one in public if isinstance(one, type) and issubclass(one, family) and one is not family}
+    assert set(get_args(names)) == options - beside
+    assert beside < options
 
 
 def objects(value: object) -> Any:
