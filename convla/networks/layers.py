@@ -105,12 +105,13 @@ class Layer:
 
         That of the layer itself; of a pointwise one on one pixel, as its matrix acts on all pixels alike.
         """
-        return _operator(self.kernel, self.geometry, (1,) * self.geometry.ndim if self.pointwise else None)
+        geometry = self.geometry.replace(image_shape=(1,) * self.geometry.ndim) if self.pointwise else self.geometry
+        return ConvOperator(self.kernel, geometry)
 
     @property
     def map(self) -> LinearMap:
         """The map itself, on the whole image, by direct sums."""
-        whole = _operator(self.kernel, self.geometry, None).with_engine("direct")
+        whole = ConvOperator(self.kernel, self.geometry).with_engine("direct")
         return whole.T if self.transposed else whole
 
     @property
@@ -265,15 +266,3 @@ def convolution_layer(
         kernel.shape, image, padding=padding, stride=stride, dilation=dilation, groups=groups, boundary=boundary
     )
     return Layer(kernel, geometry, transposed)
-
-
-def _operator(kernel: np.ndarray[Any, Any], geometry: ConvGeometry, image: Sequence[int] | None) -> ConvOperator:
-    return ConvOperator(
-        kernel,
-        geometry.image_shape if image is None else image,
-        padding=geometry.padding,
-        stride=geometry.stride,
-        dilation=geometry.dilation,
-        groups=geometry.groups,
-        boundary=geometry.boundary,
-    )
