@@ -124,7 +124,8 @@ class Transform:
         known = self._known()
         for name, value in vars(self).items():
             if name not in ("kind", "linear", "scale", *known) and value is not None:
-                raise ValueError(f"{name} is not an option of the transform {self.kind!r}: it has {', '.join(known)}")
+                own = ", ".join(known) or "none"
+                raise ValueError(f"{name} is not an option of the transform {self.kind!r}: it has {own}")
         check_real("scale", self.scale, positive=True)
         if self.axis is not None:
             check_choice("axis", self.axis, tuple(AXES))
