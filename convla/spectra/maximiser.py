@@ -52,6 +52,13 @@ class SymbolPeak:
     vector: Array
     group: int
 
+    def is_of(self, symbol: Symbol) -> bool:
+        """Tell whether it can be a maximum of a symbol, by the sizes and the precision of what it is made of."""
+        precision = symbol.xp.complex64 if symbol.kernel.dtype == symbol.xp.float32 else symbol.xp.complex128
+        shapes = tuple(self.vector.shape), self.frequency.shape
+        sizes = (symbol.columns,), (len(symbol.degrees),)
+        return shapes == sizes and self.group < symbol.groups and self.vector.dtype == precision
+
 
 def symbol_peaks(
     symbol: Symbol, *, rng: np.random.Generator, candidates: int = 8, refinements: int = 3

@@ -14,6 +14,7 @@ from convla.operators import ConvOperator
 from convla.spectra.batch import Batch
 from convla.spectra.companion import conjugate_wave
 from convla.spectra.lanczos import LanczosResult, block_lanczos, random_start_error
+from convla.spectra.maximiser import SymbolPeak
 from convla.spectra.result import End, SingularValues, read_off, triplets
 from convla.spectra.starts import structured_start
 from convla.spectra.status import Status
@@ -22,6 +23,8 @@ from convla.typing import Array
 __all__ = ["lanczos_triplets"]
 
 _BASIS_BYTES = 1 << 30  # of all vectors that are kept
+_LONG_BASIS = 160  # vectors, where to keep them takes little beside the products
+_KEEPING = 40  # products take as long as to make one entry of a vector orthogonal to that of another
 _SHORT_BASIS = 120  # vectors, where they fit in the cache
 _CACHE_BYTES = 1 << 21
 _BLUR = 16  # units of the dtype, that sums in it may be off
@@ -83,10 +86,11 @@ def lanczos_triplets(
     groups = operator.geometry.groups if isinstance(operator, ConvOperator) else 1
     side = _Side(operator.T if wide else operator, groups)
     random, spent = 1.0, 0
+    peaks: tuple[SymbolPeak, ...] = ()
     if start is not None:
         random = float(start.shape[0] < block)  # what was given may hide anything
     elif end == "largest" and isinstance(operator, ConvOperator):
-        start, random = structured_start(operator, rng)
+        start, random, peaks = structured_start(operator, rng)
     # From a wave alone, then from it and its companion; a block of two from random vectors.
     paired = k == 1 and 0.0 < random < 1.0 and groups == 1
     width = min(1 if paired else block, side.order)
@@ -109,7 +113,7 @@ def lanczos_triplets(
             rtol=rtol,
             criterion=criterion,
             which=end,
-            basis_size=basis_size or _basis_size(k, vectors.dtype, xp, side),
+            basis_size=basis_size or _basis_size(k, vectors.dtype, xp, side, operator),
             max_products=max(1, products),
             rng=rng,
             spacing=_spacing(operator) if isinstance(operator, ConvOperator) else 1.0,
@@ -162,18 +166,24 @@ def lanczos_triplets(
         status=Status.ESTIMATED if found.converged and met else Status.NOT_CONVERGED,
         method="lanczos",
         least=xp.reshape(side.placed(opposite), (*side.linear_map.domain_shape,)) if end == "largest" else None,
+        peaks=peaks,
     )
 
 
-def _basis_size(k: int, dtype: object, xp: object, side: _Side) -> int:
+def _basis_size(k: int, dtype: object, xp: object, side: _Side, operator: LinearMap) -> int:
     """Return how many vectors to keep for k triplets.
 
     Of long vectors few: a thick restart loses little, and to re-orthogonalise against more costs more than it saves. Of
-    short ones more: they belong to long signals, whose leading values are close to each other.
+    short ones more: they belong to long signals, whose leading values are close to each other. And more of a layer of
+    many channels on a small image, whose products take so long that a restart which loses a few is the dearer.
     """
     itemsize = 4 if dtype == xp.float32 else 8  # type: ignore[attr-defined]
-    vector = itemsize * side.order * side.groups
+    entries = side.order * side.groups
+    vector = itemsize * entries
     size = max(3 * k, 2 * k + 38, min(_SHORT_BASIS, _CACHE_BYTES // vector))
+    if isinstance(operator, ConvOperator):
+        products = 2 * math.prod(operator.kernel.shape) * math.prod(operator.geometry.output_shape)
+        size = max(size, min(_LONG_BASIS, products // (_KEEPING * entries)))
     return min(size, max(2 * k + 16, 40, _BASIS_BYTES // vector))
 
 
