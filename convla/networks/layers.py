@@ -173,7 +173,9 @@ class Layer:
         return digest, str(self.kernel.dtype), self.geometry, self.transposed, self.rounding
 
     def with_normalization(self, normalization: Layer, *, before: bool = False) -> Layer | None:
-        """Return the layer and a normalisation behind it, or before it, as one; None where the channels do not fit.
+        """Return the layer and a normalisation behind it, or before it, as one; None where that is no such layer.
+
+        Channels may not fit each other, and entries of the product may leave the range of the kernel's dtype.
 
         The kernel is computed in float64, and rounded to the dtype that it had; `rounding` bounds what this changes.
         """
@@ -187,7 +189,10 @@ class Layer:
             factor = scale.reshape(groups, -1, 1, *(1,) * self.geometry.ndim)
         else:
             factor = scale.reshape(groups, 1, -1, *(1,) * self.geometry.ndim)
-        kernel = (kernel * factor).reshape(self.kernel.shape).astype(self.kernel.dtype)
+        with np.errstate(over="ignore"):
+            kernel = (kernel * factor).reshape(self.kernel.shape).astype(self.kernel.dtype)
+        if not np.isfinite(kernel).all():
+            return None
         # Each entry is rounded twice, and the scale's own entries a few times (see `normalization_layer`).
         relative = 2.0**-51 + float(np.finfo(kernel.dtype).eps)
         tiny = float(np.finfo(kernel.dtype).smallest_subnormal) * kernel.size
