@@ -14,9 +14,9 @@ import numpy as np
 
 from convla._array import device_of, namespace, on_device_of, to_numpy
 from convla._dispatch import accelerated
-from convla.spectra.grids import IntArray
+from convla.spectra.grids import IntArray, to_complex
 from convla.spectra.leading import leading_pairs
-from convla.spectra.symbol import FloatArray, to_complex
+from convla.spectra.symbol import FloatArray
 from convla.typing import Array
 
 __all__ = [
@@ -25,7 +25,6 @@ __all__ = [
     "certified_norm_bound",
     "gamma",
     "hermitian",
-    "likely_norm_bound",
     "provable",
     "proved_below",
     "shown_below",
@@ -34,9 +33,7 @@ __all__ = [
 U64 = 2.0**-53
 
 _SLACK, _SLACK_GROWTH = 1e-5, 6  # by how much a raised bound exceeds the square that raised it; more where it fails
-_RITZ_STEPS, _MORE_STEPS = 8, 16  # of Lanczos: on all matrices of a stack, and then in a round on the most promising
-_PROMISING, _ROUNDS = 2, 6  # of these, and rounds at most
-_RISEN = 1e-6  # of a value, by which it has to rise in a round to go on
+_RITZ_STEPS = 16
 _FIRST = 4  # matrices, and then twice as many each time
 _PIECE = 1 << 21  # numbers in a stack of matrices that is formed
 
@@ -133,20 +130,13 @@ def _raised(grams: Combinations, error: float, bound: float, numbers: IntArray) 
     left = numbers[~proved_below(grams, error, bound, numbers)]
     if not left.size:
         return bound
-    square, slack = max(bound**2 - error, _largest_eigenvalue(grams, left), 0.0), _SLACK
+    largest = max(_largest_eigenvalue(grams.at(some)) for some in _pieces(left, grams.order))
+    square, slack = max(bound**2 - error, largest, 0.0), _SLACK
     while left.size:
         bound = provable(math.sqrt(square * (1 + slack)), error, grams.order)
         left = left[~proved_below(grams, error, bound, left)]
         slack *= _SLACK_GROWTH
     return bound
-
-
-def likely_norm_bound(grams: Combinations, error: float, numbers: IntArray) -> float:
-    """Return a guess for `certified_norm_bound` where nothing else says how large the norms are.
-
-    Each factorisation with a guess that is too low is in vain, and takes longer than the Lanczos steps that show it.
-    """
-    return provable(math.sqrt(_largest_eigenvalue(grams, numbers) * (1 + _SLACK)), error, grams.order)
 
 
 def proved_below(
@@ -262,42 +252,26 @@ def _upper_eigenvalues(grams: Array, wanted: float, rounding: float) -> FloatArr
     return bounds
 
 
-def _largest_eigenvalue(grams: Combinations, numbers: IntArray) -> float:
-    """Estimate the largest eigenvalue of some matrices S + i A from below."""
-    xp, order = namespace(grams.coefficients), grams.order
-    start = np.random.default_rng(0).standard_normal(order)  # a vector that no structure of the matrices hides from
-    first = on_device_of(start, grams.coefficients, xp, dtype=grams.coefficients.dtype)
-    values, vectors = [], []
-    for some in _pieces(numbers, order):
-        starts = xp.broadcast_to(first, (len(some), order))
-        found, ritz = _ritz_pairs(grams.at(some), to_complex(starts, xp.zeros_like(starts)), _RITZ_STEPS)
-        values.append(found)
-        vectors.append(ritz)
-    squares, ritz = np.concatenate(values), xp.concat(vectors)
-    best = np.argsort(squares)[-_PROMISING:]
-    matrices, ritz, largest = grams.at(numbers[best]), _chosen(ritz, best), float(squares.max())
-    for _ in range(_ROUNDS):
-        before = largest
-        squares, ritz = _ritz_pairs(matrices, ritz, _MORE_STEPS)
-        largest = max(largest, float(squares.max()))
-        if largest - before <= _RISEN * largest:
-            break
-    return largest
-
-
-def _ritz_pairs(grams: Array, starts: Array, steps: int) -> tuple[FloatArray, Array]:
-    """Take Lanczos steps with a stack of S + A, each for S + i A, from complex vectors."""
+def _largest_eigenvalue(grams: Array) -> float:
+    """Estimate the largest eigenvalue of a stack of S + A, each for S + i A, from below."""
     xp = namespace(grams)
+    order = grams.shape[-1]
     turned = xp.matrix_transpose(grams)
 
     def apply(vectors: Array) -> Array:
         # (S + i A)(x + i y), from the products of S + A and S - A with x and y.
-        pair = xp.concat((xp.real(vectors), xp.imag(vectors)), axis=-1) / 2
-        straight, back = xp.matmul(grams, pair), xp.matmul(turned, pair)
-        even, odd = straight + back, straight - back
-        return to_complex(even[..., :1] - odd[..., 1:], even[..., 1:] + odd[..., :1])
+        (even_x, odd_x), (even_y, odd_y) = (products(xp.real(vectors)), products(xp.imag(vectors)))
+        return to_complex(even_x - odd_y, even_y + odd_x)
 
-    return leading_pairs(apply, starts, steps=min(grams.shape[-1], steps))
+    def products(part: Array) -> tuple[Array, Array]:
+        part = part / 2
+        straight, back = xp.matmul(grams, part), xp.matmul(turned, part)
+        return straight + back, straight - back
+
+    start = np.random.default_rng(0).standard_normal(order)  # a vector that no structure of the matrices hides from
+    stacked = xp.broadcast_to(on_device_of(start, grams, xp, dtype=grams.dtype), (grams.shape[0], order))
+    values, _ = leading_pairs(apply, to_complex(stacked, xp.zeros_like(stacked)), steps=min(order, _RITZ_STEPS))
+    return float(values.max())
 
 
 def _chosen(matrices: Array, indices: np.ndarray[Any, Any]) -> Array:

@@ -17,15 +17,7 @@ from convla._validate import check_rng
 from convla.geometry import ConvGeometry
 from convla.linear_map import LinearMap
 from convla.operators import ConvOperator
-from convla.spectra.certificate import (
-    U64,
-    Combinations,
-    certified_norm_bound,
-    gamma,
-    likely_norm_bound,
-    provable,
-    proved_below,
-)
+from convla.spectra.certificate import U64, Combinations, certified_norm_bound, gamma, provable, proved_below
 from convla.spectra.gram import GramMatrices
 from convla.spectra.grids import IntArray, TorusGrid
 from convla.spectra.maximiser import SymbolPeak, climbed_norms, symbol_peaks
@@ -153,8 +145,6 @@ def symbol_upper_bound(
         # Every group by itself, with the frequencies of one line along the last axis next to each other.
         numbers = np.arange(math.prod(block.shape)).reshape(block.shape).transpose(1, 0, 2)[:, own <= conjugate]
         steps = np.tile(q[own <= conjugate, -1], symbol.groups)
-        if not peaks:
-            target = max(target, likely_norm_bound(block, grams.error, numbers.ravel()))
         left = lines.left(block, numbers.ravel(), steps, grams.error, target)
         target = certified_norm_bound(block, grams.error, target, numbers=left)
     sampled = any(a < b for a, b in zip(grid.sizes, surround.sizes, strict=True))

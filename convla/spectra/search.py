@@ -23,8 +23,6 @@ from convla.typing import Array
 __all__ = ["lanczos_triplets"]
 
 _BASIS_BYTES = 1 << 30  # of all vectors that are kept
-_LONG_BASIS = 160  # vectors, where to keep them takes little beside the products
-_KEEPING = 40  # products take as long as to make one entry of a vector orthogonal to that of another
 _SHORT_BASIS = 120  # vectors, where they fit in the cache
 _CACHE_BYTES = 1 << 21
 _BLUR = 16  # units of the dtype, that sums in it may be off
@@ -113,7 +111,7 @@ def lanczos_triplets(
             rtol=rtol,
             criterion=criterion,
             which=end,
-            basis_size=basis_size or _basis_size(k, vectors.dtype, xp, side, operator),
+            basis_size=basis_size or _basis_size(k, vectors.dtype, xp, side),
             max_products=max(1, products),
             rng=rng,
             spacing=_spacing(operator) if isinstance(operator, ConvOperator) else 1.0,
@@ -170,20 +168,15 @@ def lanczos_triplets(
     )
 
 
-def _basis_size(k: int, dtype: object, xp: object, side: _Side, operator: LinearMap) -> int:
+def _basis_size(k: int, dtype: object, xp: object, side: _Side) -> int:
     """Return how many vectors to keep for k triplets.
 
     Of long vectors few: a thick restart loses little, and to re-orthogonalise against more costs more than it saves. Of
-    short ones more: they belong to long signals, whose leading values are close to each other. And more of a layer of
-    many channels on a small image, whose products take so long that a restart which loses a few is the dearer.
+    short ones more: they belong to long signals, whose leading values are close to each other.
     """
     itemsize = 4 if dtype == xp.float32 else 8  # type: ignore[attr-defined]
-    entries = side.order * side.groups
-    vector = itemsize * entries
+    vector = itemsize * side.order * side.groups
     size = max(3 * k, 2 * k + 38, min(_SHORT_BASIS, _CACHE_BYTES // vector))
-    if isinstance(operator, ConvOperator):
-        products = 2 * math.prod(operator.kernel.shape) * math.prod(operator.geometry.output_shape)
-        size = max(size, min(_LONG_BASIS, products // (_KEEPING * entries)))
     return min(size, max(2 * k + 16, 40, _BASIS_BYTES // vector))
 
 
