@@ -126,6 +126,8 @@ def _packed(values: Array) -> Array:
     if values.shape[-1] > values.shape[-2]:
         real, imaginary = xp.matrix_transpose(real), -xp.matrix_transpose(imaginary)
     first = xp.concat((real, imaginary), axis=-2)
+    half = first.shape[-2] // 2
+    real, imaginary = first[..., :half, :], first[..., half:, :]  # one entry behind the other: quicker to read again
     second = xp.concat((real + imaginary, imaginary - real), axis=-2)
     with blas_for(2 * math.prod(first.shape[-2:]) * first.shape[-1]):
         return xp.matmul(xp.matrix_transpose(first), second)
