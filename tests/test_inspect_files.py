@@ -509,7 +509,7 @@ def test_weights_that_are_not_finite_have_no_row() -> None:
     assert report.layers[0].quantities == inspect(a_network(good=dense_layer(np.eye(2)))).layers[0].quantities
 
 
-def test_a_normalisation_whose_factors_leave_the_range_of_the_kernel_is_not_folded() -> None:
+def test_a_normalisation_whose_factors_leave_the_range_of_the_kernel_is_folded_in_float64() -> None:
     kernel = np.random.default_rng(0).standard_normal((2, 2, 3)).astype(np.float32)
     layers = [
         convolution_layer(np.float32(1e30) * kernel, (6,), padding=1),
