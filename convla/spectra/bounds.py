@@ -140,8 +140,8 @@ def singular_value_bounds(
     if max_matvecs is not None:
         check_integer("max_matvecs", max_matvecs, minimum=2)
     given = None if start is None else _given_vector(operator, start)
-    known = start.peaks if isinstance(start, SingularValues) else ()
-    return _enclosed(operator, method, given, max_matvecs, check_rng(rng), known)
+    peaks = start.peaks if isinstance(start, SingularValues) else ()
+    return _enclosed(operator, method, given, max_matvecs, check_rng(rng), peaks)
 
 
 def _enclosed(
@@ -150,7 +150,7 @@ def _enclosed(
     given: Array | None,
     max_matvecs: int | None,
     rng: np.random.Generator,
-    known: Sequence[SymbolPeak] = (),
+    peaks: Sequence[SymbolPeak] = (),
 ) -> SingularValueBounds:
     unscaled, factor = without_factor(operator)
     if isinstance(unscaled, (Diagonal, Identity, Zero)):
@@ -170,7 +170,7 @@ def _enclosed(
     problem = prepared(operator)
     size = abs(problem.factor)
     if problem.convolution is not None:
-        found = _of_convolution(problem, problem.convolution, method, given, max_matvecs, rng, known)
+        found = _of_convolution(problem, problem.convolution, method, given, max_matvecs, rng, peaks)
     else:
         found = _of_map(problem.operator, method, given, max_matvecs, rng)
     lower, upper = max(0.0, found.lower - 2 * problem.slack), found.upper
@@ -187,14 +187,14 @@ def _of_convolution(
     given: Array | None,
     max_matvecs: int | None,
     rng: np.random.Generator,
-    known: Sequence[SymbolPeak],
+    peaks: Sequence[SymbolPeak],
 ) -> SingularValueBounds:
     """Enclose the norm of a scaled convolution."""
     if not bool(namespace(scaled.kernel).any(scaled.kernel != 0)):
         zero = "no entry of the kernel that meets the image differs from zero"
         return SingularValueBounds(0.0, 0.0, zero, zero)
     dense = method == "dense" or (method == "auto" and min(scaled.shape) <= _DENSE_SIDE)
-    peaks = () if dense or method == "entries" else symbol_maxima(scaled, rng, known)
+    peaks = () if dense or method == "entries" else symbol_maxima(scaled, rng, peaks)
     if given is not None:
         lower = _rayleigh_lower(scaled, given, transposed=problem.transposed)
     elif dense:
