@@ -11,7 +11,7 @@ import numpy as np
 
 from convla._array import all_finite, copy_of, is_exact, is_numpy, namespace
 from convla._checks import check_integer_range, check_integer_sums, check_kernel, check_signal, match_dtypes
-from convla._dispatch import prepared
+from convla._dispatch import ENGINES, prepared
 from convla._validate import check_array, check_choice
 from convla._windows import correlate, correlate_image_adjoint, correlate_kernel_adjoint
 from convla.errors import ShapeError
@@ -234,16 +234,27 @@ class ConvOperator(LinearMap):
 
     def with_engine(self, engine: Engine) -> ConvOperator:
         """Return the same operator with its maps run by another engine; see the constructor."""
-        return _rebuild(self.kernel, self.geometry, self.order, engine)
+        return self if engine == self.engine else _rebuild(self.kernel, self.geometry, self.order, engine)
 
     def _prepare(self) -> None:
+        self._widened: ConvOperator | None = None
         # What the engine has made of the kernel for its own use, once for all products.
         maps = (self._correlate, self._image_adjoint)
         self._for_image, self._for_features = prepared(maps, self.kernel, self.geometry)
 
     def astype(self, dtype: Any) -> ConvOperator:
-        """Return the operator of the kernel in another dtype, in the same setting."""
-        return self.with_kernel(namespace(self.kernel).astype(self.kernel, dtype))
+        """Return the operator of the kernel in another dtype, in the same setting.
+
+        That of a NumPy array in float64 is made once: several read off in it what they have found in float32.
+        """
+        xp = namespace(self.kernel)
+        if dtype == self.kernel.dtype:
+            return self
+        if not is_numpy(self.kernel) or dtype != np.float64:
+            return self.with_kernel(xp.astype(self.kernel, dtype))
+        if self._widened is None:
+            self._widened = self.with_kernel(self.kernel.astype(dtype))
+        return self._widened
 
     @property
     def like(self) -> Array:
@@ -393,6 +404,12 @@ class ConvOperator(LinearMap):
 
     def _kernel_gradients(self, u: Array, v: Array) -> tuple[Array, ...]:
         return (self._kernel_adjoint(u, v, self.geometry),)
+
+    @property
+    def _sums_directly(self) -> bool:
+        """Whether the engine's products are direct sums, whose rounding errors are bounded for each entry."""
+        engine = correlate.choose(self.kernel, self.kernel, self.geometry, engine=self.engine)
+        return engine == "reference" or ENGINES[engine].direct
 
     def _with_kernels(self, kernels: Sequence[Array]) -> ConvOperator:
         # What has been settled for this kernel holds for one like it; to find it again takes longer than small layers.

@@ -194,6 +194,33 @@ def test_a_result_at_hand_gives_the_same_enclosure(kernel: Any, method: Any, sca
     assert reused.upper == pytest.approx(own.upper, rel=1e-9)
 
 
+@pytest.mark.parametrize("boundary", ["zero", "circular", "reflect"])
+def test_the_maxima_that_a_result_knows_are_not_looked_for_again(
+    boundary: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel = np.random.default_rng(1).standard_normal((2, 2, 3, 3))
+    operator = ConvOperator(kernel, (18, 17), boundary=boundary)
+    exact = dense_values(operator)[0]
+    own = singular_value_bounds(operator, method="symbol")
+    found = largest_singular_value(operator, method="lanczos")
+    others = [
+        largest_singular_value(other, method="lanczos")
+        for other in (operator.astype(np.float32), ConvOperator(kernel[:, :, :2], (18, 17), boundary=boundary))
+    ]
+    assert all(result.peaks for result in (found, *others))
+    # Those of another map, or in another precision, may cost tightness, and nothing else.
+    for result in others:
+        assert singular_value_bounds(operator, method="symbol", start=result).upper >= exact * (1 - 1e-12)
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("looked for again")
+
+    monkeypatch.setattr("convla.spectra.enclosure.symbol_peaks", refuse)
+    bounds = singular_value_bounds(operator, method="symbol", start=found)
+    assert exact * (1 - 1e-9) <= bounds.lower <= exact * (1 + 1e-12)
+    assert exact * (1 - 1e-12) <= bounds.upper <= own.upper * (1 + 1e-6)
+
+
 @pytest.mark.parametrize("n", [6, 10, 14, 22])
 def test_the_circular_norm_is_no_bound_but_the_enclosure_is(n: int) -> None:
     kernel = np.array([[[1.0, 0.0, -1.0]]])

@@ -21,8 +21,8 @@ from convla.cli.inspections import Targets
 from convla.errors import WeightsError
 from convla.networks.effort import Effort, Pace, work_of
 from convla.networks.graph import Network, Node
-from convla.networks.layers import Layer, convolution_layer, dense_layer
-from convla.networks.rows import tasks_of
+from convla.networks.layers import Layer, convolution_layer, dense_layer, normalization_layer
+from convla.networks.rows import Inspector, tasks_of
 from convla.networks.settings import LayerSettings
 from convla.networks.spectrum import Spectrum
 from convla.networks.weights import write_weights
@@ -161,6 +161,26 @@ def test_a_budget_goes_to_rows_of_little_work_first() -> None:
     assert first.quantities["at_least"] == pytest.approx(math.sqrt(48 * 9), rel=1e-12)
     assert (first.status, first.quantities["similarity"]) == ({"sigma_max": "not converged"}, None)
     assert "estimated to save time" in first.notes[0]
+
+
+def test_an_interruption_of_work_in_a_budget_keeps_all_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"layer{place}.weight" for place in range(4)]
+    looked, second = [], Inspector._second_look
+
+    def interrupted(inspector: Inspector, number: int) -> Any:
+        looked.append(number)
+        if len(looked) == 3:
+            raise KeyboardInterrupt
+        return second(inspector, number)
+
+    monkeypatch.setattr(Inspector, "_second_look", interrupted)
+    with at_most(1):
+        kernels = arrays((9, 9, 3, 3), (8, 8, 3, 3), (2, 2, 3, 3), (3, 3, 3, 3))
+        report = inspect(kernels, image=(40, 40), measures=["sigma_max"], budget=1e3)
+    assert ([row.name for row in report], report.complete, looked) == (names, False, [2, 3, 1])
+    estimated = [any("estimated to save time" in note for note in row.notes) for row in report]
+    assert estimated == [True, True, False, False]
+    assert all(row.quantities["at_least"] <= row.quantities["at_most"] for row in report)
 
 
 @pytest.mark.parametrize("boundary", ["circular", "reflect", "replicate"])
@@ -486,3 +506,23 @@ def test_weights_that_are_not_finite_have_no_row() -> None:
     assert report.others == {"bad": "Conv: NaN or infinity in its weight"}
     assert report.certificate is not None
     assert report.certificate.reasons == ("bad: Conv: NaN or infinity in its weight",)
+    assert report.layers[0].quantities == inspect(a_network(good=dense_layer(np.eye(2)))).layers[0].quantities
+
+
+def test_a_normalisation_whose_factors_leave_the_range_of_the_kernel_is_folded_in_float64() -> None:
+    kernel = np.random.default_rng(0).standard_normal((2, 2, 3)).astype(np.float32)
+    layers = [
+        convolution_layer(np.float32(1e30) * kernel, (6,), padding=1),
+        normalization_layer(np.full(2, 1e-40), None, 0.0),
+    ]
+    nodes = [Node("x", "input")]
+    for name, layer in zip(("conv", "norm"), layers, strict=True):
+        nodes.append(Node(name, "layer", (nodes[-1].name,), name, layer=layer, shape=(1, 2, 6)))
+    report = inspect(Network({node.name: node for node in nodes}, ("norm",)))
+    exact = np.linalg.norm(layers[0].operator.astype(np.float64).to_dense(), 2) * 1e20
+    run = report["conv + norm"].quantities
+    assert run["sigma_max"] == pytest.approx(exact, rel=1e-6)
+    assert run["at_least"] <= exact * (1 + 1e-9)
+    assert exact * (1 - 1e-9) <= run["at_most"] <= exact * 1.01
+    assert report.certificate is not None
+    assert report.certificate.upper == pytest.approx(run["at_most"], rel=1e-6)

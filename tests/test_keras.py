@@ -114,6 +114,26 @@ def test_a_transposed_convolution_is_the_transpose(padding: str, stride: int, ta
     assert (found.geometry["image"], found.geometry["output"]) == ((7, 6), tuple(sizes))
 
 
+@pytest.mark.parametrize(("padding", "stride", "dilation"), [("same", 2, 1), ("valid", 1, 2), ("same", 1, 2)])
+def test_filters_of_each_channel_alone(padding: str, stride: int, dilation: int, tmp_path: Path) -> None:
+    kernel = draw(3, 2, 3, 2)  # (*kernel, c_in, filters of each channel)
+    options = {"strides": [stride] * 2, "padding": padding, "dilation_rate": [dilation] * 2}
+    config = sequential(START, layer("DepthwiseConv2D", "deep", (7, 6, 3), depth_multiplier=2, **options))
+    path = write_keras(tmp_path / "m.keras", config, {"layers/depthwise_conv2d/vars/0": kernel})
+    spread = np.zeros((2 * dilation + 1, dilation + 1, 3, 2))
+    spread[::dilation, ::dilation] = kernel
+
+    def apply(x: Array) -> Array:
+        return np.concatenate([conv(x[:, :, c : c + 1], spread[:, :, c : c + 1], stride, padding) for c in range(3)], 2)
+
+    values = np.linalg.svd(matrix_of(apply, (7, 6, 3)), compute_uv=False)
+    found = inspect(path)["deep"]
+    assert found.geometry["groups"] == 3
+    assert found.quantities["sigma_max"] == pytest.approx(values[0], rel=1e-6)
+    assert found.quantities["sigma_min"] == pytest.approx(values[-1], rel=1e-5)
+    assert found.quantities["stable_rank"] == pytest.approx(float((values**2).sum() / values[0] ** 2), rel=1e-6)
+
+
 def test_a_graph_with_branches_and_layers_of_parts(tmp_path: Path) -> None:
     deep, mixing, dense = 0.3 * draw(3, 3, 3, 2), 0.3 * draw(1, 1, 6, 3), draw(3, 2)
     layers = [

@@ -318,6 +318,20 @@ def test_another_kernel_of_the_same_shape_leaves_nothing_of_the_first():
     assert operator.with_kernel(first[:, :, :2]).geometry.kernel_size == (2, 3)
 
 
+def test_the_operator_in_float64_is_made_once_for_each_kernel():
+    first, second = np.random.default_rng(0).standard_normal((2, 3, 2, 3, 3)).astype(np.float32)
+    operator = ConvOperator(first, (6, 7))
+    double = operator.astype(np.float64)
+    assert double.dtype == np.float64
+    assert operator.astype(np.float64) is double
+    assert double.astype(np.float64) is double
+    assert operator.T.astype(np.float64).T is double
+    np.testing.assert_array_equal(operator.with_kernel(second).astype(np.float64).kernel, second)
+    assert operator.with_engine("auto") is operator
+    assert operator._sums_directly
+    assert not operator.with_engine("fft")._sums_directly
+
+
 @pytest.mark.torch
 @pytest.mark.parametrize("seed", range(60))
 def test_transposed_convolutions_are_those_of_pytorch(seed):

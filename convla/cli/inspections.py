@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -176,7 +177,7 @@ def _attempt(options: Mapping[str, Any], file: Path) -> Inspection | Exception:
 
 
 class _TimeLeft(ProgressColumn):
-    """How long a plan's rows will take, by those that are done."""
+    """How long a plan's rows will take, by those that are done, or by its budget; nothing while neither says it."""
 
     def __init__(self, plan: Plan) -> None:
         super().__init__()
@@ -184,7 +185,7 @@ class _TimeLeft(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         """Return the time in words."""
-        if not task.completed:
+        if not task.completed and math.isinf(self._plan.budget):
             return Text("")
         return Text(f"about {time_left(self._plan.seconds_left)} left")
 

@@ -129,6 +129,8 @@ class Plan:
     tasks : tuple of Task
         The rows to be made.
     columns : tuple of Column
+    budget : float
+        Infinite where none is given.
     """
 
     def __init__(
@@ -150,7 +152,7 @@ class Plan:
         self._module = model if _is_module(model) else _module_of(model, image) if self._at_data else None
         if self._at_data:
             _jacobians().check_data(self._module, data)
-        seconds = math.inf if budget is None else check_real("budget", budget, minimum=0.0)
+        self.budget = math.inf if budget is None else check_real("budget", budget, minimum=0.0)
         found = read(model, example, image)
         self._source = dict(found.source)
         if isinstance(found, Network):
@@ -165,7 +167,7 @@ class Plan:
         if only is not None and not chosen:
             names = found.layers if isinstance(found, Network) else found.arrays
             raise ValueError(f"only: {only!r} matches no layer; the names are {', '.join(names)[:300]}")
-        self._inspector = Inspector(chosen, measures=measures, budget=seconds)
+        self._inspector = Inspector(chosen, measures=measures, budget=self.budget)
         self.tasks, self.columns = self._inspector.tasks, self._inspector.columns
         whole = certify and only is None and self._inspector.has_bounds
         self._network = found if whole and isinstance(found, Network) else None

@@ -176,7 +176,8 @@ class Layer:
     def with_normalization(self, normalization: Layer, *, before: bool = False) -> Layer | None:
         """Return the layer and a normalisation behind it, or before it, as one; None where the channels do not fit.
 
-        The kernel is computed in float64, and rounded to the dtype that it had; `rounding` bounds what this changes.
+        The kernel is computed in float64, and rounded to the dtype that it had, unless an entry leaves the range of
+        that; `rounding` bounds what this changes.
         """
         scale = normalization.kernel.reshape(-1).astype(np.float64)
         if normalization.kind != "normalization" or scale.size != self.channels[0 if before else 1]:
@@ -188,7 +189,9 @@ class Layer:
             factor = scale.reshape(groups, -1, 1, *(1,) * self.geometry.ndim)
         else:
             factor = scale.reshape(groups, 1, -1, *(1,) * self.geometry.ndim)
-        kernel = (kernel * factor).reshape(self.kernel.shape).astype(self.kernel.dtype)
+        kernel = (kernel * factor).reshape(self.kernel.shape)
+        if np.abs(kernel).max() <= np.finfo(self.kernel.dtype).max:
+            kernel = kernel.astype(self.kernel.dtype)
         # Each entry is rounded twice, and the scale's own entries a few times (see `normalization_layer`).
         relative = 2.0**-51 + float(np.finfo(kernel.dtype).eps)
         tiny = float(np.finfo(kernel.dtype).smallest_subnormal) * kernel.size

@@ -186,12 +186,16 @@ class Inspector:
         order = sorted(numbers, key=lambda number: self.pace.expected(self._works[number]))
         done: set[int] = set()
         following = 0
-        for number, row in zip(order, in_order(self._second_look, order), strict=True):
-            rows[number] = row or rows[number]
-            done.add(number)
-            while following in done:
-                yield rows[following]
-                following += 1
+        try:
+            for number, row in zip(order, in_order(self._second_look, order), strict=True):
+                rows[number] = row or rows[number]
+                done.add(number)
+                while following in done:
+                    yield rows[following]
+                    following += 1
+        except KeyboardInterrupt:  # every row is known by its first look at least
+            yield from (rows[number] for number in numbers[following:])
+            raise
 
     def _first_look(self, number: int) -> LayerReport:
         task = self.tasks[number]
@@ -318,6 +322,7 @@ class Inspector:
             spectrum = self._spectrum(task.layers, effort)
             before = dict(spectrum.seconds)
             found = self._measured(task, layer, spectrum)
+            spectrum.release()
             parts = {part: spectrum.seconds.get(part, 0.0) - before.get(part, 0.0) for part in self._parts}
             with self._lock:
                 self._found[key] = effort, found

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
@@ -32,6 +34,7 @@ from convla.spectra.leading import leading_pairs
 from convla.spectra.merge import values_in
 from convla.spectra.parts import direct_sum
 from convla.spectra.roundoff import in_double
+from convla.spectra.scaling import scaled_to_unit
 from convla.spectra.status import Status
 
 __all__ = ["Spectrum"]
@@ -104,9 +107,8 @@ class Spectrum:
         """Find the largest singular value; its status says where it has not converged."""
         if self._is_glimpsed:
             return self._glimpse
-        operator = self.operator
         most = max(2, self.effort.max_matvecs)
-        return largest_singular_value(operator, rtol=_RTOL.get(str(operator.dtype)), max_matvecs=most)
+        return largest_singular_value(self._scaled, rtol=_RTOL.get(str(self.operator.dtype)), max_matvecs=most)
 
     @_kept
     def bounds(self) -> tuple[float, float]:
@@ -116,7 +118,7 @@ class Spectrum:
             return found.value, found.upper
         by_factors = self.effort.enclosure or self._is_small
         method: Literal["auto", "entries"] = "auto" if by_factors else "entries"
-        lower, upper, *_ = singular_value_bounds(self.operator, method=method, start=self.largest)
+        lower, upper, *_ = singular_value_bounds(self._scaled, method=method, start=self.largest)
         return self._within(lower, upper)
 
     @_kept
@@ -145,6 +147,18 @@ class Spectrum:
         least, most = self._known
         return max(lower - self.rounding, least), min(upper + self.rounding, most)
 
+    @functools.cached_property
+    def _scaled(self) -> LinearMap:
+        """The map as a multiple of one with entries of order 1, whose weights are laid out once for all searches."""
+        if not isinstance(self.operator, ConvOperator):
+            return self.operator
+        scaled, exponent = scaled_to_unit(self.operator)
+        return scaled * Fraction(2) ** exponent
+
+    def release(self) -> None:
+        """Give back the memory of what would only save time, were more asked for."""
+        self.__dict__.pop("_scaled", None)
+
     @property
     def is_bare(self) -> bool:
         """Whether nothing is known but the norms that can be read off the kernel."""
@@ -168,11 +182,11 @@ class Spectrum:
             If the effort allows neither.
         """
         if self._is_direct:
-            return smallest_singular_value(self.operator)
+            return smallest_singular_value(self._scaled)
         if self.effort.bounding == 0:
             raise ValueError(f"left out to save time: a matrix of shape {self.operator.shape}")
         return self._bounded() or smallest_singular_value(
-            self.operator, method="lanczos", max_matvecs=self.effort.bounding
+            self._scaled, method="lanczos", max_matvecs=self.effort.bounding
         )
 
     def _bounded(self) -> SingularValues | None:
@@ -180,7 +194,7 @@ class Spectrum:
         least = self.largest.least
         if least is None or self._is_banded:
             return None
-        operator = in_double(self.operator)
+        operator = in_double(self._scaled)
         image = (operator if least.shape == operator.domain_shape else operator.T).apply(least.astype(np.float64))
         largest = float(np.abs(image).max())
         value = largest * float(np.linalg.norm(image / largest)) / float(np.linalg.norm(least)) if largest else 0.0

@@ -20,7 +20,7 @@ from convla.spectra.batch import Batch
 from convla.spectra.border import Problem, check_map, given_vectors, prepared, without_factor
 from convla.spectra.certificate import U64, gamma
 from convla.spectra.dense import decomposition_is_cheap, dense_triplets
-from convla.spectra.enclosure import dense_upper_bound, symbol_maxima, symbol_upper_bound
+from convla.spectra.enclosure import are_own, dense_upper_bound, symbol_maxima, symbol_upper_bound
 from convla.spectra.lanczos import block_lanczos
 from convla.spectra.maximiser import SymbolPeak, start_vectors
 from convla.spectra.norms import NormBound, norm_bound, written_out_bound
@@ -81,7 +81,7 @@ def singular_value_bounds(
         map made of several convolutions is bounded from theirs, and by "auto" from its matrix too where that is small.
     start : SingularValues or array of shape (..., *domain_shape), optional
         A previous result for this operator, or an image, whose first vector serves for the lower bound as it is. By
-        default a short iteration finds one.
+        default a short iteration finds one. What a result knows of the symbol's maxima is not looked for again.
     max_matvecs : int, optional
         The length of that iteration, in applications of the operator and its transpose: by default 8 from plane waves,
         24 on images too small for those, and 40 where each takes fewer than ten million products.
@@ -140,11 +140,17 @@ def singular_value_bounds(
     if max_matvecs is not None:
         check_integer("max_matvecs", max_matvecs, minimum=2)
     given = None if start is None else _given_vector(operator, start)
-    return _enclosed(operator, method, given, max_matvecs, check_rng(rng))
+    peaks = start.peaks if isinstance(start, SingularValues) else ()
+    return _enclosed(operator, method, given, max_matvecs, check_rng(rng), peaks)
 
 
 def _enclosed(
-    operator: LinearMap, method: str, given: Array | None, max_matvecs: int | None, rng: np.random.Generator
+    operator: LinearMap,
+    method: str,
+    given: Array | None,
+    max_matvecs: int | None,
+    rng: np.random.Generator,
+    peaks: Sequence[SymbolPeak] = (),
 ) -> SingularValueBounds:
     unscaled, factor = without_factor(operator)
     if isinstance(unscaled, (Diagonal, Identity, Zero)):
@@ -164,7 +170,7 @@ def _enclosed(
     problem = prepared(operator)
     size = abs(problem.factor)
     if problem.convolution is not None:
-        found = _of_convolution(problem, problem.convolution, method, given, max_matvecs, rng)
+        found = _of_convolution(problem, problem.convolution, method, given, max_matvecs, rng, peaks)
     else:
         found = _of_map(problem.operator, method, given, max_matvecs, rng)
     lower, upper = max(0.0, found.lower - 2 * problem.slack), found.upper
@@ -181,13 +187,14 @@ def _of_convolution(
     given: Array | None,
     max_matvecs: int | None,
     rng: np.random.Generator,
+    peaks: Sequence[SymbolPeak],
 ) -> SingularValueBounds:
     """Enclose the norm of a scaled convolution."""
     if not bool(namespace(scaled.kernel).any(scaled.kernel != 0)):
         zero = "no entry of the kernel that meets the image differs from zero"
         return SingularValueBounds(0.0, 0.0, zero, zero)
     dense = method == "dense" or (method == "auto" and min(scaled.shape) <= _DENSE_SIDE)
-    peaks = () if dense or method == "entries" else symbol_maxima(scaled, rng)
+    peaks = () if dense or method == "entries" else symbol_maxima(scaled, rng, peaks)
     if given is not None:
         lower = _rayleigh_lower(scaled, given, transposed=problem.transposed)
     elif dense:
@@ -233,14 +240,13 @@ def _ritz_lower(
 ) -> float:
     """Return the lower bound that a Ritz vector gives: one of the smaller side, after a short iteration."""
     geometry, xp = operator.geometry, namespace(operator.kernel)
-    # The maxima are those of the operator's own symbol, but for the phases that a stride picks.
-    known = bool(peaks) and (geometry.boundary == "zero" or set(geometry.stride) == {1})
+    known = bool(peaks) and are_own(operator)
     if known:
         noise = rng.standard_normal(operator.domain_shape) / math.sqrt(math.prod(operator.domain_shape))
         wave = _wave(operator, peaks[0])
         start = (wave + _NOISE * on_device_of(noise, wave, xp, dtype=wave.dtype))[None, ...]
     else:
-        start, _ = structured_start(operator, rng)
+        start = structured_start(operator, rng).image
     if max_matvecs is None:
         products = math.prod(operator.kernel.shape) * math.prod(geometry.output_shape)
         max_matvecs = _CHEAP_MATVECS if products < _CHEAP else _MATVECS_FROM_WAVES if known else _MATVECS

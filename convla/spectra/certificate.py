@@ -14,9 +14,9 @@ import numpy as np
 
 from convla._array import device_of, namespace, on_device_of, to_numpy
 from convla._dispatch import accelerated
-from convla.spectra.grids import IntArray
+from convla.spectra.grids import IntArray, to_complex
 from convla.spectra.leading import leading_pairs
-from convla.spectra.symbol import FloatArray, to_complex
+from convla.spectra.symbol import FloatArray
 from convla.typing import Array
 
 __all__ = [

@@ -22,6 +22,7 @@ from convla.spectra.gram import GramMatrices
 from convla.spectra.grids import IntArray, TorusGrid
 from convla.spectra.maximiser import SymbolPeak, climbed_norms, symbol_peaks
 from convla.spectra.roundoff import in_double, product_error, rounding_of_entries, schur_bound
+from convla.spectra.starts import REFINEMENTS
 from convla.spectra.symbol import FloatArray, Symbol
 from convla.spectra.torus import circular_lattice, embedding_sizes
 from convla.typing import Seed
@@ -29,6 +30,7 @@ from convla.typing import Seed
 __all__ = [
     "Envelope",
     "UpperBound",
+    "are_own",
     "dense_upper_bound",
     "envelope",
     "neighbour_share",
@@ -44,7 +46,6 @@ _GUESS_SLACK = 2e-5  # over the largest Ritz value: what the iteration may have 
 _GUESS_STEPS = 8
 _FEW = 8  # of the frequencies that are tried, one is tried first
 _LEAST_SHARE = 0.9  # of the bound: hardly any norm is below a smaller part
-_REFINEMENTS = 6
 _MAXIMA = 5  # of the symbol, that decide where the torus's frequencies should lie
 _CURVATURE_STEPS = 6
 
@@ -111,7 +112,7 @@ def symbol_upper_bound(
     *,
     guess: float,
     rng: np.random.Generator,
-    peaks: Sequence[SymbolPeak] | None = None,
+    peaks: Sequence[SymbolPeak] = (),
 ) -> UpperBound:
     """Bound the largest singular value of a scaled operator by its symbol, or its entries where those bound better.
 
@@ -122,8 +123,8 @@ def symbol_upper_bound(
     guess : float
         A number that the largest singular value is believed to reach; 0 if none is known.
     rng : numpy.random.Generator
-    peaks : sequence of SymbolPeak, optional
-        The maxima of the operator's symbol, if they are known.
+    peaks : sequence of SymbolPeak
+        Maxima of the operator's symbol, if they are known; they decide how tight the bound is, not whether it holds.
 
     Returns
     -------
@@ -133,8 +134,7 @@ def symbol_upper_bound(
     geometry = operator.geometry
     surround = envelope(geometry)
     symbol = Symbol(operator.kernel, surround.geometry, stride=surround.stride)
-    if peaks is None:
-        peaks = _maxima(symbol, surround, rng)
+    peaks = _maxima(symbol, surround, rng, peaks)
     grid, factor = _chosen_grid(symbol, surround, peaks)
     target = max(_corner_norms(symbol, peaks, grid) * (1 + _GUESS_SLACK), guess / factor)
     precise = symbol.astype(symbol.xp.float64)
@@ -157,18 +157,38 @@ def symbol_upper_bound(
     )
 
 
-def symbol_maxima(operator: ConvOperator, rng: np.random.Generator) -> Sequence[SymbolPeak]:
+def symbol_maxima(
+    operator: ConvOperator, rng: np.random.Generator, known: Sequence[SymbolPeak] = ()
+) -> Sequence[SymbolPeak]:
     """Return the maxima that `symbol_upper_bound` starts from; none where the torus has few frequencies.
 
-    With zeros around the image they are the maxima of the operator's own symbol.
+    Parameters
+    ----------
+    operator : ConvOperator
+        Scaled by `convla.spectra.scaling.scaled_to_unit`.
+    rng : numpy.random.Generator
+    known : sequence of SymbolPeak
+        Maxima of the operator's own symbol, if a search has found them: not looked for again where they are the same.
     """
     surround = envelope(operator.geometry)
-    return _maxima(Symbol(operator.kernel, surround.geometry, stride=surround.stride), surround, rng)
+    symbol = Symbol(operator.kernel, surround.geometry, stride=surround.stride)
+    usable = are_own(operator) and all(peak.is_of(symbol) for peak in known)
+    return _maxima(symbol, surround, rng, known if usable else ())
 
 
-def _maxima(symbol: Symbol, surround: Envelope, rng: np.random.Generator) -> Sequence[SymbolPeak]:
+def are_own(operator: ConvOperator) -> bool:
+    """Tell whether `symbol_maxima` are those of the operator's own symbol: but for the phases that a stride picks."""
+    return operator.geometry.boundary == "zero" or set(operator.geometry.stride) == {1}
+
+
+def _maxima(
+    symbol: Symbol, surround: Envelope, rng: np.random.Generator, known: Sequence[SymbolPeak]
+) -> Sequence[SymbolPeak]:
+    """Return the maxima that decide where the torus's frequencies should lie, of those that are known, if any are."""
     few = math.prod(4 * degree or 1 for degree in symbol.degrees) > math.prod(surround.sizes) / 2
-    peaks = [] if few else symbol_peaks(symbol, rng=rng, refinements=_REFINEMENTS)[:_MAXIMA]
+    if few:
+        return []
+    peaks = (list(known) or symbol_peaks(symbol, rng=rng, refinements=REFINEMENTS))[:_MAXIMA]
     # A polynomial of degree m in [0, G] bends by at most m^2 G / 2 (Bernstein), and a frequency is within half a step.
     # What is lower than the highest by more than this can lose decides nothing.
     steps = [math.pi * degree / size for degree, size in zip(symbol.degrees, surround.sizes, strict=True)]

@@ -73,7 +73,7 @@ class GramMatrices:
     def __iter__(self) -> Iterator[tuple[IntArray, Combinations]]:
         """Yield some of the grid's indices q (B, F, d), and S + A of the matrices of B, all groups and F."""
         if self._nodes is None or self._tables is None:
-            for q, values in self._symbol.on_grid(self._grid):
+            for q, values in _one_of_each_pair(self._symbol, self._grid):
                 yield q[:, None, :], Combinations.of(_packed(values))
             return
         xp, half = self._symbol.xp, self._grid.half
@@ -94,18 +94,24 @@ def _packed_at_nodes(symbol: Symbol, grid: TorusGrid, *, whole: bool) -> Array:
     """
     xp = symbol.xp
     known: dict[int, Array] = {}
-    for q, values in symbol.on_grid(grid):
-        own, conjugate = grid.numbers(q)
-        first = np.flatnonzero(own <= conjugate)
-        if first.size:
-            packed = _packed(
-                xp.take(values, on_device_of(first, values, xp), axis=0) if first.size < len(q) else values
-            )
-            known |= {number: packed[row, ...] for row, number in enumerate(own[first].tolist())}
+    for q, values in _one_of_each_pair(symbol, grid):
+        packed = _packed(values)
+        known |= {number: packed[row, ...] for row, number in enumerate(grid.numbers(q)[0].tolist())}
     counts = grid.sizes if whole else grid.counts
     pairs = zip(*grid.numbers(np.indices(counts).reshape(len(counts), -1).T), strict=True)
     nodes = [known[a] if a <= b else xp.matrix_transpose(known[b]) for a, b in pairs]
     return xp.reshape(xp.stack(nodes), (*counts, *nodes[0].shape))
+
+
+def _one_of_each_pair(symbol: Symbol, grid: TorusGrid) -> Iterator[tuple[IntArray, Array]]:
+    """Yield f at the frequencies of a grid as `Symbol.on_grid` does, without the second of conjugate ones."""
+    for q, values in symbol.on_grid(grid):
+        own, conjugate = grid.numbers(q)
+        first = np.flatnonzero(own <= conjugate)
+        if first.size == len(q):
+            yield q, values
+        elif first.size:
+            yield q[first], symbol.xp.take(values, on_device_of(first, values, symbol.xp), axis=0)
 
 
 def _packed(values: Array) -> Array:
@@ -120,6 +126,8 @@ def _packed(values: Array) -> Array:
     if values.shape[-1] > values.shape[-2]:
         real, imaginary = xp.matrix_transpose(real), -xp.matrix_transpose(imaginary)
     first = xp.concat((real, imaginary), axis=-2)
+    half = first.shape[-2] // 2
+    real, imaginary = first[..., :half, :], first[..., half:, :]  # one entry behind the other: quicker to read again
     second = xp.concat((real + imaginary, imaginary - real), axis=-2)
     with blas_for(2 * math.prod(first.shape[-2:]) * first.shape[-1]):
         return xp.matmul(xp.matrix_transpose(first), second)

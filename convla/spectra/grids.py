@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from convla._array import namespace, on_device_of
+from convla._array import is_numpy, namespace, on_device_of
 from convla.typing import Array
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "TorusGrid",
     "interpolation",
     "roots_of_unity",
+    "to_complex",
     "values_on_grid",
 ]
 
@@ -138,6 +139,8 @@ class Exponentials:
         if self.count <= _LONGEST_BLOCK:
             yield from _consecutive(self, coefficients, length)
             return
+        if xp.isdtype(coefficients.dtype, "real floating"):
+            coefficients = to_complex(coefficients, xp.zeros_like(coefficients))
         stride = -(-self.count // length)
         steps = stride * np.arange(-(-self.count // stride))
         table = _placed(roots_of_unity(np.multiply.outer(2 * steps, self._lags), 2 * self._size), coefficients)
@@ -175,10 +178,9 @@ class DenseTable:
 def _consecutive(
     table: Exponentials | DenseTable, coefficients: Array, length: int
 ) -> Iterator[tuple[IntArray, Array]]:
-    xp = namespace(coefficients)
     for first in range(0, table.count, length):
         rows = table.rows(first, min(length, table.count - first))
-        yield first + np.arange(len(rows)), xp.matmul(_placed(rows, coefficients), coefficients)
+        yield first + np.arange(len(rows)), _product(rows, coefficients)
 
 
 def interpolation(degree: int, size: int, twist: int, count: int) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -221,7 +223,7 @@ def values_on_grid(
     Parameters
     ----------
     coefficients : array of shape (k_1, ..., k_d, entries)
-        Complex for `Exponentials`, real for `DenseTable`.
+        Real or complex for `Exponentials`, real for `DenseTable`.
     tables : sequence of d tables
     limit : int
         Of the numbers in a block, where a single frequency has fewer.
@@ -262,7 +264,7 @@ def _blocks(
     length = max(1, limit // (batch * entries * math.prod(other.count for other in rest)))
     for first in range(0, table.count, length):
         q = np.arange(first, min(first + length, table.count))
-        block = xp.matmul(_placed(table.rows(first, len(q)), flat), flat)
+        block = _product(table.rows(first, len(q)), flat)
         yield from _blocks(_extended(done, q), xp.reshape(block, (-1, *others, entries)), rest, limit)
 
 
@@ -271,5 +273,25 @@ def _extended(done: IntArray, q: IntArray) -> IntArray:
     return np.concatenate((np.repeat(done, len(q), axis=0), np.tile(q, len(done))[:, None]), axis=1)
 
 
+def _product(rows: np.ndarray[Any, Any], coefficients: Array) -> Array:
+    """Multiply rows of a table with coefficients; of a complex table with real ones, its parts: half of the work."""
+    xp = namespace(coefficients)
+    if np.iscomplexobj(rows) and xp.isdtype(coefficients.dtype, "real floating"):
+        real, imaginary = (xp.matmul(_placed(part, coefficients), coefficients) for part in (rows.real, rows.imag))
+        return to_complex(real, imaginary)
+    return xp.matmul(_placed(rows, coefficients), coefficients)
+
+
 def _placed(values: np.ndarray[Any, Any], like: Array) -> Array:
     return on_device_of(values, like, namespace(like), dtype=like.dtype)
+
+
+def to_complex(real: Array, imaginary: Array) -> Array:
+    """Join a real and an imaginary part into a complex array of the same precision."""
+    xp = namespace(real)
+    dtype = xp.complex64 if real.dtype == xp.float32 else xp.complex128
+    if is_numpy(real):  # without temporaries
+        joined = np.empty(real.shape, dtype)
+        joined.real, joined.imag = real, imaginary
+        return joined
+    return xp.astype(real, dtype) + xp.astype(imaginary, dtype) * 1j

@@ -52,6 +52,13 @@ class SymbolPeak:
     vector: Array
     group: int
 
+    def is_of(self, symbol: Symbol) -> bool:
+        """Tell whether it can be a maximum of a symbol, by the sizes and the precision of what it is made of."""
+        precision = symbol.xp.complex64 if symbol.like.dtype == symbol.xp.float32 else symbol.xp.complex128
+        shapes = tuple(self.vector.shape), self.frequency.shape
+        sizes = (symbol.columns,), (len(symbol.degrees),)
+        return shapes == sizes and self.group < symbol.groups and self.vector.dtype == precision
+
 
 def symbol_peaks(
     symbol: Symbol, *, rng: np.random.Generator, candidates: int = 8, refinements: int = 3
@@ -86,7 +93,7 @@ def symbol_peaks(
     best: list[SymbolPeak] = []
     for q, matrices in symbol.on_grid(grid):
         frequencies = grid.frequencies(q)
-        starts = random_complex((*matrices.shape[:2], symbol.columns), symbol.kernel, rng)
+        starts = random_complex((*matrices.shape[:2], symbol.columns), symbol.like, rng)
         values, vectors = _leading(matrices, starts, _RANKING_STEPS)
         order = np.argsort(values, axis=None)[::-1][: _POINTS_PER_MAXIMUM * candidates]
         for index, group in zip(*np.unravel_index(order, values.shape), strict=True):

@@ -13,6 +13,7 @@ import numpy as np
 
 from convla._array import device_of, namespace, on_device_of, to_numpy
 from convla.linear_map import LinearMap
+from convla.spectra.maximiser import SymbolPeak
 from convla.spectra.ritz import FloatArray
 from convla.spectra.status import Status
 from convla.typing import Array
@@ -58,6 +59,9 @@ class SingularValues:
     least : array of shape domain_shape, or range_shape where that is smaller, or None
         Of an iteration for the largest values: the unit vector that the operator, or its transpose, shrinks the most of
         all that were seen. What is left of it bounds the smallest singular value from above.
+    peaks : tuple of SymbolPeak
+        Of an iteration that started from plane waves: the maxima of the symbol that they belong to, up to a factor of
+        their values, which an enclosure then need not look for again.
     """
 
     values: Array
@@ -71,6 +75,7 @@ class SingularValues:
     method: str
     nullity: int = 0
     least: Array | None = None
+    peaks: tuple[SymbolPeak, ...] = ()
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{value:.6g}" for value in to_numpy(self.values)[:4].tolist())

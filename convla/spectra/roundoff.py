@@ -24,9 +24,8 @@ def in_double(operator: M) -> M:
 
     def precise(leaf: LinearMap) -> LinearMap:
         xp = namespace(leaf.like)
-        if isinstance(leaf, ConvOperator):
-            return leaf.with_engine("direct").with_kernel(xp.astype(leaf.kernel, xp.float64))
-        return leaf.astype(xp.float64)
+        double = leaf.astype(xp.float64)
+        return double if not isinstance(double, ConvOperator) or double._sums_directly else double.with_engine("direct")
 
     return operator._changed(precise)  # type: ignore[return-value]
 

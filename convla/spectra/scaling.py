@@ -23,7 +23,7 @@ def scaled_to_unit(convolution: ConvOperator) -> tuple[ConvOperator, int]:
     """Return an operator whose largest kernel entry lies in [0.5, 1), and the exponent e with M = 2^e scaled.
 
     Taps that never meet the image are set to 0, as M does not hold them; a kernel without a live entry becomes zero.
-    Integers become float64.
+    Integers become float64. An operator that is so already is returned as it is, with what it has made of its kernel.
 
     Raises
     ------
@@ -64,8 +64,8 @@ def scaled_to_unit(convolution: ConvOperator) -> tuple[ConvOperator, int]:
     else:
         exponent = math.frexp(largest)[1]
         half = exponent // 2  # in two factors: 2^e itself may be beyond the dtype's range
-        kernel = kernel * 2.0**-half * 2.0 ** -(exponent - half)
-    return convolution.with_kernel(kernel), exponent
+        kernel = kernel * 2.0**-half * 2.0 ** -(exponent - half) if exponent else kernel
+    return convolution if kernel is convolution.kernel else convolution.with_kernel(kernel), exponent
 
 
 def unit_scaled(linear_map: LinearMap) -> tuple[LinearMap, int | None]:

@@ -14,6 +14,7 @@ from convla.operators import ConvOperator
 from convla.spectra.batch import Batch
 from convla.spectra.companion import conjugate_wave
 from convla.spectra.lanczos import LanczosResult, block_lanczos, random_start_error
+from convla.spectra.maximiser import SymbolPeak
 from convla.spectra.result import End, SingularValues, read_off, triplets
 from convla.spectra.starts import structured_start
 from convla.spectra.status import Status
@@ -83,10 +84,11 @@ def lanczos_triplets(
     groups = operator.geometry.groups if isinstance(operator, ConvOperator) else 1
     side = _Side(operator.T if wide else operator, groups)
     random, spent = 1.0, 0
+    peaks: tuple[SymbolPeak, ...] = ()
     if start is not None:
         random = float(start.shape[0] < block)  # what was given may hide anything
     elif end == "largest" and isinstance(operator, ConvOperator):
-        start, random = structured_start(operator, rng)
+        start, random, peaks = structured_start(operator, rng)
     # From a wave alone, then from it and its companion; a block of two from random vectors.
     paired = k == 1 and 0.0 < random < 1.0 and groups == 1
     width = min(1 if paired else block, side.order)
@@ -162,6 +164,7 @@ def lanczos_triplets(
         status=Status.ESTIMATED if found.converged and met else Status.NOT_CONVERGED,
         method="lanczos",
         least=xp.reshape(side.placed(opposite), (*side.linear_map.domain_shape,)) if end == "largest" else None,
+        peaks=peaks,
     )
 
 

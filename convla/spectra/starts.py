@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,7 +14,10 @@ from convla.spectra.maximiser import SymbolPeak, start_vectors, symbol_peaks
 from convla.spectra.symbol import Symbol
 from convla.typing import Array
 
-__all__ = ["structured_start"]
+__all__ = ["REFINEMENTS", "Start", "structured_start"]
+
+REFINEMENTS = 6
+"""Rounds in which the symbol's maxima are refined, at most: an enclosure of the same operator starts from them too."""
 
 # Of the parts of a start vector, next to the even plane wave of the symbol's best maximum.
 _ODD_WEIGHT = 0.3
@@ -21,9 +25,26 @@ _LESSER_WEIGHT = 0.3
 _NOISE_WEIGHT = 0.05
 
 
+class Start(NamedTuple):
+    """An image to start from, and what it is made of.
+
+    Attributes
+    ----------
+    image : array of shape (1, c_in, *image)
+    random : float
+        The norm of the random part, relative to the whole: 1 where a search for waves would not pay.
+    peaks : tuple of SymbolPeak
+        The maxima whose waves are in it.
+    """
+
+    image: Array
+    random: float
+    peaks: tuple[SymbolPeak, ...]
+
+
 def structured_start(
     operator: ConvOperator, rng: np.random.Generator, peaks: Sequence[SymbolPeak] | None = None
-) -> tuple[Array, float]:
+) -> Start:
     """Return a start vector of the symbol's plane waves with a random part.
 
     Parameters
@@ -35,9 +56,7 @@ def structured_start(
 
     Returns
     -------
-    start : array of shape (1, c_in, *image)
-    random : float
-        The norm of the random part, relative to the whole: 1 where a search for waves would not pay.
+    Start
 
     Notes
     -----
@@ -51,14 +70,16 @@ def structured_start(
     symbol = Symbol(kernel, geometry)
     # On few positions the search costs more than the convolutions it saves, and the edges, which it ignores, rule.
     if math.prod(4 * degree + 1 for degree in symbol.degrees) > math.prod(geometry.output_shape) / 2:
-        return noise[None, ...], 1.0
+        return Start(noise[None, ...], 1.0, ())
+    if peaks is None:
+        peaks = symbol_peaks(symbol, rng=rng, refinements=REFINEMENTS)
     start, total = _NOISE_WEIGHT * noise, _NOISE_WEIGHT
-    for rank, peak in enumerate(symbol_peaks(symbol, rng=rng) if peaks is None else peaks):
+    for rank, peak in enumerate(peaks):
         waves = start_vectors(symbol, peak, geometry.image_shape, windowed=geometry.boundary != "circular")
         weight = 1.0 if rank == 0 else _LESSER_WEIGHT
         start = start + weight * (_unit(waves[0, ...]) + _ODD_WEIGHT * _unit(waves[1, ...]))
         total += weight * (1 + _ODD_WEIGHT)
-    return start[None, ...], _NOISE_WEIGHT / total
+    return Start(start[None, ...], _NOISE_WEIGHT / total, tuple(peaks))
 
 
 def _unit(array: Array) -> Array:

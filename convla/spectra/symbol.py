@@ -9,6 +9,7 @@ frequencies holds all singular values; with zeros outside the image it bounds an
 from __future__ import annotations
 
 import copy
+import functools
 import itertools
 import math
 import sys
@@ -19,10 +20,18 @@ import numpy as np
 
 from convla._array import device_of, is_numpy, namespace, on_device_of
 from convla.geometry import ConvGeometry
-from convla.spectra.grids import BLOCK_ENTRIES, ROOT_UNITS, Exponentials, IntArray, TorusGrid, values_on_grid
+from convla.spectra.grids import (
+    BLOCK_ENTRIES,
+    ROOT_UNITS,
+    Exponentials,
+    IntArray,
+    TorusGrid,
+    to_complex,
+    values_on_grid,
+)
 from convla.typing import Array
 
-__all__ = ["FloatArray", "Symbol", "plane_wave", "random_complex", "to_complex", "torus_frequencies"]
+__all__ = ["FloatArray", "Symbol", "plane_wave", "random_complex", "torus_frequencies"]
 
 FloatArray = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -41,6 +50,8 @@ class Symbol:
 
     Attributes
     ----------
+    like : array
+        Of the library, the device and the dtype that it is computed in.
     lags : numpy.ndarray of int, shape (taps, ndim)
         In steps of the output lattice.
     phases : numpy.ndarray of int, shape (P, ndim)
@@ -60,7 +71,7 @@ class Symbol:
     """
 
     def __init__(self, kernel: Array, geometry: ConvGeometry, *, stride: Sequence[int] | None = None) -> None:
-        self.kernel = kernel
+        self.like = self._kernel = kernel
         self.groups = geometry.groups
         self.stride = np.array(geometry.stride if stride is None else stride)
         self.xp = namespace(kernel)
@@ -83,8 +94,13 @@ class Symbol:
         out, inner = geometry.kernel_shape[:2]
         self.rows, self.inner = out // geometry.groups, inner
         self.columns = inner * len(self.phases)
-        # (taps, c_out * c_in // groups): f at many frequencies is then one matrix product.
-        self._taps = self.xp.permute_dims(self.xp.reshape(kernel, (out * inner, -1)), (1, 0))
+
+    @functools.cached_property
+    def _taps(self) -> Array:
+        """Every tap of all groups in a row, (taps, c_out * c_in // groups): a product with a table gives f."""
+        taps = self.xp.reshape(self._kernel, (-1, len(self.lags)))
+        # In rows that lie one behind the other: else each conversion and product turns them again.
+        return np.ascontiguousarray(taps.T) if is_numpy(taps) else self.xp.permute_dims(taps, (1, 0))
 
     def parts(self, frequencies: FloatArray) -> tuple[Array, Array]:
         """Return the real and the imaginary part of f.
@@ -128,8 +144,7 @@ class Symbol:
         one, in the precision of the kernel.
         """
         xp = self.xp
-        dtype = xp.complex64 if self.kernel.dtype == xp.float32 else xp.complex128
-        taps = xp.reshape(xp.astype(self._taps, dtype), (*map(len, self._axis_lags), -1))
+        taps = xp.reshape(self._taps, (*map(len, self._axis_lags), -1))
         most = sys.maxsize if limit is None else limit // len(self.phases)
         planes = []
         for phase in itertools.product(*(range(len(phases)) for phases, _ in self._axis_phases)):
@@ -157,7 +172,7 @@ class Symbol:
     def astype(self, dtype: Any) -> Symbol:
         """Return the symbol of the kernel in another precision."""
         other = copy.copy(self)
-        other.kernel, other._taps = (self.xp.astype(array, dtype) for array in (self.kernel, self._taps))
+        other._taps = other.like = self.xp.astype(self._taps, dtype)
         return other
 
     def largest_frobenius(self) -> float:
@@ -184,25 +199,14 @@ class Symbol:
         planes = []
         for phase in range(len(self.phases)):
             chosen = np.flatnonzero(self._phase_of == phase)
-            table = on_device_of(weights[:, chosen], self.kernel, xp, dtype=self.kernel.dtype)
+            table = on_device_of(weights[:, chosen], self.like, xp, dtype=self.like.dtype)
             taps = self._taps
             if len(chosen) != len(self._phase_of):
-                taps = xp.take(taps, on_device_of(chosen, self.kernel, xp), axis=0)
+                taps = xp.take(taps, on_device_of(chosen, self.like, xp), axis=0)
             planes.append(xp.reshape(xp.matmul(table, taps), (count, self.groups, self.rows, self.inner)))
         stacked = planes[0] if len(planes) == 1 else xp.stack(planes, axis=-1)
         stacked = xp.reshape(stacked, (count, self.groups, self.rows, self.columns))
         return xp.permute_dims(stacked, (1, 0, 2, 3))
-
-
-def to_complex(real: Array, imaginary: Array) -> Array:
-    """Join a real and an imaginary part into a complex array of the same precision."""
-    xp = namespace(real)
-    dtype = xp.complex64 if real.dtype == xp.float32 else xp.complex128
-    if is_numpy(real):  # without temporaries
-        joined = np.empty(real.shape, dtype)
-        joined.real, joined.imag = real, imaginary
-        return joined
-    return xp.astype(real, dtype) + xp.astype(imaginary, dtype) * 1j
 
 
 def torus_frequencies(
