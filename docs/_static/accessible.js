@@ -3,6 +3,9 @@ document.addEventListener("DOMContentLoaded", () => {
   document.querySelectorAll("[role=heading]:not([aria-level])").forEach((caption) => caption.setAttribute("aria-level", "2"));
   document.querySelector(".sidebar-drawer")?.setAttribute("aria-label", "Pages");
   document.querySelector(".toc-drawer")?.setAttribute("aria-label", "On this page");
+  const buttons = document.querySelector(".content-icon-container"); // stands between the landmarks
+  buttons?.setAttribute("role", "region");
+  buttons?.setAttribute("aria-label", "This page");
   const scrolled = document.querySelectorAll("article pre, article .table-wrapper, article .cell_output, article .math");
   scrolled.forEach((box) => { if (box.scrollWidth > box.clientWidth) box.tabIndex = 0; }); // arrow keys scroll it
 });
