@@ -109,6 +109,11 @@ def _escape_mathematics(_app, _what, _name, _object, _options, lines: list[str])
         lines[number] = "".join(parts)
 
 
+def _name_aliases(_app, _what, _name, _object, _options, *texts: str | None) -> tuple[str | None, ...]:
+    """Write the name of an alias of a type within a union, as autodoc does of one that stands alone."""
+    return tuple(text and re.sub(r"TypeAliasForwardRef\('(\w+)'\)", r"\1", text) for text in texts)
+
+
 def _link_names(app, doctree, docname: str) -> None:
     """Let `penalty` in prose lead to the page of `convla.penalty`, wherever it names something of the reference."""
     objects = app.env.domains["py"].objects
@@ -164,5 +169,6 @@ def setup(app) -> None:
     app.connect("doctree-resolved", _link_names)
     app.connect("build-finished", _list_versions)
     app.connect("build-finished", _make_thumbnails)
+    app.connect("autodoc-process-signature", _name_aliases)
     # Before numpydoc, which takes the docstring apart.
     app.connect("autodoc-process-docstring", _escape_mathematics, priority=100)
