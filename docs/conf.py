@@ -128,6 +128,13 @@ def _link_names(app, doctree, docname: str) -> None:
         literal.replace_self(link)
 
 
+def _keep_numbers_whole(_app, doctree) -> None:
+    """Let no number in a table be broken at its sign or exponent."""
+    for cell in doctree.findall(nodes.entry):
+        if re.fullmatch(r"[^\w\s]*\d\S{,11}", cell.astext()):
+            cell["classes"].append("number")
+
+
 def _answer_to_every_module(_app, doctree) -> None:
     """Give what is defined an anchor under each package that it is in: listings of sources link by one for a module."""
     for signature in doctree.findall(addnodes.desc_signature):
@@ -166,6 +173,7 @@ def _list_versions(app, exception) -> None:
 
 def setup(app) -> None:
     app.connect("doctree-read", _answer_to_every_module)
+    app.connect("doctree-read", _keep_numbers_whole)
     app.connect("doctree-resolved", _link_names)
     app.connect("build-finished", _list_versions)
     app.connect("build-finished", _make_thumbnails)
