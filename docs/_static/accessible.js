@@ -6,6 +6,6 @@ document.addEventListener("DOMContentLoaded", () => {
   const buttons = document.querySelector(".content-icon-container"); // stands between the landmarks
   buttons?.setAttribute("role", "region");
   buttons?.setAttribute("aria-label", "This page");
-  const scrolled = document.querySelectorAll("article pre, article .table-wrapper, article .cell_output, article .math");
+  const scrolled = document.querySelectorAll("article :is(pre, p, .table-wrapper, .cell_output, .math)");
   scrolled.forEach((box) => { if (box.scrollWidth > box.clientWidth) box.tabIndex = 0; }); // arrow keys scroll it
 });
