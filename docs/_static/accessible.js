@@ -6,6 +6,9 @@ document.addEventListener("DOMContentLoaded", () => {
   const buttons = document.querySelector(".content-icon-container"); // stands between the landmarks
   buttons?.setAttribute("role", "region");
   buttons?.setAttribute("aria-label", "This page");
-  const scrolled = document.querySelectorAll("article :is(pre, p, .table-wrapper, .cell_output, .math)");
-  scrolled.forEach((box) => { if (box.scrollWidth > box.clientWidth) box.tabIndex = 0; }); // arrow keys scroll it
+  // Arrow keys scroll what can be reached. How wide formulas are is known when they are set.
+  const boxes = document.querySelectorAll("article :is(pre, p, .table-wrapper, .cell_output, .math)");
+  const reach = () => boxes.forEach((box) => { if (box.scrollWidth > box.clientWidth) box.tabIndex = 0; });
+  reach();
+  window.addEventListener("load", () => window.MathJax?.startup?.promise.then(reach));
 });
