@@ -17,8 +17,8 @@ from numba.extending import intrinsic
 __all__ = ["GROUP", "LANES", "add_products"]
 
 LANES = 64
-"""Repetitions of a block: the loops over them that the compiler vectorises pay once for their overlap checks, and a block
-of the largest kernels (N = 16) stays in the second-level cache."""
+"""Repetitions of a block: the loops over them that the compiler vectorises pay once for their overlap checks, and a
+block of the largest kernels (N = 16) stays in the second-level cache."""
 
 GROUP = 32
 """Repetitions whose sums are in registers at once: eight of them, or four where the CPU has AVX-512, which hides the
@@ -43,8 +43,8 @@ def add_products(
 ) -> Any:
     """Add ``a[a_row + i * a_step] * b[b_row + i * b_step]``, 0 <= i < count, to ``total[row]`` in this order.
 
-    In the columns from `lane` to before ``lane + GROUP``. `total`, `a` and `b` are contiguous arrays of float64, rows of
-    `LANES`. A product is rounded before it is added. Nothing is checked.
+    In the columns from `lane` to before ``lane + GROUP``. `total`, `a` and `b` are contiguous arrays of float64, with
+    rows of `LANES`. A product is rounded before it is added. Nothing is checked.
     """
     number = types.int64
     signature = types.void(number, total, number, a, number, number, b, number, number, number)
