@@ -109,6 +109,11 @@ def _escape_mathematics(_app, _what, _name, _object, _options, lines: list[str])
         lines[number] = "".join(parts)
 
 
+def _name_aliases(_app, _what, _name, _object, _options, *texts: str | None) -> tuple[str | None, ...]:
+    """Write the name of an alias of a type within a union, as autodoc does of one that stands alone."""
+    return tuple(text and re.sub(r"TypeAliasForwardRef\('(\w+)'\)", r"\1", text) for text in texts)
+
+
 def _link_names(app, doctree, docname: str) -> None:
     """Let `penalty` in prose lead to the page of `convla.penalty`, wherever it names something of the reference."""
     objects = app.env.domains["py"].objects
@@ -121,6 +126,13 @@ def _link_names(app, doctree, docname: str) -> None:
         target = objects[name]
         link = make_refnode(app.builder, docname, target.docname, target.node_id, literal.deepcopy(), name)
         literal.replace_self(link)
+
+
+def _keep_numbers_whole(_app, doctree) -> None:
+    """Let no number in a table be broken at its sign or exponent."""
+    for cell in doctree.findall(nodes.entry):
+        if re.fullmatch(r"[^\w\s]*\d\S{,11}", cell.astext()):
+            cell["classes"].append("number")
 
 
 def _answer_to_every_module(_app, doctree) -> None:
@@ -161,8 +173,10 @@ def _list_versions(app, exception) -> None:
 
 def setup(app) -> None:
     app.connect("doctree-read", _answer_to_every_module)
+    app.connect("doctree-read", _keep_numbers_whole)
     app.connect("doctree-resolved", _link_names)
     app.connect("build-finished", _list_versions)
     app.connect("build-finished", _make_thumbnails)
+    app.connect("autodoc-process-signature", _name_aliases)
     # Before numpydoc, which takes the docstring apart.
     app.connect("autodoc-process-docstring", _escape_mathematics, priority=100)

@@ -187,6 +187,7 @@ PRESUMED: dict[str, Callable[[Any], dict[str, Any]] | None] = {
     "gradient-transforms": lambda _: {"gradient": np.random.default_rng(0).normal(size=(4, 2, 3, 3))},
     "how-to": _of_a_network,
     "initialisers": None,
+    "instead": lambda torch: {**_of_a_network(torch), "layer": torch.nn.Conv2d(3, 8, 3, padding=1)},
     "inspect-a-model": _of_a_network,
     "studies": None,
     "clusters": None,

@@ -20,6 +20,7 @@ from convla.experiments.csm.settings import CONTROLS, TABLES, Setting
 from convla.experiments.csm.summary import Summary
 from convla.experiments.folder import Table, as_records
 from convla.experiments.source import Conclusion, Sheet
+from convla.extending import in_order
 
 __all__ = ["CONTROL_HEADER", "TABLE_HEADER", "Report", "build_report", "verdicts_on"]
 
@@ -209,7 +210,8 @@ def build_report(
     rounds : int, default 0
         Of further runs that were allowed.
     """
-    verdicts = decide([v for setting, summary in found.items() for v in verdicts_on(setting, summary, targets)])
+    judged = in_order(lambda item: verdicts_on(*item, targets), list(found.items()))
+    verdicts = decide([verdict for verdicts in judged for verdict in verdicts])
     return Report(
         cells={table: [verdict for verdict in verdicts if verdict.cell.table == table] for table in _wanted(targets)},
         controls=[_control_row(setting, found[setting]) for setting in sorted(found, key=_control_order)]

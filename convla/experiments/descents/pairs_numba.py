@@ -13,15 +13,12 @@ import math
 import numpy as np
 
 from convla.compiling import compiled
+from convla.experiments.descents.lanes_numba import GROUP, LANES, add_products
 from convla.experiments.descents.pairs import LOSSES, MOMENTUM, OPTIMIZERS, SIMILARITIES, step_factors
 from convla.extending import share
 from convla.typing import Array
 
 __all__ = ["descend_pairs"]
-
-# Long enough that the vectoriser's overlap checks are paid once for several vector instructions, short enough that a
-# block of the largest kernels (N = 16) stays in the second-level cache.
-LANES = 64
 
 _SGD, _MOMENTUM, _NESTEROV, _ADAGRAD, _RMSPROP = range(5)  # the places among OPTIMIZERS; the last is Adam
 # The optimisers' constants, as `convla.descent` has them.
@@ -88,26 +85,20 @@ def _from_lanes(lanes: Array, repetitions: int) -> Array:
 
 # error_model="numpy": a division by zero in one lane gives inf or nan there and stops nothing.
 @compiled(error_model="numpy")
-def _multiply_add(total: Array, a: Array, b: Array) -> None:
-    for lane in range(LANES):
-        total[lane] += a[lane] * b[lane]
-
-
-@compiled(error_model="numpy")
 def _dot(a: Array, b: Array, total: Array) -> None:
     for lane in range(LANES):
         total[lane] = a[0, lane] * b[0, lane]
-    for i in range(1, a.shape[0]):
-        _multiply_add(total, a[i], b[i])
+    for lane in range(0, LANES, GROUP):
+        add_products(lane, total, 0, a, 1, 1, b, 1, 1, a.shape[0] - 1)
 
 
 @compiled(error_model="numpy")
 def _cross_correlation(k1: Array, k2: Array, r: Array) -> None:
     n = k1.shape[0]
     r[:] = 0.0
-    for a in range(n):
-        for b in range(n):
-            _multiply_add(r[n - 1 + b - a], k1[a], k2[b])
+    for lane in range(0, LANES, GROUP):
+        for t in range(1 - n, n):
+            add_products(lane, r, n - 1 + t, k1, max(0, -t), 1, k2, max(0, t), 1, n - abs(t))
 
 
 @compiled(error_model="numpy")
@@ -115,14 +106,11 @@ def _quadratic_form(a: Array, gram: Array, b: Array, image: Array, total: Array)
     n = a.shape[0]
     for i in range(n):
         for lane in range(LANES):
-            image[lane] = gram[i * n, lane] * b[0, lane]
-        for j in range(1, n):
-            _multiply_add(image, gram[i * n + j], b[j])
-        if i == 0:
-            for lane in range(LANES):
-                total[lane] = a[0, lane] * image[lane]
-        else:
-            _multiply_add(total, a[i], image)
+            image[i, lane] = gram[i * n, lane] * b[0, lane]
+    for lane in range(0, LANES, GROUP):
+        for i in range(n):
+            add_products(lane, image, i, gram, i * n + 1, 1, b, 1, 1, n - 1)
+    _dot(a, image, total)
 
 
 @compiled(error_model="numpy")
@@ -141,10 +129,10 @@ def _loss_and_gradient(
     elif loss == 1:
         g1[:] = 0.0
         g2[:] = 0.0
-        for a in range(n):
-            for b in range(n):
-                _multiply_add(g1[a], k2[b], r[n - 1 + b - a])
-                _multiply_add(g2[b], k1[a], r[n - 1 + b - a])
+        for lane in range(0, LANES, GROUP):
+            for i in range(n):
+                add_products(lane, g1, i, k2, 0, 1, r, n - 1 - i, 1, n)
+                add_products(lane, g2, i, k1, 0, 1, r, n - 1 + i, -1, n)
         for i in range(n):
             for lane in range(LANES):
                 g1[i, lane] = 2.0 * g1[i, lane]
@@ -177,17 +165,17 @@ def _normalize(k1: Array, k2: Array, value: Array, g1: Array, g2: Array, work: A
 
 @compiled(error_model="numpy")
 def _observe(
-    similarity: int, toeplitz: bool, k1: Array, k2: Array, gram: Array, r: Array, seen: Array, work: Array
+    similarity: int, toeplitz: bool, k1: Array, k2: Array, gram: Array, r: Array, seen: Array, image: Array, work: Array
 ) -> None:
     n = k1.shape[0]
     if toeplitz:
-        seen[:] = 0.0
         for lane in range(LANES):
             seen[lane] = r[0, lane] * gram[n - 1, lane]
-        for t in range(1, 2 * n - 1):
-            _multiply_add(seen, r[t], gram[abs(t - n + 1)])
+        for lane in range(0, LANES, GROUP):  # gram's row of lag t - n + 1, which is as far from 0 on either side
+            add_products(lane, seen, 0, r, 1, 1, gram, n - 2, -1, n - 1)
+            add_products(lane, seen, 0, r, n, 1, gram, 1, 1, n - 1)
     else:
-        _quadratic_form(k1, gram, k2, work[0], seen)
+        _quadratic_form(k1, gram, k2, image, seen)
     if similarity == 0:
         for lane in range(LANES):
             seen[lane] = seen[lane] * seen[lane]
@@ -195,8 +183,8 @@ def _observe(
         for lane in range(LANES):
             seen[lane] = abs(seen[lane])
     elif similarity == 3:
-        _quadratic_form(k1, gram, k1, work[0], work[1])
-        _quadratic_form(k2, gram, k2, work[0], work[2])
+        _quadratic_form(k1, gram, k1, image, work[1])
+        _quadratic_form(k2, gram, k2, image, work[2])
         for lane in range(LANES):
             seen[lane] = seen[lane] / (math.sqrt(work[1, lane]) * math.sqrt(work[2, lane]))
 
@@ -265,7 +253,7 @@ def _descend_block(
     r = np.zeros((2 * n - 1, LANES))
     g1, g2 = np.zeros((n, LANES)), np.zeros((n, LANES))
     first, second = np.zeros((2, n, LANES)), np.zeros((2, n, LANES))
-    value, seen = np.zeros(LANES), np.zeros(LANES)
+    image, value, seen = np.zeros((n, LANES)), np.zeros(LANES), np.zeros(LANES)
     work, moments = np.zeros((3, LANES)), np.zeros((5, LANES))
     for iteration in range(iterations + 1):
         if toeplitz or loss == 1:
@@ -273,7 +261,7 @@ def _descend_block(
         _loss_and_gradient(loss, k1, k2, r, value, g1, g2, work)
         if normalized:
             _normalize(k1, k2, value, g1, g2, work)
-        _observe(similarity, toeplitz, k1, k2, gram, r, seen, work)
+        _observe(similarity, toeplitz, k1, k2, gram, r, seen, image, work)
         _welford(iteration + 1, value, seen, moments)
         if iteration == 0:
             trace[1] = value
