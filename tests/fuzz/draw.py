@@ -265,7 +265,7 @@ def _unequal_groups(rng: np.random.Generator, setting: Setting) -> Any:
     """Each group, or filter, has a size of its own."""
     kernel = rng.standard_normal(setting.kernel_shape)
     parts = setting.options["groups"]
-    powers = rng.choice([0.0, 0.1, 1.0, 6.0, 12.0]) * rng.random(parts if parts > 1 else len(kernel))
+    powers = rng.choice([0.0, 0.1, 1.0, 6.0, 12.0, 60.0]) * rng.random(parts if parts > 1 else len(kernel))
     return kernel * np.repeat(10.0**-powers, len(kernel) // len(powers)).reshape(-1, *(1,) * (kernel.ndim - 1))
 
 
