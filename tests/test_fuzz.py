@@ -20,6 +20,7 @@ import threadpoolctl
 
 import convla
 from convla.geometry import BOUNDARIES, PADDINGS
+from convla.spectra.krylov import KrylovSpace
 from tests.fuzz import draw, oracles
 from tests.fuzz.__main__ import main
 from tests.fuzz.case import Case, load_checks
@@ -141,6 +142,19 @@ class TestItFindsWhatIsWrong:
         self.wrong(monkeypatch, "largest_singular_value", lambda result: replace(result, right=result.right[..., ::-1]))
         assert any("norm(M v - s u)" in found.message for found in findings("largest"))
 
+    def test_a_vector_that_is_shrunk_otherwise(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def change(result: Any) -> Any:
+            return replace(result, least=None if result.least is None else 1.001 * result.least)
+
+        self.wrong(monkeypatch, "largest_singular_value", change)
+        assert any("the norm of least" in found.message for found in findings("least"))
+
+    @pytest.mark.parametrize("name", ["gram", "coupling"])
+    def test_a_krylov_space_slightly_off(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        right = getattr(KrylovSpace, name).fget
+        monkeypatch.setattr(KrylovSpace, name, property(lambda space: 1.0001 * right(space)))
+        assert findings("krylov", 8)
+
     def test_a_false_rank_deficiency(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.wrong(monkeypatch, "smallest_singular_value", lambda result: replace(result, status="rank deficient"))
         assert any("'rank deficient' is not true" in found.message for found in findings("smallest"))
@@ -154,6 +168,7 @@ class TestItFindsWhatIsWrong:
         [
             ("condition", "condition_number", lambda found: 1.01 * found.value if np.isfinite(found.value) else 1e17),
             ("penalty", "penalty", lambda value: value * 1.0001),
+            ("one_tap", "penalty", lambda value: value * 1.0001),
             ("penalty", "penalty_gradient", lambda gradient: gradient * 1.01),
             ("similarity", "convolutional_similarity", lambda value: value * 1.0001 + 1e-3),
             ("similarity", "convolutional_similarity_gradient", lambda gradient: gradient * 1.01),

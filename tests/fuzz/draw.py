@@ -112,6 +112,14 @@ def any_layer(rng: np.random.Generator, size: str = "any", *, floating: bool = F
     return replace(drawn, library=any_library(rng)) if library and size == "tiny" else drawn
 
 
+def one_tap(rng: np.random.Generator, size: str = "any", **options: Any) -> Layer:
+    """A layer, drawn as by `any_layer`, of one tap in use: a matrix of channels at each position."""
+    while True:
+        layer = any_layer(rng, size, **options)
+        if np.count_nonzero(np.any(layer.kernel != 0, axis=(0, 1))) == 1:
+            return layer
+
+
 def any_library(rng: np.random.Generator) -> str:
     """The name of an array library, NumPy for the most part."""
     for name, share in LIBRARIES.items():
