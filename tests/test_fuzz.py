@@ -37,6 +37,12 @@ def findings(name: str, cases: int = 30, seed: int = 0) -> list[Finding]:
     return [finding for finding in found if finding is not None]
 
 
+def is_found(name: str, message: str, cases: int) -> bool:
+    """Whether one of so many cases fails with this in its message; the first that does ends the search."""
+    found = (run_case(name, seed_of(0, index))[1] for index in range(cases))
+    return any(finding is not None and message in finding.message for finding in found)
+
+
 @pytest.mark.parametrize("name", sorted(load_checks()))
 def test_every_check_runs(name: str) -> None:
     assert [f"{found.name}: {found.message}" for found in findings(name, 6)] == []
@@ -147,13 +153,13 @@ class TestItFindsWhatIsWrong:
             return replace(result, least=None if result.least is None else 1.001 * result.least)
 
         self.wrong(monkeypatch, "largest_singular_value", change)
-        assert any("the norm of least" in found.message for found in findings("least"))
+        assert is_found("least", "the norm of least", 30)
 
     @pytest.mark.parametrize("name", ["gram", "coupling"])
     def test_a_krylov_space_slightly_off(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         right = getattr(KrylovSpace, name).fget
         monkeypatch.setattr(KrylovSpace, name, property(lambda space: 1.0001 * right(space)))
-        assert findings("krylov", 8)
+        assert is_found("krylov", "", 8)
 
     def test_a_false_rank_deficiency(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.wrong(monkeypatch, "smallest_singular_value", lambda result: replace(result, status="rank deficient"))
@@ -180,7 +186,7 @@ class TestItFindsWhatIsWrong:
         self, check: str, name: str, change: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         self.wrong(monkeypatch, name, change)
-        assert findings(check, 40)
+        assert is_found(check, "", 40)
 
     def test_a_descent_that_reports_too_little(self, monkeypatch: pytest.MonkeyPatch) -> None:
         def understate(descent: Any) -> Any:

@@ -324,7 +324,7 @@ def _some_channels(taps: int) -> int:
 @compiled()
 def _some_filters(numbers: int) -> int:
     """Return how many filters of so many numbers share their scratch memory."""
-    return max(1, 4096 // numbers)
+    return max(1, 16384 // numbers)
 
 
 @compiled()

@@ -112,12 +112,15 @@ def any_layer(rng: np.random.Generator, size: str = "any", *, floating: bool = F
     return replace(drawn, library=any_library(rng)) if library and size == "tiny" else drawn
 
 
-def one_tap(rng: np.random.Generator, size: str = "any", **options: Any) -> Layer:
-    """A layer, drawn as by `any_layer`, of one tap in use: a matrix of channels at each position."""
-    while True:
-        layer = any_layer(rng, size, **options)
-        if np.count_nonzero(np.any(layer.kernel != 0, axis=(0, 1))) == 1:
-            return layer
+def any_layer_that(holds: Callable[[Layer], bool]) -> Callable[..., Layer]:
+    """What draws as `any_layer` does until something holds."""
+
+    def drawn(*arguments: Any, **options: Any) -> Layer:
+        while not holds(layer := any_layer(*arguments, **options)):
+            pass
+        return layer
+
+    return drawn
 
 
 def any_library(rng: np.random.Generator) -> str:

@@ -4,8 +4,8 @@ The rules:
 
 - A Krylov space is orthonormal, its images are those of its vectors, and it projects the Gram matrix, to rounding.
 - What it calls known holds but for a small chance: how often it does not is counted.
-- `SingularValues.least` is a unit vector of the smaller side. No vector is shrunk by more than the smallest singular
-  value, and it is shrunk at least as much as the vector of the largest one.
+- `SingularValues.least` is a unit vector of the smaller side: its image is not shorter than the smallest singular
+  value, as that of no unit vector is, and not longer than the largest.
 - Layers of one tap in use are drawn for the checks of singular values and of the penalty.
 """
 
@@ -34,6 +34,7 @@ def shapes_of(layer: Layer) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 @check(weight=1)
 def krylov(case: Case) -> None:
+    case.family = draw.any_layer_that(lambda layer: layer.groups == 1)
     layer = penalties.moderate_layer(case)
     case.add_lines(IMPORTS)
     case.names |= {"Batch": Batch, "KrylovSpace": KrylovSpace, "extended": extended}
@@ -44,19 +45,19 @@ def krylov(case: Case) -> None:
     case.give("start", (start / np.linalg.norm(start)).astype(layer.kernel.dtype))
     space = case.evaluate(f"KrylovSpace(Batch({'op.T' if turned else 'op'}, 1), start)", "space")
 
-    kernel, moduli = layer.kernel.astype(float), oracles.scale(layer)
+    kernel, prepared = layer.kernel.astype(float), oracles.scale(layer)
 
     def images(vectors: Any, *, back: bool = False) -> Any:
         product, side = (oracles.adjoint, 0) if turned != back else (oracles.apply, 1)
         return product(layer, kernel, vectors.reshape(-1, *shapes_of(layer)[side])).reshape(len(vectors), -1)
 
-    norm = float(np.ldexp(moduli.moduli, moduli.exponent))
+    norm = float(np.ldexp(prepared.moduli, prepared.exponent))
     eps = float(np.finfo(layer.kernel.dtype).eps)
     # A few units for each row that another is made orthogonal to, and for each sum that a product is.
     blur = 10 * (math.sqrt(max(sides)) + 20) * eps
 
     end = case.one_of(("largest", "smallest"))
-    truth = np.ldexp(oracles.singular_values(layer).values, moduli.exponent)
+    truth = np.ldexp(oracles.singular_values(layer).values, prepared.exponent)
     ends = float(truth[0]) ** 2, 0.0 if size > len(truth) else float(truth[-1]) ** 2
     bar = 0.0 if end == "smallest" else float(ends[0] * case.one_of((0.0, 0.5, 1.0, 1.5, 4.0)))
     rtol = case.one_of((1e-3, 1e-2))
@@ -115,6 +116,6 @@ def least(case: Case) -> None:
 
 @check(weight=2)
 def one_tap(case: Case) -> None:
-    case.family = draw.one_tap
+    case.family = draw.any_layer_that(lambda layer: np.count_nonzero(np.any(layer.kernel != 0, axis=(0, 1))) == 1)
     checks = (spectra.largest, spectra.smallest, spectra.several, spectra.bounds, spectra.condition, penalties.penalty)
     case.one_of((*checks, penalties.descent))(case)
