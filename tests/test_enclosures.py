@@ -65,6 +65,17 @@ def test_no_drawn_layer_escapes_its_enclosure(seed: int) -> None:
             assert lower - slack <= values[0] <= upper + slack, layer.source
 
 
+@pytest.mark.parametrize("boundary", ["reflect", "symmetric", "replicate"])
+@pytest.mark.parametrize("shape", [(2, 2, 3, 3), (3, 2, 3, 3)])
+def test_an_extended_image_has_a_tight_enclosure_where_the_matrix_is_small(boundary: str, shape: Any) -> None:
+    operator = ConvOperator(np.random.default_rng(0).standard_normal(shape), (13, 12), boundary=boundary)
+    assert min(operator.shape) > 256
+    exact = np.linalg.norm(operator.to_dense(), 2)
+    lower, upper, *_ = singular_value_bounds(operator)
+    assert exact * (1 - 1e-3) <= lower <= exact * (1 + 1e-12)
+    assert exact * (1 - 1e-12) <= upper <= exact * (1 + 1e-3)
+
+
 @pytest.mark.parametrize(("dtype", "far", "near"), [(np.float32, 1e30, 1e-30), (np.float64, 1e200, 1e-200)])
 @pytest.mark.parametrize("method", ["auto", "dense", "symbol"])
 def test_taps_that_never_meet_the_image_do_not_count(dtype: Any, far: float, near: float, method: Any) -> None:
