@@ -30,7 +30,8 @@ from convla.spectra.grids import TorusGrid
 from convla.spectra.scaling import scaled_to_unit
 from convla.spectra.symbol import Symbol, torus_frequencies
 from convla.spectra.torus import embedding_sizes
-from tests.enclosure_campaign import drawn_layer, long_double_norm
+from tests.fuzz.draw import any_layer_that
+from tests.fuzz.oracles import matrix_shape, precise_singular_values
 from tests.spectra_oracles import dense_values, operators, rounding
 
 
@@ -52,15 +53,27 @@ def test_the_enclosure_holds(data: st.DataObject, dtype: Any, method: Any) -> No
 
 @pytest.mark.parametrize("seed", range(6))
 def test_no_drawn_layer_escapes_its_enclosure(seed: int) -> None:
-    """Both methods, both orientations, against long double; a longer run of the same drew 2,500 layers."""
-    rng = np.random.default_rng(seed)
+    """Both methods, both orientations, against long double; ``python -m tests.fuzz --only bounds`` draws more."""
+    rng, drawn = np.random.default_rng(seed), any_layer_that(lambda layer: min(matrix_shape(layer)) <= 24)
     for _ in range(10):
-        operator, kind = drawn_layer(rng, entries=24)
-        exact, error = long_double_norm(operator)
-        for oriented, method in itertools.product((operator, operator.T), ("auto", "symbol")):
+        layer = drawn(rng, "tiny", library=False)
+        values, exponent = precise_singular_values(layer)
+        slack = (max(matrix_shape(layer)) + 8) * np.finfo(np.longdouble).eps * values[0]
+        for oriented, method in itertools.product((layer.operator, layer.operator.T), ("auto", "symbol")):
             bounds = singular_value_bounds(oriented, method=method)
-            lower, upper = np.longdouble(bounds.lower), np.longdouble(bounds.upper)
-            assert lower - error <= exact <= upper + error, (kind, operator, operator.kernel)
+            lower, upper = (np.ldexp(np.longdouble(end), -exponent) for end in (bounds.lower, bounds.upper))
+            assert lower - slack <= values[0] <= upper + slack, layer.source
+
+
+@pytest.mark.parametrize("boundary", ["reflect", "symmetric", "replicate"])
+@pytest.mark.parametrize("shape", [(2, 2, 3, 3), (3, 2, 3, 3)])
+def test_an_extended_image_has_a_tight_enclosure_where_the_matrix_is_small(boundary: str, shape: Any) -> None:
+    operator = ConvOperator(np.random.default_rng(0).standard_normal(shape), (13, 12), boundary=boundary)
+    assert min(operator.shape) > 256
+    exact = np.linalg.norm(operator.to_dense(), 2)
+    lower, upper, *_ = singular_value_bounds(operator)
+    assert exact * (1 - 1e-3) <= lower <= exact * (1 + 1e-12)
+    assert exact * (1 - 1e-12) <= upper <= exact * (1 + 1e-3)
 
 
 @pytest.mark.parametrize(("dtype", "far", "near"), [(np.float32, 1e30, 1e-30), (np.float64, 1e200, 1e-200)])
@@ -127,7 +140,9 @@ def test_values_on_grids_are_those_of_the_definition() -> None:
             found = found.reshape(expected.shape)
             # The oracle's angles are rounded: by units of the largest one for each tap.
             oracle = 1e-15 * float(np.abs(symbol.lags).max()) * 2 * math.pi * symbol.largest_frobenius() ** 2
-            assert np.linalg.norm(hermitian(found) - expected, axis=(-2, -1)).max() <= grams.error + oracle
+            off = hermitian(found) - expected
+            assert np.linalg.norm(off, axis=(-2, -1)).max() <= grams.error + oracle
+            assert np.abs(np.trace(off, axis1=-2, axis2=-1)).max() <= grams.error + oracle * math.sqrt(off.shape[-1])
             seen |= set(map(tuple, q.tolist()))
         assert seen >= set(np.ndindex(*TorusGrid(sizes, twist, half).counts))
 

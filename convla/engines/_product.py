@@ -20,10 +20,10 @@ __all__ = ["LANES", "MOST_ROWS", "MOST_VECTORS", "product"]
 LANES = VECTOR_BYTES // 8
 """How many numbers a register holds."""
 
-MOST_ROWS, MOST_VECTORS = 5, 3
-"""Of a block: 4 rows of 3 registers, or 5 rows of 2, are the most sums that 16 registers hold beside their factors."""
+MOST_ROWS, MOST_VECTORS = 4, 3
+"""Of a block: the most sums that 16 registers hold beside their factors."""
 
-_SHAPES = [(rows, vectors) for rows in range(1, 5) for vectors in (1, 2, 3)] + [(5, 1), (5, 2)]
+_SHAPES = [(rows, vectors) for rows in range(1, MOST_ROWS + 1) for vectors in range(1, MOST_VECTORS + 1)]
 _INDEX = ir.IntType(64)
 _VECTOR = ir.VectorType(ir.DoubleType(), LANES)
 
@@ -48,8 +48,8 @@ def product(
     """Set ``target[target_start + r * target_stride + x]`` for each row r, x over `vectors` registers.
 
     They become ``sum_j left[left_start + j * left_step + r * left_stride] * right[right_start + j * right_step + x]``,
-    j over `count`. The arrays are contiguous, one-dimensional, of float64. There are 1 to 4 rows of 1 to 3 registers,
-    or 5 of 1 or 2. Rows are stored in ascending order; nothing is checked.
+    j over `count`. The arrays are contiguous, one-dimensional, of float64. There are 1 to 4 rows of 1 to 3 registers.
+    Rows are stored in ascending order; nothing is checked.
     """
     number = types.int64
     signature = types.void(

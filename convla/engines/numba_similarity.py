@@ -2,8 +2,9 @@
 
 Each filter is copied, as it lies in memory, into a float64 matrix X of channels times taps, which fits the cache. The
 first map sums the upper half of X^T X along its lags, the second is the product of X and a Toeplitz matrix of the lags.
-A filter's sums are taken in one order by one thread, so the bits do not depend on the number of threads. One filter and
-its result are all the memory taken besides the result; of whole networks, the lags of all filters twice.
+Filters of 3x3 taps are not copied: `convla.engines._patches` reads them where they lie. A filter's sums are taken in
+one order by one thread, so the bits do not depend on the number of threads. One filter and its result are all the
+memory taken besides the result; of whole networks, the lags of all filters twice.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from numba.extending import intrinsic
 from convla.autocorrelation import lag_offsets
 from convla.compiling import compiled
 from convla.engines._parallel import run_jobs, take_job
+from convla.engines._patches import LAGS, TAPS, add_lags, correlate_patches
 from convla.engines._product import LANES, MOST_ROWS, MOST_VECTORS, product
 from convla.typing import Array
 
@@ -61,44 +63,69 @@ def layer_similarities(*layers: Array, pairs: str, normalized: bool, safe: tuple
     places = np.array([_ends(shapes[:, 2]), _ends(shapes[:, 0] * lags)])
     offsets = np.concatenate([offset for _, offset in prepared])
     signatures, values = np.empty(places[1, -1]), np.empty(len(layers))
-    jobs = np.concatenate(
-        [
-            np.stack([np.full(len(firsts), number), firsts], axis=1)
-            for number, row in enumerate(rows)
-            for firsts in [np.arange(0, len(row), _some_filters(row))]
-        ]
-    )
+    jobs = _jobs(rows)
     shared = len(jobs) > 1 and sum(map(_products, rows)) >= _PARALLEL_PRODUCTS
     tables = (rows[0][:0], shapes, places, offsets)
     run_jobs(_autocorrelate_layers, jobs, _addresses(rows), *tables, signatures, shared=shared)
-    weights = np.empty_like(signatures)
+    weights = np.zeros_like(signatures)
     for number, (start, end) in enumerate(itertools.pairwise(places[1])):
-        shape = (shapes[number, 0], lags[number])
-        values[number], others = _paired(signatures[start:end].reshape(shape), normalized, safe)
-        weights[start:end] = (2 * others).reshape(-1)
+        both = (array[start:end].reshape(shapes[number, 0], lags[number]) for array in (signatures, weights))
+        values[number] = _paired(*both, normalized, safe)
     factor = 2 if pairs == "ordered" else 1
-    values, weights = factor * values, factor * weights
+    values *= factor
+    weights *= 2 * factor
     run_jobs(_correlate_layers, jobs, _addresses(rows), *tables, weights, _addresses(out), shared=shared)
     return values, *(found.reshape(layer.shape) for found, layer in zip(out, layers, strict=True))
 
 
-def _paired(lags: Array, normalized: bool, safe: tuple[float, float]) -> tuple[float, Array]:
-    """Return a layer's value and the weights of its gradient, in the reference's order of sums; NaN if not safe."""
-    energies = lags[:, lags.shape[1] // 2, None].copy()
-    if not ((energies >= safe[0]) & (energies <= safe[1])).all():
-        return math.nan, lags
+def _paired(lags: Array, others: Array, normalized: bool, safe: tuple[float, float]) -> float:
+    """Return a layer's value, NaN if not safe, and write the W of `convla.similarity.signatures` into `others`."""
+    middle = lags.shape[1] // 2
+    if not _are_within(lags[:, middle], *safe):
+        return math.nan
     if normalized:
+        energies = lags[:, middle, None].copy()
         lags = lags / energies
-    before, after = np.zeros_like(lags), np.zeros_like(lags)
-    np.cumsum(lags[:-1], axis=0, out=before[1:])
-    np.cumsum(lags[:0:-1], axis=0, out=after[-2::-1])
-    others = before + after
-    value = float(np.sum(lags * before))
+    products = np.empty_like(lags)
+    _sum_others(lags, products, others)
     if normalized:
         # The derivative of 1 / energy takes off the component along the filter itself.
-        others[:, lags.shape[1] // 2] -= np.sum(others * lags, axis=-1)
+        others[:, middle] -= np.sum(others * lags, axis=-1)
         others /= energies
-    return value, others
+    return float(np.sum(products))
+
+
+@compiled()
+def _are_within(numbers: Array, low: float, high: float) -> bool:
+    within = True
+    for i in range(numbers.size):
+        within = within and low <= numbers[i] <= high  # NaN is not
+    return within
+
+
+@compiled()
+def _sum_others(lags: Array, products: Array, others: Array) -> None:
+    """Do what `convla.similarity.signatures.sums_of_others` does, in its order of sums, and multiply those before."""
+    filters, count = lags.shape
+    sums = np.zeros(count)
+    for i in range(filters):
+        for t in range(count):
+            others[i, t] = sums[t]
+            products[i, t] = lags[i, t] * sums[t]
+            sums[t] += lags[i, t]
+    sums[:] = 0.0
+    for i in range(filters - 1, -1, -1):
+        for t in range(count):
+            others[i, t] += sums[t]
+            sums[t] += lags[i, t]
+
+
+def _jobs(rows: Sequence[Array]) -> Array:
+    """Return the jobs of some layers: a layer's number, and the first of the filters that are taken together."""
+    steps = np.array([_some_filters(row.shape[1] * row.shape[2]) for row in rows])
+    counts = -(-np.array([len(row) for row in rows]) // steps)
+    layers = np.repeat(np.arange(len(rows)), counts)
+    return np.stack([layers, steps[layers] * (np.arange(len(layers)) - _ends(counts)[layers])], axis=1)
 
 
 def _ends(sizes: Array) -> Array:
@@ -150,9 +177,47 @@ def _autocorrelate_filter(kernel: Array, offsets: Array, wide: Array, block: Arr
         _add_products(wide, offsets, lags)
     else:
         _add_gram(channels, wide, offsets, block, lags)
-    # A later tap of row-major order is at a lag in the second half, the middle one included: mirror them.
+    _mirror(lags)
+
+
+@compiled()
+def _mirror(lags: Array) -> None:
+    """Fill the first half: a later tap of row-major order is at a lag in the second, the middle one included."""
     for t in range(lags.size // 2):
         lags[t] = lags[lags.size - 1 - t]
+
+
+@compiled()
+def _autocorrelate_patches(kernels: Array, lags: Array) -> None:
+    """Do what `_autocorrelate_filter` does, of some 3x3 filters; their last channels fill a block up with zeros."""
+    numbers, sums = kernels.reshape(-1), lags.reshape(-1)
+    size, edge = kernels.shape[1] * TAPS, np.zeros(LANES * TAPS, kernels.dtype)
+    whole, rest = divmod(size, edge.size)
+    sums[:] = 0.0
+    for i in range(kernels.shape[0]):
+        add_lags(numbers, i * size, whole, sums, i * LAGS)
+        if rest:
+            for j in range(rest):
+                edge[j] = numbers[(i + 1) * size - rest + j]
+            add_lags(edge, 0, 1, sums, i * LAGS)
+        _mirror(lags[i])
+
+
+@compiled()
+def _correlate_patches(kernels: Array, lags: Array, out: Array) -> None:
+    """Do what `_correlate_filter` does, of some 3x3 filters."""
+    numbers, weights, target = kernels.reshape(-1), lags.reshape(-1), out.reshape(-1)
+    size, edge = kernels.shape[1] * TAPS, np.zeros(LANES * TAPS, kernels.dtype)
+    whole, rest = divmod(size, edge.size)
+    for i in range(kernels.shape[0]):
+        correlate_patches(numbers, i * size, whole, weights, i * LAGS, target, i * size)
+        if rest:
+            last = (i + 1) * size - rest
+            for j in range(rest):
+                edge[j] = numbers[last + j]
+            correlate_patches(edge, 0, 1, weights, i * LAGS, edge, 0)
+            for j in range(rest):
+                target[last + j] = edge[j]
 
 
 @compiled()
@@ -168,8 +233,7 @@ def _add_gram(channels: int, wide: Array, offsets: Array, block: Array, lags: Ar
     taps = offsets.size
     p = 0
     while p < taps:
-        # Five rows at the end of a 3x3 kernel take the registers that four and one would leave idle.
-        rows = 5 if taps - p == 5 else min(4, taps - p)
+        rows = min(MOST_ROWS, taps - p)
         for q in range(p, taps, _WIDTH):
             columns = min(_WIDTH, taps - q)
             product(rows, -(-columns // LANES), block, 0, _WIDTH, wide, p, taps, 1, wide, q, taps, channels)
@@ -195,11 +259,11 @@ def _correlate_filter(
             q = max(0, min(start, taps - columns))
             if first == 0 or taps > columns:
                 _fill_toeplitz(lags, offsets, q, columns, toeplitz)
-            for c in range(0, count, 4):
+            for c in range(0, count, MOST_ROWS):
                 # Where the taps are fewer than the columns, the next row overwrites what is beyond the end of a row.
                 place = c * taps
                 product(
-                    min(4, count - c),
+                    min(MOST_ROWS, count - c),
                     columns // LANES,
                     result,
                     place + q,
@@ -258,9 +322,9 @@ def _some_channels(taps: int) -> int:
 
 
 @compiled()
-def _some_filters(kernels: Array) -> int:
-    """Return how many filters share their scratch memory."""
-    return max(1, 4096 // int(kernels.shape[1] * kernels.shape[2]))
+def _some_filters(numbers: int) -> int:
+    """Return how many filters of so many numbers share their scratch memory."""
+    return max(1, 16384 // numbers)
 
 
 @compiled()
@@ -269,6 +333,9 @@ def _autocorrelate_some(kernels: Array, offsets: Array, lags: Array) -> None:
     if taps == 1:
         for i in range(filters):
             lags[i, 0] = _energy(kernels[i].reshape(-1))
+        return
+    if taps == TAPS and lags.shape[1] == LAGS:
+        _autocorrelate_patches(kernels, lags)
         return
     wide = np.zeros(channels * taps + _WIDTH)
     block = np.empty(MOST_ROWS * _WIDTH)
@@ -284,6 +351,9 @@ def _correlate_some(kernels: Array, offsets: Array, lags: Array, out: Array) -> 
             for channel in range(channels):
                 out[i, channel, 0] = lags[i, 0] * kernels[i, channel, 0]
         return
+    if taps == TAPS and lags.shape[1] == LAGS:
+        _correlate_patches(kernels, lags, out)
+        return
     if channels < taps:
         numbers, weights = np.empty(channels * taps), np.empty(taps)
         for i in range(filters):
@@ -298,7 +368,7 @@ def _correlate_some(kernels: Array, offsets: Array, lags: Array, out: Array) -> 
 
 @compiled(nogil=True)
 def _autocorrelate_filters(counter: Array, kernels: Array, offsets: Array, lags: Array) -> None:
-    step = _some_filters(kernels)
+    step = _some_filters(kernels.shape[1] * kernels.shape[2])
     first = step * take_job(counter)
     while first < kernels.shape[0]:
         some = slice(first, first + step)
@@ -308,7 +378,7 @@ def _autocorrelate_filters(counter: Array, kernels: Array, offsets: Array, lags:
 
 @compiled(nogil=True)
 def _correlate_filters(counter: Array, kernels: Array, offsets: Array, lags: Array, out: Array) -> None:
-    step = _some_filters(kernels)
+    step = _some_filters(kernels.shape[1] * kernels.shape[2])
     first = step * take_job(counter)
     while first < kernels.shape[0]:
         some = slice(first, first + step)
@@ -349,7 +419,7 @@ def _autocorrelate_layers(
         layer, first = jobs[job]
         kernels = _layer(addresses, layer, like, shapes)
         lags = signatures[places[1, layer] : places[1, layer + 1]].reshape(kernels.shape[0], -1)
-        some = slice(first, first + _some_filters(kernels))
+        some = slice(first, first + _some_filters(kernels.shape[1] * kernels.shape[2]))
         _autocorrelate_some(kernels[some], offsets[places[0, layer] : places[0, layer + 1]], lags[some])
         job = take_job(counter)
 
@@ -372,6 +442,6 @@ def _correlate_layers(
         kernels = _layer(addresses, layer, like, shapes)
         out = _layer(targets, layer, like, shapes)
         lags = weights[places[1, layer] : places[1, layer + 1]].reshape(kernels.shape[0], -1)
-        some = slice(first, first + _some_filters(kernels))
+        some = slice(first, first + _some_filters(kernels.shape[1] * kernels.shape[2]))
         _correlate_some(kernels[some], offsets[places[0, layer] : places[0, layer + 1]], lags[some], out[some])
         job = take_job(counter)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
 from convla.spectra.certificate import U64, Combinations, certified_norm_bound, gamma, provable
+from convla.spectra.scaling import rounded_up
 
 __all__ = [
     "ACTIVATIONS",
@@ -202,7 +204,8 @@ def matrix_gain(matrix: np.ndarray[Any, Any]) -> float:
 
     Notes
     -----
-    ``b^2 I - M^T M`` is factorised by Cholesky: see `convla.spectra.certificate`.
+    ``b^2 I - M^T M`` is factorised by Cholesky: see `convla.spectra.certificate`. A power of two is split off first, so
+    that no square leaves the range of float64. A matrix with infinities or NaN has the bound infinity.
 
     Examples
     --------
@@ -212,12 +215,21 @@ def matrix_gain(matrix: np.ndarray[Any, Any]) -> float:
     True
     """
     matrix = np.asarray(matrix, dtype=np.float64)
+    largest = float(np.max(np.abs(matrix), initial=0.0))
+    if largest == 0.0:
+        return 0.0
+    if not math.isfinite(largest):
+        return math.inf
+    exponent = math.frexp(largest)[1]
+    # What becomes subnormal loses less than the spare terms of the error below allow for.
+    matrix = np.ldexp(matrix, -exponent)
     gram = matrix.T @ matrix if matrix.shape[0] >= matrix.shape[1] else matrix @ matrix.T
     gram = (gram + gram.T) / 2  # exactly symmetric, whatever the library's product is
     terms = max(matrix.shape) + 4
     error = gamma(terms, U64) * float((matrix * matrix).sum()) * (1.0 + gamma(matrix.size, U64))
     guess = math.sqrt(max(float(np.linalg.eigvalsh(gram)[-1]), 0.0)) * (1.0 + 4 * terms * U64)
-    return certified_norm_bound(Combinations.of(gram[None, ...]), error, provable(guess, error, len(gram)))
+    bound = certified_norm_bound(Combinations.of(gram[None, ...]), error, provable(guess, error, len(gram)))
+    return rounded_up(Fraction(bound) * Fraction(2) ** exponent)
 
 
 def average_gain(matrices: Sequence[np.ndarray[Any, Any]]) -> float:
@@ -258,4 +270,5 @@ def normalization_gain(scale: Any, epsilon: float) -> float:
     if epsilon <= 0.0:
         return math.inf
     largest = 1.0 if scale is None else float(np.max(np.abs(np.asarray(scale, dtype=np.float64))))
-    return outward(largest / math.sqrt(epsilon), 3)
+    gain = largest / math.sqrt(epsilon)
+    return outward(gain, 3) if gain or not largest else math.ulp(0.0)

@@ -35,6 +35,7 @@ from convla.typing import Array, ArrayLike, Seed
 __all__ = ["SingularValueBounds", "singular_value_bounds"]
 
 _DENSE_SIDE = 256
+_WRITTEN_PRODUCTS = 2**27  # of a Gram matrix that is formed where the symbol alone bounds loosely: 512 rows
 _MATVECS_FROM_WAVES, _MATVECS, _CHEAP_MATVECS = 8, 24, 40
 _CHEAP = 10**7  # products in an application
 _NOISE = 0.05  # of the start, for the parts of the operator that the wave does not reach
@@ -111,7 +112,7 @@ def singular_value_bounds(
     - other boundaries: M = T E with T the zero-padded ("valid") convolution of the extended image and E the extension,
       whose norm is the square root of the most positions that read one entry. The bound exceeds the
       symbol's by up to that factor, which a shift under "replicate" attains. ``norm(M)^2 <= norm(M)_1 norm(M)_inf`` is
-      taken where it is smaller.
+      taken where it is smaller, and by "auto" the matrix itself if one of its sides is at most some 500.
     - along an axis longer than 32 times the degree m of ``f* f`` the supremum over all frequencies is bounded instead,
       from N frequencies: it is at most ``cos(pi m / N)^(-1/2)`` times their maximum.
 
@@ -203,11 +204,17 @@ def _of_convolution(
         lower = _ritz_lower(scaled, peaks, max_matvecs, rng)
     if method == "entries":
         upper, above = schur_bound(scaled), _MODULI
-    elif dense:
+    elif dense or (method == "auto" and _is_written_out(scaled)):
         upper, above = dense_upper_bound(scaled, guess=lower)
     else:
         upper, above = symbol_upper_bound(scaled, guess=lower, rng=rng, peaks=peaks)
     return SingularValueBounds(lower, upper, _BELOW, above)
+
+
+def _is_written_out(operator: ConvOperator) -> bool:
+    """Tell whether the symbol's bound is up to the extension's norm too large, and the matrix is small."""
+    extended = operator.geometry.boundary not in ("zero", "circular")
+    return extended and min(operator.shape) * math.prod(operator.shape) <= _WRITTEN_PRODUCTS
 
 
 def _of_map(

@@ -95,7 +95,7 @@ def certified_norm_bound(grams: Combinations, error: float, guess: float, *, num
     grams : Combinations
         Approximations of ``A* A = S + i A``, S symmetric and A not, each as ``S + A``. One that is symmetric is real.
     error : float
-        A bound of their errors in the spectral norm.
+        A bound of the spectral norm of each error, and of the modulus of its trace.
     guess : float
         Not negative. Where it is a bound, it is returned, and nothing is decomposed.
     numbers : numpy.ndarray of int, optional
@@ -200,7 +200,7 @@ def shown_below(
     coefficients, weights : array
         Of `Combinations` S + A, which stand for ``H = S + i A``, positive semidefinite but for its error.
     square, error : float
-        It is shown by a trace or a Frobenius norm that is at most `square`, `error` and rounding included,
+        It is shown by a trace or a Frobenius norm that is at most `square`, `error` and rounding included: see Notes,
     shift : float
         or by a Cholesky factorisation of ``shift I - H``, where this is positive, that completes.
     rounding : float
@@ -211,6 +211,14 @@ def shown_below(
     Returns
     -------
     numpy.ndarray of bool
+
+    Notes
+    -----
+    What is wanted is a bound of the largest eigenvalue of ``H - E``, positive semidefinite, where `error` bounds both
+    the spectral norm of E and the modulus of its trace. That eigenvalue is at most ``trace(H - E)``, so at most
+    ``trace(H) + abs(trace(E))``: here the norm of E would not do, as the trace of E can be the order times as large. It
+    is also at most ``norm(H) + norm(E)``, and ``norm(H)`` is at most H's Frobenius norm, or `shift` where the
+    factorisation completes, but for its rounding: there the norm of E is enough.
     """
     grams = Combinations(coefficients, weights)
     shown = [_shown_of_stack(grams.at(some), square, error, shift, rounding) for some in _pieces(numbers, grams.order)]

@@ -37,10 +37,15 @@ class GramMatrices:
     Attributes
     ----------
     error : float
-        A bound of the error of each matrix in the Frobenius norm.
+        A bound of the Frobenius norm of each matrix's error, and of the modulus of the error's trace.
 
     Notes
     -----
+    One number bounds both. An error of f enters as ``dZ* Z + Z* dZ``, whose trace is at most twice the product of the
+    Frobenius norms, as its own norm is. Rounding in a product is bounded entry by entry by a multiple of ``B^T B``, B
+    being the moduli of Z, and the trace of that is the square of B's Frobenius norm, which bounds the Frobenius norm of
+    ``B^T B`` too. Interpolation is linear, and what it rounds is bounded by the matrices' moduli, entry by entry.
+
     Held in memory are a block of frequencies and, where it interpolates, the matrices at the nodes: no more than
     ``2^(d+1)`` times the entries of the kernel for kernels of d axes without strides.
     """

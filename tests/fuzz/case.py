@@ -29,18 +29,21 @@ class Case:
     rng : numpy.random.Generator
     counts : collections.Counter
         What was seen: statuses, and how many of a kind were beyond a bound that is no promise.
+    family : callable
+        Draws the layers: `any_layer`, or one that takes the same arguments.
     """
 
     def __init__(self, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
         self.counts: Counter[str] = Counter()
+        self.family: Callable[..., Layer] = any_layer
         public = (penalties, convla)
         self.names: dict[str, Any] = {name: getattr(m, name) for m in public for name in m.__all__}
         self._lines: list[Callable[[], str]] = []
 
     def layer(self, size: str = "any", **options: Any) -> Layer:
         """Draw a layer; `op` names its operator in what is evaluated."""
-        return self.use(any_layer(self.rng, size, **options))
+        return self.use(self.family(self.rng, size, **options))
 
     def use(self, layer: Layer) -> Layer:
         self._lines.append(lambda: layer.source)
@@ -119,6 +122,6 @@ def check(weight: float) -> Callable[[Callable[[Case], None]], Callable[[Case], 
 
 def load_checks() -> dict[str, Check]:
     """Return all checks by name."""
-    for module in ("spectra", "algebra", "projections", "penalties", "maps", "interrupts", "files"):
+    for module in ("spectra", "iterations", "algebra", "projections", "penalties", "maps", "interrupts", "files"):
         importlib.import_module(f"tests.fuzz.checks.{module}")
     return CHECKS

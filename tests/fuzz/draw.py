@@ -112,6 +112,17 @@ def any_layer(rng: np.random.Generator, size: str = "any", *, floating: bool = F
     return replace(drawn, library=any_library(rng)) if library and size == "tiny" else drawn
 
 
+def any_layer_that(holds: Callable[[Layer], bool]) -> Callable[..., Layer]:
+    """What draws as `any_layer` does until something holds."""
+
+    def drawn(*arguments: Any, **options: Any) -> Layer:
+        while not holds(layer := any_layer(*arguments, **options)):
+            pass
+        return layer
+
+    return drawn
+
+
 def any_library(rng: np.random.Generator) -> str:
     """The name of an array library, NumPy for the most part."""
     for name, share in LIBRARIES.items():
@@ -265,7 +276,7 @@ def _unequal_groups(rng: np.random.Generator, setting: Setting) -> Any:
     """Each group, or filter, has a size of its own."""
     kernel = rng.standard_normal(setting.kernel_shape)
     parts = setting.options["groups"]
-    powers = rng.choice([0.0, 0.1, 1.0, 6.0, 12.0]) * rng.random(parts if parts > 1 else len(kernel))
+    powers = rng.choice([0.0, 0.1, 1.0, 6.0, 12.0, 60.0]) * rng.random(parts if parts > 1 else len(kernel))
     return kernel * np.repeat(10.0**-powers, len(kernel) // len(powers)).reshape(-1, *(1,) * (kernel.ndim - 1))
 
 

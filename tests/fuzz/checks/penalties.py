@@ -9,7 +9,7 @@ import numpy as np
 
 from tests.fuzz import oracles
 from tests.fuzz.case import Case, check
-from tests.fuzz.draw import Layer, any_layer
+from tests.fuzz.draw import Layer
 
 TRACKED = 2e-3
 """Of sigma_max^2: what the block tracker's residuals, a thousandth of it, leave open, with its rounding."""
@@ -17,7 +17,7 @@ TRACKED = 2e-3
 
 def moderate_layer(case: Case) -> Layer:
     """A tiny layer whose squares are in range, in float64 or float32."""
-    layer = replace(any_layer(case.rng, "tiny", floating=True, library=False), transposed=False)
+    layer = replace(case.family(case.rng, "tiny", floating=True, library=False), transposed=False)
     largest = float(np.abs(layer.kernel).max())
     if not 1e-6 < largest < 1e6:
         kernel = np.where(np.isfinite(layer.kernel / (largest or 1.0)), layer.kernel / (largest or 1.0), 1.0)
