@@ -1,7 +1,8 @@
 """Trainings on the digits that statements rest on: too long for every check, so recorded, and partly run again each time.
 
 ``python -m proofs_checks.training RESULTS`` writes the record anew, RESULTS being the folder that ``convla train ogn-figure8
-cdg-figure11 --output RESULTS`` leaves; what is not in that folder it runs itself, in a minute or two.
+cdg-figure11 --weights --output RESULTS`` leaves; what is not in that folder it runs itself, in some ten
+minutes.
 """
 
 from __future__ import annotations
@@ -24,10 +25,14 @@ from convla.experiments.training.settings import Run, Training
 from convla.typing import Array
 from proofs_checks.statement import UnavailableError
 
-__all__ = ["AVERAGED", "SEEDS", "averaging_gains", "digits_training", "main", "recorded", "run"]
+__all__ = ["AVERAGED", "MANY", "SEEDS", "averaging_gains", "digits_training", "main", "recorded", "run"]
 
 RECORD = Path(__file__).parent / "training.json"
 SEEDS = 16
+MANY = 32
+"""Seeds of the runs whose accuracies are compared in their spread."""
+MEASURED = {"cdg-figure11": MANY}
+"""The experiments of which all measures are recorded, and the number of seeds where it is not the experiment's own."""
 AVERAGED = 3.0
 """Lambda of CDG Eq. (8) in its experiments; that of its code is 2."""
 BATCH = 16
@@ -36,7 +41,10 @@ BATCH = 16
 
 @functools.cache
 def recorded() -> dict[str, Any]:
-    """Return the record: by experiment and arm a list over the seeds, and "gains", a list over the seeds."""
+    """Return the record.
+
+    By experiment and arm a list over the seeds, and "gains", likewise; "measured", by experiment, measure and arm.
+    """
     return dict(json.loads(RECORD.read_text(encoding="utf-8")))
 
 
@@ -122,6 +130,20 @@ def _gain(batches: Array) -> float:
     return ratios[1] / ratios[0]
 
 
+def _measured(folder: Path) -> dict[str, Any]:
+    """Return all measures of experiments, run in a results folder as far as they are not there."""
+    measured: dict[str, Any] = {}
+    for name, seeds in MEASURED.items():
+        experiment = read_experiment(name)
+        request = Request((experiment,), seeds=seeds, output=folder, resume=True, weights=True)
+        results = train_experiments(request).report.results
+        measured[name] = {
+            measure: {result.cell.arm.name: result.values(measure) for result in results}
+            for measure in experiment.measures
+        }
+    return measured
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Write the record."""
     parser = argparse.ArgumentParser(prog="python -m proofs_checks.training", description=__doc__)
@@ -130,7 +152,8 @@ def main(arguments: list[str] | None = None) -> int:
     record: dict[str, Any] = {}
     experiments = tuple(read_experiment(name) for name in ("ogn-figure8", "cdg-figure11"))
     for experiment, result in itertools.product(
-        experiments, train_experiments(Request(experiments, output=options.results, resume=True)).report.results
+        experiments,
+        train_experiments(Request(experiments, output=options.results, resume=True, weights=True)).report.results,
     ):
         if result.cell.experiment.name == experiment.name:
             record.setdefault(experiment.name, {})[result.cell.arm.name] = [
@@ -145,6 +168,7 @@ def main(arguments: list[str] | None = None) -> int:
                 }
                 for _, curves in result.runs
             ]
+    record["measured"] = _measured(options.results)
     record["gains"] = [averaging_gains(seed, 3) for seed in range(SEEDS)]
     rounded = json.loads(json.dumps(record), parse_float=lambda text: float(f"{float(text):.6g}"))
     RECORD.write_text(
