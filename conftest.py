@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from importlib.util import find_spec
 from typing import Any
@@ -11,6 +12,9 @@ import pytest
 
 # NumPy starts the threads of its BLAS when it is imported, so this comes first. Tests of threads ask for more.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# The many processes that the tests start read what the first has compiled, whatever their surroundings prefer.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 collect_ignore_glob = (
     []
