@@ -12,6 +12,8 @@ import pytest
 
 # NumPy starts the threads of its BLAS when it is imported, so this comes first. Tests of threads ask for more.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# JAX compiles each function for each shape and dtype, which takes a third of the time if LLVM does not optimise.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 # The many processes that the tests start read what the first has compiled, whatever their surroundings prefer.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False

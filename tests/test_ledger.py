@@ -7,7 +7,6 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -54,13 +53,13 @@ def examples() -> int:
     return max(5, hypothesis.settings().max_examples // 5)
 
 
-def pieces() -> Iterator[object]:
-    for statement, piece in PIECES.values():
-        marks = [pytest.mark.slow] if piece.name in LONG else []
-        yield pytest.param(statement, piece, id=f"{statement.id}-{piece.name}", marks=marks)
-
-
-@pytest.mark.parametrize(("statement", "piece"), pieces())
+@pytest.mark.parametrize(
+    ("statement", "piece"),
+    [
+        pytest.param(s, piece, id=f"{s.id}-{piece.name}", marks=[pytest.mark.slow] if piece.name in LONG else [])
+        for s, piece in PIECES.values()
+    ],
+)
 def test_evidence_confirms_the_verdict(statement: Statement, piece: Evidence) -> None:
     outcome = run_evidence(statement, piece, examples())
     if outcome.status == "skipped":

@@ -81,6 +81,8 @@ class Tables(Source[Setting, Outcome, Summary]):
 
     def further(self, found: Mapping[Setting, Summary]) -> tuple[Self, list[Setting]] | None:
         """Return the source with runs of the published size of settings that have undecided cells."""
+        if not self.rounds:
+            return None
         more = {
             setting: count
             for setting, summary in found.items()
