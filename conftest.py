@@ -35,6 +35,22 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
         config.option.dist = "worksteal"
 
 
+@pytest.hookimpl(trylast=True)  # of what is left
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Put JAX's tests and whole commands in the middle, where the second of two processes begins.
+
+    It takes a minute or two of them, and by then the first has compiled by numba most of what both need.
+    """
+    if hasattr(config, "workerinput"):
+        others = [item for item in items if not _is_apart(item)]
+        first = others[: len(items) // 2]
+        items[:] = [*first, *filter(_is_apart, items), *others[len(first) :]]
+
+
+def _is_apart(item: pytest.Item) -> bool:
+    return any(map(item.get_closest_marker, ("jax", "command"))) or "jax" in item.path.parts
+
+
 @pytest.fixture(scope="session", autouse=True)
 def one_thread(request: pytest.FixtureRequest) -> Iterator[None]:
     """Give numba, and PyTorch where a test needs it, one thread: on a busy machine two wait for each other."""

@@ -48,6 +48,7 @@ def optimized() -> Iterator[None]:
     jax.config.update("jax_disable_most_optimizations", before)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     "function",
     [adapter.kernel_orthogonality_loss, adapter.orthonormalize, lambda kernel: adapter.penalty(kernel, (6,), 1.0)],
@@ -273,6 +274,7 @@ def test_initialisers_make_isometries(shape: tuple[int, ...], dtype: str) -> Non
     assert np.array_equal(np.moveaxis(last, (-1, -2), (0, 1)), delta)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [

@@ -187,6 +187,7 @@ def test_mutants_are_everywhere_and_are_put_back() -> None:
     assert [holder(3.0, 1.0) for holder in holders] == [0.8, 0.8]
 
 
+@pytest.mark.command
 def test_mutants_of_compiled_kernels_are_compiled_and_put_back() -> None:
     gradient = np.array([[1.0], [3.0], [8.0]])
     (mutant,) = (
@@ -215,6 +216,7 @@ def test_mutants_reach_private_functions_and_methods() -> None:
     assert {m.name for m in mutants("convla.ConvOperator.to_dense")} == {"ConvOperator.to_dense"}
 
 
+@pytest.mark.command
 def test_a_mutant_that_nothing_notices_has_survived() -> None:
     mutant = mutants("convla.identities.scaled_penalty_minimum")[0]
     statement = next(s for s in ledger() if s.id == "CSM-13")

@@ -311,6 +311,7 @@ class TestReport:
         report = json.loads(path.read_text())
         assert (len(report["layers"]), report["complete"]) == (1, False)
 
+    @pytest.mark.command
     @pytest.mark.parametrize(
         "width", [20, 80, 400, *(pytest.param(width, marks=pytest.mark.slow) for width in (60, 200))]
     )

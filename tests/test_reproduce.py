@@ -48,6 +48,7 @@ def _same(a: Outcome, b: Outcome) -> bool:
     return all(np.array_equal(u, v, equal_nan=True) for u, v in zip(vars(a).values(), vars(b).values(), strict=True))
 
 
+@pytest.mark.command
 def test_everything_that_the_command_promises(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output, report = tmp_path / "out", tmp_path / "report.json"
     assert run(["reproduce", *SMALL, "--seed", "3", "--output", str(output), "--json", str(report)]) == 0
@@ -71,6 +72,7 @@ def test_everything_that_the_command_promises(tmp_path: Path, capsys: pytest.Cap
     assert len(data["controls"]) == 42
 
 
+@pytest.mark.command
 @pytest.mark.usefixtures("no_pictures")
 def test_a_single_table_needs_its_six_settings_only(tmp_path: Path) -> None:
     assert run(["reproduce", "table3", *SMALL, "--output", str(tmp_path)]) == 0
@@ -78,6 +80,7 @@ def test_a_single_table_needs_its_six_settings_only(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.glob("table*.csv")] == ["table3.csv"]
 
 
+@pytest.mark.command
 @pytest.mark.usefixtures("no_pictures")
 def test_an_interrupted_run_resumes_to_the_same_numbers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -106,6 +109,7 @@ def test_an_interrupted_run_resumes_to_the_same_numbers(
     assert json.loads((broken / "manifest.json").read_text())["resumed_parts"] == 2
 
 
+@pytest.mark.command
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_a_killed_run_keeps_whole_files(tmp_path: Path) -> None:
     arguments = ["reproduce", "tables", "--repetitions", "20000", "--output", str(tmp_path)]
@@ -125,6 +129,7 @@ def test_a_killed_run_keeps_whole_files(tmp_path: Path) -> None:
         assert all(len(arrays) == len(fields(Outcome)) for _, arrays in file.rows(0, stop))
 
 
+@pytest.mark.command
 def test_neither_workers_nor_engine_nor_executor_change_a_number(tmp_path: Path) -> None:
     settings = dict.fromkeys(("local-1", "local-2", "reference", "loky"))
     requests = {
@@ -200,6 +205,7 @@ def verdicts(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str
     return count
 
 
+@pytest.mark.command
 def test_the_default_reading_reproduces_columns_a_to_c(verdicts: Callable[..., dict[str, int]]) -> None:
     # What is contradicted at all is, if all agrees, with a probability of 5 %, by the correction for 90 cells.
     counts = verdicts(Readings(), "tables")
@@ -207,6 +213,7 @@ def test_the_default_reading_reproduces_columns_a_to_c(verdicts: Callable[..., d
     assert counts["not reproduced"] == 0
 
 
+@pytest.mark.command
 @pytest.mark.parametrize(
     "readings",
     [
@@ -223,6 +230,7 @@ def test_the_other_readings_fail(readings: Readings, verdicts: Callable[..., dic
     assert counts["not reproduced"] >= sum(counts.values()) // 5
 
 
+@pytest.mark.command
 @pytest.mark.parametrize("name", ["verdicts_page", "studies_page", "scaling_page"])
 def test_the_pages_say_what_their_numbers_say(name: str) -> None:
     page = Path(__file__).parents[1] / "docs" / f"{name}.py"
@@ -230,6 +238,7 @@ def test_the_pages_say_what_their_numbers_say(name: str) -> None:
     assert subprocess.run([sys.executable, str(page), "--check"], env=environment, check=False).returncode == 0
 
 
+@pytest.mark.command
 @pytest.mark.usefixtures("no_pictures")
 def test_coverage_cuts_the_run_into_runs_of_the_published_size(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -244,6 +253,7 @@ def test_coverage_cuts_the_run_into_runs_of_the_published_size(
     assert "CSM Table 6: runs of 50 against the truth" in capsys.readouterr().out
 
 
+@pytest.mark.command
 @pytest.mark.usefixtures("no_pictures")
 def test_further_runs_decide_what_is_undecided(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -297,6 +307,7 @@ def test_a_printed_value_is_one_more_run() -> None:
     assert further._by_runs(far, values[1:]).p == pytest.approx(2 / 201)
 
 
+@pytest.mark.command
 def test_divergence_is_counted_and_dropped() -> None:
     """SGD with Table 10 at N = 9 diverges about once in 1000 repetitions."""
     setting = next(s for s in table_settings() if s.name == "tables34-N9-SGD")
@@ -340,6 +351,7 @@ def test_wrong_use_is_one_line_and_code_2(
     assert not (tmp_path / "out" / "manifest.json").exists()
 
 
+@pytest.mark.command
 @pytest.mark.usefixtures("no_pictures")
 def test_a_folder_of_another_run_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = ["--output", str(tmp_path)]
@@ -428,6 +440,7 @@ def test_an_engine_that_is_not_there_leaves_no_folder(
     assert not output.exists()
 
 
+@pytest.mark.command
 def test_the_manifest_names_the_engine_that_ran_and_the_pictures(tmp_path: Path) -> None:
     assert run(["reproduce", "table1", *SMALL, "--output", str(tmp_path)]) == 0
     manifest = json.loads((tmp_path / "manifest.json").read_text())
