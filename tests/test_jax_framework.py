@@ -42,7 +42,7 @@ def dtype(request: pytest.FixtureRequest) -> Iterator[str]:
 @pytest.fixture
 def optimized() -> Iterator[None]:
     """Compile as JAX does unless it is told otherwise, where contracted products or flushed numbers would show."""
-    before = jax.config.jax_disable_most_optimizations
+    before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", before)

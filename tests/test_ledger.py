@@ -44,7 +44,7 @@ LONG = {
     "the_record_is_what_runs",
     "the_record_of_averaging_is_what_runs",
 }
-"""Evidence that takes seconds whatever the number of examples: `python -m proofs_checks.page --check` runs it as well."""
+"""Evidence that takes seconds for any number of examples; `python -m proofs_checks.page --check` runs it as well."""
 
 
 @functools.lru_cache
