@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-MARKS = "not (command or jax or slow)"
+MARKS = "not (command or slow or (jax and not quick))"
 
 if __name__ == "__main__":
     os.chdir(Path(__file__).resolve().parent.parent)

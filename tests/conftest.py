@@ -19,31 +19,6 @@ hypothesis.settings.register_profile("few", deadline=None, max_examples=5)
 hypothesis.settings.register_profile("thorough", deadline=None, max_examples=5000)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
-# Modules of tests that run whole commands and processes; `python -m tests` leaves them out.
-COMMANDS = frozenset(
-    f"test_{subject}"
-    for subject in (
-        "figures",
-        "hostile_files",
-        "imports",
-        "inspect",
-        "parallel",
-        "pools",
-        "reproduce",
-        "training",
-        "verify",
-        *(
-            "cuda_convolution",
-            "cuda_emulator",
-            "cuda_kernels",
-            "cuda_lending",
-            "cuda_networks",
-            "cuda_sources",
-            "gpu_check",
-        ),  # which build the kernels first
-    )
-)
-
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--run-slow", action="store_true", help="run the tests marked slow")
@@ -62,11 +37,6 @@ def spread(items: list[pytest.Item], count: int) -> set[pytest.Item]:
         if not item.get_closest_marker("skip"):
             tests.setdefault(item.nodeid.partition("[")[0], []).append(item)
     return {sets[place * (len(sets) - 1) // (count - 1)] for sets in tests.values() for place in range(count)}
-
-
-def pytest_itemcollected(item: pytest.Item) -> None:
-    if item.path.stem in COMMANDS:
-        item.add_marker("command")
 
 
 @pytest.hookimpl(trylast=True)  # of what other options have left

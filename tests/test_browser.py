@@ -87,6 +87,7 @@ def seen_by(report: Inspection, width: int, folder: Path) -> dict[str, Any]:
     return data
 
 
+@pytest.mark.command
 def test_a_click_sorts_by_numbers_and_by_words(report: Inspection, tmp_path: Path) -> None:
     seen = seen_by(report, 1400, tmp_path)
     values = [float(text) for text in seen["down"]]
@@ -103,12 +104,14 @@ def test_a_click_sorts_by_numbers_and_by_words(report: Inspection, tmp_path: Pat
     assert min(seen["heights"]) > 10
 
 
+@pytest.mark.command
 def test_a_phone_shows_all_without_scrolling_to_the_side(report: Inspection, tmp_path: Path) -> None:
     seen = seen_by(report, 390, tmp_path)
     assert seen["width"] == 390
     assert seen["needed"] <= 390
 
 
+@pytest.mark.command
 def test_the_page_prints(report: Inspection, tmp_path: Path) -> None:
     page, target = tmp_path / "page.html", tmp_path / "page.pdf"
     page.write_text(report.to_html(), encoding="utf-8")
@@ -141,6 +144,7 @@ def test_places_on_a_scale() -> None:
     assert LogScale([]).place(1.0) == 50.0
 
 
+@pytest.mark.command
 def test_figures_keep_their_words_apart(report: Inspection) -> None:
     """No two labels of a figure meet, and what is not defined says so."""
     pytest.importorskip("matplotlib")

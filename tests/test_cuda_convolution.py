@@ -60,6 +60,7 @@ def test_pieces_cover_all_and_fit_in_the_workspace(room: int, more: int, monkeyp
     assert np.all(covered == 1)
 
 
+@pytest.mark.command
 @pytest.mark.parametrize("dtype", [np.int8, np.float32])
 def test_direct_sums_with_the_threads_of_a_device(dtype: Any, cupy: ModuleType) -> None:
     geometry = ConvGeometry((6, 2, 3, 2), (13, 14), padding="same", groups=2, stride=(1, 2), boundary="reflect")
@@ -74,6 +75,7 @@ def test_direct_sums_with_the_threads_of_a_device(dtype: Any, cupy: ModuleType) 
     assert COUNTS["waits"] == 3  # for what this test reads
 
 
+@pytest.mark.command
 def test_images_beyond_one_grid(cupy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cupy_convolution, "_THREADS", 32)
     monkeypatch.setattr(cupy_convolution, "LARGEST_GRID", 70)
@@ -131,6 +133,7 @@ def test_the_image_adjoint_extends_a_few_images_at_a_time(cupy: ModuleType, monk
     assert seen == [4, 4, 1]
 
 
+@pytest.mark.command
 def test_integers_of_many_channels_are_summed_directly(cupy: ModuleType) -> None:
     geometry = ConvGeometry((40, 40, 1), (3,), padding="valid")
     arrays = of_map(geometry, np.int64)

@@ -52,6 +52,7 @@ def test_entries_beyond_an_array(sizes: tuple[int, int], cupy: ModuleType) -> No
     assert b.get()[:3].tolist() == [7, 6, 5]
 
 
+@pytest.mark.command
 @pytest.mark.parametrize(
     "what",
     [
@@ -72,6 +73,7 @@ def test_what_has_no_meaning(what: str, cupy: ModuleType) -> None:
             run(cupy, given, b, np.int32(n), blocks=1, threads=1)
 
 
+@pytest.mark.command
 def test_entries_before_an_array(cupy: ModuleType) -> None:
     source = 'extern "C" __global__ void before(double *a, const double *b, double *c) { WHAT }'
     a, b, c = cupy.zeros(4), cupy.zeros(4), cupy.zeros(1)

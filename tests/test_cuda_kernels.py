@@ -34,6 +34,7 @@ from tests.kernel_examples import EXAMPLES
 OPERATIONS = sorted(operation for operation, engine in KERNELS if engine == "cuda")
 
 
+@pytest.mark.command
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_every_kernel_agrees_with_its_reference(
     operation: str, cupy: ModuleType, monkeypatch: pytest.MonkeyPatch
@@ -64,6 +65,7 @@ def test_lines_in_chunks_and_of_any_length(cupy: ModuleType, monkeypatch: pytest
         assert_agrees(smooth(cupy.asarray(blocks), sigma, engine="cuda"), wanted, 200)
 
 
+@pytest.mark.command
 @pytest.mark.parametrize("taps", [1, 2, 9])
 @pytest.mark.parametrize("toeplitz", [True, False])
 def test_descents_give_the_bits_of_the_reference(taps: int, toeplitz: bool, cupy: ModuleType) -> None:
@@ -99,6 +101,7 @@ def test_long_kernels_are_left_to_the_reference(cupy: ModuleType, monkeypatch: p
     assert COUNTS["launches"] == 0
 
 
+@pytest.mark.command
 @pytest.mark.usefixtures("cupy")
 def test_a_setting_of_the_tables_is_one_launch_and_gives_the_same_numbers() -> None:
     setting = table_settings(["table3"])[0].descent(Readings())
@@ -109,6 +112,7 @@ def test_a_setting_of_the_tables_is_one_launch_and_gives_the_same_numbers() -> N
         np.testing.assert_allclose(getattr(device, name), getattr(host, name), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.command
 def test_kernels_run_on_the_device_of_their_arrays(cupy: ModuleType) -> None:
     for operation in OPERATIONS:
         arguments, keywords = next(EXAMPLES[operation].arguments())
@@ -120,6 +124,7 @@ def test_kernels_run_on_the_device_of_their_arrays(cupy: ModuleType) -> None:
             value.get()
 
 
+@pytest.mark.command
 def test_the_library_on_the_device(cupy: ModuleType) -> None:
     rng = np.random.default_rng(6)
     kernel, image = rng.standard_normal((3, 2, 3, 3)), rng.standard_normal((2, 5, 5))

@@ -28,6 +28,7 @@ def test_filters_that_do_not_fit_a_block(cupy: ModuleType, monkeypatch: pytest.M
     assert COUNTS["launches"] == 0
 
 
+@pytest.mark.command
 @pytest.mark.parametrize("shape", [(3, 11, 3, 3), (2, 9, 2, 2, 3), (2, 70, 1)])
 def test_filters_in_several_tiles(shape: tuple[int, ...], cupy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cupy_filters, "TILE", 30)
@@ -82,6 +83,7 @@ def test_a_layer_that_is_wrong_is_named() -> None:
 NETWORK = {"a": (3, 2, 3), "b": (3, 2, 3), "c": (2, 2, 1), "d": (9, 4, 3, 3), "e": (1, 70, 1, 1), "f": (5, 2, 2, 3, 2)}
 
 
+@pytest.mark.command
 @pytest.mark.parametrize("normalized", [False, True])
 @pytest.mark.parametrize(("threads", "dtype"), [(4, np.float32), (32, np.float64)])
 def test_a_network_is_five_launches_and_one_wait(
@@ -121,6 +123,7 @@ def test_a_step_of_the_initialisation_waits_twice(cupy: ModuleType) -> None:
         initialize_network(given, iterations=1)
 
 
+@pytest.mark.command
 def test_layers_that_a_launch_for_all_cannot_take_run_by_themselves(
     cupy: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -53,6 +53,7 @@ def test_every_source_is_here() -> None:
     assert found == set(BUILDS)
 
 
+@pytest.mark.command
 @pytest.mark.parametrize(("source", "macros", "architecture"), cases())
 def test_sources_compile_without_a_complaint(source: str, macros: dict[str, Any], architecture: str) -> None:
     if nvrtc.library() is None:

@@ -1,16 +1,46 @@
-"""`python -m tests`: which modules it leaves out, and how many of each test's parameter sets."""
+"""`python -m tests`: it has a test of every module, and how many of each test's parameter sets."""
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
-from tests.conftest import COMMANDS, spread
+import pytest
 
-MODULES = {path.stem for path in Path(__file__).parent.glob("test_*.py")}
+from tests.conftest import spread
+
+MODULES = sorted(path.stem for path in Path(__file__).parent.glob("test_*.py"))
 
 
-def test_every_command_is_a_module() -> None:
-    assert MODULES >= COMMANDS
+def marks_of(thing: object) -> set[str]:
+    marks = getattr(thing, "pytestmark", [])
+    return {mark.name for mark in (marks if isinstance(marks, list) else [marks])}
+
+
+def marks_of_tests(module: ModuleType) -> Iterator[set[str]]:
+    """The marks of each test of a module, those of its class and of the module included."""
+    for name, member in vars(module).items():
+        if name.startswith("test_"):
+            yield marks_of(module) | marks_of(member)
+        elif name.startswith("Test"):
+            tests = [test for key, test in vars(member).items() if key.startswith("test_")]
+            yield from (marks_of(module) | marks_of(member) | marks_of(test) for test in tests)
+
+
+def runs_something(name: str) -> bool:
+    try:
+        module = importlib.import_module(f"tests.{name}")
+    except pytest.skip.Exception:  # its library is not installed
+        return True
+    return any(
+        not marks & {"command", "slow"} and ("jax" not in marks or "quick" in marks) for marks in marks_of_tests(module)
+    )
+
+
+def test_some_test_of_every_module_takes_part() -> None:
+    assert [name for name in MODULES if not runs_something(name)] == []
 
 
 def test_parameter_sets_are_spread() -> None:

@@ -49,6 +49,7 @@ def test_kernels_are_uniform_and_shared_between_the_panels_of_one_size() -> None
     assert one.steps.tolist() == [40.0]
 
 
+@pytest.mark.command
 @pytest.mark.usefixtures("small")
 def test_the_command_writes_tables_plots_and_verdicts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report = tmp_path / "report.json"
@@ -164,6 +165,7 @@ def test_the_depth_of_the_dip_is_told() -> None:
     assert "33 to 64 % (alpha = 5), 100 to 100 % (alpha = 10)" in evidence
 
 
+@pytest.mark.command
 def test_another_number_of_kernels_is_another_run(tmp_path: Path) -> None:
     reproduce(Request(targets=("table1",), repetitions=2, kernels=2, output=tmp_path))
     with pytest.raises(ResultsError, match="was made with kernels = 2, not kernels = 3"):

@@ -168,6 +168,7 @@ def sleep_long(seconds: float) -> float:
     return seconds
 
 
+@pytest.mark.command
 class TestProcesses:
     def test_a_killed_worker_is_one_line(self) -> None:
         pytest.importorskip("loky", reason="loky is not installed")
@@ -205,6 +206,7 @@ def running(process: int) -> bool:
     return state != "Z"  # ended, and not yet asked for its code
 
 
+@pytest.mark.command
 def test_an_ascii_terminal_is_written_to_in_escapes(tmp_path: Path) -> None:
     path = tmp_path / "model.npz"
     np.savez(path, **{"名前.weight": np.ones((2, 1, 3))})
@@ -217,6 +219,7 @@ def test_an_ascii_terminal_is_written_to_in_escapes(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.command
 def test_a_terminated_command_says_what_is_saved(tmp_path: Path) -> None:
     line = [sys.executable, "-m", "convla", "reproduce", "tables", "--repetitions", "200000", "--output", str(tmp_path)]
     process = subprocess.Popen(line, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)

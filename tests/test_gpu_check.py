@@ -34,6 +34,7 @@ def card(cupy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return cupy
 
 
+@pytest.mark.command
 def test_the_benchmark_writes_a_row_for_every_case(
     card: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -17,6 +17,7 @@ import convla
 from convla import gradients
 from convla.errors import EngineError, ShapeError
 from convla.testing import gamma
+from tests.designs import in_turn
 
 Array = np.ndarray[Any, Any]
 
@@ -168,11 +169,10 @@ def _tolerance(f: Array, weight: float, axis: int | None, smoothing: bool) -> fl
     return terms * amplification * float(np.abs(f).max())
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("axis", [0, -1, None])
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("engine", ["reference", "numba"])
-@pytest.mark.parametrize("weight", [0.05, 1.0, 40.0])
+@pytest.mark.parametrize(
+    ("shape", "axis", "dtype", "engine", "weight"),
+    in_turn(SHAPES, (0, -1, None), (np.float32, np.float64), ("reference", "numba"), last=(0.05, 1.0, 40.0)),
+)
 def test_the_sweeps_solve_the_dense_systems(
     shape: tuple[int, ...], axis: int | None, dtype: Any, engine: Any, weight: float
 ) -> None:

@@ -25,26 +25,31 @@ def _loaded_after(statement: str) -> set[str]:
     return {name.partition(".")[0] for name in json.loads(run.stdout)}
 
 
+@pytest.mark.command
 def test_the_package_imports_nothing_until_a_name_is_asked_for() -> None:
     assert _loaded_after("import convla").isdisjoint({*HEAVY, "numpy", "scipy"})
 
 
+@pytest.mark.command
 def test_the_public_names_import_no_framework_and_no_compiler() -> None:
     assert _loaded_after("from convla import *").isdisjoint(HEAVY)
 
 
+@pytest.mark.command
 def test_the_experiments_import_no_user_interface() -> None:
     assert _loaded_after("import convla.experiments.reproduction").isdisjoint(
         {"matplotlib", "rich", "typer", "numba", "torch"}
     )
 
 
+@pytest.mark.command
 def test_the_help_of_the_command_line_imports_no_numerics() -> None:
     quiet = "import contextlib, io\nwith contextlib.redirect_stdout(io.StringIO()):"
     help_printed = f"from convla.cli import run\n{quiet} run(['--help'])"
     assert _loaded_after(help_printed).isdisjoint({"cupy", "torch", "jax", "numba", "numpy", "scipy"})
 
 
+@pytest.mark.command
 def test_the_adapter_names_the_extra_it_lacks() -> None:
     code = "import sys; sys.modules['torch'] = None; import convla.frameworks.torch"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -53,6 +53,7 @@ def file(tmp_path: Path) -> Path:
 
 
 class TestInspect:
+    @pytest.mark.command
     def test_table_json_and_plot(self, file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         json_file, picture = tmp_path / "report.json", tmp_path / "report.png"
         assert run(["inspect", str(file), "--image", "8x8", "--json", str(json_file), "--plot", str(picture)]) == 0
@@ -309,6 +310,7 @@ class TestNetworksOfPyTorch:
             )
             assert layer["quantities"]["similarity"] == pytest.approx(total, rel=1e-6)
 
+    @pytest.mark.command
     def test_the_shapes_of_resnet18(self, tmp_path: Path) -> None:
         import torch
 

@@ -39,6 +39,16 @@ def dtype(request: pytest.FixtureRequest) -> Iterator[str]:
     jax.config.update("jax_enable_x64", before)
 
 
+@pytest.fixture
+def optimized() -> Iterator[None]:
+    """Compile as JAX does unless it is told otherwise, where contracted products or flushed numbers would show."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
+@pytest.mark.quick
 @pytest.mark.parametrize(
     "function",
     [adapter.kernel_orthogonality_loss, adapter.orthonormalize, lambda kernel: adapter.penalty(kernel, (6,), 1.0)],
@@ -160,6 +170,7 @@ def test_few_steps_give_a_lower_bound_close_to_the_value() -> None:
     assert not np.asarray(both(0 * delta)[1]).any()
 
 
+@pytest.mark.usefixtures("optimized")
 @_in("float32", "float64")
 def test_values_and_gradients_of_any_size(dtype: str) -> None:
     """Scaled by a power of two, all is scaled exactly, as far as the dtype goes; beyond it is infinite, not NaN."""
@@ -263,6 +274,7 @@ def test_initialisers_make_isometries(shape: tuple[int, ...], dtype: str) -> Non
     assert np.array_equal(np.moveaxis(last, (-1, -2), (0, 1)), delta)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [

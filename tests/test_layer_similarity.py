@@ -47,6 +47,14 @@ def binomial_pair(degree: int) -> Any:
     return np.stack([kernel, kernel * (-1.0) ** np.arange(degree + 1)])[:, None, :]
 
 
+@functools.cache
+def whole(shape: tuple[int, ...]) -> tuple[Any, int, Any]:
+    """Return kernels of integers, and the value and the gradient by the definition."""
+    kernels = integers(shape)
+    exact = kernels.astype(object)
+    return kernels, similarity(exact), quadratic_gradient(similarity, exact)
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 class TestExactly:
     """Integers, where every method must agree with the definition to the last digit."""
@@ -54,18 +62,17 @@ class TestExactly:
     @pytest.mark.parametrize("method", ["auto", "autocorrelation", "pairwise"])
     @pytest.mark.parametrize("dtype", ["int64", "int8", object])
     def test_value(self, shape: tuple[int, ...], method: Any, dtype: Any) -> None:
-        kernels = integers(shape)
+        kernels, expected, _ = whole(shape)
         value = convolutional_similarity(kernels.astype(dtype), method=method)
-        assert int(value) == similarity(kernels.astype(object))
+        assert int(value) == expected
         assert int(convolutional_similarity(kernels.astype(dtype), method=method, pairs="ordered")) == 2 * int(value)
 
     @pytest.mark.parametrize("method", ["auto", "pairwise"])
     @pytest.mark.parametrize("dtype", ["int64", object])
     def test_gradient(self, shape: tuple[int, ...], method: Any, dtype: Any) -> None:
-        kernels = integers(shape)
-        expected = quadratic_gradient(similarity, kernels.astype(object))
+        kernels, right, expected = whole(shape)
         value, gradient = convolutional_similarity_and_gradient(kernels.astype(dtype), method=method)
-        assert int(value) == similarity(kernels.astype(object))
+        assert int(value) == right
         assert gradient.shape == kernels.shape
         assert np.all(gradient == expected)
         ordered = convolutional_similarity_gradient(kernels.astype(dtype), method=method, pairs="ordered")
@@ -181,18 +188,23 @@ def test_normalized_is_invariant_at_extreme_scales(scale: float, method: Any) ->
     assert scaled == pytest.approx(expected, rel=1e-12)
 
 
+@functools.cache
+def scaled(exponents: tuple[int, ...]) -> tuple[Any, Fraction, Any]:
+    """Return kernels of these sizes, and the exact value and gradient."""
+    kernels = integers((3, 2, 3, 2)).astype(float) * np.array([2.0**e for e in exponents]).reshape(3, 1, 1, 1)
+    exact = exactly(kernels)
+    return kernels, similarity(exact), quadratic_gradient(similarity, exact)
+
+
 class TestExtremeScales:
     """Kernels whose squares leave float64, where the result does not."""
 
     @pytest.mark.parametrize("method", ["autocorrelation", "spectral"])
     @pytest.mark.parametrize("exponents", [(-250, 250, 0), (-500, 500, -500), (500, -501, -400), (-1000, 990, -1010)])
     def test_value_and_gradient(self, method: Any, exponents: tuple[int, ...]) -> None:
-        kernels = integers((3, 2, 3, 2)).astype(float) * np.array([2.0**e for e in exponents]).reshape(3, 1, 1, 1)
-        exact = exactly(kernels)
+        kernels, expected, slope = scaled(exponents)
         value, gradient = convolutional_similarity_and_gradient(kernels, method=method)
-        expected = similarity(exact)
         assert abs(Fraction(float(value)) - expected) <= Fraction(1, 10**12) * expected
-        slope = quadratic_gradient(similarity, exact)
         for got, want in zip(gradient.reshape(3, -1), slope.reshape(3, -1), strict=True):
             largest = max(abs(x) for x in want)
             if largest < 2**1000:

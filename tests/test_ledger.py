@@ -29,13 +29,36 @@ PIECES = {id(piece): (statement, piece) for statement in ledger() for piece in s
 ROOT = Path(__file__).parent.parent
 
 
+LONG = {
+    "corners_leave_out_all_but_the_shared_taps",
+    "corners_leave_out_every_tap_but_the_centre",
+    "enclosures_of_the_least_similarity",
+    "large_matrices_by_iteration",
+    "more_kernels_and_axes",
+    "networks_halve_where_the_papers_do",
+    "networks_have_the_published_parameters",
+    "orthogonality_fails_every_second_time",
+    "padded_identity_on_vectors",
+    "products_fall_like_the_square_of_time",
+    "sparse_matrices_are_the_dense_ones",
+    "the_record_is_what_runs",
+    "the_record_of_averaging_is_what_runs",
+}
+"""Evidence that takes seconds for any number of examples; `python -m proofs_checks.page --check` runs it as well."""
+
+
 @functools.lru_cache
 def examples() -> int:
-    return hypothesis.settings().max_examples
+    """A fifth of those that the page is checked with."""
+    return max(5, hypothesis.settings().max_examples // 5)
 
 
 @pytest.mark.parametrize(
-    ("statement", "piece"), PIECES.values(), ids=[f"{s.id}-{piece.name}" for s, piece in PIECES.values()]
+    ("statement", "piece"),
+    [
+        pytest.param(s, piece, id=f"{s.id}-{piece.name}", marks=[pytest.mark.slow] if piece.name in LONG else [])
+        for s, piece in PIECES.values()
+    ],
 )
 def test_evidence_confirms_the_verdict(statement: Statement, piece: Evidence) -> None:
     outcome = run_evidence(statement, piece, examples())
@@ -82,6 +105,12 @@ def test_known_equivalents_are_mutants() -> None:
     found = [mutant for statement in ledger() for f in statement.functions for mutant in mutants(f)]
     whole = {f"{mutant.module}.{mutant.name}" for mutant in found}
     assert set(equivalent()) <= {mutant.where for mutant in found} | whole
+
+
+def test_what_is_long_is_evidence_and_leaves_no_statement_alone() -> None:
+    names = [{piece.name for piece in statement.evidence} for statement in ledger()]
+    assert set().union(*names) >= LONG
+    assert [group for group in names if group <= LONG] == []
 
 
 def test_ids_are_unique_and_belong_to_a_source() -> None:
@@ -158,6 +187,7 @@ def test_mutants_are_everywhere_and_are_put_back() -> None:
     assert [holder(3.0, 1.0) for holder in holders] == [0.8, 0.8]
 
 
+@pytest.mark.command
 def test_mutants_of_compiled_kernels_are_compiled_and_put_back() -> None:
     gradient = np.array([[1.0], [3.0], [8.0]])
     (mutant,) = (
@@ -186,6 +216,7 @@ def test_mutants_reach_private_functions_and_methods() -> None:
     assert {m.name for m in mutants("convla.ConvOperator.to_dense")} == {"ConvOperator.to_dense"}
 
 
+@pytest.mark.command
 def test_a_mutant_that_nothing_notices_has_survived() -> None:
     mutant = mutants("convla.identities.scaled_penalty_minimum")[0]
     statement = next(s for s in ledger() if s.id == "CSM-13")

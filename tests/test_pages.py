@@ -109,6 +109,7 @@ SHOWN = list(shown())
 COMPARED = {command.removeprefix("convla ") for _, command, _ in SHOWN}
 
 
+@pytest.mark.command
 @pytest.mark.torch
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if page.stem in ("README", "getting-started", "inspect-a-model", "studies")]
@@ -129,6 +130,7 @@ def test_commands_of_a_page_run(
             Path(output).write_text(printed, encoding="utf-8")
 
 
+@pytest.mark.command
 @pytest.mark.torch
 @pytest.mark.parametrize(("page", "command", "expected"), SHOWN, ids=[command for _, command, _ in SHOWN])
 def test_what_a_page_shows_is_printed(
@@ -199,6 +201,7 @@ OPTIONAL = {"torch.onnx.export": "onnxscript", "import keras": "keras", "import 
 """What a block of a page needs beyond the extras, and is left out without."""
 
 
+@pytest.mark.command
 @pytest.mark.torch
 @pytest.mark.parametrize("name", PRESUMED)
 def test_examples_of_a_page_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

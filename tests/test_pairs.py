@@ -13,6 +13,7 @@ import pytest
 import convla
 from convla.errors import EngineError, ShapeError
 from convla.experiments.descents.pairs import LOSSES, MOMENTUM, OPTIMIZERS, SIMILARITIES, descend_pairs
+from tests.designs import in_turn
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -24,10 +25,9 @@ def _draw(repetitions: int, n: int, padding: Any, seed: int = 0) -> tuple[Floats
     return x, k1, k2, convla.feature_map_gram(x[:, None, :], (n,), padding=padding)
 
 
-@pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("similarity", SIMILARITIES)
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("n", [1, 3, 16])
+@pytest.mark.parametrize(
+    ("loss", "similarity", "optimizer", "n"), in_turn(LOSSES, SIMILARITIES, OPTIMIZERS, last=(1, 3, 16))
+)
 def test_engines_agree_to_the_last_bit(loss: str, similarity: str, optimizer: str, n: int) -> None:
     # 70 repetitions: one whole block of lanes and a part of one; the learning rate lets some of them diverge.
     for padding, normalized, both in itertools.product(("full", "valid"), (False, True), (False, True)):
@@ -74,10 +74,10 @@ def _torch_optimizer(torch: Any, name: str, kernels: list[Any], rate: float) -> 
 
 
 @pytest.mark.torch
-@pytest.mark.parametrize("loss", LOSSES)
-@pytest.mark.parametrize("normalized", [False, True])
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
-@pytest.mark.parametrize("padding", ["full", "valid"])
+@pytest.mark.parametrize(
+    ("loss", "normalized", "optimizer", "padding"),
+    in_turn(LOSSES, (False, True), OPTIMIZERS, last=("full", "valid")),
+)
 def test_the_descent_is_pytorchs(loss: str, normalized: bool, optimizer: str, padding: str) -> None:
     torch = pytest.importorskip("torch")
     n, iterations, rate = 5, 30, 0.02

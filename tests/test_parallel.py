@@ -70,6 +70,7 @@ def run(code):
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.command
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
 def test_a_forked_child_computes_on():
     run(SETUP + FORK)

@@ -133,14 +133,15 @@ def test_arrays_of_every_protocol_and_order(protocol: int, order: Any, tmp_path:
     assert labels.tolist() == [3, 0, 9]
 
 
-def test_mutated_pickles_are_read_or_refused_soon_and_in_little_memory(tmp_path: Path) -> None:
+@pytest.mark.parametrize("trials", [400, pytest.param(4000, marks=pytest.mark.slow)])
+def test_mutated_pickles_are_read_or_refused_soon_and_in_little_memory(trials: int, tmp_path: Path) -> None:
     path, rng = tmp_path / "data_batch_1", np.random.default_rng(5)
     images = rng.integers(256, size=(2, 3072), dtype=np.uint8)
     wholes = [pickle.dumps({b"data": images, b"labels": [1, 2]}, protocol) for protocol in range(6)]
     instructions = b"}]()NaeusbRQ0122hqcKJTUX\x81\x82\x85\x86\x87\x8a\x8b\x8c\x8d\x8e\x90\x92\x93\x94\x95\x96"
     messages = []
     tracemalloc.start()
-    for trial in range(1500):
+    for trial in range(trials):
         content = bytearray(wholes[trial % len(wholes)])
         for _ in range(int(rng.integers(1, 8))):
             # The text around the data is what steers the machine.
@@ -165,7 +166,7 @@ def test_mutated_pickles_are_read_or_refused_soon_and_in_little_memory(tmp_path:
         assert time.process_time() - began < 1.0
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert len(messages) > 1000
+    assert len(messages) > trials * 2 // 3
     assert not any("\n" in message for message in messages)
     assert peak < 4_000_000
 

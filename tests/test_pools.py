@@ -45,6 +45,7 @@ def loss(kernels):
 """
 
 
+@pytest.mark.command
 @pytest.mark.filterwarnings("default")  # of the schedulers, about a worker that is gone
 @pytest.mark.parametrize(("executor", "package"), [("loky", "loky"), ("dask-local:2", "distributed")])
 def test_a_killed_worker_changes_no_bit(tmp_path: Path, executor: str, package: str) -> None:
@@ -194,6 +195,7 @@ def test_what_an_executor_needs_is_named(executor: str, extra: str, monkeypatch:
         list(Pool(executor).map(abs, [1]))
 
 
+@pytest.mark.command
 def test_an_executor_of_ones_own_is_used_and_left_open(tmp_path: Path) -> None:
     study = Study(N=3, M=8, loss="kernel", learning_rate=0.01, iterations=2, repetitions=100)
     with ThreadPoolExecutor(2) as executor:
@@ -287,6 +289,7 @@ def test_workers_are_called_workers(executor: str, pool: Any) -> None:
         pool(executor, 0)
 
 
+@pytest.mark.command
 @pytest.mark.parametrize(
     ("place", "message"),
     [

@@ -140,6 +140,7 @@ class TestDamage:
 
 
 class TestFolders:
+    @pytest.mark.command
     def test_two_runs_in_one_folder_are_refused(self, tmp_path: Path) -> None:
         study = Study(N=3, M=8, loss="kernel", learning_rate=0.01, iterations=2, repetitions=10)
         script = (

@@ -251,12 +251,14 @@ print(sum(thread.name.startswith("convla") for thread in threading.enumerate()))
 """
 
 
+@pytest.mark.command
 @several_cores
 @pytest.mark.parametrize("name", ONE_BY_ENVIRONMENT[:3])
 def test_the_environment_is_respected(name: str) -> None:
     assert in_a_process(COUNT, **{name: "1"}).split() == ["0"]
 
 
+@pytest.mark.command
 @several_cores
 def test_by_default_every_core_helps_and_numba_starts_no_threads() -> None:
     code = COUNT + "import numba\ntry:\n    numba.threading_layer()\nexcept ValueError:\n    print('asleep')\n"

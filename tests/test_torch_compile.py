@@ -42,6 +42,7 @@ def _steps(network: Any, penalty: Any, *, compiled: bool, **options: Any) -> lis
     return found + [buffer.clone() for buffer in penalty.buffers()]
 
 
+@pytest.mark.command
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the compiler's own making
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 def test_a_network_and_its_penalty_are_one_graph(backend: str) -> None:

@@ -473,6 +473,7 @@ def test_bad_input_is_named() -> None:
     assert torch.equal(weight, torch.ones_like(weight))
 
 
+@pytest.mark.command
 def test_the_compiled_kernels_leave_pytorch_its_threads() -> None:
     done = subprocess.run(
         [sys.executable, "-c", THREADS],

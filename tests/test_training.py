@@ -85,6 +85,7 @@ def _numbers(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.glob("*.csv"))}
 
 
+@pytest.mark.command
 def test_everything_that_the_command_promises(
     tmp_path: Path, small: Path, small_digits: Dataset, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -141,6 +142,7 @@ def test_everything_that_the_command_promises(
     assert len(json.loads(report.read_text())["summary"]) == 8
 
 
+@pytest.mark.command
 def test_an_interrupted_session_resumes_to_the_same_numbers(
     tmp_path: Path,
     small: Path,
@@ -176,6 +178,7 @@ def test_an_interrupted_session_resumes_to_the_same_numbers(
     assert json.loads((broken / "manifest.json").read_text())["resumed_runs"] == 5
 
 
+@pytest.mark.command
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 def test_a_killed_session_goes_on_from_its_checkpoint(tmp_path: Path, small: Path) -> None:
     pytest.importorskip("sklearn", reason="scikit-learn is not installed")
@@ -198,6 +201,7 @@ def test_a_killed_session_goes_on_from_its_checkpoint(tmp_path: Path, small: Pat
     assert int(torch.isfinite(state["curves"]["test_loss"]).sum()) == state["epoch"] + 1
 
 
+@pytest.mark.command
 def test_other_processes_change_no_number(tmp_path: Path, small: Path) -> None:
     # One, as each imports PyTorch; tests of pools have several.
     pytest.importorskip("loky", reason="loky is not installed")
@@ -212,6 +216,7 @@ def test_other_processes_change_no_number(tmp_path: Path, small: Path) -> None:
     assert _numbers(tmp_path / "local") == _numbers(tmp_path / "loky")
 
 
+@pytest.mark.command
 def test_learning_rates_are_chosen_on_held_out_images_alike_for_all(
     tmp_path: Path, small: Path, small_digits: Dataset
 ) -> None:
@@ -244,6 +249,7 @@ def test_experiments_that_share_runs_do_them_once(tmp_path: Path, small: Path, s
     assert {row.experiment for row in session.report.rows} == {"small", "other"}
 
 
+@pytest.mark.command
 def test_a_folder_of_other_settings_is_refused(tmp_path: Path, small: Path, small_digits: Dataset) -> None:
     assert small_digits.name == "digits"
     request = Request((read_experiment(str(small)),), seeds=2, output=tmp_path / "out")
@@ -287,6 +293,7 @@ def test_the_experiment_of_the_documentation_can_be_read(tmp_path: Path) -> None
     check_training(experiment.training(experiment.digits, experiment.arms[1], {"batch_size": 16}), small_dataset())
 
 
+@pytest.mark.command
 def test_published_values_are_those_of_the_sources_settings(tmp_path: Path, small: Path) -> None:
     small.write_text(SMALL.replace('"mnist"', '"digits"') + '\n[[published]]\narm = "baseline"\nvalue = 12.5\n')
     experiment = read_experiment(str(small))
@@ -390,6 +397,7 @@ def test_without_an_experiment_it_lists_them(capsys: pytest.CaptureFixture[str])
         assert all(name in printed for name in shipped_experiments())
 
 
+@pytest.mark.command
 def test_without_pytorch_it_says_what_to_install(tmp_path: Path) -> None:
     script = (
         "import sys, importlib.util; find = importlib.util.find_spec; "
@@ -402,6 +410,7 @@ def test_without_pytorch_it_says_what_to_install(tmp_path: Path) -> None:
     assert run.stderr == "convla: training needs PyTorch: " + install_line("train") + "\n"
 
 
+@pytest.mark.command
 def test_the_page_is_what_its_numbers_say() -> None:
     page = Path(__file__).parents[1] / "docs" / "training_page.py"
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}

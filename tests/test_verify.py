@@ -22,6 +22,7 @@ from proofs_checks.mutation import applied, mutants
 from proofs_checks.runner import verify
 
 
+@pytest.mark.command
 def test_table_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = tmp_path / "report.json"
     assert run(["verify", "CSM-6", "csm-params", "--max-examples", "3", "--json", str(target)]) == 0
@@ -86,6 +87,7 @@ def test_an_id_prints_the_claim_and_what_was_found(capsys: pytest.CaptureFixture
     assert "Eq. (13) uses [0, 0, 1], Eq. (2) defines [1, 0, 0]" in out
 
 
+@pytest.mark.command
 def test_claims_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     report, page = tmp_path / "report.json", tmp_path / "report.md"
     options = ["--claims", str(CLAIMS), "--max-examples", "5"]
@@ -176,6 +178,7 @@ def test_graph(capsys: pytest.CaptureFixture[str]) -> None:
     assert '"CSM-35" -> "CSM-34" [dir=none, style=dashed];' in out
 
 
+@pytest.mark.command
 def test_evidence_that_is_spread_finds_the_same(tmp_path: Path) -> None:
     file = tmp_path / "shared_claims.py"
     file.write_text(
