@@ -208,14 +208,14 @@ def _named(error: Exception) -> Exception | None:
 
 
 @functools.lru_cache(maxsize=256)
-def _copy(make: Callable[..., Any], arguments: tuple[Any, ...], device: int) -> Array:  # noqa: ARG001 - a part of the key
+def _copy(make: Callable[..., Any], arguments: tuple[Any, ...], device: int) -> Any:  # noqa: ARG001 - a part of the key
     cupy = importlib.import_module("cupy")
     table = cupy.asarray(make(*arguments))
     cupy.cuda.get_current_stream().synchronize()  # once: later calls may be on other streams
     return table
 
 
-def on_the_device(make: Callable[..., Any], *arguments: Any) -> Array:
+def on_the_device(make: Callable[..., Any], *arguments: Any) -> Any:
     """Return a table that `make` builds of hashable arguments, on the current device, kept for later calls."""
     device = importlib.import_module("cupy").cuda.Device().id
     return _copy(make, arguments, device)

@@ -393,7 +393,7 @@ def _finite(result: Array, gradient: Array, xp: Namespace) -> Array:
     This saves a pass over the data: the sum of a line is in each of its entries, so one NaN or infinity in a line
     makes its first entry one, and so does a sum that overflows.
     """
-    if not all_finite(result[:, 0, :], xp):
+    if not all_finite(result[:, 0, :]):
         check_array("gradient", gradient, xp)
         raise OverflowError(f"gradient is finite, and its transform beyond {result.dtype}: scale the gradient down")
     return xp.reshape(result, tuple(gradient.shape))

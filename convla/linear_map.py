@@ -73,7 +73,7 @@ class LinearMap(ABC):
     @property
     def like(self) -> Array:
         """An array of the library, device and dtype that the map works in: by default its attribute `kernel`."""
-        kernel: Array = getattr(self, "kernel", None)
+        kernel: Array | None = getattr(self, "kernel", None)
         if kernel is None:
             raise TypeError(
                 f"{type(self).__name__} must define `like`, an array of the library, device and dtype that it works in"
@@ -372,7 +372,8 @@ class LinearMap(ABC):
                 dtype = xp.result_type(vectors.dtype, floating.dtype)
                 if dtype not in maps:
                     maps[dtype] = self.astype(dtype)
-                return getattr(maps[dtype], method)(xp.astype(vectors, dtype, copy=False))
+                multiplied: Array = getattr(maps[dtype], method)(xp.astype(vectors, dtype, copy=False))
+                return multiplied
 
             return multiply
 

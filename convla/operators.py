@@ -404,7 +404,8 @@ class ConvOperator(LinearMap):
 
     def to_dense(self) -> Array:
         """Return M as an array of the kernel's library; see `convolution_matrix`."""
-        return unchecked_matrix(self.kernel, self.geometry, self.order, "dense")
+        matrix: Array = unchecked_matrix(self.kernel, self.geometry, self.order, "dense")
+        return matrix
 
     def to_sparse(self, format: str = "csr") -> Any:  # noqa: A002
         """Return M as a SciPy (CuPy) sparse array in format "csr", "csc" or "coo"; see `convolution_matrix`."""
@@ -412,9 +413,14 @@ class ConvOperator(LinearMap):
         return unchecked_matrix(self.kernel, self.geometry, self.order, format)
 
     def _checked(self, name: str, value: ArrayLike, shape: tuple[int, ...]) -> Array:
-        # Three quick questions settle the usual case: the full checks would cost more than a small convolution.
-        usual = type(value) is np.ndarray and value.dtype is self._numpy_float and value.shape[-len(shape) :] == shape
-        if usual and value.size and all_finite(value, np):
+        # A few quick questions settle the usual case: the full checks would cost more than a small convolution.
+        if (
+            type(value) is np.ndarray
+            and value.dtype is self._numpy_float
+            and value.shape[-len(shape) :] == shape
+            and value.size
+            and all_finite(value)
+        ):
             return value
         xp = namespace(value, self.kernel)
         array = check_array(name, value, xp, min_ndim=len(shape), axes=f"(..., {', '.join(map(str, shape))})")

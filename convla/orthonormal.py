@@ -436,11 +436,11 @@ def _compose(matrices: Array, gram: Array, coefficients: Sequence[tuple[float, f
     matrix is q G q: all but the last product stay on the small side.
     """
     identity = xp.eye(gram.shape[1], dtype=gram.dtype, device=device_of(gram))
-    total = None
+    total = identity
     for step, (a, b, c) in enumerate(coefficients):
         # The square, written so that NumPy takes half a product for it.
         factor = a * identity + b * gram + c * (gram @ xp.matrix_transpose(gram))
-        total = factor if total is None else factor @ total
+        total = factor @ total if step else factor
         if step < len(coefficients) - 1:
             gram = factor @ gram @ factor
     return total @ matrices

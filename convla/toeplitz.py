@@ -427,8 +427,8 @@ def _dense(kernel: Array, geometry: ConvGeometry, order: Order) -> Array:
     check_room(geometry.shape, kernel)
     if not (is_numpy(kernel) or is_cupy(kernel)):
         # Writing to computed places is not in the array-API standard: apply the map to the identity.
-        columns = xp.eye(geometry.shape[1], dtype=kernel.dtype, device=device_of(kernel))
-        features = correlate(unvec(columns, geometry.domain_shape, order=order), kernel, geometry)
+        unit = xp.eye(geometry.shape[1], dtype=kernel.dtype, device=device_of(kernel))
+        features = correlate(unvec(unit, geometry.domain_shape, order=order), kernel, geometry)
         return xp.matrix_transpose(vec(features, geometry.ndim, order=order))
     out, inner = geometry.kernel_shape[:2]
     rows, columns = geometry.shape

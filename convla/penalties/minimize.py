@@ -431,7 +431,7 @@ class PenaltyDescent(Generic[Map]):
         descent._rows = [tuple(map(float, row)) for row in arrays["rows"]]
         if "pairs" in numbers:
             parts = {name: on_device_of(arrays[f"pairs_{name}"], like, xp) for name in ("signs", "vectors", "images")}
-            pairs = ActivePairs(**parts, **numbers["pairs"] | {"status": Status(numbers["pairs"]["status"])})
+            pairs = ActivePairs(**numbers["pairs"] | parts | {"status": Status(numbers["pairs"]["status"])})
             state = {
                 k.removeprefix("state_"): on_device_of(v, like, xp) for k, v in arrays.items() if k[:6] == "state_"
             }

@@ -235,7 +235,7 @@ def convolutional_similarity_hessian_product(
             for weights, array in ((others, direction), (moved, kernels)):
                 _check_int64(2 * factor * _row_bound(weights, array, xp), array)
         product = factor * (form.pull_back(direction, others, engine) + form.pull_back(kernels, moved, engine))
-    if not all_finite(product, xp):
+    if not all_finite(product):
         for name, array in (("kernels", kernels), ("direction", direction)):
             check_array(name, array, xp)
         raise OverflowError(f"the Hessian product leaves the range of {product.dtype}: scale kernels or direction down")

@@ -301,7 +301,7 @@ def _are_finite(arrays: Sequence[Array]) -> bool:
         xp = namespace(*arrays)
         if all(map(math.isfinite, to_numbers(xp.stack([xp.astype(xp.sum(array), xp.float64) for array in arrays])))):
             return True
-    return all(all_finite(array, namespace(array)) for array in arrays)
+    return all(all_finite(array) for array in arrays)
 
 
 def _adam(settings: Mapping[str, Any]) -> Adam:

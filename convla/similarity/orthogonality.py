@@ -314,8 +314,7 @@ def mutual_coherence_gradient(kernels: ArrayLike) -> Array:
     <BLANKLINE>
            [[ 0.128, -0.096]]])
     """
-    i, j, cosine, units, kernels, xp = _most_coherent(kernels)
-    norms, units = units
+    i, j, cosine, (norms, units), kernels, xp = _most_coherent(kernels)
     gradient = xp.zeros_like(units)
     sign = xp.sign(cosine)
     for here, there in ((i, j), (j, i)):

@@ -123,8 +123,8 @@ def dense_triplets(operator: LinearMap, k: int, end: End = "largest") -> Singula
             left, right = (xp.flip(vectors, axis=0) for vectors in (left, right))
     else:  # of less, the squares keep too little
         with blas_for(decomposition_work(operator)):
-            u, values, vt = xp.linalg.svd(tall, full_matrices=False)
-        spectrum = np.asarray(to_numpy(values), np.float64)
+            u, whole_spectrum, vt = xp.linalg.svd(tall, full_matrices=False)
+        spectrum = np.asarray(to_numpy(whole_spectrum), np.float64)
         ranked = spectrum.copy()
         if end == "smallest":
             # Groups that cannot be told from singular ones come first, whatever smaller value another has.

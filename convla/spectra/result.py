@@ -209,7 +209,8 @@ def placed(vectors: Array, channels: slice, positions: Sequence[slice], shape: S
     """
     xp = namespace(vectors)
     whole = xp.zeros((vectors.shape[0], *shape), dtype=vectors.dtype, device=device_of(vectors))
-    return xpx.at(whole)[(slice(None), channels, *positions, ...)].set(vectors)
+    filled: Array = xpx.at(whole)[(slice(None), channels, *positions, ...)].set(vectors)
+    return filled
 
 
 def of_zero(operator: LinearMap, k: int) -> SingularValues:

@@ -200,7 +200,7 @@ def to_complex(real: Array, imaginary: Array) -> Array:
     dtype = xp.complex64 if real.dtype == xp.float32 else xp.complex128
     if is_numpy(real):  # without temporaries
         joined = np.empty(real.shape, dtype)
-        joined.real, joined.imag = real, imaginary
+        joined.real, joined.imag = real, np.asarray(imaginary)
         return joined
     return xp.astype(real, dtype) + xp.astype(imaginary, dtype) * 1j
 
@@ -272,6 +272,7 @@ def plane_wave(
         plane = on_device_of(factors, vectors, xp, dtype=vectors.dtype)
         term = xp.reshape(vectors[:, index], (-1, *(1,) * len(steps))) * plane[None, ...]
         total = term if total is None else total + term
+    assert total is not None
     return total
 
 
