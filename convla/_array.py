@@ -189,8 +189,8 @@ def row_dots(a: Array, b: Array, xp: Namespace) -> Array:
         return dots
     stretches = (*a.shape[:-1], -1, _UNSHARED)
     heads = np.vecdot(a[..., :whole].reshape(stretches), b[..., :whole].reshape(stretches))
-    rest: Array = np.vecdot(a[..., whole:], b[..., whole:])
-    return rest + np.sum(heads, axis=-1)
+    summed: Array = np.sum(heads, axis=-1) + np.vecdot(a[..., whole:], b[..., whole:])
+    return summed
 
 
 def is_numpy(array: object) -> TypeGuard[np.ndarray[Any, Any]]:

@@ -28,6 +28,7 @@ __all__ = [
     "blocks_for",
     "c_type",
     "chunks",
+    "contiguous",
     "cuda_trouble",
     "forget",
     "kernel_options",
@@ -219,6 +220,12 @@ def on_the_device(make: Callable[..., Any], *arguments: Any) -> Any:
     """Return a table that `make` builds of hashable arguments, on the current device, kept for later calls."""
     device = importlib.import_module("cupy").cuda.Device().id
     return _copy(make, arguments, device)
+
+
+def contiguous(array: Array) -> Array:
+    """Return an array of CuPy as a kernel reads it, in C order: itself where it is in that order."""
+    ordered: Array = importlib.import_module("cupy").ascontiguousarray(array)
+    return ordered
 
 
 def c_type(array: Array) -> str:

@@ -214,6 +214,9 @@ Axes: TypeAlias = int | tuple[int, ...] | None
 Shape: TypeAlias = int | tuple[int, ...]
 """The shape of an array that a function of `Namespace` makes."""
 
+NumPyArray: TypeAlias = np.ndarray[Any, Any]
+"""An array of NumPy, of any dtype: what compiled code takes."""
+
 IndexArray: TypeAlias = np.ndarray[Any, np.dtype[np.signedinteger[Any]]]
 """Places in an array, as signed integers of NumPy."""
 

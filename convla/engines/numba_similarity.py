@@ -22,7 +22,7 @@ from convla.autocorrelation import lag_offsets
 from convla.compiling import compiled
 from convla.engines._parallel import run_jobs, take_job
 from convla.engines._product import LANES, MOST_ROWS, MOST_VECTORS, product
-from convla.typing import Array
+from convla.typing import NumPyArray
 
 __all__ = ["correlate_lags", "layer_similarities", "summed_autocorrelations"]
 
@@ -33,7 +33,7 @@ _PARALLEL_PRODUCTS = 2**21
 _WIDTH = MOST_VECTORS * LANES
 
 
-def summed_autocorrelations(kernels: Array) -> Array:
+def summed_autocorrelations(kernels: NumPyArray) -> NumPyArray:
     """Run the operation; see `convla.autocorrelation.summed_autocorrelations`."""
     rows, offsets = _prepare(kernels)
     lags = np.empty((rows.shape[0], math.prod(2 * k - 1 for k in kernels.shape[2:])))
@@ -41,7 +41,7 @@ def summed_autocorrelations(kernels: Array) -> Array:
     return lags
 
 
-def correlate_lags(kernels: Array, lags: Array) -> Array:
+def correlate_lags(kernels: NumPyArray, lags: NumPyArray) -> NumPyArray:
     """Run the operation; see `convla.autocorrelation.correlate_lags`."""
     rows, offsets = _prepare(kernels)
     out = np.empty_like(rows)
@@ -49,7 +49,9 @@ def correlate_lags(kernels: Array, lags: Array) -> Array:
     return out.reshape(kernels.shape)
 
 
-def layer_similarities(*layers: Array, pairs: str, normalized: bool, safe: tuple[float, float]) -> tuple[Array, ...]:
+def layer_similarities(
+    *layers: NumPyArray, pairs: str, normalized: bool, safe: tuple[float, float]
+) -> tuple[NumPyArray, ...]:
     """Run the operation; see `convla.similarity.layer.layer_similarities`: all filters of all layers share the threads.
 
     Layer by layer, what is called from Python and what waits for threads takes as long as the sums of a small layer.
@@ -82,7 +84,7 @@ def layer_similarities(*layers: Array, pairs: str, normalized: bool, safe: tuple
     return values, *(found.reshape(layer.shape) for found, layer in zip(out, layers, strict=True))
 
 
-def _paired(lags: Array, normalized: bool, safe: tuple[float, float]) -> tuple[float, Array]:
+def _paired(lags: NumPyArray, normalized: bool, safe: tuple[float, float]) -> tuple[float, NumPyArray]:
     """Return a layer's value and the weights of its gradient, in the reference's order of sums; NaN if not safe."""
     energies = lags[:, lags.shape[1] // 2, None].copy()
     if not ((energies >= safe[0]) & (energies <= safe[1])).all():
@@ -101,24 +103,24 @@ def _paired(lags: Array, normalized: bool, safe: tuple[float, float]) -> tuple[f
     return value, others
 
 
-def _ends(sizes: Array) -> Array:
+def _ends(sizes: NumPyArray) -> NumPyArray:
     return np.concatenate([[0], np.cumsum(sizes)])
 
 
-def _addresses(arrays: Sequence[Array]) -> Array:
+def _addresses(arrays: Sequence[NumPyArray]) -> NumPyArray:
     return np.array([array.ctypes.data for array in arrays])
 
 
-def _prepare(kernels: Array) -> tuple[Array, Array]:
+def _prepare(kernels: NumPyArray) -> tuple[NumPyArray, NumPyArray]:
     rows = np.ascontiguousarray(kernels).reshape(*kernels.shape[:2], -1)
     return rows, lag_offsets(kernels.shape[2:]).astype(np.uint64)  # numba wraps what can be negative
 
 
-def _products(rows: Array) -> int:
+def _products(rows: NumPyArray) -> int:
     return int(rows.size * rows.shape[2])
 
 
-def _is_large(rows: Array) -> bool:
+def _is_large(rows: NumPyArray) -> bool:
     return _products(rows) >= _PARALLEL_PRODUCTS
 
 
@@ -127,7 +129,7 @@ _REORDERED = {"reassoc", "contract", "nsz"}
 
 
 @compiled(fastmath=_REORDERED)
-def _energy(numbers: Array) -> float:
+def _energy(numbers: NumPyArray) -> float:
     total = 0.0
     for i in range(numbers.size):
         wide = np.float64(numbers[i])
@@ -136,13 +138,15 @@ def _energy(numbers: Array) -> float:
 
 
 @compiled()
-def _widen(numbers: Array, wide: Array) -> None:
+def _widen(numbers: NumPyArray, wide: NumPyArray) -> None:
     for i in range(numbers.size):
         wide[i] = numbers[i]
 
 
 @compiled()
-def _autocorrelate_filter(kernel: Array, offsets: Array, wide: Array, block: Array, lags: Array) -> None:
+def _autocorrelate_filter(
+    kernel: NumPyArray, offsets: NumPyArray, wide: NumPyArray, block: NumPyArray, lags: NumPyArray
+) -> None:
     channels = kernel.shape[0]
     _widen(kernel.reshape(-1), wide)
     lags[:] = 0.0
@@ -156,7 +160,7 @@ def _autocorrelate_filter(kernel: Array, offsets: Array, wide: Array, block: Arr
 
 
 @compiled()
-def _add_products(numbers: Array, offsets: Array, lags: Array) -> None:
+def _add_products(numbers: NumPyArray, offsets: NumPyArray, lags: NumPyArray) -> None:
     for p in range(offsets.size):
         zero = np.uint64(lags.size // 2) - offsets[p]
         for q in range(p, offsets.size):
@@ -164,7 +168,7 @@ def _add_products(numbers: Array, offsets: Array, lags: Array) -> None:
 
 
 @compiled()
-def _add_gram(channels: int, wide: Array, offsets: Array, block: Array, lags: Array) -> None:
+def _add_gram(channels: int, wide: NumPyArray, offsets: NumPyArray, block: NumPyArray, lags: NumPyArray) -> None:
     taps = offsets.size
     p = 0
     while p < taps:
@@ -182,7 +186,13 @@ def _add_gram(channels: int, wide: Array, offsets: Array, block: Array, lags: Ar
 
 @compiled()
 def _correlate_filter(
-    kernel: Array, offsets: Array, lags: Array, wide: Array, result: Array, toeplitz: Array, out: Array
+    kernel: NumPyArray,
+    offsets: NumPyArray,
+    lags: NumPyArray,
+    wide: NumPyArray,
+    result: NumPyArray,
+    toeplitz: NumPyArray,
+    out: NumPyArray,
 ) -> None:
     channels, taps = kernel.shape
     columns = toeplitz.size // taps
@@ -217,7 +227,7 @@ def _correlate_filter(
 
 
 @compiled(fastmath=_REORDERED)
-def _dot(a: Array, b: Array) -> float:
+def _dot(a: NumPyArray, b: NumPyArray) -> float:
     total = 0.0
     for i in range(a.size):
         total += a[i] * b[i]
@@ -225,7 +235,9 @@ def _dot(a: Array, b: Array) -> float:
 
 
 @compiled()
-def _correlate_along_taps(kernel: Array, offsets: Array, lags: Array, wide: Array, weights: Array, out: Array) -> None:
+def _correlate_along_taps(
+    kernel: NumPyArray, offsets: NumPyArray, lags: NumPyArray, wide: NumPyArray, weights: NumPyArray, out: NumPyArray
+) -> None:
     channels, taps = kernel.shape
     _widen(kernel.reshape(-1), wide)
     for q in range(taps):
@@ -237,7 +249,7 @@ def _correlate_along_taps(kernel: Array, offsets: Array, lags: Array, wide: Arra
 
 
 @compiled()
-def _fill_toeplitz(lags: Array, offsets: Array, q: int, columns: int, toeplitz: Array) -> None:
+def _fill_toeplitz(lags: NumPyArray, offsets: NumPyArray, q: int, columns: int, toeplitz: NumPyArray) -> None:
     taps = offsets.size
     for p in range(taps):
         zero = np.uint64(lags.size // 2) - offsets[p]
@@ -246,7 +258,7 @@ def _fill_toeplitz(lags: Array, offsets: Array, q: int, columns: int, toeplitz: 
 
 
 @compiled()
-def _narrow(numbers: Array, narrow: Array) -> None:
+def _narrow(numbers: NumPyArray, narrow: NumPyArray) -> None:
     for i in range(narrow.size):
         narrow[i] = numbers[i]
 
@@ -258,13 +270,13 @@ def _some_channels(taps: int) -> int:
 
 
 @compiled()
-def _some_filters(kernels: Array) -> int:
+def _some_filters(kernels: NumPyArray) -> int:
     """Return how many filters share their scratch memory."""
     return max(1, 4096 // int(kernels.shape[1] * kernels.shape[2]))
 
 
 @compiled()
-def _autocorrelate_some(kernels: Array, offsets: Array, lags: Array) -> None:
+def _autocorrelate_some(kernels: NumPyArray, offsets: NumPyArray, lags: NumPyArray) -> None:
     filters, channels, taps = kernels.shape
     if taps == 1:
         for i in range(filters):
@@ -277,7 +289,7 @@ def _autocorrelate_some(kernels: Array, offsets: Array, lags: Array) -> None:
 
 
 @compiled()
-def _correlate_some(kernels: Array, offsets: Array, lags: Array, out: Array) -> None:
+def _correlate_some(kernels: NumPyArray, offsets: NumPyArray, lags: NumPyArray, out: NumPyArray) -> None:
     filters, channels, taps = kernels.shape
     if taps == 1:
         for i in range(filters):
@@ -297,7 +309,7 @@ def _correlate_some(kernels: Array, offsets: Array, lags: Array, out: Array) -> 
 
 
 @compiled(nogil=True)
-def _autocorrelate_filters(counter: Array, kernels: Array, offsets: Array, lags: Array) -> None:
+def _autocorrelate_filters(counter: NumPyArray, kernels: NumPyArray, offsets: NumPyArray, lags: NumPyArray) -> None:
     step = _some_filters(kernels)
     first = step * take_job(counter)
     while first < kernels.shape[0]:
@@ -307,7 +319,9 @@ def _autocorrelate_filters(counter: Array, kernels: Array, offsets: Array, lags:
 
 
 @compiled(nogil=True)
-def _correlate_filters(counter: Array, kernels: Array, offsets: Array, lags: Array, out: Array) -> None:
+def _correlate_filters(
+    counter: NumPyArray, kernels: NumPyArray, offsets: NumPyArray, lags: NumPyArray, out: NumPyArray
+) -> None:
     step = _some_filters(kernels)
     first = step * take_job(counter)
     while first < kernels.shape[0]:
@@ -328,21 +342,23 @@ def _pointer(typing_context: Any, address: Any, like: Any) -> Any:  # noqa: ARG0
 
 
 @compiled(nogil=True)
-def _layer(addresses: Array, layer: int, like: Array, shapes: Array) -> Array:
+def _layer(addresses: NumPyArray, layer: int, like: NumPyArray, shapes: NumPyArray) -> NumPyArray:
     """Return the array of a layer that stands at its address, (filters, channels, taps)."""
-    return numba.carray(_pointer(addresses[layer], like), (shapes[layer, 0], shapes[layer, 1], shapes[layer, 2]))
+    shape = (shapes[layer, 0], shapes[layer, 1], shapes[layer, 2])
+    array: NumPyArray = numba.carray(_pointer(addresses[layer], like), shape)
+    return array
 
 
 @compiled(nogil=True)
 def _autocorrelate_layers(
-    counter: Array,
-    jobs: Array,
-    addresses: Array,
-    like: Array,
-    shapes: Array,
-    places: Array,
-    offsets: Array,
-    signatures: Array,
+    counter: NumPyArray,
+    jobs: NumPyArray,
+    addresses: NumPyArray,
+    like: NumPyArray,
+    shapes: NumPyArray,
+    places: NumPyArray,
+    offsets: NumPyArray,
+    signatures: NumPyArray,
 ) -> None:
     job = take_job(counter)
     while job < jobs.shape[0]:
@@ -356,15 +372,15 @@ def _autocorrelate_layers(
 
 @compiled(nogil=True)
 def _correlate_layers(
-    counter: Array,
-    jobs: Array,
-    addresses: Array,
-    like: Array,
-    shapes: Array,
-    places: Array,
-    offsets: Array,
-    weights: Array,
-    targets: Array,
+    counter: NumPyArray,
+    jobs: NumPyArray,
+    addresses: NumPyArray,
+    like: NumPyArray,
+    shapes: NumPyArray,
+    places: NumPyArray,
+    offsets: NumPyArray,
+    weights: NumPyArray,
+    targets: NumPyArray,
 ) -> None:
     job = take_job(counter)
     while job < jobs.shape[0]:
