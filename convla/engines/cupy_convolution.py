@@ -100,9 +100,8 @@ def correlate_kernel_adjoint(features: Array, image: Array, geometry: ConvGeomet
     for some, parts in _pieces(images, geometry, math.prod(geometry.kernel_shape)):
         extended = contiguous(extend(images[some], geometry, xp))
         for rows in parts:
-            products = _grouped(given[some, :, rows], geometry) @ xp.matrix_transpose(
-                _columns(extended, rows, geometry)
-            )
+            columns = xp.matrix_transpose(_columns(extended, rows, geometry))
+            products = _grouped(given[some, :, rows], geometry) @ columns
             total += xp.sum(products, axis=0)
     return xp.reshape(total, geometry.kernel_shape)
 

@@ -22,7 +22,6 @@ from convla.transforms import TRANSFORMS
 
 __all__ = ["GradientTransform"]
 
-Array = Any
 Tensor = Any
 Transform = Callable[..., Any]
 
@@ -230,7 +229,7 @@ _TRANSFORMED: weakref.WeakSet[Any] = weakref.WeakSet()
 """The optimizers that have a `GradientTransform`."""
 
 
-def _transform_filters(name: str, options: dict[str, Any], weight: Array, layout: Layout) -> Array:
+def _transform_filters(name: str, options: dict[str, Any], weight: Tensor, layout: Layout) -> Tensor:
     """Apply a transform to the filters that a weight holds: group by group where it acts across filters."""
     transform = TRANSFORMS[name]
     if layout == Layout():

@@ -299,8 +299,9 @@ def _kernels(operator: LinearMap) -> tuple[Tensor, ...]:
     check_linear_map(operator)
     if not operator.kernels:
         raise TypeError(f"operator must be made of convolutions to have a gradient, got a {type(operator).__name__}")
-    for kernel in operator.kernels:
+    kernels: tuple[Tensor, ...] = operator.kernels
+    for kernel in kernels:
         check_weight("the operator's kernel", kernel)
         if not kernel.is_floating_point():
             raise TypeError(f"the operator's kernel must be of float32 or float64, got {kernel.dtype}")
-    return operator.kernels
+    return kernels
