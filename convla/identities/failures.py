@@ -223,4 +223,4 @@ def _sum_and_difference(k1: ArrayLike, k2: ArrayLike) -> tuple[Array, Array, Arr
     norms = [xp.sqrt(xp.sum(part * part, axis=-1)) for part in parts]
     if not all(bool(xp.all(norm > 0.0)) for norm in norms):
         raise ValueError("k1 and k2 must be neither equal nor opposite in any pair")
-    return *parts, *norms
+    return parts[0], parts[1], norms[0], norms[1]

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
-from convla._array import namespace
+from convla._array import as_float_array, device_of, namespace
 from convla._checks import check_kernel
 from convla._validate import check_array, check_real
 from convla.conv import flip_kernel
@@ -198,8 +196,9 @@ def singular_value_gradient(matrix: ArrayLike, index: int = 0) -> Array:
     array([[1., 0.],
            [0., 0.]])
     """
-    left, _, right = np.linalg.svd(check_array("matrix", matrix, namespace(matrix), ndim=2), full_matrices=False)
-    return np.outer(left[:, index], right[index])
+    xp = namespace(matrix)
+    left, _, right = xp.linalg.svd(as_float_array(check_array("matrix", matrix, xp, ndim=2), xp), full_matrices=False)
+    return left[:, index, None] * right[index, :]
 
 
 def penalty_matrix_gradient(matrix: ArrayLike, alpha: float) -> Array:
@@ -228,8 +227,10 @@ def penalty_matrix_gradient(matrix: ArrayLike, alpha: float) -> Array:
     array([[4., 0.],
            [0., 0.]])
     """
-    matrix = check_array("matrix", matrix, namespace(matrix), ndim=2)
-    gram = matrix.T @ matrix - check_real("alpha", alpha, positive=True) * np.eye(matrix.shape[1])
-    left, _, right = np.linalg.svd(gram)
-    u, v = left[:, 0], right[0]
-    return np.outer(matrix @ u, v) + np.outer(matrix @ v, u)
+    xp = namespace(matrix)
+    matrix = xp.astype(check_array("matrix", matrix, xp, ndim=2), xp.float64)
+    unit = xp.eye(matrix.shape[1], dtype=xp.float64, device=device_of(matrix))
+    gram = xp.matrix_transpose(matrix) @ matrix - check_real("alpha", alpha, positive=True) * unit
+    left, _, right = xp.linalg.svd(gram)
+    u, v = left[:, 0], right[0, :]
+    return (matrix @ u)[:, None] * v + (matrix @ v)[:, None] * u
