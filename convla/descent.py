@@ -7,7 +7,7 @@ from typing import Protocol
 
 from convla._array import namespace
 from convla._validate import check_real
-from convla.typing import Array
+from convla.typing import AnyArray, Array
 
 __all__ = ["SGD", "AdaGrad", "Adam", "Optimizer", "RMSprop"]
 
@@ -15,7 +15,7 @@ __all__ = ["SGD", "AdaGrad", "Adam", "Optimizer", "RMSprop"]
 class Optimizer(Protocol):
     """What a descent asks of an optimiser: one object for each array it moves."""
 
-    def step(self, parameter: Array, gradient: Array) -> Array:
+    def step(self, parameter: Array, gradient: Array) -> AnyArray:
         """Return `parameter` after one step along `gradient`."""
 
 
@@ -47,7 +47,7 @@ class SGD:
         self.nesterov = nesterov
         self._velocity: Array | float = 0.0
 
-    def step(self, parameter: Array, gradient: Array) -> Array:
+    def step(self, parameter: Array, gradient: Array) -> AnyArray:
         """Return `parameter` after one step, and remember the velocity."""
         if not self.momentum:
             return parameter - self.learning_rate * gradient
@@ -79,7 +79,7 @@ class AdaGrad:
         self.epsilon = check_real("epsilon", epsilon, positive=True)
         self._squares: Array | float = 0.0
 
-    def step(self, parameter: Array, gradient: Array) -> Array:
+    def step(self, parameter: Array, gradient: Array) -> AnyArray:
         """Return `parameter` after one step, and remember the squares of `gradient`."""
         xp = namespace(parameter, gradient)
         self._squares = self._squares + gradient * gradient
@@ -112,7 +112,7 @@ class RMSprop:
         self.epsilon = check_real("epsilon", epsilon, positive=True)
         self._squares: Array | float = 0.0
 
-    def step(self, parameter: Array, gradient: Array) -> Array:
+    def step(self, parameter: Array, gradient: Array) -> AnyArray:
         """Return `parameter` after one step, and remember the squares of `gradient`."""
         xp = namespace(parameter, gradient)
         self._squares = self.decay * self._squares + (1.0 - self.decay) * (gradient * gradient)
@@ -151,7 +151,7 @@ class Adam:
         self._first: Array | float = 0.0
         self._second: Array | float = 0.0
 
-    def step(self, parameter: Array, gradient: Array) -> Array:
+    def step(self, parameter: Array, gradient: Array) -> AnyArray:
         """Return `parameter` after one step, and remember the moments of `gradient`."""
         xp = namespace(parameter, gradient)
         beta1, beta2 = self.betas

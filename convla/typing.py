@@ -206,6 +206,13 @@ class Namespace(Protocol):
     def sum(self, x: Array, /, *, axis: Axes = None, dtype: Any = None, keepdims: bool = False) -> Array: ...
 
 
+AnyArray: TypeAlias = Any
+"""An array of the library of the arguments: what public functions return.
+
+Python's types cannot say "of the same library", and the caller knows which one it is. So type checkers are told
+nothing: `Array` would refuse what is right for a NumPy array, ``result.max()``, or a tensor, ``result.backward()``.
+"""
+
 ArrayLike: TypeAlias = Array | complex | Sequence[Any]
 """An `Array`, or a number or nested sequences of numbers, which are taken as a NumPy array."""
 

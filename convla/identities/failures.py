@@ -9,7 +9,7 @@ import numpy as np
 from convla._array import as_float_array, namespace
 from convla._validate import check_array, check_integer, check_real, check_same_shape
 from convla.errors import ShapeError
-from convla.typing import Array, ArrayLike
+from convla.typing import AnyArray, Array, ArrayLike
 
 __all__ = [
     "crossing_probability",
@@ -20,7 +20,7 @@ __all__ = [
 ]
 
 
-def orthogonalized_pair(k1: ArrayLike, k2: ArrayLike) -> tuple[Array, Array]:
+def orthogonalized_pair(k1: ArrayLike, k2: ArrayLike) -> tuple[AnyArray, AnyArray]:
     """Return where the gradient flow of the squared inner product of two kernels ends.
 
     Parameters
@@ -57,7 +57,7 @@ def orthogonalized_pair(k1: ArrayLike, k2: ArrayLike) -> tuple[Array, Array]:
     return (total + gap) / 2.0, (total - gap) / 2.0
 
 
-def orthogonality_fails(k1: ArrayLike, k2: ArrayLike, gram: ArrayLike) -> Array:
+def orthogonality_fails(k1: ArrayLike, k2: ArrayLike, gram: ArrayLike) -> AnyArray:
     """Return whether making two kernels orthogonal leaves their feature maps no less similar than they were.
 
     Parameters

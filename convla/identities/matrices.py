@@ -9,7 +9,7 @@ from convla._checks import check_kernel
 from convla._validate import check_array, check_real
 from convla.conv import flip_kernel
 from convla.identities.inner_products import kernel_correlation
-from convla.typing import Array, ArrayLike
+from convla.typing import AnyArray, ArrayLike
 
 __all__ = [
     "adjoint_kernel",
@@ -22,7 +22,7 @@ __all__ = [
 ]
 
 
-def adjoint_kernel(kernel: ArrayLike) -> Array:
+def adjoint_kernel(kernel: ArrayLike) -> AnyArray:
     """Return the kernel with channels swapped and taps flipped: its matrix is the transpose of the kernel's.
 
     With low and high padding of each axis exchanged for N - 1 less them; so "full" and "valid" change places, and
@@ -56,7 +56,7 @@ def adjoint_kernel(kernel: ArrayLike) -> Array:
     return flip_kernel(xp.permute_dims(kernel, (1, 0, *range(2, kernel.ndim))))
 
 
-def gram_kernel(kernel: ArrayLike) -> Array:
+def gram_kernel(kernel: ArrayLike) -> AnyArray:
     """Return the kernel whose matrix, "same" padded, is M^T M for the fully padded matrix M of `kernel`.
 
     Parameters
@@ -171,7 +171,7 @@ def scaled_penalty_minimum(condition: float, alpha: float) -> float:
     return check_real("alpha", alpha, positive=True) * (square - 1) / (square + 1)
 
 
-def singular_value_gradient(matrix: ArrayLike, index: int = 0) -> Array:
+def singular_value_gradient(matrix: ArrayLike, index: int = 0) -> AnyArray:
     """Return the derivative of a simple singular value by every entry of the matrix: u v^T.
 
     Parameters
@@ -201,7 +201,7 @@ def singular_value_gradient(matrix: ArrayLike, index: int = 0) -> Array:
     return left[:, index, None] * right[index, :]
 
 
-def penalty_matrix_gradient(matrix: ArrayLike, alpha: float) -> Array:
+def penalty_matrix_gradient(matrix: ArrayLike, alpha: float) -> AnyArray:
     """Return the derivative of sigma_max(M^T M - alpha I) by every entry of M, where that value is simple.
 
     Parameters

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from convla._array import to_numpy
 from convla._validate import check_integer
 from convla.errors import WeightsError
 from convla.networks.naming import named_as_kernel, why_no_kernel
@@ -233,5 +232,5 @@ def initialize_file(
         start=start,
         progress=after_step,
     )
-    rewrite_weights(source, target, {name: to_numpy(kernel) for name, kernel in result.kernels.items()})
+    rewrite_weights(source, target, result.kernels)
     return result

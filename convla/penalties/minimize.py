@@ -25,7 +25,7 @@ from convla.penalties.spectrum import fourth_powers_fit, measure_spectrum
 from convla.penalties.steps import Step, StepName
 from convla.penalties.tracker import Tracker, TrackerName
 from convla.spectra.status import Status
-from convla.typing import Array
+from convla.typing import AnyArray, Array
 
 __all__ = ["DescentStatus", "PenaltyDescent", "Settled", "Trace", "minimize_penalty"]
 
@@ -257,7 +257,7 @@ class PenaltyDescent(Generic[Map]):
         return cast(Map, self._operator if self._at is None else self._at.operator)
 
     @property
-    def kernel(self) -> Array:
+    def kernel(self) -> AnyArray:
         """The current kernel; of a map that is made of several convolutions, see ``operator.kernels``."""
         (kernel,) = self.operator.kernels
         return kernel

@@ -218,7 +218,8 @@ def _squares(values: Array) -> Array:
 
 
 def _flat(vectors: Array, factor: LinearMap) -> Array:
-    return vec(vectors, len(factor.domain_shape) - 1, order=factor.order)
+    flat: Array = vec(vectors, len(factor.domain_shape) - 1, order=factor.order)
+    return flat
 
 
 def cluster(squares: Array, alpha: float, nulls: int, rtol: float | None) -> tuple[float, Array, Array, int]:

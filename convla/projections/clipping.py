@@ -22,7 +22,7 @@ from convla.projections.scaling import scaled_below
 from convla.spectra.bounds import singular_value_bounds
 from convla.spectra.status import Status
 from convla.spectra.values import smallest_singular_value
-from convla.typing import Array, ArrayLike, Boundary, Padding
+from convla.typing import AnyArray, Array, ArrayLike, Boundary, Padding
 
 __all__ = [
     "FAR",
@@ -66,7 +66,7 @@ class ClippedKernel:
         Projections of either kind.
     """
 
-    kernel: Array = field(repr=False)
+    kernel: AnyArray = field(repr=False)
     upper: float
     smallest: float | None
     distance: float

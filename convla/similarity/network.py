@@ -22,7 +22,7 @@ from convla.similarity.layer import (
     layer_similarities,
 )
 from convla.similarity.signatures import SAFE_ENERGY
-from convla.typing import Array, ArrayLike, Engine, Namespace
+from convla.typing import AnyArray, Array, ArrayLike, Engine, Namespace
 
 __all__ = ["Initialization", "NetworkSimilarity", "initialize_network", "network_similarity"]
 
@@ -32,7 +32,7 @@ class NetworkSimilarity(NamedTuple):
 
     total: float
     layers: dict[str, float]
-    gradients: dict[str, Array]
+    gradients: dict[str, AnyArray]
 
 
 def network_similarity(
@@ -129,11 +129,11 @@ def _together(
 class Initialization:
     """Where a minimisation of convolutional similarity stands; `initialize_network` goes on from it."""
 
-    kernels: dict[str, Array]
+    kernels: dict[str, AnyArray]
     """The kernels after `iteration` steps."""
     settings: dict[str, Any]
     """What the steps depend on; going on with others is refused."""
-    norms: dict[str, Array]
+    norms: dict[str, AnyArray]
     """The norms of the filters at the start, (c_out, 1, ...); empty where they are not kept."""
     iteration: int = 0
     losses: list[float] = field(default_factory=list)

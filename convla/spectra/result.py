@@ -15,7 +15,7 @@ from convla._array import device_of, namespace, on_device_of, to_numpy
 from convla.linear_map import LinearMap
 from convla.spectra.ritz import FloatArray
 from convla.spectra.status import Status
-from convla.typing import Array
+from convla.typing import AnyArray, Array
 
 __all__ = ["End", "SingularValues", "of_zero", "placed", "read_off", "smallest_triplet", "triplets", "weakest"]
 
@@ -60,9 +60,9 @@ class SingularValues:
         all that were seen. What is left of it bounds the smallest singular value from above.
     """
 
-    values: Array
-    left: Array | None
-    right: Array | None
+    values: AnyArray
+    left: AnyArray | None
+    right: AnyArray | None
     residuals: FloatArray | None
     errors: FloatArray
     upper: float
@@ -70,7 +70,7 @@ class SingularValues:
     status: Status
     method: str
     nullity: int = 0
-    least: Array | None = None
+    least: AnyArray | None = None
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{value:.6g}" for value in to_numpy(self.values)[:4].tolist())
