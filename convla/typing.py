@@ -1,9 +1,9 @@
 """Names for the types that cross module borders.
 
-`Array` and `Namespace` are protocols: what convla uses of the Python array API standard [1]_, and no more. They are for
-type checkers: a misspelt attribute, one that only one library has (``array.ravel()``, ``array.detach()``), a keyword
-that the standard has not, or a number that was never taken out of its array is found before anything runs. Nothing
-checks them while convla computes.
+`Array` and `Namespace` are protocols, of what convla uses of the Python array API standard [1]_. They are for type
+checkers: a misspelt attribute, one that only one library has (``array.ravel()``, ``array.detach()``), a keyword that
+the standard has not, or a number that was never taken out of its array is found before anything runs. Nothing checks
+them while convla computes.
 
 References
 ----------
@@ -12,7 +12,7 @@ References
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -22,9 +22,9 @@ import numpy as np
 class Array(Protocol):
     """An array of any library that follows the Python array API standard: NumPy, CuPy, PyTorch, JAX.
 
-    Its shape is a tuple of integers; its dtype and its device are objects of the library. ``size`` is not among the
-    attributes, since a tensor of PyTorch has a method of that name: write ``math.prod(array.shape)``. Code for one
-    library alone says so by its types, ``np.ndarray`` or ``torch.Tensor``.
+    Its shape is a tuple of integers, its dtype an object of the library. ``size`` is not among the attributes, since a
+    tensor of PyTorch has a method of that name: write ``math.prod(array.shape)``. Nor is ``device``, which an array
+    that JAX traces has not. Code for one library alone says so by its types, `NumPyArray` or ``torch.Tensor``.
 
     Examples
     --------
@@ -39,13 +39,9 @@ class Array(Protocol):
     def shape(self) -> tuple[int, ...]: ...
     @property
     def ndim(self) -> int: ...
-    @property
-    def device(self) -> Any: ...
 
     def __getitem__(self, key: Any, /) -> Array: ...
     def __setitem__(self, key: Any, value: Any, /) -> None: ...
-    def __len__(self) -> int: ...
-    def __iter__(self) -> Iterator[Any]: ...
 
     def __bool__(self) -> bool: ...
     def __int__(self) -> int: ...

@@ -12,7 +12,7 @@ import math
 
 import numpy as np
 
-from convla.compiling import compiled
+from convla.compiling import compile_for, compiled
 from convla.experiments.descents.pairs import LOSSES, MOMENTUM, OPTIMIZERS, SIMILARITIES, step_factors
 from convla.extending import share
 from convla.typing import NumPyArray
@@ -61,6 +61,7 @@ def descend_pairs(
             _descend_block(k1[block], k2[block], grams[block], *options, trace[block])
 
     if blocks > 1:
+        compile_for(_descend_block, k1[0], k2[0], grams[0], *options, trace[0])
         share(descend)
     else:
         descend()
