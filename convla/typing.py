@@ -79,7 +79,7 @@ class Array(Protocol):
     def __ne__(self, other: Any, /) -> Array: ...  # type: ignore[override]
 
 
-class FloatLimits(Protocol):
+class Limits(Protocol):
     """What ``finfo`` and ``iinfo`` tell of a dtype; `eps` of a floating-point one alone."""
 
     @property
@@ -140,8 +140,8 @@ class Namespace(Protocol):
     def complex128(self) -> Any: ...
 
     def astype(self, x: Array, dtype: Any, /, *, copy: bool = True) -> Array: ...
-    def finfo(self, dtype: Any, /) -> FloatLimits: ...
-    def iinfo(self, dtype: Any, /) -> FloatLimits: ...
+    def finfo(self, dtype: Any, /) -> Limits: ...
+    def iinfo(self, dtype: Any, /) -> Limits: ...
     def isdtype(self, dtype: Any, kind: Any) -> bool: ...
     def result_type(self, *arrays_and_dtypes: Any) -> Any: ...
 
@@ -239,5 +239,5 @@ Padding: TypeAlias = Literal["full", "same", "valid"] | int | Sequence[tuple[int
 Boundary: TypeAlias = Literal["zero", "circular", "reflect", "replicate", "symmetric"]
 """What stands outside the image."""
 
-Seed: TypeAlias = int | Sequence[int] | np.random.SeedSequence | np.random.BitGenerator | np.random.Generator | None
+Seed: TypeAlias = "int | Sequence[int] | np.random.SeedSequence | np.random.BitGenerator | np.random.Generator | None"
 """Anything `numpy.random.default_rng` takes: None, an integer, a SeedSequence, a Generator."""

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from convla._array import namespace
-from convla.typing import Array, FloatLimits, FourierTransforms, LinearAlgebra, Namespace
+from convla.typing import Array, FourierTransforms, Limits, LinearAlgebra, Namespace
 
 
 class Nothing(Protocol):
@@ -67,7 +67,7 @@ def test_nothing_else_is_an_array(other: object) -> None:
 def test_every_namespace_has_the_functions_and_takes_their_keywords(make: Callable[[], Any]) -> None:
     xp = namespace(make())
     parts = {Namespace: xp, LinearAlgebra: xp.linalg, FourierTransforms: xp.fft}
-    assert all(hasattr(xp.finfo(xp.float32), name) for name in members(FloatLimits))
+    assert all(hasattr(xp.finfo(xp.float32), name) for name in members(Limits))
     for protocol, module in parts.items():
         for name, wanted in members(protocol).items():
             found = getattr(module, name)  # an AttributeError says which one is missing
