@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from convla._array import namespace, row_dots
@@ -28,7 +28,6 @@ from convla.typing import Array, NumPyArray
 
 __all__ = ["SpectralNorm", "spectral_norm"]
 
-Tensor = Any
 Layer = Any
 
 _RTOL = 0.01  # of the residual; the norm's error is of its square

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from convla._array import describe
 from convla._validate import check_choice
@@ -22,7 +23,6 @@ from convla.transforms import TRANSFORMS
 
 __all__ = ["GradientTransform"]
 
-Tensor = Any
 Transform = Callable[..., Any]
 
 

@@ -6,6 +6,7 @@ import warnings
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from convla._validate import check_integer, check_real
 from convla.errors import ConvergenceWarning
@@ -14,8 +15,6 @@ from convla.frameworks.torch.layers import linear_maps, observed_shapes
 from convla.projections.clipping import clip_singular_values
 
 __all__ = ["SpectralProjection"]
-
-Tensor = Any
 
 
 class SpectralProjection:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from convla import spectra
 from convla._array import is_followed
@@ -23,8 +24,6 @@ from convla.spectra.gradients import SpectralGradient
 from convla.spectra.result import SingularValues
 
 __all__ = ["condition_number", "largest_singular_value", "penalty", "singular_values", "smallest_singular_value"]
-
-Tensor = Any
 
 
 def largest_singular_value(operator: LinearMap, **options: Any) -> Tensor:
