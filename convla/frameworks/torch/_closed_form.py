@@ -17,7 +17,6 @@ from convla._array import describe
 
 __all__ = ["Known", "Loss", "check_weight", "closed_form", "full_precision", "with_gradients"]
 
-
 TYPES = {bool: "bool", int: "int", float: "float", str: "str", tuple: "int[]"}
 """What a schema calls the types of options."""
 

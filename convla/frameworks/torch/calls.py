@@ -12,7 +12,6 @@ from convla.networks.graph import Node
 
 __all__ = ["ATTENTION", "Call", "Padded", "Watcher", "only_first", "plain_name", "unknown"]
 
-
 ATTENTION = "attention: a product of what depends on the input, which has no Lipschitz constant on the whole space"
 
 

@@ -22,7 +22,6 @@ from convla.networks.graph import Node
 
 __all__ = ["STEPS", "interpret"]
 
-
 _WORDS = {
     "scaled_dot_product_attention": ATTENTION,
     "multi_head_attention_forward": ATTENTION,
