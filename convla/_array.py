@@ -11,7 +11,7 @@ import functools
 import importlib
 import math
 import os
-from typing import Any
+from typing import Any, TypeGuard, cast
 
 import array_api_compat
 import numpy as np
@@ -28,6 +28,7 @@ __all__ = [
     "cuda_is_available",
     "describe",
     "device_of",
+    "is_array",
     "is_cupy",
     "is_exact",
     "is_followed",
@@ -60,7 +61,7 @@ def namespace(*values: ArrayLike) -> Namespace:
             break
     else:
         return _namespace_of_numpy()
-    arrays = [value for value in values if array_api_compat.is_array_api_obj(value)]
+    arrays = [value for value in values if is_array(value)]
     if all(type(array) is np.ndarray for array in arrays):
         return _namespace_of_numpy()
     libraries = {_library(array) for array in arrays}
@@ -69,7 +70,7 @@ def namespace(*values: ArrayLike) -> Namespace:
         raise TypeError(f"all arrays of a call must come from one library, got {kinds}")
     if libraries == {"jax"}:
         _check_jax(arrays)
-    return array_api_compat.array_namespace(*arrays)
+    return cast(Namespace, array_api_compat.array_namespace(*arrays))  # it says no more than that it is a module
 
 
 def _check_jax(arrays: list[Array]) -> None:
@@ -86,7 +87,7 @@ def _check_jax(arrays: list[Array]) -> None:
         )
 
 
-def _platform_of(array: Array) -> str:
+def _platform_of(array: Any) -> str:
     """Return what kind of device holds an array of JAX, or will do so by default where it is traced."""
     jax = importlib.import_module("jax")
     return str(jax.default_backend() if is_traced(array) else next(iter(array.devices())).platform)
@@ -94,7 +95,8 @@ def _platform_of(array: Array) -> str:
 
 @functools.cache
 def _namespace_of_numpy() -> Namespace:
-    return array_api_compat.array_namespace(np.empty(0))  # imports all of NumPy: not before it is needed
+    # This imports all of NumPy: not before it is needed.
+    return cast(Namespace, array_api_compat.array_namespace(np.empty(0)))
 
 
 def _library(array: Array) -> str:
@@ -102,9 +104,14 @@ def _library(array: Array) -> str:
     return "jax" if array_api_compat.is_jax_array(array) else type(array).__module__.partition(".")[0]
 
 
+def is_array(value: object) -> TypeGuard[Array]:
+    """Tell whether `value` is an array of a library that follows the standard."""
+    return bool(array_api_compat.is_array_api_obj(value))
+
+
 def as_array(value: ArrayLike, xp: Namespace) -> Array:
     """Return `value` as an array of `xp`, without a copy where it is one."""
-    return value if array_api_compat.is_array_api_obj(value) else xp.asarray(value)
+    return value if is_array(value) else xp.asarray(value)
 
 
 def is_traced(array: Array) -> bool:
@@ -122,7 +129,8 @@ def is_followed(array: Array) -> bool:
 def copy_of(array: Array, xp: Namespace) -> Array:
     """Return a copy of `array` in memory of its own."""
     if array_api_compat.is_torch_array(array):
-        return array.clone()  # asarray warns of what it does to tensors that autograd follows
+        clone: Array = array.clone()  # asarray warns of what it does to tensors that autograd follows
+        return clone
     return xp.asarray(array, copy=True)
 
 
@@ -146,7 +154,7 @@ def accumulation_dtype(array: Array, xp: Namespace) -> Any:
     return xp.float64 if array.dtype == xp.float32 else array.dtype
 
 
-def all_finite(array: Array, xp: Namespace) -> bool:
+def all_finite(array: Array) -> bool:
     """Tell whether `array` holds no NaN and no infinity; exact arrays never do, and of traced ones nobody knows.
 
     One reduction without a temporary settles the usual case; only a non-finite result (which may be an overflow) needs
@@ -158,36 +166,39 @@ def all_finite(array: Array, xp: Namespace) -> bool:
             return True
         flat = array.ravel(order="K")
         if flat.size <= _UNSHARED:
-            square = np.vdot(flat, flat)  # unlike dot, vdot does not warn of an overflow
+            square = float(np.vdot(flat, flat))  # unlike dot, vdot does not warn of an overflow
         else:
             with np.errstate(over="ignore", invalid="ignore"):
-                square = row_dots(flat, flat, np)
+                square = float(row_dots(flat, flat, namespace(flat)))
         return math.isfinite(square) or bool(np.isfinite(flat).all())
     if is_exact(array) or is_traced(array):
         return True
     if array_api_compat.is_torch_array(array):
         array = array.detach()  # a number read from a tensor that autograd follows brings a warning
+    xp = namespace(array)
     return math.isfinite(float(xp.sum(array))) or bool(xp.all(xp.isfinite(array)))
 
 
 def row_dots(a: Array, b: Array, xp: Namespace) -> Array:
     """Return the dot products of the last axes of two arrays of one shape: in NumPy by the BLAS, on one thread."""
-    if type(a) is not np.ndarray:
+    if type(a) is not np.ndarray or type(b) is not np.ndarray:
         return xp.sum(a * b, axis=-1)
     whole = a.shape[-1] // _UNSHARED * _UNSHARED
     if not whole:
-        return np.vecdot(a, b)
+        dots: Array = np.vecdot(a, b)
+        return dots
     stretches = (*a.shape[:-1], -1, _UNSHARED)
     heads = np.vecdot(a[..., :whole].reshape(stretches), b[..., :whole].reshape(stretches))
-    return np.sum(heads, axis=-1) + np.vecdot(a[..., whole:], b[..., whole:])
+    summed: Array = np.sum(heads, axis=-1) + np.vecdot(a[..., whole:], b[..., whole:])
+    return summed
 
 
-def is_numpy(array: Array) -> bool:
+def is_numpy(array: object) -> TypeGuard[np.ndarray[Any, Any]]:
     """Tell whether `array` is a NumPy array."""
     return bool(array_api_compat.is_numpy_array(array))
 
 
-def is_cupy(array: Array) -> bool:
+def is_cupy(array: object) -> TypeGuard[Any]:
     """Tell whether `array` is a CuPy array."""
     return bool(array_api_compat.is_cupy_array(array))
 

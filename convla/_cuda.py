@@ -28,6 +28,7 @@ __all__ = [
     "blocks_for",
     "c_type",
     "chunks",
+    "contiguous",
     "cuda_trouble",
     "forget",
     "kernel_options",
@@ -208,17 +209,23 @@ def _named(error: Exception) -> Exception | None:
 
 
 @functools.lru_cache(maxsize=256)
-def _copy(make: Callable[..., Any], arguments: tuple[Any, ...], device: int) -> Array:  # noqa: ARG001 - a part of the key
+def _copy(make: Callable[..., Any], arguments: tuple[Any, ...], device: int) -> Any:  # noqa: ARG001 - a part of the key
     cupy = importlib.import_module("cupy")
     table = cupy.asarray(make(*arguments))
     cupy.cuda.get_current_stream().synchronize()  # once: later calls may be on other streams
     return table
 
 
-def on_the_device(make: Callable[..., Any], *arguments: Any) -> Array:
+def on_the_device(make: Callable[..., Any], *arguments: Any) -> Any:
     """Return a table that `make` builds of hashable arguments, on the current device, kept for later calls."""
     device = importlib.import_module("cupy").cuda.Device().id
     return _copy(make, arguments, device)
+
+
+def contiguous(array: Array) -> Array:
+    """Return an array of CuPy as a kernel reads it, in C order: itself where it is in that order."""
+    ordered: Array = importlib.import_module("cupy").ascontiguousarray(array)
+    return ordered
 
 
 def c_type(array: Array) -> str:

@@ -14,10 +14,9 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar
 
-import array_api_compat
 import numpy as np
 
-from convla._array import cuda_is_available, describe, is_numpy
+from convla._array import cuda_is_available, describe, is_array, is_numpy
 from convla._cuda import cuda_trouble
 from convla._lending import lent, takes
 from convla.errors import EngineError
@@ -206,7 +205,7 @@ class Accelerated(Generic[P, R]):
 
 
 def _arrays(values: Iterable[Any]) -> list[Any]:
-    return [value for value in values if array_api_compat.is_array_api_obj(value)]
+    return [value for value in values if is_array(value)]
 
 
 def prepares(prepare: Callable[..., Any]) -> Callable[[R], R]:

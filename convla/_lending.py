@@ -16,7 +16,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import array_api_compat
 
-from convla._array import cuda_is_available, is_cupy, is_followed, is_on_gpu
+from convla._array import cuda_is_available, is_array, is_cupy, is_followed, is_on_gpu
 from convla.typing import Array
 
 __all__ = ["lent", "takes"]
@@ -65,11 +65,11 @@ def lent(kernel: Callable[P, R], reference: Callable[P, R], arrays: Sequence[Arr
 
     @functools.wraps(kernel)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        given = [value for value in args if array_api_compat.is_array_api_obj(value)]
+        given = [value for value in args if is_array(value)]
         if any(_is_followed(value) for value in given):
             return reference(*args, **kwargs)
         with _on_the_stream_of(given[0]):
-            borrowed = (_borrowed(value) if array_api_compat.is_array_api_obj(value) else value for value in args)
+            borrowed = (_borrowed(value) if is_array(value) else value for value in args)
             result = kernel(*borrowed, **kwargs)  # type: ignore[arg-type]
             return _returned(result, given[0])  # type: ignore[no-any-return]
 
@@ -77,7 +77,7 @@ def lent(kernel: Callable[P, R], reference: Callable[P, R], arrays: Sequence[Arr
 
 
 @contextlib.contextmanager
-def _on_the_stream_of(array: Array) -> Iterator[None]:
+def _on_the_stream_of(array: Any) -> Iterator[None]:
     cuda = importlib.import_module("cupy").cuda
     device = array.__dlpack_device__()[1]
     with cuda.Device(device):
@@ -98,7 +98,7 @@ def _as_cupys(stream: Any, cuda: Any) -> Any:
     return cuda.ExternalStream(stream.cuda_stream)
 
 
-def _borrowed(array: Array) -> Array:
+def _borrowed(array: Array) -> Any:
     own = array.detach() if array_api_compat.is_torch_array(array) else array
     return importlib.import_module("cupy").from_dlpack(own)
 

@@ -78,8 +78,9 @@ def check_array(
         array = as_array(value, xp)
     except (TypeError, ValueError) as error:
         raise TypeError(f"{name} must be an array of real numbers, got {describe(value)}") from error
-    if getattr(array, "layout", None) is not None and str(array.layout) != "torch.strided":
-        raise TypeError(f"{name} must be a dense array, got a tensor of layout {array.layout}: pass {name}.to_dense()")
+    layout = getattr(array, "layout", None)
+    if layout is not None and str(layout) != "torch.strided":
+        raise TypeError(f"{name} must be a dense array, got a tensor of layout {layout}: pass {name}.to_dense()")
     if is_numpy(array) and type(array) is not np.ndarray:
         array = array.view(np.ndarray)  # a numpy.matrix takes * for the product of matrices
     if is_numpy(array) and not array.dtype.isnative:
@@ -98,7 +99,7 @@ def check_array(
         raise ShapeError(f"{name} must have {count} axes{wanted and ','}{wanted}, got shape {shape}")
     if 0 in shape:
         raise ShapeError(f"{name} must have no empty axis{wanted and ','}{wanted}, got shape {shape}")
-    if finite and not all_finite(array, xp):
+    if finite and not all_finite(array):
         raise ValueError(f"{name} must be finite, got NaN or infinity in an array of shape {shape}")
     return array
 
@@ -118,7 +119,7 @@ def layer_advice(value: object) -> str:
 
 def _check_exact(name: str, array: Array) -> None:
     """Raise `TypeError` unless an object array holds exact numbers, with which all arithmetic is exact."""
-    for value in array.flat:
+    for value in np.asarray(array).flat:
         if type(value) is not int and not _is_exact_number(value):
             raise TypeError(
                 f"{name} must hold real numbers, and exact ones (int, Fraction, python-flint's, SymPy's) where its "

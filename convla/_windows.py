@@ -52,6 +52,7 @@ def correlate(image: Array, kernel: Array, geometry: ConvGeometry) -> Array:
     for weight, (_, window) in zip(_tap_matrices(kernel, geometry, xp), geometry.windows(), strict=True):
         term = xp.matmul(weight, _grouped(extended[(..., *window)], batch, geometry, xp))
         features = term if features is None else features + term
+    assert features is not None
     return xp.reshape(features, (*batch, *geometry.range_shape))
 
 

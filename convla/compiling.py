@@ -16,7 +16,7 @@ from typing import Any
 import numba
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 
-__all__ = ["compiled"]
+__all__ = ["compile_for", "compiled"]
 
 
 class _NamedByContent(IndexDataCacheFile):  # type: ignore[misc]
@@ -69,3 +69,22 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
         return dispatcher
 
     return decorate
+
+
+def compile_for(function: Any, *arguments: Any) -> None:
+    """Compile a function of `compiled` for arguments of these types now, unless it has been.
+
+    Called before threads share its work, lest one of them compiles while the others wait: a program that is interrupted
+    would wait, too, until that ends.
+
+    Examples
+    --------
+    >>> from convla.compiling import compile_for, compiled
+    >>> @compiled(nogil=True)
+    ... def half(x):
+    ...     return x / 2
+    >>> compile_for(half, 3.0)
+    >>> half.signatures
+    [(float64,)]
+    """
+    function.compile(tuple(map(numba.typeof, arguments)))

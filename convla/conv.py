@@ -11,7 +11,7 @@ from convla._validate import check_array, check_integer, check_sizes
 from convla._windows import correlate, correlate_image_adjoint, correlate_kernel_adjoint
 from convla.errors import ShapeError
 from convla.geometry import ConvGeometry
-from convla.typing import Array, ArrayLike, Boundary, Engine, Padding
+from convla.typing import AnyArray, Array, ArrayLike, Boundary, Engine, Padding
 
 __all__ = ["convolve", "cross_correlate", "flip_kernel", "image_adjoint", "kernel_adjoint"]
 
@@ -26,7 +26,7 @@ def cross_correlate(
     groups: int = 1,
     boundary: Boundary = "zero",
     engine: Engine = "auto",
-) -> Array:
+) -> AnyArray:
     """Slide a kernel over an image and sum the products: the operation of a convolutional layer.
 
     Parameters
@@ -87,7 +87,7 @@ def convolve(
     groups: int = 1,
     boundary: Boundary = "zero",
     engine: Engine = "auto",
-) -> Array:
+) -> AnyArray:
     """Convolve an image with a kernel: cross-correlation with the kernel flipped along each of its axes.
 
     Arguments, result and errors are those of `cross_correlate`; only the kernel is flipped, not the padding.
@@ -115,7 +115,7 @@ def image_adjoint(
     groups: int = 1,
     boundary: Boundary = "zero",
     engine: Engine = "auto",
-) -> Array:
+) -> AnyArray:
     """Apply the transpose of cross-correlation as a map of the image: back-propagation to a layer's input.
 
     Parameters
@@ -177,7 +177,7 @@ def kernel_adjoint(
     groups: int = 1,
     boundary: Boundary = "zero",
     engine: Engine = "auto",
-) -> Array:
+) -> AnyArray:
     """Apply the transpose of cross-correlation as a map of the kernel: a layer's weight gradient.
 
     Parameters

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from convla._array import namespace
 from convla._validate import check_real
-from convla.typing import Array
+from convla.typing import AnyArray, Array
 
 __all__ = ["SGD", "AdaGrad", "Adam", "Optimizer", "RMSprop"]
 
@@ -15,7 +15,7 @@ __all__ = ["SGD", "AdaGrad", "Adam", "Optimizer", "RMSprop"]
 class Optimizer(Protocol):
     """What a descent asks of an optimiser: one object for each array it moves."""
 
-    def step(self, parameter: Array, gradient: Array) -> Array:
+    def step(self, parameter: Array, gradient: Array) -> AnyArray:
         """Return `parameter` after one step along `gradient`."""
 
 
@@ -45,9 +45,9 @@ class SGD:
         self.learning_rate = check_real("learning_rate", learning_rate, positive=True)
         self.momentum = _check_decay("momentum", momentum)
         self.nesterov = nesterov
-        self._velocity: Array = 0.0
+        self._velocity: Array | float = 0.0
 
-    def step(self, parameter: Array, gradient: Array) -> Array:
+    def step(self, parameter: Array, gradient: Array) -> AnyArray:
         """Return `parameter` after one step, and remember the velocity."""
         if not self.momentum:
             return parameter - self.learning_rate * gradient
@@ -77,9 +77,9 @@ class AdaGrad:
     def __init__(self, learning_rate: float, epsilon: float = 1e-10) -> None:
         self.learning_rate = check_real("learning_rate", learning_rate, positive=True)
         self.epsilon = check_real("epsilon", epsilon, positive=True)
-        self._squares: Array = 0.0
+        self._squares: Array | float = 0.0
 
-    def step(self, parameter: Array, gradient: Array) -> Array:
+    def step(self, parameter: Array, gradient: Array) -> AnyArray:
         """Return `parameter` after one step, and remember the squares of `gradient`."""
         xp = namespace(parameter, gradient)
         self._squares = self._squares + gradient * gradient
@@ -110,9 +110,9 @@ class RMSprop:
         self.learning_rate = check_real("learning_rate", learning_rate, positive=True)
         self.decay = _check_decay("decay", decay)
         self.epsilon = check_real("epsilon", epsilon, positive=True)
-        self._squares: Array = 0.0
+        self._squares: Array | float = 0.0
 
-    def step(self, parameter: Array, gradient: Array) -> Array:
+    def step(self, parameter: Array, gradient: Array) -> AnyArray:
         """Return `parameter` after one step, and remember the squares of `gradient`."""
         xp = namespace(parameter, gradient)
         self._squares = self.decay * self._squares + (1.0 - self.decay) * (gradient * gradient)
@@ -148,10 +148,10 @@ class Adam:
         self.betas = (_check_decay("betas[0]", betas[0]), _check_decay("betas[1]", betas[1]))
         self.epsilon = check_real("epsilon", epsilon, positive=True)
         self.steps = 0
-        self._first: Array = 0.0
-        self._second: Array = 0.0
+        self._first: Array | float = 0.0
+        self._second: Array | float = 0.0
 
-    def step(self, parameter: Array, gradient: Array) -> Array:
+    def step(self, parameter: Array, gradient: Array) -> AnyArray:
         """Return `parameter` after one step, and remember the moments of `gradient`."""
         xp = namespace(parameter, gradient)
         beta1, beta2 = self.betas
@@ -163,11 +163,11 @@ class Adam:
         return parameter - length * (self._first / (xp.sqrt(self._second) / root + self.epsilon))
 
     @property
-    def moments(self) -> tuple[Array, Array]:
+    def moments(self) -> tuple[Array | float, Array | float]:
         """The first and the second moment of the gradients so far; 0.0 before the first step."""
         return self._first, self._second
 
-    def restore(self, steps: int, first: Array, second: Array) -> None:
+    def restore(self, steps: int, first: Array | float, second: Array | float) -> None:
         """Go on from the `moments` of an optimiser that has made `steps` steps."""
         self.steps, self._first, self._second = steps, first, second
 

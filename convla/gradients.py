@@ -17,7 +17,7 @@ from convla._array import accumulation_dtype, all_finite, is_exact, is_on_gpu, n
 from convla._dispatch import accelerated
 from convla._validate import check_array, check_choice, check_floating, check_integer, check_real
 from convla.errors import ShapeError
-from convla.typing import Array, ArrayLike, Engine, Namespace
+from convla.typing import AnyArray, Array, ArrayLike, Engine, Namespace
 
 __all__ = ["laplacian_smoothing", "normalized_gradient", "reweighted_gradient", "sobolev_gradient"]
 
@@ -30,7 +30,7 @@ FEW_LINES, LONG_LINE = 512, 4096
 
 def reweighted_gradient(
     gradient: ArrayLike, lam: float | Rational, *, axis: int | None = 0, engine: Engine = "auto"
-) -> Array:
+) -> AnyArray:
     """Return the gradient in the re-weighted H0 metric: the mean over one axis whole, deviations from it over lambda.
 
     Parameters
@@ -97,7 +97,7 @@ def sobolev_gradient(
     blend: float | Rational = 0,
     discretization: Discretization = "circulant",
     engine: Engine = "auto",
-) -> Array:
+) -> AnyArray:
     """Return the gradient in the channel-directed Sobolev metric, smooth and periodic along one axis.
 
     Parameters
@@ -177,7 +177,7 @@ def laplacian_smoothing(
     axis: int | None = None,
     method: SmoothingMethod = "auto",
     engine: Engine = "auto",
-) -> Array:
+) -> AnyArray:
     """Return ``(I - sigma L)^-1`` of a gradient, L the periodic second difference along one axis.
 
     Parameters
@@ -239,7 +239,7 @@ def laplacian_smoothing(
     return _finite(smoothed, gradient, xp)
 
 
-def normalized_gradient(gradient: ArrayLike, *, per_filter: bool = False) -> Array:
+def normalized_gradient(gradient: ArrayLike, *, per_filter: bool = False) -> AnyArray:
     """Return a gradient divided by its Euclidean norm, or each of its filters by its own.
 
     Parameters
@@ -393,7 +393,7 @@ def _finite(result: Array, gradient: Array, xp: Namespace) -> Array:
     This saves a pass over the data: the sum of a line is in each of its entries, so one NaN or infinity in a line
     makes its first entry one, and so does a sum that overflows.
     """
-    if not all_finite(result[:, 0, :], xp):
+    if not all_finite(result[:, 0, :]):
         check_array("gradient", gradient, xp)
         raise OverflowError(f"gradient is finite, and its transform beyond {result.dtype}: scale the gradient down")
     return xp.reshape(result, tuple(gradient.shape))

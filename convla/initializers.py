@@ -12,7 +12,7 @@ import scipy
 from convla._array import describe, namespace, on_device_of
 from convla._validate import check_choice, check_integer, check_real, check_rng
 from convla.errors import ShapeError
-from convla.typing import Array, Seed
+from convla.typing import AnyArray, Array, Seed
 
 __all__ = ["delta_orthogonal_kernel", "orthogonal_kernel"]
 
@@ -35,7 +35,7 @@ def orthogonal_kernel(
     rng: Seed = None,
     dtype: Any = np.float64,
     like: Array | None = None,
-) -> Array:
+) -> AnyArray:
     """Return a random kernel whose filters, as vectors of taps, are orthonormal times a gain.
 
     Parameters
@@ -102,7 +102,7 @@ def delta_orthogonal_kernel(
     rng: Seed = None,
     dtype: Any = np.float64,
     like: Array | None = None,
-) -> Array:
+) -> AnyArray:
     """Return a kernel that is a random orthonormal matrix of channels at its centre tap, and zero elsewhere.
 
     Parameters

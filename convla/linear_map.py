@@ -16,7 +16,7 @@ from convla._checks import match_dtypes
 from convla._validate import check_array, check_choice, layer_advice
 from convla.errors import ShapeError
 from convla.toeplitz import SPARSE_FORMATS, Order, check_room, unvec, vec
-from convla.typing import Array, ArrayLike
+from convla.typing import AnyArray, Array, ArrayLike
 
 __all__ = ["LinearMap", "Transpose", "check_linear_map"]
 
@@ -55,25 +55,27 @@ class LinearMap(ABC):
         """The shape of one value of `apply`: channels, then positions."""
 
     @abstractmethod
-    def apply(self, image: Array) -> Array:
+    def apply(self, image: Array) -> AnyArray:
         """Map arrays (..., *domain_shape) to (..., *range_shape)."""
 
     @abstractmethod
-    def adjoint(self, features: Array) -> Array:
+    def adjoint(self, features: Array) -> AnyArray:
         """Map arrays (..., *range_shape) to (..., *domain_shape) by the transpose."""
 
     def _apply(self, image: Array) -> Array:
         """Do what `apply` does, for arrays that need no check: those that the library has made itself."""
-        return self.apply(image)
+        features: Array = self.apply(image)
+        return features
 
     def _adjoint(self, features: Array) -> Array:
         """Do what `adjoint` does, for arrays that need no check."""
-        return self.adjoint(features)
+        image: Array = self.adjoint(features)
+        return image
 
     @property
     def like(self) -> Array:
         """An array of the library, device and dtype that the map works in: by default its attribute `kernel`."""
-        kernel: Array = getattr(self, "kernel", None)
+        kernel: Array | None = getattr(self, "kernel", None)
         if kernel is None:
             raise TypeError(
                 f"{type(self).__name__} must define `like`, an array of the library, device and dtype that it works in"
@@ -85,7 +87,7 @@ class LinearMap(ABC):
         """The transpose."""
         return Transpose(self)
 
-    def to_dense(self) -> Array:
+    def to_dense(self) -> AnyArray:
         """Return the matrix as an array of the map's library: the images of the unit vectors."""
         xp = namespace(self.like)
         rows, columns = self.shape
@@ -138,19 +140,19 @@ class LinearMap(ABC):
         """The dtype of arguments and of values."""
         return self.like.dtype
 
-    def matvec(self, vector: ArrayLike) -> Array:
+    def matvec(self, vector: ArrayLike) -> AnyArray:
         """Multiply a vector: (n,) to (m,), or one column (n, 1) to (m, 1), for shape (m, n)."""
         return self._multiply(vector, None)
 
-    def matmat(self, vectors: ArrayLike) -> Array:
+    def matmat(self, vectors: ArrayLike) -> AnyArray:
         """Multiply the columns of a matrix: (n, j) to (m, j) for shape (m, n)."""
         return self._multiply(vectors, 2)
 
-    def rmatvec(self, vector: ArrayLike) -> Array:
+    def rmatvec(self, vector: ArrayLike) -> AnyArray:
         """Multiply a vector by the transpose: (m,) to (n,) for shape (m, n)."""
         return self.T.matvec(vector)
 
-    def rmatmat(self, vectors: ArrayLike) -> Array:
+    def rmatmat(self, vectors: ArrayLike) -> AnyArray:
         """Multiply the columns of a matrix by the transpose: (m, j) to (n, j) for shape (m, n)."""
         return self.T.matmat(vectors)
 
@@ -221,7 +223,7 @@ class LinearMap(ABC):
         found = {id(kernel): kernel for part in self._parts for kernel in part.kernels}
         return tuple(found.values())
 
-    def kernel_gradients(self, u: ArrayLike, v: ArrayLike) -> tuple[Array, ...]:
+    def kernel_gradients(self, u: ArrayLike, v: ArrayLike) -> tuple[AnyArray, ...]:
         """Return the gradients of ``<u, A v>`` with respect to each of the kernels, summed over a batch.
 
         Parameters
@@ -372,7 +374,8 @@ class LinearMap(ABC):
                 dtype = xp.result_type(vectors.dtype, floating.dtype)
                 if dtype not in maps:
                     maps[dtype] = self.astype(dtype)
-                return getattr(maps[dtype], method)(xp.astype(vectors, dtype, copy=False))
+                multiplied: Array = getattr(maps[dtype], method)(xp.astype(vectors, dtype, copy=False))
+                return multiplied
 
             return multiply
 
@@ -443,11 +446,11 @@ class Transpose(LinearMap):
         """The map."""
         return self._transposed
 
-    def apply(self, image: Array) -> Array:
+    def apply(self, image: Array) -> AnyArray:
         """Apply the map's adjoint."""
         return self._transposed.adjoint(image)
 
-    def adjoint(self, features: Array) -> Array:
+    def adjoint(self, features: Array) -> AnyArray:
         """Apply the map."""
         return self._transposed.apply(features)
 
@@ -464,7 +467,7 @@ class Transpose(LinearMap):
         """Return the transpose of the map in another dtype."""
         return self._transposed.astype(dtype).T
 
-    def to_dense(self) -> Array:
+    def to_dense(self) -> AnyArray:
         """Return the transposed matrix of the map."""
         return namespace(self.like).matrix_transpose(self._transposed.to_dense())
 

@@ -19,7 +19,7 @@ from convla.geometry import ORDERS, ConvGeometry
 from convla.linear_map import LinearMap, Transpose
 from convla.toeplitz import SPARSE_FORMATS, Order, unchecked_matrix
 from convla.transposed import transposed_geometry
-from convla.typing import Array, ArrayLike, Boundary, Engine, Padding
+from convla.typing import AnyArray, Array, ArrayLike, Boundary, Engine, Padding
 
 __all__ = ["ConvOperator", "TransposedConvOperator"]
 
@@ -283,7 +283,7 @@ class ConvOperator(LinearMap):
         """The transpose of M, whose `apply` is this operator's `adjoint`."""
         return TransposedConvOperator(self)
 
-    def apply(self, image: ArrayLike) -> Array:
+    def apply(self, image: ArrayLike) -> AnyArray:
         """Cross-correlate one image or a batch with the kernel.
 
         Parameters
@@ -312,7 +312,7 @@ class ConvOperator(LinearMap):
             check_integer_range(image, self.kernel, self.geometry.largest_row_count)
         return self._apply(image)
 
-    def adjoint(self, features: ArrayLike) -> Array:
+    def adjoint(self, features: ArrayLike) -> AnyArray:
         """Apply the transpose of `apply` to one array of features or a batch.
 
         Parameters
@@ -341,7 +341,7 @@ class ConvOperator(LinearMap):
             check_integer_range(features, self.kernel, self.geometry.largest_column_count)
         return self._adjoint(features)
 
-    def kernel_adjoint(self, features: ArrayLike, image: ArrayLike) -> Array:
+    def kernel_adjoint(self, features: ArrayLike, image: ArrayLike) -> AnyArray:
         """Apply the transpose of ``kernel -> apply(image)`` to features, summed over a batch.
 
         Parameters
@@ -384,7 +384,7 @@ class ConvOperator(LinearMap):
         """The kernel, as the only one."""
         return (self.kernel,)
 
-    def kernel_gradients(self, u: ArrayLike, v: ArrayLike) -> tuple[Array, ...]:
+    def kernel_gradients(self, u: ArrayLike, v: ArrayLike) -> tuple[AnyArray, ...]:
         """Return the gradient of ``<u, A v>`` with respect to the kernel: `kernel_adjoint`."""
         return (self.kernel_adjoint(u, v),)
 
@@ -419,7 +419,7 @@ class ConvOperator(LinearMap):
         operator._prepare()
         return operator
 
-    def to_dense(self) -> Array:
+    def to_dense(self) -> AnyArray:
         """Return M as an array of the kernel's library; see `convolution_matrix`."""
         return unchecked_matrix(self.kernel, self.geometry, self.order, "dense")
 
@@ -429,9 +429,14 @@ class ConvOperator(LinearMap):
         return unchecked_matrix(self.kernel, self.geometry, self.order, format)
 
     def _checked(self, name: str, value: ArrayLike, shape: tuple[int, ...]) -> Array:
-        # Three quick questions settle the usual case: the full checks would cost more than a small convolution.
-        usual = type(value) is np.ndarray and value.dtype is self._numpy_float and value.shape[-len(shape) :] == shape
-        if usual and value.size and all_finite(value, np):
+        # A few quick questions settle the usual case: the full checks would cost more than a small convolution.
+        if (
+            type(value) is np.ndarray
+            and value.dtype is self._numpy_float
+            and value.shape[-len(shape) :] == shape
+            and value.size
+            and all_finite(value)
+        ):
             return value
         xp = namespace(value, self.kernel)
         array = check_array(name, value, xp, min_ndim=len(shape), axes=f"(..., {', '.join(map(str, shape))})")

@@ -12,7 +12,7 @@ import numpy as np
 from convla._array import describe, device_of, is_on_gpu, namespace
 from convla._validate import check_choice, check_floating, check_integer, check_real
 from convla.errors import ShapeError
-from convla.typing import Array, ArrayLike, Namespace
+from convla.typing import AnyArray, Array, ArrayLike, Namespace
 
 __all__ = ["orthonormalize", "orthonormalize_layers", "orthonormalize_operator", "polar_express_coefficients"]
 
@@ -45,7 +45,7 @@ def orthonormalize(
     rank_deficient: RankDeficient = "partial",
     rtol: float | None = None,
     lower_bound: float = 1e-5,
-) -> Array:
+) -> AnyArray:
     """Return the orthonormal polar factor U V^T of a layer's gradient, seen as a matrix of filters times taps.
 
     Parameters
@@ -128,7 +128,7 @@ def orthonormalize_layers(
     rank_deficient: RankDeficient = "partial",
     rtol: float | None = None,
     lower_bound: float = 1e-5,
-) -> dict[str, Array]:
+) -> dict[str, AnyArray]:
     """Return the orthonormal polar factors of a network's gradients, with few launches on a GPU.
 
     Parameters
@@ -232,7 +232,7 @@ def _filled_up(matrices: Array, columns: int, xp: Namespace) -> Array:
 
 def orthonormalize_operator(
     gradient: ArrayLike, image_shape: Sequence[int], *, groups: int = 1, rtol: float | None = None
-) -> Array:
+) -> AnyArray:
     """Return the projection to the kernel's support of the orthonormalised gradient of the layer's operator.
 
     The circular layer is orthonormalised as a linear map of images, which is at each frequency a matrix of c_out times
@@ -436,11 +436,11 @@ def _compose(matrices: Array, gram: Array, coefficients: Sequence[tuple[float, f
     matrix is q G q: all but the last product stay on the small side.
     """
     identity = xp.eye(gram.shape[1], dtype=gram.dtype, device=device_of(gram))
-    total = None
+    total = identity
     for step, (a, b, c) in enumerate(coefficients):
         # The square, written so that NumPy takes half a product for it.
         factor = a * identity + b * gram + c * (gram @ xp.matrix_transpose(gram))
-        total = factor if total is None else factor @ total
+        total = factor @ total if step else factor
         if step < len(coefficients) - 1:
             gram = factor @ gram @ factor
     return total @ matrices

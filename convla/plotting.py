@@ -163,7 +163,7 @@ def plot_symbol(operator: ConvOperator, *, points: int = 129, ax: Axes | None = 
     line = np.linspace(-np.pi, np.pi, points)
     frequencies = np.stack(np.meshgrid(*[line] * geometry.ndim, indexing="ij"), axis=-1).reshape(-1, geometry.ndim)
     kernel = np.asarray(to_numpy(operator.kernel), np.float64)
-    values = np.linalg.svd(Symbol(kernel, geometry).at(frequencies), compute_uv=False)
+    values = np.linalg.svd(to_numpy(Symbol(kernel, geometry).at(frequencies)), compute_uv=False)
     if geometry.ndim == 1:
         ax.plot(line, values.reshape(points, -1))
         ax.set(xlabel="frequency", ylabel="singular values of the symbol", ylim=(0, None))

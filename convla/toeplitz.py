@@ -27,7 +27,7 @@ from convla._validate import check_array, check_choice, check_integer, check_siz
 from convla._windows import correlate
 from convla.errors import ShapeError
 from convla.geometry import ORDERS, ConvGeometry
-from convla.typing import Array, ArrayLike, Namespace, Padding
+from convla.typing import AnyArray, Array, ArrayLike, Namespace, Padding
 
 __all__ = [
     "MATRIX_FORMATS",
@@ -202,7 +202,7 @@ def doubly_block_circulant(
     return _plane_matrix(kernel, image_shape, "same", "circular", order, format)
 
 
-def kernel_from_hwio(kernel: ArrayLike) -> Array:
+def kernel_from_hwio(kernel: ArrayLike) -> AnyArray:
     """Return a kernel (*kernel, c_in, c_out), the layout of Guo and Ye and of TensorFlow, as (c_out, c_in, *kernel).
 
     Raises
@@ -228,7 +228,7 @@ def kernel_from_hwio(kernel: ArrayLike) -> Array:
     return xp.permute_dims(array, (array.ndim - 1, array.ndim - 2, *range(array.ndim - 2)))
 
 
-def vec(array: ArrayLike, ndim: int, *, order: Order = "C") -> Array:
+def vec(array: ArrayLike, ndim: int, *, order: Order = "C") -> AnyArray:
     """Stack channels and positions into vectors: (..., c, *positions) to (..., c * prod(positions)).
 
     Parameters
@@ -264,7 +264,7 @@ def vec(array: ArrayLike, ndim: int, *, order: Order = "C") -> Array:
     return xp.reshape(array, (*batch, -1))
 
 
-def unvec(vector: ArrayLike, shape: Sequence[int], *, order: Order = "C") -> Array:
+def unvec(vector: ArrayLike, shape: Sequence[int], *, order: Order = "C") -> AnyArray:
     """Undo `vec`: (..., c * prod(positions)) to (..., c, *positions).
 
     Parameters
@@ -427,8 +427,8 @@ def _dense(kernel: Array, geometry: ConvGeometry, order: Order) -> Array:
     check_room(geometry.shape, kernel)
     if not (is_numpy(kernel) or is_cupy(kernel)):
         # Writing to computed places is not in the array-API standard: apply the map to the identity.
-        columns = xp.eye(geometry.shape[1], dtype=kernel.dtype, device=device_of(kernel))
-        features = correlate(unvec(columns, geometry.domain_shape, order=order), kernel, geometry)
+        unit = xp.eye(geometry.shape[1], dtype=kernel.dtype, device=device_of(kernel))
+        features = correlate(unvec(unit, geometry.domain_shape, order=order), kernel, geometry)
         return xp.matrix_transpose(vec(features, geometry.ndim, order=order))
     out, inner = geometry.kernel_shape[:2]
     rows, columns = geometry.shape

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from convla.typing import Array
+from convla.typing import NumPyArray as Array
 
 __all__ = ["agree_on_all_bases", "quadratic_basis", "unit_kernels", "vector_sizes"]
 

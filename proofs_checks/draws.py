@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 import convla
-from convla.typing import Array
+from convla.typing import NumPyArray as Array
 
 __all__ = [
     "floats",

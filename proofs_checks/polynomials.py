@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from convla.typing import Array
+from convla.typing import NumPyArray as Array
 from proofs_checks.statement import UnavailableError
 
 __all__ = ["symbolic_kernels"]

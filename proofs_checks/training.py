@@ -22,7 +22,7 @@ from convla.experiments.training.curves import Curves
 from convla.experiments.training.execution import Request, train_experiments
 from convla.experiments.training.schema import read_experiment
 from convla.experiments.training.settings import Run, Training
-from convla.typing import Array
+from convla.typing import NumPyArray as Array
 from proofs_checks.statement import UnavailableError
 
 __all__ = ["AVERAGED", "MANY", "SEEDS", "averaging_gains", "digits_training", "main", "recorded", "run"]

@@ -22,7 +22,7 @@ from convla.experiments.training.settings import Run
 from convla.networks.files import read_file
 from convla.networks.kernels import split_kernels
 from convla.networks.weights import Weights, read_weights
-from convla.typing import Array
+from convla.typing import NumPyArray
 from proofs_checks.statement import UnavailableError
 from proofs_checks.training import SEEDS, digits_training
 
@@ -83,7 +83,7 @@ class Correlations(NamedTuple):
     modulus: float
 
 
-def correlations(kernel: Array) -> Correlations:
+def correlations(kernel: NumPyArray) -> Correlations:
     """Return how the weights of a layer (c_out, c_in, *kernel) correlate; NaN along an axis of one channel."""
     try:
         import torch
@@ -101,11 +101,11 @@ def correlations(kernel: Array) -> Correlations:
     return Correlations(*(float(value) for row in (*found, along, scales) for value in row))
 
 
-def _positive(cosines: Array) -> float:
+def _positive(cosines: NumPyArray) -> float:
     return float((cosines > 0).mean())
 
 
-def _along(mean: Array, deviation: Array, count: int) -> float:
+def _along(mean: NumPyArray, deviation: NumPyArray, count: int) -> float:
     """Return the mean over places that are not 0 of the sum of w_i w_j, i != j, over that of w_i^2 and count - 1."""
     if count < 2:
         return math.nan
@@ -133,7 +133,7 @@ def _layer(row: list[float | None]) -> Correlations:
     return Correlations(*(math.nan if value is None else value for value in row))
 
 
-def shipped_kernels(folder: Path, name: str) -> Iterator[tuple[str, Array]]:
+def shipped_kernels(folder: Path, name: str) -> Iterator[tuple[str, NumPyArray]]:
     """Yield names and kernels (c_out, c_in, *kernel), of more than one channel on either side, in their order."""
     weights = read_file(folder / NETWORKS[name][1])
     assert isinstance(weights, Weights)

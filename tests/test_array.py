@@ -37,20 +37,20 @@ def test_exactness(array: object, exact: bool) -> None:
 @pytest.mark.parametrize(("size", "place"), [(1000, 617), (8193, 8192), (16384, 16383), (30_000, 5), (30_000, 29_000)])
 def test_a_single_non_finite_value_is_found(bad: float, dtype: type, size: int, place: int) -> None:
     array = np.zeros(size, dtype)
-    assert _array.all_finite(array, _array.namespace(array))
+    assert _array.all_finite(array)
     array[place] = bad
-    assert not _array.all_finite(array, _array.namespace(array))
+    assert not _array.all_finite(array)
 
 
 @pytest.mark.parametrize("size", [4, 30_000])
 def test_a_sum_that_overflows_is_not_taken_for_infinity(size: int) -> None:
     array = np.full(size, np.finfo(np.float64).max)
-    assert _array.all_finite(array, _array.namespace(array))
+    assert _array.all_finite(array)
 
 
 def test_infinities_that_cancel_are_found() -> None:
     array = np.array([np.inf, -np.inf])
-    assert not _array.all_finite(array, _array.namespace(array))
+    assert not _array.all_finite(array)
 
 
 def test_conversion_to_float_keeps_float32_and_promotes_integers() -> None:

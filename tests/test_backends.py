@@ -10,6 +10,7 @@ from convla import (
     convolutional_similarity_and_gradient,
     convolve,
     cross_correlate,
+    identities,
     image_adjoint,
     kernel_adjoint,
 )
@@ -108,6 +109,20 @@ def test_the_operator_agrees_with_numpy(library, order):
     np.testing.assert_array_equal(library.asnumpy(operator.T @ library.asarray(y)), wanted.T @ y)
     np.testing.assert_array_equal(library.asnumpy(operator.to_dense()), wanted.to_dense())
     np.testing.assert_array_equal(library.asnumpy(abs(operator).to_dense()), abs(wanted).to_dense())
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_identities_of_matrices_and_metrics_agree_with_numpy(library):
+    rng = np.random.default_rng(4)
+    k1, k2 = rng.standard_normal((2, 4, 3))
+    ours = [library.asarray(array) for array in (k1, k2)]
+    for metric in (identities.reweighted_inner_product, identities.sobolev_inner_product):
+        np.testing.assert_allclose(library.asnumpy(metric(*ours, 0.3)), metric(k1, k2, 0.3), rtol=1e-13)
+    for gradient in (
+        identities.singular_value_gradient,
+        lambda matrix: identities.penalty_matrix_gradient(matrix, 1.5),
+    ):
+        np.testing.assert_allclose(library.asnumpy(gradient(ours[0])), gradient(k1), rtol=0, atol=1e-12)
 
 
 @pytest.mark.gpu

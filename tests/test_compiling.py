@@ -8,11 +8,17 @@ import os
 import pkgutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numba
+import numpy as np
 import pytest
 
 import convla.engines
+from convla.engines import _parallel
+from convla.experiments.descents import pairs_numba
 
 MODULE = """
 from convla.compiling import compiled
@@ -68,3 +74,40 @@ def test_no_compiled_function_takes_the_records_of_two_modules() -> None:
                 assert "s" not in inspect.signature(function).parameters, f"{name}, which {found.name} imports"
                 shared.add(name)
     assert "extend" in shared
+
+
+def test_what_is_shared_is_compiled_before_other_threads_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Of a program that is ended, a thread that compiles would have to be waited for.
+    @numba.njit(nogil=True)
+    def fill(counter: Any, out: Any) -> None:
+        job = counter[0]
+        counter[0] = len(out)
+        for place in range(job, len(out)):
+            out[place] = place
+
+    found = []
+
+    def share(work: Callable[[], object]) -> None:
+        found.append(len(fill.overloads))
+        work()
+
+    monkeypatch.setattr(_parallel, "share", share)
+    out = np.zeros(3)
+    _parallel.run_jobs(fill, out, shared=True)
+    assert found == [1]
+    assert out.tolist() == [0.0, 1.0, 2.0]
+
+
+def test_a_descent_is_compiled_before_its_blocks_are_shared(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    block = pairs_numba._descend_block
+    monkeypatch.setattr(pairs_numba, "compile_for", lambda _, *given: told.append(f"compile {len(given)}"))
+    monkeypatch.setattr(pairs_numba, "_descend_block", lambda *given: told.append(f"run {len(given)}"))
+    monkeypatch.setattr(pairs_numba, "share", lambda work: work())
+    k1, k2 = np.random.default_rng(0).standard_normal((2, 2 * pairs_numba.LANES, 2))
+    options = {"loss": "kernel", "normalized": False, "toeplitz": False, "similarity": "absolute", "optimizer": "SGD"}
+    pairs_numba.descend_pairs(
+        k1, k2, np.zeros((len(k1), 2, 2)), learning_rate=0.1, iterations=1, both=True, **options
+    )  # fmt: skip
+    count = len(inspect.signature(block.py_func).parameters)
+    assert told == [f"compile {count}", f"run {count}", f"run {count}"]

@@ -134,7 +134,7 @@ class TestInitializeACheckpoint:
         target = tmp_path / "out.pt"
         assert run(["initialize", str(checkpoint), str(target), "--iterations", "4"]) == 0
         out = capsys.readouterr().out
-        assert out.startswith("1 layers, 4 steps")
+        assert out.startswith("1 layer, 4 steps")
         assert "changed: model.0.weight 8x3x3x3" in out
         old, new = (torch.load(path) for path in (checkpoint, target))
         assert list(new) == list(old)

@@ -109,7 +109,7 @@ def _factor_for(linear_map: LinearMap, factor: Any, name: str) -> Any:
     if isinstance(factor, (bool, np.bool_)) or getattr(factor, "ndim", 0) > 0:
         raise TypeError(f"{name} must be a real number, got {describe(factor)}")
     if linear_map.dtype == object:
-        return check_array(name, np.array(factor, dtype=object), np, ndim=0)[()]
+        return check_array(name, np.array(factor, dtype=object), namespace(), ndim=0)[()]
     if is_exact(linear_map.like):
         whole = isinstance(factor, Fraction) and factor.denominator == 1
         return check_integer(name, factor.numerator if whole else factor)

@@ -17,7 +17,7 @@ from convla._checks import check_integer_sums
 from convla._validate import check_choice
 from convla.linear_map import LinearMap
 from convla.toeplitz import SPARSE_FORMATS
-from convla.typing import Array, ArrayLike
+from convla.typing import AnyArray, Array, ArrayLike
 
 __all__ = [
     "Composite",
@@ -79,11 +79,11 @@ class Composite(LinearMap):
         """The transpose."""
         return self._transpose
 
-    def apply(self, image: ArrayLike) -> Array:
+    def apply(self, image: ArrayLike) -> AnyArray:
         """Map arrays (..., *domain_shape) to (..., *range_shape)."""
         return self._bordered("image", image)
 
-    def adjoint(self, features: ArrayLike) -> Array:
+    def adjoint(self, features: ArrayLike) -> AnyArray:
         """Apply the transpose."""
         return self._transpose._bordered("features", features)
 

@@ -14,7 +14,7 @@ from convla._validate import check_array, check_choice, check_sizes
 from convla.errors import ShapeError
 from convla.linear_map import LinearMap
 from convla.toeplitz import SPARSE_FORMATS, Order, vec
-from convla.typing import Array, ArrayLike
+from convla.typing import AnyArray, Array, ArrayLike
 
 __all__ = [
     "Diagonal",
@@ -147,11 +147,11 @@ class Leaf(LinearMap):
     def _forward(self, array: Array) -> Array:
         """Map an array that needs no check."""
 
-    def apply(self, image: ArrayLike) -> Array:
+    def apply(self, image: ArrayLike) -> AnyArray:
         """Map arrays (..., *domain_shape) to (..., *range_shape)."""
         return self._forward(self._checked("image", image, self.domain_shape))
 
-    def adjoint(self, features: ArrayLike) -> Array:
+    def adjoint(self, features: ArrayLike) -> AnyArray:
         """Apply the transpose."""
         return self.T.apply(self._checked("features", features, self.range_shape))
 
@@ -314,7 +314,7 @@ class Diagonal(Symmetric):
         check_choice("format", format, SPARSE_FORMATS)
         return _sparse_diagonal(vec(self.entries, len(self._shape) - 1, order=self.order)).asformat(format)
 
-    def apply(self, image: ArrayLike) -> Array:
+    def apply(self, image: ArrayLike) -> AnyArray:
         """Multiply arrays (..., *shape) by the factors."""
         image = self._checked("image", image, self._shape)
         check_integer_range(image, self.values, 1)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from convla.cli.app import app
-from convla.cli.output import INTERRUPTED, check_writable, complain, progress_bars
+from convla.cli.output import INTERRUPTED, check_writable, complain, counted, progress_bars
 from convla.networks.kernels import ModelArrays, initialize_file
 from convla.networks.weights import WEIGHT_FORMATS, printable
 from convla.similarity import Initialization
@@ -67,7 +67,8 @@ def _initialize(
             complain(f"interrupted: {target} is not written; {rest}")
             return INTERRUPTED
     losses = f"{result.losses[0]:.6g} -> {result.losses[-1]:.6g}" if result.losses else "not computed"
-    print(f"{len(result.kernels)} layers, {result.iteration} steps, similarity {losses}; in {target}")
+    layers, steps = counted(len(result.kernels), "layer"), counted(result.iteration, "step")
+    print(f"{layers}, {steps}, similarity {losses}; in {target}")
     for choice in choices:
         for name, kernel in choice.kernels.items():
             print(f"  changed: {printable(name)} {'x'.join(map(str, kernel.shape))}")

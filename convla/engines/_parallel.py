@@ -7,7 +7,6 @@ Every job writes entries of its own, so that the numbers do not depend on who do
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,14 +15,17 @@ from numba import types
 from numba.extending import intrinsic
 
 from convla._threads import share
+from convla.compiling import compile_for
 
 __all__ = ["run_jobs", "take_job"]
 
 
-def run_jobs(compiled: Callable[..., None], *arguments: Any, shared: bool) -> None:
+def run_jobs(compiled: Any, *arguments: Any, shared: bool) -> None:
     """Run a compiled function of jobs on this thread; where `shared`, on all threads that the caller allows."""
     counter = np.zeros(1, np.int64)
     if shared:
+        if not compiled.overloads:  # asked for the types, each call would pay
+            compile_for(compiled, counter, *arguments)
         share(lambda: compiled(counter, *arguments))
     else:
         compiled(counter, *arguments)

@@ -17,7 +17,7 @@ import numpy as np
 
 from convla._array import is_exact, namespace
 from convla._boundary import extend, fold
-from convla._cuda import WORKSPACE, blocks_for, c_type, chunks, launch_kernel, on_its_device, on_the_device
+from convla._cuda import WORKSPACE, blocks_for, c_type, chunks, contiguous, launch_kernel, on_its_device, on_the_device
 from convla.geometry import ConvGeometry
 from convla.typing import Array, IndexArray
 
@@ -56,7 +56,7 @@ def correlate(image: Array, kernel: Array, geometry: ConvGeometry) -> Array:
     images = xp.reshape(image, (-1, *geometry.domain_shape))
     features = xp.empty((images.shape[0], *geometry.range_shape), dtype=image.dtype)
     for some, parts in _pieces(images, geometry):
-        extended = xp.ascontiguousarray(extend(images[some], geometry, xp))
+        extended = contiguous(extend(images[some], geometry, xp))
         for rows in parts:
             product = weights @ _columns(extended, rows, geometry)
             features[some, :, rows] = xp.reshape(product, (-1, geometry.out_channels, *_rows_shape(rows, geometry)))
@@ -98,9 +98,10 @@ def correlate_kernel_adjoint(features: Array, image: Array, geometry: ConvGeomet
     images, given = xp.reshape(image, (-1, *geometry.domain_shape)), xp.reshape(features, (-1, *geometry.range_shape))
     total = xp.zeros((geometry.groups, geometry.out_channels // geometry.groups, _terms(geometry)), dtype=image.dtype)
     for some, parts in _pieces(images, geometry, math.prod(geometry.kernel_shape)):
-        extended = xp.ascontiguousarray(extend(images[some], geometry, xp))
+        extended = contiguous(extend(images[some], geometry, xp))
         for rows in parts:
-            products = _grouped(given[some, :, rows], geometry) @ _columns(extended, rows, geometry).swapaxes(-1, -2)
+            columns = xp.matrix_transpose(_columns(extended, rows, geometry))
+            products = _grouped(given[some, :, rows], geometry) @ columns
             total += xp.sum(products, axis=0)
     return xp.reshape(total, geometry.kernel_shape)
 
@@ -130,8 +131,8 @@ def _launch_map(
     xp = namespace(given, kernel)
     batch = given.shape[: -geometry.ndim - 1]
     out = xp.empty((math.prod(batch), *shape), dtype=given.dtype)
-    arrays = xp.ascontiguousarray(xp.reshape(given, (out.shape[0], *given.shape[-geometry.ndim - 1 :])))
-    weights = xp.ascontiguousarray(kernel)
+    arrays = contiguous(xp.reshape(given, (out.shape[0], *given.shape[-geometry.ndim - 1 :])))
+    weights = contiguous(kernel)
     parts = geometry.groups * blocks_for(shape[0] // geometry.groups, _CHANNELS)
     each = blocks_for(math.prod(shape[1:]), _THREADS) * parts
     for some in chunks(out.shape[0], each, LARGEST_GRID):
@@ -147,7 +148,7 @@ def _kernel_adjoint_directly(features: Array, image: Array, geometry: ConvGeomet
     terms = math.prod(image.shape[: -geometry.ndim - 1]) * math.prod(geometry.output_shape)
     count, each = splits(terms, entries)
     partial = xp.empty((count, *geometry.kernel_shape), dtype=image.dtype)
-    first, second = (xp.ascontiguousarray(array) for array in (features, image))
+    first, second = (contiguous(array) for array in (features, image))
     arguments = (first, second, on_the_device(reads, geometry), partial, terms, each)
     launch_kernel(
         "convla.engines:convolution",
@@ -230,7 +231,7 @@ def _rows_shape(rows: slice, geometry: ConvGeometry) -> tuple[int, ...]:
     return (rows.stop - rows.start, *geometry.output_shape[1:])
 
 
-def _columns(extended: Array, rows: slice, geometry: ConvGeometry) -> Array:
+def _columns(extended: Any, rows: slice, geometry: ConvGeometry) -> Array:
     """Return the windows of all taps at some rows of the output: (images, groups, c_in // groups * taps, positions)."""
     xp = namespace(extended)
     n = geometry.ndim

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from convla._array import accumulation_dtype, namespace
-from convla._cuda import C_TYPES, WORKSPACE, blocks_for, c_type, launch_kernel, on_its_device, on_the_device
+from convla._cuda import C_TYPES, WORKSPACE, blocks_for, c_type, contiguous, launch_kernel, on_its_device, on_the_device
 from convla.autocorrelation import correlate_lags as _correlate_lags
 from convla.autocorrelation import lag_offsets
 from convla.autocorrelation import summed_autocorrelations as _summed_autocorrelations
@@ -42,7 +42,7 @@ def summed_autocorrelations(kernels: Array) -> Array:
     if math.prod(shape[2:]) > TILE:
         return _summed_autocorrelations.reference(kernels)
     lags = xp.empty((shape[0], _lags(shape)), dtype=accumulation_dtype(kernels, xp))
-    arguments = (xp.ascontiguousarray(kernels), *_places([shape]), lags)
+    arguments = (contiguous(kernels), *_places([shape]), lags)
     _launch("summed_autocorrelations", shape[0], arguments, [kernels])
     return lags
 
@@ -55,8 +55,8 @@ def correlate_lags(kernels: Array, lags: Array) -> Array:
     if not _fits(shape):
         return _correlate_lags.reference(kernels, lags)
     out = xp.empty(shape, dtype=kernels.dtype)
-    given = xp.ascontiguousarray(xp.astype(lags, accumulation_dtype(kernels, xp), copy=False))
-    arguments = (xp.ascontiguousarray(kernels), given, given, *_places([shape]), out, 1, 0)
+    given = contiguous(xp.astype(lags, accumulation_dtype(kernels, xp), copy=False))
+    arguments = (contiguous(kernels), given, given, *_places([shape]), out, 1, 0)
     _launch("correlate_lags", shape[0], arguments, [kernels])
     return out
 
@@ -83,7 +83,7 @@ def _similarities(
     if not _fits(shapes[0]):
         return xp.full(1, math.nan, dtype=xp.float64), [layers[0]]
     rows = [xp.reshape(layer, (-1,)) for layer in layers]
-    entries = xp.concat(rows) if len(rows) > 1 else xp.ascontiguousarray(rows[0])
+    entries = xp.concat(rows) if len(rows) > 1 else contiguous(rows[0])
     filters, blocks = sum(shape[0] for shape in shapes), sum(_lags(shape) // 2 + 1 for shape in shapes)
     lags = xp.empty(sum(shape[0] * _lags(shape) for shape in shapes), dtype=xp.float64)
     weights, values = xp.empty_like(lags), xp.empty(blocks, dtype=xp.float64)

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from convla._array import namespace
-from convla._cuda import WORKSPACE, blocks_for, c_type, chunks, launch_kernel, on_its_device
+from convla._cuda import WORKSPACE, blocks_for, c_type, chunks, contiguous, launch_kernel, on_its_device
 from convla.typing import Array
 
 __all__ = ["laplacian_smoothing", "macros", "reweighted_gradient", "sobolev_gradient"]
@@ -29,7 +29,7 @@ def sobolev_gradient(blocks: Array, lam: float, blend: float) -> Array:
 def _along_lines(name: str, blocks: Array, *weights: float) -> Array:
     xp = namespace(blocks)
     outer, n, inner = blocks.shape
-    given = xp.ascontiguousarray(blocks)
+    given = contiguous(blocks)
     out = xp.empty_like(given)
     arguments = (given, out, outer * inner, n, inner, *weights)
     launch_kernel(
@@ -49,7 +49,7 @@ def laplacian_smoothing(blocks: Array, sigma: float) -> Array:
     period = -math.expm1(n * math.log1p(-complement)) if decay else 1.0
     part = blocks_for(n, _PARTS)
     powers = (decay, complement**2, decay**part, decay ** (n % part), period)
-    given = xp.ascontiguousarray(blocks)
+    given = contiguous(blocks)
     out = xp.empty_like(given)
     for some in chunks(outer * inner, 8 * n, WORKSPACE):
         lines = some.stop - some.start

@@ -108,19 +108,22 @@ def _spread(array: Array, sizes: list[int], steps: tuple[int, ...], ndim: int, x
     if all(step == 1 for step in steps):
         return array
     zeros = xp.zeros((*array.shape[:-ndim], *sizes), dtype=array.dtype, device=device_of(array))
-    return xpx.at(zeros)[(..., *(slice(None, None, step) for step in steps))].set(array)
+    spread: Array = xpx.at(zeros)[(..., *(slice(None, None, step) for step in steps))].set(array)
+    return spread
 
 
 def _transform(array: Array, geometry: ConvGeometry, xp: Namespace) -> Array:
     """Transform the last axes on the torus, in float64."""
-    return _fft(array, xp).rfftn(xp.astype(array, xp.float64), s=torus(geometry), axes=_axes(geometry))
+    waves: Array = _fft(array, xp).rfftn(xp.astype(array, xp.float64), s=torus(geometry), axes=_axes(geometry))
+    return waves
 
 
 def _back(waves: Array, channels: tuple[int, ...], geometry: ConvGeometry, xp: Namespace) -> Array:
     """Transform back the spectra of (..., *channels), whose frequencies are flattened."""
     sizes = torus(geometry)
     waves = xp.reshape(waves, (*channels, *sizes[:-1], sizes[-1] // 2 + 1))
-    return _fft(waves, xp).irfftn(waves, s=sizes, axes=_axes(geometry))
+    array: Array = _fft(waves, xp).irfftn(waves, s=sizes, axes=_axes(geometry))
+    return array
 
 
 def _fft(array: Array, xp: Namespace) -> Any:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from convla._array import namespace
 from convla._boundary import fold
 from convla._dispatch import prepares
 from convla.engines._layout import lay_out, tap_positions, three, three_pairs, three_sources
@@ -96,7 +97,7 @@ def correlate_image_adjoint(
         for place, plan in phases:
             if plan is not None:
                 image[(..., *place)] = _run(plan, features, kernel, batch)
-    return image if geometry.boundary == "zero" else fold(image, geometry, np)
+    return image if geometry.boundary == "zero" else np.asarray(fold(image, geometry, namespace(image)))
 
 
 def _images(batch: tuple[int, ...]) -> int:

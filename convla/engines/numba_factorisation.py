@@ -16,7 +16,7 @@ from numba.extending import get_cython_function_address, intrinsic
 from convla._threads import blas_for, blas_on_one_thread
 from convla.compiling import compiled
 from convla.engines._parallel import run_jobs, take_job
-from convla.typing import Array
+from convla.typing import NumPyArray
 
 __all__ = ["shown_below"]
 
@@ -29,8 +29,15 @@ _FACTORISE_COMPLEX, _FACTORISE_REAL = (
 
 
 def shown_below(
-    coefficients: Array, weights: Array, square: float, error: float, shift: float, rounding: float, *, numbers: Array
-) -> Array:
+    coefficients: NumPyArray,
+    weights: NumPyArray,
+    square: float,
+    error: float,
+    shift: float,
+    rounding: float,
+    *,
+    numbers: NumPyArray,
+) -> NumPyArray:
     """Run the operation; see `convla.spectra.certificate.shown_below`."""
     order, count = coefficients.shape[-1], len(numbers)
     shown = np.zeros(count, np.bool_)
@@ -70,7 +77,7 @@ def _lapack_potrf(
 
 
 @compiled()
-def _trace(gram: Array) -> float:
+def _trace(gram: NumPyArray) -> float:
     total = 0.0
     for i in range(gram.shape[0]):
         total += gram[i, i]
@@ -78,7 +85,7 @@ def _trace(gram: Array) -> float:
 
 
 @compiled(fastmath={"reassoc", "contract"})
-def _squares(numbers: Array) -> float:
+def _squares(numbers: NumPyArray) -> float:
     total = 0.0
     for i in range(numbers.size):
         total += numbers[i] * numbers[i]
@@ -86,7 +93,7 @@ def _squares(numbers: Array) -> float:
 
 
 @compiled()
-def _is_symmetric(gram: Array) -> bool:
+def _is_symmetric(gram: NumPyArray) -> bool:
     for i in range(gram.shape[0]):
         for j in range(i):
             if gram[i, j] != gram[j, i]:
@@ -95,7 +102,7 @@ def _is_symmetric(gram: Array) -> bool:
 
 
 @compiled()
-def _place_real(gram: Array, shift: float, out: Array) -> None:
+def _place_real(gram: NumPyArray, shift: float, out: NumPyArray) -> None:
     """Write the lower triangle of ``shift I - gram``."""
     for i in range(gram.shape[0]):
         for j in range(i):
@@ -104,7 +111,7 @@ def _place_real(gram: Array, shift: float, out: Array) -> None:
 
 
 @compiled()
-def _place_complex(gram: Array, shift: float, out: Array) -> None:
+def _place_complex(gram: NumPyArray, shift: float, out: NumPyArray) -> None:
     """Write the lower triangle of ``shift I - (S + i A)``, in pairs of real numbers; the gram is S + A."""
     order = gram.shape[0]
     for first in range(0, order, _ROWS):
@@ -120,7 +127,7 @@ def _place_complex(gram: Array, shift: float, out: Array) -> None:
 
 
 @compiled(fastmath={"reassoc", "contract"})
-def _combine(weights: Array, coefficients: Array, group: int, out: Array) -> None:
+def _combine(weights: NumPyArray, coefficients: NumPyArray, group: int, out: NumPyArray) -> None:
     """Write a combination of the matrices of a group, as rows: four at a time, from the cache."""
     for k in range(0, weights.size, 4):
         some = min(4, weights.size - k)
@@ -138,14 +145,14 @@ def _combine(weights: Array, coefficients: Array, group: int, out: Array) -> Non
 
 @compiled(nogil=True)
 def _show(
-    counter: Array,
-    coefficients: Array,
-    weights: Array,
-    numbers: Array,
+    counter: NumPyArray,
+    coefficients: NumPyArray,
+    weights: NumPyArray,
+    numbers: NumPyArray,
     order: int,
-    limits: Array,
-    addresses: Array,
-    shown: Array,
+    limits: NumPyArray,
+    addresses: NumPyArray,
+    shown: NumPyArray,
 ) -> None:
     square, error, shift, rounding = limits[0], limits[1], limits[2], limits[3]
     groups, places = coefficients.shape[2], weights.shape[0]

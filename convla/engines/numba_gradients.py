@@ -15,7 +15,7 @@ import numpy as np
 
 from convla.compiling import compiled
 from convla.engines._parallel import run_jobs, take_job
-from convla.typing import Array
+from convla.typing import NumPyArray
 
 __all__ = ["laplacian_smoothing", "reweighted_gradient", "sobolev_gradient"]
 
@@ -32,21 +32,21 @@ SHARED_FROM, SHARES = 200_000, 8
 LINES = 64  # taken in one job where lines are short and contiguous
 
 
-def reweighted_gradient(blocks: Array, lam: float) -> Array:
+def reweighted_gradient(blocks: NumPyArray, lam: float) -> NumPyArray:
     """Run the operation; see `convla.gradients`."""
     out = np.empty_like(blocks, order="C")
     _run(_reweight, np.ascontiguousarray(blocks), 1.0 / lam, _width(blocks, TILE_BYTES), out)
     return out
 
 
-def sobolev_gradient(blocks: Array, lam: float, blend: float) -> Array:
+def sobolev_gradient(blocks: NumPyArray, lam: float, blend: float) -> NumPyArray:
     """Run the operation; see `convla.gradients`."""
     out = np.empty_like(blocks, order="C")
     _run(_sobolev, np.ascontiguousarray(blocks), 1.0 / lam, blend, _width(blocks, TILE_BYTES), out)
     return out
 
 
-def laplacian_smoothing(blocks: Array, sigma: float) -> Array:
+def laplacian_smoothing(blocks: NumPyArray, sigma: float) -> NumPyArray:
     """Run the operation; see `convla.gradients`."""
     n = blocks.shape[1]
     root = 2.0 * math.sqrt(0.25 + sigma)
@@ -61,11 +61,11 @@ def laplacian_smoothing(blocks: Array, sigma: float) -> Array:
     return out
 
 
-def _run(compiled: Any, blocks: Array, *arguments: Any) -> None:
+def _run(compiled: Any, blocks: NumPyArray, *arguments: Any) -> None:
     run_jobs(compiled, blocks, *arguments, shared=blocks.size >= SHARED_FROM)
 
 
-def _width(blocks: Array, tile_bytes: int) -> int:
+def _width(blocks: NumPyArray, tile_bytes: int) -> int:
     """Return the number of columns of a tile: as many as `tile_bytes` hold, but enough tiles to share large arrays."""
     outer, n, inner = blocks.shape
     widest = min(tile_bytes // (n * blocks.itemsize), LARGEST_WIDTH)
@@ -76,7 +76,7 @@ def _width(blocks: Array, tile_bytes: int) -> int:
 
 # error_model="numpy": no test for division by zero in the loops.
 @compiled(nogil=True, error_model="numpy")
-def _reweight(counter: Array, blocks: Array, share: float, width: int, out: Array) -> None:
+def _reweight(counter: NumPyArray, blocks: NumPyArray, share: float, width: int, out: NumPyArray) -> None:
     outer, n, inner = blocks.shape
     tiles = -(-inner // width)
     tile = take_job(counter)
@@ -97,25 +97,25 @@ def _reweight(counter: Array, blocks: Array, share: float, width: int, out: Arra
 
 
 @compiled(error_model="numpy")
-def _add(f: Array, total: Array) -> None:
+def _add(f: NumPyArray, total: NumPyArray) -> None:
     for i in range(f.size):
         total[i] += f[i]
 
 
 @compiled(error_model="numpy")
-def _add_four(f0: Array, f1: Array, f2: Array, f3: Array, total: Array) -> None:
+def _add_four(f0: NumPyArray, f1: NumPyArray, f2: NumPyArray, f3: NumPyArray, total: NumPyArray) -> None:
     for i in range(f0.size):
         total[i] += (np.float64(f0[i]) + np.float64(f1[i])) + (np.float64(f2[i]) + np.float64(f3[i]))
 
 
 @compiled(error_model="numpy")
-def _draw_in(f: Array, base: Array, share: float, g: Array) -> None:
+def _draw_in(f: NumPyArray, base: NumPyArray, share: float, g: NumPyArray) -> None:
     for i in range(f.size):
         g[i] = base[i] + share * f[i]
 
 
 @compiled(nogil=True, error_model="numpy")
-def _sobolev(counter: Array, blocks: Array, share: float, blend: float, width: int, out: Array) -> None:
+def _sobolev(counter: NumPyArray, blocks: NumPyArray, share: float, blend: float, width: int, out: NumPyArray) -> None:
     outer, n, inner = blocks.shape
     tiles = -(-inner // width)
     scale = share / n / n
@@ -177,7 +177,7 @@ def _green(j: int, n: int) -> float:
 
 
 @compiled(error_model="numpy")
-def _add_moments(f: Array, j: int, n: int, mean: Array, slope: Array, value: Array) -> None:
+def _add_moments(f: NumPyArray, j: int, n: int, mean: NumPyArray, slope: NumPyArray, value: NumPyArray) -> None:
     linear, green = _linear(j, n), _green(j, n)
     for i in range(f.size):
         x = np.float64(f[i])
@@ -187,7 +187,9 @@ def _add_moments(f: Array, j: int, n: int, mean: Array, slope: Array, value: Arr
 
 
 @compiled(error_model="numpy")
-def _add_eight_moments(rows: tuple[Array, ...], j: int, n: int, mean: Array, slope: Array, value: Array) -> None:
+def _add_eight_moments(
+    rows: tuple[NumPyArray, ...], j: int, n: int, mean: NumPyArray, slope: NumPyArray, value: NumPyArray
+) -> None:
     f0, f1, f2, f3, f4, f5, f6, f7 = rows
     a0, a1, a2, a3 = _linear(j, n), _linear(j + 1, n), _linear(j + 2, n), _linear(j + 3, n)
     a4, a5, a6, a7 = _linear(j + 4, n), _linear(j + 5, n), _linear(j + 6, n), _linear(j + 7, n)
@@ -202,7 +204,9 @@ def _add_eight_moments(rows: tuple[Array, ...], j: int, n: int, mean: Array, slo
 
 
 @compiled(error_model="numpy")
-def _walk(f: Array, mean: Array, scale: float, blend: float, slope: Array, value: Array, g: Array) -> None:
+def _walk(
+    f: NumPyArray, mean: NumPyArray, scale: float, blend: float, slope: NumPyArray, value: NumPyArray, g: NumPyArray
+) -> None:
     for i in range(f.size):
         x = np.float64(f[i])
         g[i] = value[i] + blend * x
@@ -212,19 +216,19 @@ def _walk(f: Array, mean: Array, scale: float, blend: float, slope: Array, value
 
 @compiled(error_model="numpy")
 def _walk_four(
-    f0: Array,
-    f1: Array,
-    f2: Array,
-    f3: Array,
-    mean: Array,
+    f0: NumPyArray,
+    f1: NumPyArray,
+    f2: NumPyArray,
+    f3: NumPyArray,
+    mean: NumPyArray,
     scale: float,
     blend: float,
-    slope: Array,
-    value: Array,
-    g0: Array,
-    g1: Array,
-    g2: Array,
-    g3: Array,
+    slope: NumPyArray,
+    value: NumPyArray,
+    g0: NumPyArray,
+    g1: NumPyArray,
+    g2: NumPyArray,
+    g3: NumPyArray,
 ) -> None:
     # As `_walk` on four rows, with the state in registers between them.
     for i in range(f0.size):
@@ -246,7 +250,9 @@ def _walk_four(
 
 
 @compiled(nogil=True, error_model="numpy")
-def _smooth(counter: Array, blocks: Array, decay: float, closing: float, gain: float, width: int, out: Array) -> None:
+def _smooth(
+    counter: NumPyArray, blocks: NumPyArray, decay: float, closing: float, gain: float, width: int, out: NumPyArray
+) -> None:
     outer, n, inner = blocks.shape
     tiles = -(-inner // width)
     tile = take_job(counter)
@@ -273,7 +279,9 @@ def _smooth(counter: Array, blocks: Array, decay: float, closing: float, gain: f
 
 
 @compiled(nogil=True, error_model="numpy")
-def _smooth_lines(counter: Array, lines: Array, decay: float, closing: float, gain: float, out: Array) -> None:
+def _smooth_lines(
+    counter: NumPyArray, lines: NumPyArray, decay: float, closing: float, gain: float, out: NumPyArray
+) -> None:
     # As `_smooth`, for lines that lie one after the other: there is nothing to take in vectors.
     outer, n = lines.shape
     half = np.empty(n)
@@ -297,19 +305,19 @@ def _smooth_lines(counter: Array, lines: Array, decay: float, closing: float, ga
 
 
 @compiled(error_model="numpy")
-def _recur(f: Array, decay: float, state: Array) -> None:
+def _recur(f: NumPyArray, decay: float, state: NumPyArray) -> None:
     for i in range(f.size):
         state[i] = f[i] + decay * state[i]
 
 
 @compiled(error_model="numpy")
-def _keep(state: Array, power: float, half: Array, back: Array) -> None:
+def _keep(state: NumPyArray, power: float, half: NumPyArray, back: NumPyArray) -> None:
     for i in range(state.size):
         half[i] = state[i]
         back[i] += power * state[i]
 
 
 @compiled(error_model="numpy")
-def _scale(back: Array, gain: float, g: Array) -> None:
+def _scale(back: NumPyArray, gain: float, g: NumPyArray) -> None:
     for i in range(back.size):
         g[i] = gain * back[i]

@@ -24,7 +24,7 @@ from convla.compiling import compiled
 from convla.engines._parallel import run_jobs, take_job
 from convla.engines._patches import LAGS, TAPS, add_lags, correlate_patches
 from convla.engines._product import LANES, MOST_ROWS, MOST_VECTORS, product
-from convla.typing import Array
+from convla.typing import NumPyArray
 
 __all__ = ["correlate_lags", "layer_similarities", "summed_autocorrelations"]
 
@@ -35,7 +35,7 @@ _PARALLEL_PRODUCTS = 2**21
 _WIDTH = MOST_VECTORS * LANES
 
 
-def summed_autocorrelations(kernels: Array) -> Array:
+def summed_autocorrelations(kernels: NumPyArray) -> NumPyArray:
     """Run the operation; see `convla.autocorrelation.summed_autocorrelations`."""
     rows, offsets = _prepare(kernels)
     lags = np.empty((rows.shape[0], math.prod(2 * k - 1 for k in kernels.shape[2:])))
@@ -43,7 +43,7 @@ def summed_autocorrelations(kernels: Array) -> Array:
     return lags
 
 
-def correlate_lags(kernels: Array, lags: Array) -> Array:
+def correlate_lags(kernels: NumPyArray, lags: NumPyArray) -> NumPyArray:
     """Run the operation; see `convla.autocorrelation.correlate_lags`."""
     rows, offsets = _prepare(kernels)
     out = np.empty_like(rows)
@@ -51,7 +51,9 @@ def correlate_lags(kernels: Array, lags: Array) -> Array:
     return out.reshape(kernels.shape)
 
 
-def layer_similarities(*layers: Array, pairs: str, normalized: bool, safe: tuple[float, float]) -> tuple[Array, ...]:
+def layer_similarities(
+    *layers: NumPyArray, pairs: str, normalized: bool, safe: tuple[float, float]
+) -> tuple[NumPyArray, ...]:
     """Run the operation; see `convla.similarity.layer.layer_similarities`: all filters of all layers share the threads.
 
     Layer by layer, what is called from Python and what waits for threads takes as long as the sums of a small layer.
@@ -78,7 +80,7 @@ def layer_similarities(*layers: Array, pairs: str, normalized: bool, safe: tuple
     return values, *(found.reshape(layer.shape) for found, layer in zip(out, layers, strict=True))
 
 
-def _paired(lags: Array, others: Array, normalized: bool, safe: tuple[float, float]) -> float:
+def _paired(lags: NumPyArray, others: NumPyArray, normalized: bool, safe: tuple[float, float]) -> float:
     """Return a layer's value, NaN if not safe, and write the W of `convla.similarity.signatures` into `others`."""
     middle = lags.shape[1] // 2
     if not _are_within(lags[:, middle], *safe):
@@ -96,7 +98,7 @@ def _paired(lags: Array, others: Array, normalized: bool, safe: tuple[float, flo
 
 
 @compiled()
-def _are_within(numbers: Array, low: float, high: float) -> bool:
+def _are_within(numbers: NumPyArray, low: float, high: float) -> bool:
     within = True
     for i in range(numbers.size):
         within = within and low <= numbers[i] <= high  # NaN is not
@@ -104,7 +106,7 @@ def _are_within(numbers: Array, low: float, high: float) -> bool:
 
 
 @compiled()
-def _sum_others(lags: Array, products: Array, others: Array) -> None:
+def _sum_others(lags: NumPyArray, products: NumPyArray, others: NumPyArray) -> None:
     """Do what `convla.similarity.signatures.sums_of_others` does, in its order of sums, and multiply those before."""
     filters, count = lags.shape
     sums = np.zeros(count)
@@ -120,7 +122,7 @@ def _sum_others(lags: Array, products: Array, others: Array) -> None:
             sums[t] += lags[i, t]
 
 
-def _jobs(rows: Sequence[Array]) -> Array:
+def _jobs(rows: Sequence[NumPyArray]) -> NumPyArray:
     """Return the jobs of some layers: a layer's number, and the first of the filters that are taken together."""
     steps = np.array([_some_filters(row.shape[1] * row.shape[2]) for row in rows])
     counts = -(-np.array([len(row) for row in rows]) // steps)
@@ -128,24 +130,24 @@ def _jobs(rows: Sequence[Array]) -> Array:
     return np.stack([layers, steps[layers] * (np.arange(len(layers)) - _ends(counts)[layers])], axis=1)
 
 
-def _ends(sizes: Array) -> Array:
+def _ends(sizes: NumPyArray) -> NumPyArray:
     return np.concatenate([[0], np.cumsum(sizes)])
 
 
-def _addresses(arrays: Sequence[Array]) -> Array:
+def _addresses(arrays: Sequence[NumPyArray]) -> NumPyArray:
     return np.array([array.ctypes.data for array in arrays])
 
 
-def _prepare(kernels: Array) -> tuple[Array, Array]:
+def _prepare(kernels: NumPyArray) -> tuple[NumPyArray, NumPyArray]:
     rows = np.ascontiguousarray(kernels).reshape(*kernels.shape[:2], -1)
     return rows, lag_offsets(kernels.shape[2:]).astype(np.uint64)  # numba wraps what can be negative
 
 
-def _products(rows: Array) -> int:
+def _products(rows: NumPyArray) -> int:
     return int(rows.size * rows.shape[2])
 
 
-def _is_large(rows: Array) -> bool:
+def _is_large(rows: NumPyArray) -> bool:
     return _products(rows) >= _PARALLEL_PRODUCTS
 
 
@@ -154,7 +156,7 @@ _REORDERED = {"reassoc", "contract", "nsz"}
 
 
 @compiled(fastmath=_REORDERED)
-def _energy(numbers: Array) -> float:
+def _energy(numbers: NumPyArray) -> float:
     total = 0.0
     for i in range(numbers.size):
         wide = np.float64(numbers[i])
@@ -163,13 +165,15 @@ def _energy(numbers: Array) -> float:
 
 
 @compiled()
-def _widen(numbers: Array, wide: Array) -> None:
+def _widen(numbers: NumPyArray, wide: NumPyArray) -> None:
     for i in range(numbers.size):
         wide[i] = numbers[i]
 
 
 @compiled()
-def _autocorrelate_filter(kernel: Array, offsets: Array, wide: Array, block: Array, lags: Array) -> None:
+def _autocorrelate_filter(
+    kernel: NumPyArray, offsets: NumPyArray, wide: NumPyArray, block: NumPyArray, lags: NumPyArray
+) -> None:
     channels = kernel.shape[0]
     _widen(kernel.reshape(-1), wide)
     lags[:] = 0.0
@@ -181,14 +185,14 @@ def _autocorrelate_filter(kernel: Array, offsets: Array, wide: Array, block: Arr
 
 
 @compiled()
-def _mirror(lags: Array) -> None:
+def _mirror(lags: NumPyArray) -> None:
     """Fill the first half: a later tap of row-major order is at a lag in the second, the middle one included."""
     for t in range(lags.size // 2):
         lags[t] = lags[lags.size - 1 - t]
 
 
 @compiled()
-def _autocorrelate_patches(kernels: Array, lags: Array) -> None:
+def _autocorrelate_patches(kernels: NumPyArray, lags: NumPyArray) -> None:
     """Do what `_autocorrelate_filter` does, of some 3x3 filters; their last channels fill a block up with zeros."""
     numbers, sums = kernels.reshape(-1), lags.reshape(-1)
     size, edge = kernels.shape[1] * TAPS, np.zeros(LANES * TAPS, kernels.dtype)
@@ -204,7 +208,7 @@ def _autocorrelate_patches(kernels: Array, lags: Array) -> None:
 
 
 @compiled()
-def _correlate_patches(kernels: Array, lags: Array, out: Array) -> None:
+def _correlate_patches(kernels: NumPyArray, lags: NumPyArray, out: NumPyArray) -> None:
     """Do what `_correlate_filter` does, of some 3x3 filters."""
     numbers, weights, target = kernels.reshape(-1), lags.reshape(-1), out.reshape(-1)
     size, edge = kernels.shape[1] * TAPS, np.zeros(LANES * TAPS, kernels.dtype)
@@ -221,7 +225,7 @@ def _correlate_patches(kernels: Array, lags: Array, out: Array) -> None:
 
 
 @compiled()
-def _add_products(numbers: Array, offsets: Array, lags: Array) -> None:
+def _add_products(numbers: NumPyArray, offsets: NumPyArray, lags: NumPyArray) -> None:
     for p in range(offsets.size):
         zero = np.uint64(lags.size // 2) - offsets[p]
         for q in range(p, offsets.size):
@@ -229,7 +233,7 @@ def _add_products(numbers: Array, offsets: Array, lags: Array) -> None:
 
 
 @compiled()
-def _add_gram(channels: int, wide: Array, offsets: Array, block: Array, lags: Array) -> None:
+def _add_gram(channels: int, wide: NumPyArray, offsets: NumPyArray, block: NumPyArray, lags: NumPyArray) -> None:
     taps = offsets.size
     p = 0
     while p < taps:
@@ -246,7 +250,13 @@ def _add_gram(channels: int, wide: Array, offsets: Array, block: Array, lags: Ar
 
 @compiled()
 def _correlate_filter(
-    kernel: Array, offsets: Array, lags: Array, wide: Array, result: Array, toeplitz: Array, out: Array
+    kernel: NumPyArray,
+    offsets: NumPyArray,
+    lags: NumPyArray,
+    wide: NumPyArray,
+    result: NumPyArray,
+    toeplitz: NumPyArray,
+    out: NumPyArray,
 ) -> None:
     channels, taps = kernel.shape
     columns = toeplitz.size // taps
@@ -281,7 +291,7 @@ def _correlate_filter(
 
 
 @compiled(fastmath=_REORDERED)
-def _dot(a: Array, b: Array) -> float:
+def _dot(a: NumPyArray, b: NumPyArray) -> float:
     total = 0.0
     for i in range(a.size):
         total += a[i] * b[i]
@@ -289,7 +299,9 @@ def _dot(a: Array, b: Array) -> float:
 
 
 @compiled()
-def _correlate_along_taps(kernel: Array, offsets: Array, lags: Array, wide: Array, weights: Array, out: Array) -> None:
+def _correlate_along_taps(
+    kernel: NumPyArray, offsets: NumPyArray, lags: NumPyArray, wide: NumPyArray, weights: NumPyArray, out: NumPyArray
+) -> None:
     channels, taps = kernel.shape
     _widen(kernel.reshape(-1), wide)
     for q in range(taps):
@@ -301,7 +313,7 @@ def _correlate_along_taps(kernel: Array, offsets: Array, lags: Array, wide: Arra
 
 
 @compiled()
-def _fill_toeplitz(lags: Array, offsets: Array, q: int, columns: int, toeplitz: Array) -> None:
+def _fill_toeplitz(lags: NumPyArray, offsets: NumPyArray, q: int, columns: int, toeplitz: NumPyArray) -> None:
     taps = offsets.size
     for p in range(taps):
         zero = np.uint64(lags.size // 2) - offsets[p]
@@ -310,7 +322,7 @@ def _fill_toeplitz(lags: Array, offsets: Array, q: int, columns: int, toeplitz: 
 
 
 @compiled()
-def _narrow(numbers: Array, narrow: Array) -> None:
+def _narrow(numbers: NumPyArray, narrow: NumPyArray) -> None:
     for i in range(narrow.size):
         narrow[i] = numbers[i]
 
@@ -328,7 +340,7 @@ def _some_filters(numbers: int) -> int:
 
 
 @compiled()
-def _autocorrelate_some(kernels: Array, offsets: Array, lags: Array) -> None:
+def _autocorrelate_some(kernels: NumPyArray, offsets: NumPyArray, lags: NumPyArray) -> None:
     filters, channels, taps = kernels.shape
     if taps == 1:
         for i in range(filters):
@@ -344,7 +356,7 @@ def _autocorrelate_some(kernels: Array, offsets: Array, lags: Array) -> None:
 
 
 @compiled()
-def _correlate_some(kernels: Array, offsets: Array, lags: Array, out: Array) -> None:
+def _correlate_some(kernels: NumPyArray, offsets: NumPyArray, lags: NumPyArray, out: NumPyArray) -> None:
     filters, channels, taps = kernels.shape
     if taps == 1:
         for i in range(filters):
@@ -367,7 +379,7 @@ def _correlate_some(kernels: Array, offsets: Array, lags: Array, out: Array) -> 
 
 
 @compiled(nogil=True)
-def _autocorrelate_filters(counter: Array, kernels: Array, offsets: Array, lags: Array) -> None:
+def _autocorrelate_filters(counter: NumPyArray, kernels: NumPyArray, offsets: NumPyArray, lags: NumPyArray) -> None:
     step = _some_filters(kernels.shape[1] * kernels.shape[2])
     first = step * take_job(counter)
     while first < kernels.shape[0]:
@@ -377,7 +389,9 @@ def _autocorrelate_filters(counter: Array, kernels: Array, offsets: Array, lags:
 
 
 @compiled(nogil=True)
-def _correlate_filters(counter: Array, kernels: Array, offsets: Array, lags: Array, out: Array) -> None:
+def _correlate_filters(
+    counter: NumPyArray, kernels: NumPyArray, offsets: NumPyArray, lags: NumPyArray, out: NumPyArray
+) -> None:
     step = _some_filters(kernels.shape[1] * kernels.shape[2])
     first = step * take_job(counter)
     while first < kernels.shape[0]:
@@ -398,21 +412,23 @@ def _pointer(typing_context: Any, address: Any, like: Any) -> Any:  # noqa: ARG0
 
 
 @compiled(nogil=True)
-def _layer(addresses: Array, layer: int, like: Array, shapes: Array) -> Array:
+def _layer(addresses: NumPyArray, layer: int, like: NumPyArray, shapes: NumPyArray) -> NumPyArray:
     """Return the array of a layer that stands at its address, (filters, channels, taps)."""
-    return numba.carray(_pointer(addresses[layer], like), (shapes[layer, 0], shapes[layer, 1], shapes[layer, 2]))
+    shape = (shapes[layer, 0], shapes[layer, 1], shapes[layer, 2])
+    array: NumPyArray = numba.carray(_pointer(addresses[layer], like), shape)
+    return array
 
 
 @compiled(nogil=True)
 def _autocorrelate_layers(
-    counter: Array,
-    jobs: Array,
-    addresses: Array,
-    like: Array,
-    shapes: Array,
-    places: Array,
-    offsets: Array,
-    signatures: Array,
+    counter: NumPyArray,
+    jobs: NumPyArray,
+    addresses: NumPyArray,
+    like: NumPyArray,
+    shapes: NumPyArray,
+    places: NumPyArray,
+    offsets: NumPyArray,
+    signatures: NumPyArray,
 ) -> None:
     job = take_job(counter)
     while job < jobs.shape[0]:
@@ -426,15 +442,15 @@ def _autocorrelate_layers(
 
 @compiled(nogil=True)
 def _correlate_layers(
-    counter: Array,
-    jobs: Array,
-    addresses: Array,
-    like: Array,
-    shapes: Array,
-    places: Array,
-    offsets: Array,
-    weights: Array,
-    targets: Array,
+    counter: NumPyArray,
+    jobs: NumPyArray,
+    addresses: NumPyArray,
+    like: NumPyArray,
+    shapes: NumPyArray,
+    places: NumPyArray,
+    offsets: NumPyArray,
+    weights: NumPyArray,
+    targets: NumPyArray,
 ) -> None:
     job = take_job(counter)
     while job < jobs.shape[0]:

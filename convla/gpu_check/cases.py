@@ -24,7 +24,6 @@ from convla.autocorrelation import lag_index
 from convla.experiments.csm.settings import Readings, table_settings
 from convla.experiments.descents.outcome import run_setting
 from convla.orthonormal import MUON_COEFFICIENTS, MUON_STEPS, OrthonormalMethod
-from convla.typing import Array
 
 __all__ = ["RESNET18", "Case", "cases"]
 
@@ -89,7 +88,7 @@ def _raise(error: Exception) -> None:
     raise error
 
 
-def _random(shape: tuple[int, ...]) -> Array:
+def _random(shape: tuple[int, ...]) -> Any:
     values = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     return importlib.import_module("cupy").asarray(values)
 
@@ -98,7 +97,7 @@ def _smaller(shape: tuple[int, ...], shrink: int) -> tuple[int, ...]:
     return (*(max(1, n // shrink) for n in shape[:2]), *shape[2:])
 
 
-def _network(shrink: int) -> dict[str, Array]:
+def _network(shrink: int) -> dict[str, Any]:
     return {f"{place} {shape}": _random(_smaller(shape, shrink)) for place, shape in enumerate(RESNET18)}
 
 
@@ -140,7 +139,7 @@ def _convolutions(torch: Any, shrink: int) -> Iterator[Case]:
             yield Case(title, run, moved, 2.0 * image.size * c * 9, calls.get(what), least_ratio=1.0)
 
 
-def _maps(operator: ConvOperator, image: Array) -> dict[str, Callable[[], Any]]:
+def _maps(operator: ConvOperator, image: Any) -> dict[str, Callable[[], Any]]:
     # Without the checks of values, which PyTorch does not make either.
     return {
         "cross-correlation": lambda: operator._apply(image),
@@ -149,7 +148,7 @@ def _maps(operator: ConvOperator, image: Array) -> dict[str, Callable[[], Any]]:
     }
 
 
-def _torch_maps(torch: Any, kernel: Array, image: Array) -> dict[str, Callable[[], Any]]:
+def _torch_maps(torch: Any, kernel: Any, image: Any) -> dict[str, Callable[[], Any]]:
     if torch is None:
         return {}
     w, x = torch.from_dlpack(kernel), torch.from_dlpack(image)
@@ -168,7 +167,7 @@ def _spectra(_: Any, shrink: int) -> Iterator[Case]:
     yield Case(
         f"largest singular value to 1e-6, {c} -> {c}, 3x3, {n}x{n}",
         lambda: largest_singular_value(layer, rtol=1e-6),
-        4.0 * layer.kernel.size,
+        4.0 * math.prod(layer.kernel.shape),
         2 * products,  # one application and one adjoint at least
         target=10.0,
     )
@@ -177,8 +176,8 @@ def _spectra(_: Any, shrink: int) -> Iterator[Case]:
     yield Case(
         f"enclosure of the singular values, {c} -> {c}, 5x5, {n}x{n}",
         lambda: singular_value_bounds(small),
-        4.0 * small.kernel.size,
-        2.0 * small.kernel.size * n * n,
+        4.0 * math.prod(small.kernel.shape),
+        2.0 * math.prod(small.kernel.shape) * n * n,
         target=1.0,
     )
 

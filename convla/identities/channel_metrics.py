@@ -8,11 +8,9 @@ from __future__ import annotations
 from numbers import Rational
 from typing import Any
 
-import numpy as np
-
 from convla._array import namespace
 from convla._validate import check_array, check_real, check_same_shape
-from convla.typing import Array, ArrayLike
+from convla.typing import Array, ArrayLike, Namespace
 
 __all__ = ["reweighted_inner_product", "sobolev_greens_function", "sobolev_inner_product"]
 
@@ -48,9 +46,9 @@ def reweighted_inner_product(k1: ArrayLike, k2: ArrayLike, lam: float | Rational
     >>> float(reweighted_inner_product(k, k, 5.0))
     9.0
     """
-    k1, k2, mean1, mean2, lam = _prepared(k1, k2, lam)
-    deviations = ((k1 - mean1) * (k2 - mean2)).sum()
-    return (mean1 * mean2).sum() + lam * deviations / k1.shape[0]
+    k1, k2, mean1, mean2, xp = _prepared(k1, k2, lam)
+    deviations = xp.sum((k1 - mean1) * (k2 - mean2))
+    return xp.sum(mean1 * mean2) + deviations * lam / k1.shape[0]
 
 
 def sobolev_inner_product(k1: ArrayLike, k2: ArrayLike, lam: float | Rational) -> Any:
@@ -70,12 +68,12 @@ def sobolev_inner_product(k1: ArrayLike, k2: ArrayLike, lam: float | Rational) -
     >>> float(sobolev_inner_product(k, k, 0.25))
     8.0
     """
-    k1, k2, mean1, mean2, lam = _prepared(k1, k2, lam)
-    slopes1, slopes2 = (np.roll(k, -1, axis=0) - k for k in (k1, k2))
-    return (mean1 * mean2).sum() + lam * k1.shape[0] * (slopes1 * slopes2).sum()
+    k1, k2, mean1, mean2, xp = _prepared(k1, k2, lam)
+    slopes1, slopes2 = (xp.roll(k, -1, axis=0) - k for k in (k1, k2))
+    return xp.sum(mean1 * mean2) + lam * k1.shape[0] * xp.sum(slopes1 * slopes2)
 
 
-def sobolev_greens_function(place: ArrayLike, lam: Any) -> Any:
+def sobolev_greens_function(place: Any, lam: Any) -> Any:
     """Return K(o), the periodic Green's function of ``g -> mean(g) - lambda g''`` on [0, 1].
 
     Parameters
@@ -112,10 +110,10 @@ def sobolev_greens_function(place: ArrayLike, lam: Any) -> Any:
     return 1 + (place * place - place + sixth) / (2 * lam)
 
 
-def _prepared(k1: ArrayLike, k2: ArrayLike, lam: Any) -> tuple[Array, Array, Array, Array, Any]:
+def _prepared(k1: ArrayLike, k2: ArrayLike, lam: Any) -> tuple[Array, Array, Array, Array, Namespace]:
     xp = namespace(k1, k2)
     k1, k2 = (check_array(name, k, xp, min_ndim=1, axes="(c_out, ...)") for name, k in (("k1", k1), ("k2", k2)))
     check_same_shape("k1", k1, "k2", k2)
     check_real("lam", lam, positive=True)
-    mean1, mean2 = (k.sum(axis=0) / k.shape[0] for k in (k1, k2))
-    return k1, k2, mean1, mean2, lam
+    mean1, mean2 = (xp.sum(k, axis=0) / k.shape[0] for k in (k1, k2))
+    return k1, k2, mean1, mean2, xp

@@ -9,7 +9,7 @@ import numpy as np
 from convla._array import as_float_array, namespace
 from convla._validate import check_array, check_integer, check_real, check_same_shape
 from convla.errors import ShapeError
-from convla.typing import Array, ArrayLike
+from convla.typing import AnyArray, Array, ArrayLike
 
 __all__ = [
     "crossing_probability",
@@ -20,7 +20,7 @@ __all__ = [
 ]
 
 
-def orthogonalized_pair(k1: ArrayLike, k2: ArrayLike) -> tuple[Array, Array]:
+def orthogonalized_pair(k1: ArrayLike, k2: ArrayLike) -> tuple[AnyArray, AnyArray]:
     """Return where the gradient flow of the squared inner product of two kernels ends.
 
     Parameters
@@ -57,7 +57,7 @@ def orthogonalized_pair(k1: ArrayLike, k2: ArrayLike) -> tuple[Array, Array]:
     return (total + gap) / 2.0, (total - gap) / 2.0
 
 
-def orthogonality_fails(k1: ArrayLike, k2: ArrayLike, gram: ArrayLike) -> Array:
+def orthogonality_fails(k1: ArrayLike, k2: ArrayLike, gram: ArrayLike) -> AnyArray:
     """Return whether making two kernels orthogonal leaves their feature maps no less similar than they were.
 
     Parameters
@@ -223,4 +223,4 @@ def _sum_and_difference(k1: ArrayLike, k2: ArrayLike) -> tuple[Array, Array, Arr
     norms = [xp.sqrt(xp.sum(part * part, axis=-1)) for part in parts]
     if not all(bool(xp.all(norm > 0.0)) for norm in norms):
         raise ValueError("k1 and k2 must be neither equal nor opposite in any pair")
-    return *parts, *norms
+    return parts[0], parts[1], norms[0], norms[1]

@@ -19,7 +19,7 @@ from convla.conv import convolve, cross_correlate
 from convla.errors import ShapeError
 from convla.geometry import ConvGeometry
 from convla.similarity.pairs import feature_map_gram
-from convla.typing import Array, ArrayLike, Namespace, Padding
+from convla.typing import AnyArray, Array, ArrayLike, Namespace, Padding
 
 __all__ = [
     "autocorrelation",
@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 
-def kernel_correlation(k1: ArrayLike, k2: ArrayLike, *, stacks: bool = False) -> Array:
+def kernel_correlation(k1: ArrayLike, k2: ArrayLike, *, stacks: bool = False) -> AnyArray:
     """Return the full cross-correlation of two kernels, at every lag from 1-N to N-1 along each axis.
 
     Parameters
@@ -72,7 +72,7 @@ def kernel_correlation(k1: ArrayLike, k2: ArrayLike, *, stacks: bool = False) ->
     return products if stacks else products[0, 0, 0, 0, ...]
 
 
-def autocorrelation(x: ArrayLike, reach: tuple[int, ...], *, channels: bool = False) -> Array:
+def autocorrelation(x: ArrayLike, reach: tuple[int, ...], *, channels: bool = False) -> AnyArray:
     """Return the autocorrelation of an input, clipped to the lags from -reach to reach along each axis.
 
     Parameters
@@ -126,7 +126,7 @@ def feature_inner_product(
     padding: Padding = "full",
     operation: Literal["cross-correlation", "convolution"] = "cross-correlation",
     stacks: bool = False,
-) -> Array:
+) -> AnyArray:
     """Return <F1, F2> of the feature maps of two kernels, from the feature maps themselves.
 
     Parameters
@@ -166,7 +166,7 @@ def feature_inner_product(
     return _scalar(rows1 @ xp.matrix_transpose(rows2), stacks)
 
 
-def correlation_inner_product(k1: ArrayLike, k2: ArrayLike, x: ArrayLike, *, stacks: bool = False) -> Array:
+def correlation_inner_product(k1: ArrayLike, k2: ArrayLike, x: ArrayLike, *, stacks: bool = False) -> AnyArray:
     """Return <K1 (x) K2, (X (x) X)[1-N, N-1]>: the inner product of the fully padded feature maps, without them.
 
     Parameters
@@ -197,7 +197,7 @@ def correlation_inner_product(k1: ArrayLike, k2: ArrayLike, x: ArrayLike, *, sta
     return _lag_sum(k1, k2, x, stacks, skip_centre=False)
 
 
-def off_centre_inner_product(k1: ArrayLike, k2: ArrayLike, x: ArrayLike, *, stacks: bool = False) -> Array:
+def off_centre_inner_product(k1: ArrayLike, k2: ArrayLike, x: ArrayLike, *, stacks: bool = False) -> AnyArray:
     """Return the part of `correlation_inner_product` from lags other than 0: what orthogonal kernels leave of <F1, F2>.
 
     Parameters, result and errors are those of `correlation_inner_product`.
@@ -216,7 +216,7 @@ def off_centre_inner_product(k1: ArrayLike, k2: ArrayLike, x: ArrayLike, *, stac
     return _lag_sum(k1, k2, x, stacks, skip_centre=True)
 
 
-def input_energy(x: ArrayLike, reach: tuple[int, ...], *, channels: bool = False) -> Array:
+def input_energy(x: ArrayLike, reach: tuple[int, ...], *, channels: bool = False) -> AnyArray:
     """Return the squared norm of the clipped autocorrelation of an input.
 
     By Cauchy and Schwarz ``<F1, F2>^2 <= CS(K1, K2) * input_energy``: the factor of the bound that no kernel changes.
@@ -240,7 +240,7 @@ def input_energy(x: ArrayLike, reach: tuple[int, ...], *, channels: bool = False
 
 def padding_error_terms(
     k1: ArrayLike, k2: ArrayLike, x: ArrayLike, padding: Padding, *, stacks: bool = False
-) -> tuple[Array, Array]:
+) -> tuple[AnyArray, AnyArray]:
     """Return A and B: what the fully padded <F1, F2> has from output positions that a smaller padding leaves out.
 
     So ``<F1, F2>`` with this padding is `correlation_inner_product` minus A minus B.
@@ -300,7 +300,7 @@ def padding_error_terms(
 
 def padding_error_energy(
     x: ArrayLike, kernel_shape: tuple[int, ...], padding: Padding, *, channels: bool = False
-) -> tuple[Array, Array]:
+) -> tuple[AnyArray, AnyArray]:
     """Return the mean squares of A + B and of the fully padded <F1, F2> over random kernels, for a given input.
 
     The kernels are independent of each other, their entries uncorrelated, of mean 0 and variance 1; with variance s^2

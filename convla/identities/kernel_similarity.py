@@ -5,12 +5,12 @@ from __future__ import annotations
 from convla._array import namespace
 from convla._checks import check_kernel
 from convla.identities.inner_products import kernel_correlation
-from convla.typing import Array, ArrayLike
+from convla.typing import AnyArray, ArrayLike
 
 __all__ = ["ordered_pair_similarity", "same_channel_similarity"]
 
 
-def ordered_pair_similarity(kernels: ArrayLike) -> Array:
+def ordered_pair_similarity(kernels: ArrayLike) -> AnyArray:
     """Return the convolutional similarity summed over ordered pairs i != j: twice `convla.convolutional_similarity`.
 
     Parameters
@@ -45,7 +45,7 @@ def ordered_pair_similarity(kernels: ArrayLike) -> Array:
     return xp.sum(pairs * (1 - own), dtype=pairs.dtype)
 
 
-def same_channel_similarity(kernels: ArrayLike) -> Array:
+def same_channel_similarity(kernels: ArrayLike) -> AnyArray:
     """Return the sum over kernels i < j of the squared norm of the cross-correlation summed over equal channels.
 
     The loss of orthogonal convolutional networks off its diagonal: it vanishes for kernels whose feature maps are not

@@ -15,7 +15,7 @@ import numpy as np
 
 from convla._validate import check_integer, check_rng
 from convla.testing import gamma
-from convla.typing import Array, Seed
+from convla.typing import NumPyArray, Seed
 
 __all__ = [
     "CATALAN",
@@ -105,7 +105,7 @@ def similarity_upper_bound(taps: int) -> float:
     return min(1.0, 8 * math.pi * degree * math.exp(-8 * CATALAN * degree / math.pi) / inner**2)
 
 
-def half_circle_pair(taps: int) -> tuple[Array, Array]:
+def half_circle_pair(taps: int) -> tuple[NumPyArray, NumPyArray]:
     """Return two kernels of unit norm whose zeros are evenly spread on the right and on the left half of the circle.
 
     Parameters
@@ -136,7 +136,9 @@ def half_circle_pair(taps: int) -> tuple[Array, Array]:
     return kernel, kernel * (-1.0) ** np.arange(taps)
 
 
-def least_similar_pair(taps: int, *, starts: int = 64, sweeps: int = 400, rng: Seed = 0) -> tuple[Array, Array]:
+def least_similar_pair(
+    taps: int, *, starts: int = 64, sweeps: int = 400, rng: Seed = 0
+) -> tuple[NumPyArray, NumPyArray]:
     """Search two kernels of unit norm with the least convolutional similarity.
 
     Parameters
@@ -187,7 +189,7 @@ def least_similar_pair(taps: int, *, starts: int = 64, sweeps: int = 400, rng: S
     return k1[best], k2[best]
 
 
-def _best_partner(kernels: Array) -> tuple[Array, Array]:
+def _best_partner(kernels: NumPyArray) -> tuple[NumPyArray, NumPyArray]:
     """Return for each row its unit-norm partner of least similarity, and that similarity."""
     rows, taps = kernels.shape
     padded = np.concatenate((np.zeros((rows, taps - 1)), kernels, np.zeros((rows, taps - 1))), axis=1)
@@ -270,7 +272,7 @@ def least_similarity_enclosure(taps: int, *, vertices: int = 30_000) -> tuple[fl
         angles = refined
 
 
-def _vertices(grid: Array, degree: int) -> Iterator[tuple[Array, Array, Array]]:
+def _vertices(grid: NumPyArray, degree: int) -> Iterator[tuple[NumPyArray, NumPyArray, NumPyArray]]:
     """Yield the cosine polynomials that vanish at `degree` points and are non-negative on the grid and at -1 and 1.
 
     Each as coefficients a_0 .. a_n relative to a_0, a bound of their errors, and the pairs of neighbours (k, 2) at
@@ -301,14 +303,14 @@ def _vertices(grid: Array, degree: int) -> Iterator[tuple[Array, Array, Array]]:
         yield a / a[:, :1], (errors + np.abs(a) * errors[:, :1] / first) / first, pairs
 
 
-def _raised(a: Array) -> Array:
+def _raised(a: NumPyArray) -> NumPyArray:
     """Multiply a_0 + 2 sum a_t cos(t x) by 2 cos x: each coefficient moves by one place to either side."""
     above = np.concatenate((a[:, 1:], np.zeros((len(a), 1))), axis=1)
     below = np.concatenate((a[:, 1:2], a[:, :-1]), axis=1)
     return np.asarray(above + below)
 
 
-def _toeplitz_floor(a: Array, errors: Array) -> Array:
+def _toeplitz_floor(a: NumPyArray, errors: NumPyArray) -> NumPyArray:
     """Return proved lower bounds of the least eigenvalues of the Toeplitz matrices of a, entries off by errors."""
     size = a.shape[1]
     lags = np.abs(np.subtract.outer(np.arange(size), np.arange(size)))

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
-from convla._array import namespace
+from convla._array import as_float_array, device_of, namespace
 from convla._checks import check_kernel
 from convla._validate import check_array, check_real
 from convla.conv import flip_kernel
 from convla.identities.inner_products import kernel_correlation
-from convla.typing import Array, ArrayLike
+from convla.typing import AnyArray, ArrayLike
 
 __all__ = [
     "adjoint_kernel",
@@ -24,7 +22,7 @@ __all__ = [
 ]
 
 
-def adjoint_kernel(kernel: ArrayLike) -> Array:
+def adjoint_kernel(kernel: ArrayLike) -> AnyArray:
     """Return the kernel with channels swapped and taps flipped: its matrix is the transpose of the kernel's.
 
     With low and high padding of each axis exchanged for N - 1 less them; so "full" and "valid" change places, and
@@ -58,7 +56,7 @@ def adjoint_kernel(kernel: ArrayLike) -> Array:
     return flip_kernel(xp.permute_dims(kernel, (1, 0, *range(2, kernel.ndim))))
 
 
-def gram_kernel(kernel: ArrayLike) -> Array:
+def gram_kernel(kernel: ArrayLike) -> AnyArray:
     """Return the kernel whose matrix, "same" padded, is M^T M for the fully padded matrix M of `kernel`.
 
     Parameters
@@ -173,7 +171,7 @@ def scaled_penalty_minimum(condition: float, alpha: float) -> float:
     return check_real("alpha", alpha, positive=True) * (square - 1) / (square + 1)
 
 
-def singular_value_gradient(matrix: ArrayLike, index: int = 0) -> Array:
+def singular_value_gradient(matrix: ArrayLike, index: int = 0) -> AnyArray:
     """Return the derivative of a simple singular value by every entry of the matrix: u v^T.
 
     Parameters
@@ -198,11 +196,12 @@ def singular_value_gradient(matrix: ArrayLike, index: int = 0) -> Array:
     array([[1., 0.],
            [0., 0.]])
     """
-    left, _, right = np.linalg.svd(check_array("matrix", matrix, namespace(matrix), ndim=2), full_matrices=False)
-    return np.outer(left[:, index], right[index])
+    xp = namespace(matrix)
+    left, _, right = xp.linalg.svd(as_float_array(check_array("matrix", matrix, xp, ndim=2), xp), full_matrices=False)
+    return left[:, index, None] * right[index, :]
 
 
-def penalty_matrix_gradient(matrix: ArrayLike, alpha: float) -> Array:
+def penalty_matrix_gradient(matrix: ArrayLike, alpha: float) -> AnyArray:
     """Return the derivative of sigma_max(M^T M - alpha I) by every entry of M, where that value is simple.
 
     Parameters
@@ -228,8 +227,10 @@ def penalty_matrix_gradient(matrix: ArrayLike, alpha: float) -> Array:
     array([[4., 0.],
            [0., 0.]])
     """
-    matrix = check_array("matrix", matrix, namespace(matrix), ndim=2)
-    gram = matrix.T @ matrix - check_real("alpha", alpha, positive=True) * np.eye(matrix.shape[1])
-    left, _, right = np.linalg.svd(gram)
-    u, v = left[:, 0], right[0]
-    return np.outer(matrix @ u, v) + np.outer(matrix @ v, u)
+    xp = namespace(matrix)
+    matrix = xp.astype(check_array("matrix", matrix, xp, ndim=2), xp.float64)
+    unit = xp.eye(matrix.shape[1], dtype=xp.float64, device=device_of(matrix))
+    gram = xp.matrix_transpose(matrix) @ matrix - check_real("alpha", alpha, positive=True) * unit
+    left, _, right = xp.linalg.svd(gram)
+    u, v = left[:, 0], right[0, :]
+    return (matrix @ u)[:, None] * v + (matrix @ v)[:, None] * u

@@ -10,12 +10,12 @@ from convla.conv import cross_correlate
 from convla.errors import ShapeError
 from convla.identities.inner_products import kernel_correlation
 from convla.similarity.pairs import feature_map_gram
-from convla.typing import Array, ArrayLike, Padding
+from convla.typing import AnyArray, ArrayLike, Padding
 
 __all__ = ["activated_cosine", "even_similarity", "map_correlation", "window_covariance"]
 
 
-def even_similarity(k1: ArrayLike, k2: ArrayLike) -> Array:
+def even_similarity(k1: ArrayLike, k2: ArrayLike) -> AnyArray:
     """Return the squared norm of the even part of the cross-correlation of two kernels: what an input can see of it.
 
     Parameters
@@ -51,7 +51,7 @@ def even_similarity(k1: ArrayLike, k2: ArrayLike) -> Array:
     return (xp.astype(total, xp.float64) if is_exact(total) else total) / 4
 
 
-def window_covariance(x: ArrayLike, kernel_shape: tuple[int, ...], *, padding: Padding = "full") -> Array:
+def window_covariance(x: ArrayLike, kernel_shape: tuple[int, ...], *, padding: Padding = "full") -> AnyArray:
     """Return the covariance of the windows of some inputs that a kernel's taps see, over all inputs and outputs.
 
     Parameters
@@ -91,7 +91,7 @@ def window_covariance(x: ArrayLike, kernel_shape: tuple[int, ...], *, padding: P
     return second - mean[:, None] * mean[None, :]
 
 
-def map_correlation(kernels: ArrayLike, covariance: ArrayLike) -> Array:
+def map_correlation(kernels: ArrayLike, covariance: ArrayLike) -> AnyArray:
     """Return the correlations of the feature maps of kernels over a batch: what batch normalisation makes of cosines.
 
     Parameters
@@ -132,7 +132,7 @@ def map_correlation(kernels: ArrayLike, covariance: ArrayLike) -> Array:
     return products / (deviations[:, None] * deviations[None, :])
 
 
-def activated_cosine(correlation: ArrayLike, slope: float = 0.0) -> Array:
+def activated_cosine(correlation: ArrayLike, slope: float = 0.0) -> AnyArray:
     """Return the cosine of two jointly normal maps of mean 0 after a leaky ReLU.
 
     Parameters

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from convla._array import namespace
 from convla._checks import check_kernel
 from convla.geometry import ConvGeometry
-from convla.typing import Array, ArrayLike, Padding
+from convla.typing import AnyArray, ArrayLike, Padding
 
 __all__ = ["boundary_defect", "shared_taps"]
 
@@ -46,7 +46,7 @@ def shared_taps(kernel_shape: Sequence[int], padding: Padding = "same") -> tuple
     return tuple(range(k - 1 - high, low + 1) for k, (low, high) in zip(size, sides, strict=True))
 
 
-def boundary_defect(kernel: ArrayLike, padding: Padding = "same") -> Array:
+def boundary_defect(kernel: ArrayLike, padding: Padding = "same") -> AnyArray:
     """Return the sum of W^T W over the matrices W of all taps that some sample of a zero-padded image misses.
 
     Parameters

@@ -151,7 +151,7 @@ def density_work(operator: LinearMap) -> float:
         return 25.0 * geometry.groups * side**3 * math.prod(geometry.output_shape)
     if values_are_at_hand(operator):
         return math.fsum(decomposition_work(part.operator) for part in direct_sum(operator))
-    return float(PROBES * (DEGREE + 2) * operator.kernel.size * math.prod(geometry.output_shape))
+    return float(PROBES * (DEGREE + 2) * math.prod(geometry.kernel_shape) * math.prod(geometry.output_shape))
 
 
 def _enclosure_work(layer: Layer) -> float:

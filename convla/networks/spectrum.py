@@ -36,6 +36,7 @@ from convla.spectra.parts import direct_sum
 from convla.spectra.roundoff import in_double
 from convla.spectra.scaling import scaled_to_unit
 from convla.spectra.status import Status
+from convla.typing import Array
 
 __all__ = ["Spectrum"]
 
@@ -191,11 +192,12 @@ class Spectrum:
 
     def _bounded(self) -> SingularValues | None:
         """Bound the smallest singular value by what the search for the largest one came across, if that is not zero."""
-        least = self.largest.least
-        if least is None or self._is_banded:
+        if self.largest.least is None or self._is_banded:
             return None
+        least = to_numpy(self.largest.least)
         operator = in_double(self._scaled)
-        image = (operator if least.shape == operator.domain_shape else operator.T).apply(least.astype(np.float64))
+        stretching = operator if least.shape == operator.domain_shape else operator.T
+        image = to_numpy(stretching.apply(least.astype(np.float64)))
         largest = float(np.abs(image).max())
         value = largest * float(np.linalg.norm(image / largest)) / float(np.linalg.norm(least)) if largest else 0.0
         if not value > math.sqrt(np.finfo(operator.dtype).eps) * self.largest.value:
@@ -265,8 +267,8 @@ def _glimpsed(operator: LinearMap, steps: int) -> np.ndarray[Any, Any]:
     scaled = problem.operator.T if problem.transposed else problem.operator
     shape = scaled.domain_shape
 
-    def gram(column: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        return np.asarray(scaled._adjoint(scaled._apply(column.reshape(1, *shape)))).reshape(-1, 1)
+    def gram(column: Array) -> Array:
+        return np.asarray(scaled._adjoint(scaled._apply(np.asarray(column).reshape(1, *shape)))).reshape(-1, 1)
 
     start = np.random.default_rng(0).standard_normal(math.prod(shape)).astype(operator.dtype)
     return np.asarray(leading_pairs(gram, start, steps=steps)[1]).reshape(1, *shape)

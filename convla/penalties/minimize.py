@@ -25,7 +25,7 @@ from convla.penalties.spectrum import fourth_powers_fit, measure_spectrum
 from convla.penalties.steps import Step, StepName
 from convla.penalties.tracker import Tracker, TrackerName
 from convla.spectra.status import Status
-from convla.typing import Array
+from convla.typing import AnyArray, Array
 
 __all__ = ["DescentStatus", "PenaltyDescent", "Settled", "Trace", "minimize_penalty"]
 
@@ -257,7 +257,7 @@ class PenaltyDescent(Generic[Map]):
         return cast(Map, self._operator if self._at is None else self._at.operator)
 
     @property
-    def kernel(self) -> Array:
+    def kernel(self) -> AnyArray:
         """The current kernel; of a map that is made of several convolutions, see ``operator.kernels``."""
         (kernel,) = self.operator.kernels
         return kernel
@@ -431,7 +431,7 @@ class PenaltyDescent(Generic[Map]):
         descent._rows = [tuple(map(float, row)) for row in arrays["rows"]]
         if "pairs" in numbers:
             parts = {name: on_device_of(arrays[f"pairs_{name}"], like, xp) for name in ("signs", "vectors", "images")}
-            pairs = ActivePairs(**parts, **numbers["pairs"] | {"status": Status(numbers["pairs"]["status"])})
+            pairs = ActivePairs(**numbers["pairs"] | parts | {"status": Status(numbers["pairs"]["status"])})
             state = {
                 k.removeprefix("state_"): on_device_of(v, like, xp) for k, v in arrays.items() if k[:6] == "state_"
             }

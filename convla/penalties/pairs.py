@@ -140,6 +140,7 @@ def active_pairs(target: Shifted, *, cluster_rtol: float | None = None) -> Activ
     else:
         upper = singular_values(factor, min(4, rows, columns))
         status = _status(upper)
+        assert upper.right is not None
         squares, right = _squares(xp.astype(upper.values, factor.dtype)), _flat(upper.right, factor)
         # The lower end attains alpha at most: beyond that it need not be known.
         if not nulls and float(squares[0]) <= 2.0 * alpha:
@@ -217,7 +218,8 @@ def _squares(values: Array) -> Array:
 
 
 def _flat(vectors: Array, factor: LinearMap) -> Array:
-    return vec(vectors, len(factor.domain_shape) - 1, order=factor.order)
+    flat: Array = vec(vectors, len(factor.domain_shape) - 1, order=factor.order)
+    return flat
 
 
 def cluster(squares: Array, alpha: float, nulls: int, rtol: float | None) -> tuple[float, Array, Array, int]:

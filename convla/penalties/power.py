@@ -99,13 +99,17 @@ class Power(Tracker):
         xp, columns = namespace(factor.like), factor.shape[1]
         count = min(self.triplets, columns)
         ends: list[SingularValues] = []
+        rows: list[Array] = []
         for end in get_args(End):
             # An eigenvalue of the lower end is at most alpha away from alpha.
             if end == "largest" or float(ends[0].values[-1]) ** 2 < 2.0 * alpha:
                 tracker = BlockTracker(block=count, end=end)
-                ends.append(tracker.step(factor, tracker.initial(factor))[0])
+                found, _ = tracker.step(factor, tracker.initial(factor))
+                assert found.right is not None
+                ends.append(found)
+                rows.append(found.right)
         values = xp.astype(xp.concat([found.values for found in ends]), factor.dtype)
-        vectors = xp.concat([found.right for found in ends])
+        vectors = xp.concat(rows)
         shifted = values * values - alpha
         # With few columns both ends hold some triplets both; the first ones at each end are all there are.
         usable = shifted[: min(shifted.shape[0], columns)]

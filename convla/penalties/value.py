@@ -17,13 +17,13 @@ from convla._validate import check_array, check_real
 from convla.linear_map import LinearMap
 from convla.operators import ConvOperator
 from convla.penalties.pairs import Gram, active_pairs, pair_gradients, shifted
-from convla.typing import Array, ArrayLike
+from convla.typing import AnyArray, ArrayLike
 
 __all__ = ["penalty", "penalty_gradient", "penalty_gradient_by_entries"]
 
 
 @blas_on_one_thread()
-def penalty(operator: LinearMap, alpha: float, *, gram: Gram = "input") -> Array:
+def penalty(operator: LinearMap, alpha: float, *, gram: Gram = "input") -> AnyArray:
     """Compute sigma_max(M^T M - alpha I) of a map's matrix M.
 
     Parameters
@@ -76,19 +76,19 @@ def penalty(operator: LinearMap, alpha: float, *, gram: Gram = "input") -> Array
 @overload
 def penalty_gradient(
     operator: ConvOperator, alpha: float, *, gram: Gram = ..., cluster_rtol: float | None = ...
-) -> Array: ...
+) -> AnyArray: ...
 
 
 @overload
 def penalty_gradient(
     operator: LinearMap, alpha: float, *, gram: Gram = ..., cluster_rtol: float | None = ...
-) -> Array | tuple[Array, ...]: ...
+) -> AnyArray | tuple[AnyArray, ...]: ...
 
 
 @blas_on_one_thread()
 def penalty_gradient(
     operator: LinearMap, alpha: float, *, gram: Gram = "input", cluster_rtol: float | None = None
-) -> Array | tuple[Array, ...]:
+) -> AnyArray | tuple[AnyArray, ...]:
     """Compute the gradient of `penalty` with respect to the kernel, by the kernel adjoint; no matrix is formed for it.
 
     Parameters
@@ -152,7 +152,7 @@ def penalty_gradient(
     return gradients[0] if single else gradients
 
 
-def penalty_gradient_by_entries(operator: ConvOperator, left: ArrayLike, right: ArrayLike) -> Array:
+def penalty_gradient_by_entries(operator: ConvOperator, left: ArrayLike, right: ArrayLike) -> AnyArray:
     """Evaluate Eq. (2.5) literally, kernel entry by kernel entry: the reference for `penalty_gradient`.
 
     Parameters

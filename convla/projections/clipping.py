@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from convla._array import device_of, is_cupy, is_exact, namespace, on_device_of, to_numpy
+from convla._array import device_of, is_array, is_cupy, is_exact, namespace, on_device_of, to_numpy
 from convla._checks import check_not_followed
 from convla._threads import blas_on_one_thread
 from convla._validate import check_choice, check_integer, check_real
@@ -22,7 +22,7 @@ from convla.projections.scaling import scaled_below
 from convla.spectra.bounds import singular_value_bounds
 from convla.spectra.status import Status
 from convla.spectra.values import smallest_singular_value
-from convla.typing import Array, ArrayLike, Boundary, Padding
+from convla.typing import AnyArray, Array, ArrayLike, Boundary, Padding
 
 __all__ = [
     "FAR",
@@ -66,7 +66,7 @@ class ClippedKernel:
         Projections of either kind.
     """
 
-    kernel: Array = field(repr=False)
+    kernel: AnyArray = field(repr=False)
     upper: float
     smallest: float | None
     distance: float
@@ -196,7 +196,7 @@ def clip_singular_values(
 
 def _unit(operator: ConvOperator, minimum: float) -> int:
     """Return the exponent of the power of two in which kernel and limits are measured: their squares are in range."""
-    return math.frexp(max(float(np.max(np.abs(operator.kernel))), minimum))[1]
+    return math.frexp(max(float(np.max(np.abs(to_numpy(operator.kernel)))), minimum))[1]
 
 
 def _moderate(limit: float, unit: int) -> float:
@@ -293,8 +293,10 @@ def distance_between(one: ConvOperator, two: ConvOperator) -> float:
 def returned(operator: ConvOperator, like: ArrayLike) -> Array:
     """Return an operator's kernel, in NumPy, as an array of the library of what was given, in memory of its own."""
     xp = namespace(like)
-    kernel = operator.kernel.copy()
-    return kernel if xp is namespace(kernel) else on_device_of(kernel, like, xp, dtype=getattr(xp, kernel.dtype.name))
+    kernel = to_numpy(operator.kernel).copy()
+    if not is_array(like) or xp is namespace(kernel):
+        return kernel
+    return on_device_of(kernel, like, xp, dtype=getattr(xp, kernel.dtype.name))
 
 
 def _with(operator: ConvOperator, kernel: FloatArray) -> ConvOperator:

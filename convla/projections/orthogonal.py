@@ -21,7 +21,7 @@ from convla.projections.nearest import alternating
 from convla.spectra.result import weakest
 from convla.spectra.status import Status
 from convla.spectra.values import largest_singular_value, smallest_singular_value
-from convla.typing import Array, ArrayLike, Boundary, Padding, Seed
+from convla.typing import AnyArray, ArrayLike, Boundary, Padding, Seed
 
 __all__ = ["Candidate", "OrthogonalKernel", "nearest_orthogonal"]
 
@@ -67,7 +67,7 @@ class OrthogonalKernel:
     iterations : int
     """
 
-    kernel: Array = field(repr=False)
+    kernel: AnyArray = field(repr=False)
     delta: float
     distance: float
     start: str

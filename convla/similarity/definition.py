@@ -71,6 +71,7 @@ def _filter_channels(kernels: Array) -> list[tuple[int, Array]]:
 
 def _all_products(channels: Array, kernels: Array, xp: Namespace) -> Array:
     """Return the full cross-correlations of channels (n, *kernel) with all of kernels: (n, kernels, *lags)."""
-    return cross_correlate(
+    products: Array = cross_correlate(
         channels[:, None, ...], xp.reshape(kernels, (-1, 1, *tuple(kernels.shape)[2:])), padding="full"
     )
+    return products

@@ -28,7 +28,7 @@ from convla.similarity.signatures import (
     signature_form,
     sums_of_others,
 )
-from convla.typing import Array, ArrayLike, Engine, Namespace
+from convla.typing import AnyArray, Array, ArrayLike, Engine, Namespace
 
 __all__ = [
     "Method",
@@ -56,7 +56,7 @@ def convolutional_similarity(
     pairs: Pairs = "unordered",
     normalized: bool = False,
     engine: Engine = "auto",
-) -> Array:
+) -> AnyArray:
     """Return the convolutional similarity of a layer's kernels.
 
     The sum over pairs of kernels i < j, and over all pairs of their channels c1, c2, of the squared norm of the full
@@ -134,7 +134,7 @@ def convolutional_similarity_gradient(
     pairs: Pairs = "unordered",
     normalized: bool = False,
     engine: Engine = "auto",
-) -> Array:
+) -> AnyArray:
     """Return the gradient of `convolutional_similarity`, of the kernels' shape and dtype (int64 for integers).
 
     Parameters, errors and references are those of `convolutional_similarity`.
@@ -164,7 +164,7 @@ def convolutional_similarity_and_gradient(
     pairs: Pairs = "unordered",
     normalized: bool = False,
     engine: Engine = "auto",
-) -> tuple[Array, Array]:
+) -> tuple[AnyArray, AnyArray]:
     """Return the value and the gradient of `convolutional_similarity` at the cost of the gradient.
 
     Parameters, errors and references are those of `convolutional_similarity`.
@@ -182,7 +182,7 @@ def convolutional_similarity_and_gradient(
 
 def convolutional_similarity_hessian_product(
     kernels: ArrayLike, direction: ArrayLike, *, pairs: Pairs = "unordered", engine: Engine = "auto"
-) -> Array:
+) -> AnyArray:
     """Return the Hessian of `convolutional_similarity` applied to a direction, in time linear in the kernels.
 
     Parameters
@@ -235,7 +235,7 @@ def convolutional_similarity_hessian_product(
             for weights, array in ((others, direction), (moved, kernels)):
                 _check_int64(2 * factor * _row_bound(weights, array, xp), array)
         product = factor * (form.pull_back(direction, others, engine) + form.pull_back(kernels, moved, engine))
-    if not all_finite(product, xp):
+    if not all_finite(product):
         for name, array in (("kernels", kernels), ("direction", direction)):
             check_array(name, array, xp)
         raise OverflowError(f"the Hessian product leaves the range of {product.dtype}: scale kernels or direction down")

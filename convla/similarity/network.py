@@ -23,7 +23,7 @@ from convla.similarity.layer import (
     layer_similarities,
 )
 from convla.similarity.signatures import SAFE_ENERGY
-from convla.typing import Array, ArrayLike, Engine, Namespace
+from convla.typing import AnyArray, Array, ArrayLike, Engine, Namespace
 
 __all__ = ["Initialization", "NetworkSimilarity", "initialize_network", "network_similarity"]
 
@@ -33,7 +33,7 @@ class NetworkSimilarity(NamedTuple):
 
     total: float
     layers: dict[str, float]
-    gradients: dict[str, Array]
+    gradients: dict[str, AnyArray]
 
 
 def network_similarity(
@@ -130,11 +130,11 @@ def _together(
 class Initialization:
     """Where a minimisation of convolutional similarity stands; `initialize_network` goes on from it."""
 
-    kernels: dict[str, Array]
+    kernels: dict[str, AnyArray]
     """The kernels after `iteration` steps."""
     settings: dict[str, Any]
     """What the steps depend on; going on with others is refused."""
-    norms: dict[str, Array]
+    norms: dict[str, AnyArray]
     """The norms of the filters at the start, (c_out, 1, ...); empty where they are not kept."""
     iteration: int = 0
     losses: list[float] = field(default_factory=list)
@@ -302,7 +302,7 @@ def _are_finite(arrays: Sequence[Array]) -> bool:
         xp = namespace(*arrays)
         if all(map(math.isfinite, to_numbers(xp.stack([xp.astype(xp.sum(array), xp.float64) for array in arrays])))):
             return True
-    return all(all_finite(array, namespace(array)) for array in arrays)
+    return all(all_finite(array) for array in arrays)
 
 
 def _adam(settings: Mapping[str, Any]) -> Adam:

@@ -17,7 +17,7 @@ from convla._validate import check_array, check_integer, check_per_axis
 from convla.errors import ShapeError
 from convla.similarity.residuals import correlation_residual, gram_residual, residual_times
 from convla.similarity.scaling import power_of, times_power
-from convla.typing import Array, ArrayLike, Namespace
+from convla.typing import AnyArray, Array, ArrayLike, Namespace
 
 __all__ = [
     "kernel_orthogonality",
@@ -37,7 +37,7 @@ _CANCELS = 0.125
 """Of the identity, in Frobenius' norm: a residual that is smaller has lost digits of the Gram matrix."""
 
 
-def kernel_orthogonality(kernels: ArrayLike, *, groups: int = 1) -> Array:
+def kernel_orthogonality(kernels: ArrayLike, *, groups: int = 1) -> AnyArray:
     """Return the squared Frobenius norm of W W^T - I, W the kernels reshaped to rows.
 
     Parameters
@@ -77,7 +77,7 @@ def kernel_orthogonality(kernels: ArrayLike, *, groups: int = 1) -> Array:
     return _orthogonality(kernels, groups, gradient=False)[0]
 
 
-def kernel_orthogonality_gradient(kernels: ArrayLike, *, groups: int = 1) -> Array:
+def kernel_orthogonality_gradient(kernels: ArrayLike, *, groups: int = 1) -> AnyArray:
     """Return the gradient of `kernel_orthogonality`, 4 (W W^T - I) W in the kernels' shape and dtype.
 
     Parameters and errors are those of `kernel_orthogonality`.
@@ -92,7 +92,7 @@ def kernel_orthogonality_gradient(kernels: ArrayLike, *, groups: int = 1) -> Arr
     return kernel_orthogonality_and_gradient(kernels, groups=groups)[1]
 
 
-def kernel_orthogonality_and_gradient(kernels: ArrayLike, *, groups: int = 1) -> tuple[Array, Array]:
+def kernel_orthogonality_and_gradient(kernels: ArrayLike, *, groups: int = 1) -> tuple[AnyArray, AnyArray]:
     """Return `kernel_orthogonality` and its gradient, which share the Gram matrix.
 
     Parameters and errors are those of `kernel_orthogonality`.
@@ -108,7 +108,7 @@ def kernel_orthogonality_and_gradient(kernels: ArrayLike, *, groups: int = 1) ->
     return _orthogonality(kernels, groups, gradient=True)
 
 
-def ocnn_residual(kernels: ArrayLike, *, stride: int | Sequence[int] = 1, groups: int = 1) -> Array:
+def ocnn_residual(kernels: ArrayLike, *, stride: int | Sequence[int] = 1, groups: int = 1) -> AnyArray:
     """Return the squared norm by which correlating the kernels with themselves misses the identity (OCNN).
 
     With Z[i, j] the full cross-correlation of K_i and K_j, summed over their channels of equal index and taken at the
@@ -162,7 +162,7 @@ def ocnn_residual(kernels: ArrayLike, *, stride: int | Sequence[int] = 1, groups
     return _ocnn(kernels, stride, groups, gradient=False)[0]
 
 
-def ocnn_residual_gradient(kernels: ArrayLike, *, stride: int | Sequence[int] = 1, groups: int = 1) -> Array:
+def ocnn_residual_gradient(kernels: ArrayLike, *, stride: int | Sequence[int] = 1, groups: int = 1) -> AnyArray:
     """Return the gradient of `ocnn_residual`, of the kernels' shape and dtype.
 
     Parameters and errors are those of `ocnn_residual`.
@@ -179,7 +179,7 @@ def ocnn_residual_gradient(kernels: ArrayLike, *, stride: int | Sequence[int] = 
 
 def ocnn_residual_and_gradient(
     kernels: ArrayLike, *, stride: int | Sequence[int] = 1, groups: int = 1
-) -> tuple[Array, Array]:
+) -> tuple[AnyArray, AnyArray]:
     """Return `ocnn_residual` and its gradient, which share the correlations.
 
     Parameters and errors are those of `ocnn_residual`.
@@ -195,7 +195,7 @@ def ocnn_residual_and_gradient(
     return _ocnn(kernels, stride, groups, gradient=True)
 
 
-def spectral_isometry(kernels: ArrayLike) -> Array:
+def spectral_isometry(kernels: ArrayLike) -> AnyArray:
     """Return the spectral norm of W W^T - I, W the kernels reshaped to rows (the SRIP penalty).
 
     Parameters
@@ -235,7 +235,7 @@ def spectral_isometry(kernels: ArrayLike) -> Array:
         return xp.astype(times_power(worst, 2 * power, xp), kernels.dtype)
 
 
-def spectral_isometry_gradient(kernels: ArrayLike) -> Array:
+def spectral_isometry_gradient(kernels: ArrayLike) -> AnyArray:
     """Return a subgradient of `spectral_isometry`, of the kernels' shape and dtype.
 
     It is 2 sign(e) v v^T W for an eigenvalue e of W W^T - I of largest modulus and its unit eigenvector v: the gradient
@@ -264,7 +264,7 @@ def spectral_isometry_gradient(kernels: ArrayLike) -> Array:
         return _like(times_power(2.0 * xp.sign(values[worst]) * slope, power, xp), kernels, xp)
 
 
-def mutual_coherence(kernels: ArrayLike) -> Array:
+def mutual_coherence(kernels: ArrayLike) -> AnyArray:
     """Return the largest modulus of the cosine between two different kernels.
 
     Parameters
@@ -297,7 +297,7 @@ def mutual_coherence(kernels: ArrayLike) -> Array:
     return xp.astype(xp.abs(cosine), kernels.dtype)
 
 
-def mutual_coherence_gradient(kernels: ArrayLike) -> Array:
+def mutual_coherence_gradient(kernels: ArrayLike) -> AnyArray:
     """Return a subgradient of `mutual_coherence`, of the kernels' shape and dtype.
 
     It is the gradient of abs(cos) of the pair that attains the maximum, 0 for all other kernels; where several pairs
@@ -314,8 +314,7 @@ def mutual_coherence_gradient(kernels: ArrayLike) -> Array:
     <BLANKLINE>
            [[ 0.128, -0.096]]])
     """
-    i, j, cosine, units, kernels, xp = _most_coherent(kernels)
-    norms, units = units
+    i, j, cosine, (norms, units), kernels, xp = _most_coherent(kernels)
     gradient = xp.zeros_like(units)
     sign = xp.sign(cosine)
     for here, there in ((i, j), (j, i)):

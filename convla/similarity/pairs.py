@@ -21,7 +21,7 @@ from convla.conv import cross_correlate
 from convla.errors import ShapeError
 from convla.geometry import ConvGeometry
 from convla.similarity.scaling import power_of, times_power
-from convla.typing import Array, ArrayLike, Namespace, Padding
+from convla.typing import AnyArray, Array, ArrayLike, Namespace, Padding
 
 __all__ = [
     "feature_map_gram",
@@ -35,7 +35,7 @@ _SAFE_POWER = 100
 """Up to this power of two and down to its inverse, no product of degree 4 comes near the ends of float64."""
 
 
-def kernel_similarity(k1: ArrayLike, k2: ArrayLike) -> Array:
+def kernel_similarity(k1: ArrayLike, k2: ArrayLike) -> AnyArray:
     """Return the inner product <K1, K2> of two kernels.
 
     Parameters
@@ -70,7 +70,7 @@ def kernel_similarity(k1: ArrayLike, k2: ArrayLike) -> Array:
     return _restore(xp.sum(k1 * k2), power, dtype, xp)
 
 
-def kernel_similarity_gradient(k1: ArrayLike, k2: ArrayLike) -> tuple[Array, Array]:
+def kernel_similarity_gradient(k1: ArrayLike, k2: ArrayLike) -> tuple[AnyArray, AnyArray]:
     """Return the gradients of <K1, K2> with respect to K1 and K2, which are K2 and K1.
 
     Parameters, errors and references are those of `kernel_similarity`.
@@ -89,7 +89,7 @@ def kernel_similarity_gradient(k1: ArrayLike, k2: ArrayLike) -> tuple[Array, Arr
 
 def feature_map_similarity(
     k1: ArrayLike, k2: ArrayLike, x: ArrayLike, *, padding: Padding, channels: bool = False
-) -> Array:
+) -> AnyArray:
     """Return the inner product <F1, F2> of the feature maps F_i = X (x) K_i of two kernels.
 
     Parameters
@@ -144,7 +144,7 @@ def feature_map_similarity(
 
 def feature_map_similarity_gradient(
     k1: ArrayLike, k2: ArrayLike, x: ArrayLike, *, padding: Padding, channels: bool = False
-) -> tuple[Array, Array]:
+) -> tuple[AnyArray, AnyArray]:
     """Return the gradients of <F1, F2> with respect to K1 and K2: T K2 and T K1.
 
     Parameters and errors are those of `feature_map_similarity`; each gradient has the kernels' shape.
@@ -171,7 +171,7 @@ def feature_map_similarity_gradient(
 
 def feature_map_gram(
     x: ArrayLike, kernel_size: Sequence[int], *, padding: Padding, stride: int | Sequence[int] = 1
-) -> Array:
+) -> AnyArray:
     """Return the Gram matrix T of the input's windows: <F1, F2> = K1^T T K2 for any two kernels.
 
     ``T[(c, a), (d, b)]`` is the sum over output positions i of ``X[c, i + a] X[d, i + b]``, X extended by its padding;

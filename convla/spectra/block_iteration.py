@@ -260,6 +260,7 @@ class SearchSpace:
 
     def _most_dead(self) -> Array:
         """Return how many zeros the map has that has most."""
+        assert self._dead is not None
         return self.xp.max(self.xp.sum(self._dead, axis=-1))
 
     def look(self, marks: Array) -> tuple[list[int], bool]:
@@ -311,6 +312,7 @@ class SearchSpace:
             rows = chunk[which].shape[1]
             part = weights[..., place : place + rows] @ chunk[which]
             total, place = part if total is None else total + part, place + rows
+        assert total is not None
         return total
 
     def beside(self, rows: Array) -> tuple[Array, Array]:

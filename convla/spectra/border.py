@@ -80,7 +80,7 @@ class Problem:
             If a value is beyond float64.
         """
         if self.transposed and result.left is not None:
-            result = self._turned(result)
+            result = self._turned(result, result.left)
         if self.slack:
             errors, status = result.errors + self.slack, result.status
             if status == Status.CONFIRMED and float(errors[0]) > rtol * result.value:
@@ -90,14 +90,14 @@ class Problem:
             result = replace(result, errors=errors, upper=result.upper + self.slack, status=status)
         return finished(result, self.factor, self.given)
 
-    def _turned(self, result: SingularValues) -> SingularValues:
+    def _turned(self, result: SingularValues, vectors: Array) -> SingularValues:
         """Return what a result says of the transpose, the relation of its right vectors made exact.
 
         It can raise the values, by less than their errors; but for a smallest one that is tiny beside the largest: then
         both relations hold as well as rounding lets them.
         """
         xp = namespace(self.operator.like)
-        values, left, right, residuals = read_off(self.operator.T, result.left)
+        values, left, right, residuals = read_off(self.operator.T, vectors)
         if len(values) != result.values.shape[0] or float(values[0]) - result.value > result.errors[0]:
             return result.transposed
         return replace(
@@ -143,24 +143,24 @@ def finished(result: SingularValues, factor: Fraction, given: LinearMap) -> Sing
         )
     floating = xp.float64 if is_exact(like) else like.dtype
 
-    def returned(vectors: Array | None, dtype: Any) -> Array | None:
-        if vectors is None:
-            return None
-        if namespace(vectors) is xp:
-            return xp.astype(vectors, dtype, copy=False)
-        return on_device_of(to_numpy(vectors), like, xp, dtype=dtype)
+    def returned(array: Array, dtype: Any) -> Array:
+        if namespace(array) is xp:
+            return xp.astype(array, dtype, copy=False)
+        return on_device_of(to_numpy(array), like, xp, dtype=dtype)
 
     rows, columns = given.shape
     left = result.left if factor > 0 or result.left is None else -result.left
+    vectors = (left, result.right, result.least)
+    left, right, least = (None if array is None else returned(array, floating) for array in vectors)
     return replace(
         result,
         values=returned(values, xp.float64),
-        left=returned(left, floating),
-        right=returned(result.right, floating),
+        left=left,
+        right=right,
         residuals=residuals,
         errors=errors,
         upper=upper,
-        least=returned(result.least, floating),
+        least=least,
         nullity=max(0, columns - rows) + (result.status == Status.RANK_DEFICIENT),
     )
 

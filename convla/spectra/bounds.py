@@ -297,8 +297,9 @@ def _usable(piece: Array) -> bool:
     return bool(namespace(piece).any(piece != 0))
 
 
-def _rayleigh_lower(operator: LinearMap, vector: Array, *, transposed: bool = False) -> float:
+def _rayleigh_lower(operator: LinearMap, vector: Array | None, *, transposed: bool = False) -> float:
     """Return ``norm(M v) / norm(v)``, or of the transpose, less its rounding error: float64 from the exact kernel."""
+    assert vector is not None  # the methods asked for a few values give their vectors
     xp = namespace(operator.like)
     precise = in_double(operator)
     if namespace(vector) is not xp:

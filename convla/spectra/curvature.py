@@ -123,7 +123,8 @@ class _System:
         wanted = _without(self.value * left + self.operator.adjoint(right), self.v)
         dv = _without(minres(self._resolvent, wanted, rtol=_RTOL, steps=4 * sum(self.operator.shape)), self.v)
         du = (right + self.operator.apply(dv)) / self.value
-        return self.operator.kernel_adjoint(du, self.v) + self.operator.kernel_adjoint(self.u, dv)
+        changed: Array = self.operator.kernel_adjoint(du, self.v) + self.operator.kernel_adjoint(self.u, dv)
+        return changed
 
     def _resolvent(self, image: Array) -> Array:
         image = _without(image, self.v)

@@ -14,7 +14,7 @@ from convla.spectra.result import End, SingularValues, placed, smallest_triplet,
 from convla.spectra.roundoff import in_double, rounding_of_entries
 from convla.spectra.status import Status
 from convla.toeplitz import unvec, vec
-from convla.typing import Array
+from convla.typing import AnyArray, Array
 
 __all__ = [
     "among_groups",
@@ -123,8 +123,8 @@ def dense_triplets(operator: LinearMap, k: int, end: End = "largest") -> Singula
             left, right = (xp.flip(vectors, axis=0) for vectors in (left, right))
     else:  # of less, the squares keep too little
         with blas_for(decomposition_work(operator)):
-            u, values, vt = xp.linalg.svd(tall, full_matrices=False)
-        spectrum = np.asarray(to_numpy(values), np.float64)
+            u, whole_spectrum, vt = xp.linalg.svd(tall, full_matrices=False)
+        spectrum = np.asarray(to_numpy(whole_spectrum), np.float64)
         ranked = spectrum.copy()
         if end == "smallest":
             # Groups that cannot be told from singular ones come first, whatever smaller value another has.
@@ -197,12 +197,12 @@ class _Matrix(LinearMap):
     def like(self) -> Array:
         return self._matrix
 
-    def apply(self, image: Array) -> Array:
+    def apply(self, image: Array) -> AnyArray:
         xp = namespace(image)
         rows = vec(image, len(self.domain_shape) - 1, order=self.order)
         return unvec(xp.matmul(rows, xp.matrix_transpose(self._matrix)), self.range_shape, order=self.order)
 
-    def adjoint(self, features: Array) -> Array:
+    def adjoint(self, features: Array) -> AnyArray:
         xp = namespace(features)
         rows = vec(features, len(self.range_shape) - 1, order=self.order)
         return unvec(xp.matmul(rows, self._matrix), self.domain_shape, order=self.order)
@@ -217,7 +217,8 @@ def _matrices(operator: LinearMap) -> Array:
     xp = namespace(operator.like)
     precise = operator.astype(xp.float64) if isinstance(operator, ConvOperator) else in_double(operator)
     if not isinstance(precise, ConvOperator) or precise.geometry.groups == 1:
-        return precise.to_dense()[None, ...]
+        matrix: Array = precise.to_dense()
+        return matrix[None, ...]
     # Side by side on the channels of one group, the filters of all groups are one convolution: the stack of theirs.
     groups = precise.geometry.groups
     together = ConvOperator(precise.kernel, precise.geometry.replace(groups=1), order=precise.order).to_dense()
@@ -229,7 +230,7 @@ def among_groups(rows: Array, numbers: np.ndarray, whole: LinearMap, groups: int
     xp = namespace(rows)
     channels, *positions = whole.domain_shape
     size = channels // groups
-    blocks = unvec(rows, (size, *positions), order=whole.order)
+    blocks: Array = unvec(rows, (size, *positions), order=whole.order)
     if groups == 1:
         return blocks
     everywhere = [slice(None)] * len(positions)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -162,7 +163,7 @@ def _channel_factors(linear_map: LinearMap) -> FloatArray | None:
     """Return the factor of each channel, where a map does no more than multiply by them."""
     if isinstance(linear_map, Identity):
         return np.ones(linear_map.domain_shape[0])
-    if isinstance(linear_map, Diagonal) and linear_map.values.size == linear_map.domain_shape[0]:
+    if isinstance(linear_map, Diagonal) and math.prod(linear_map.values.shape) == linear_map.domain_shape[0]:
         return np.asarray(linear_map.values, np.float64).reshape(-1)
     if isinstance(linear_map, Scaled):
         inner = _channel_factors(linear_map.unscaled)

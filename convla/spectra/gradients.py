@@ -56,7 +56,7 @@ class SpectralGradient(NamedTuple):
     """
 
     value: Any
-    gradient: Array
+    gradient: Any
     multiplicity: Any
     status: Status
 
@@ -137,12 +137,12 @@ def singular_values_and_gradients(
     averages = zip(*(_average(operator, found, chosen) for chosen in members), strict=True)
     gradients = tuple(xp.stack(of_one_kernel) for of_one_kernel in averages)
     counts = tuple(len(chosen) for chosen in members)
-    values = found.values[:k]
+    wanted = found.values[:k]
     if log:
-        scales = (xp.reshape(1 / values, (k, *(1,) * (gradient.ndim - 1))) for gradient in gradients)
+        scales = (xp.reshape(1 / wanted, (k, *(1,) * (gradient.ndim - 1))) for gradient in gradients)
         gradients = tuple(xp.astype(s, g.dtype) * g for s, g in zip(scales, gradients, strict=True))
-        values = xp.log(values)
-    return _told(operator, SpectralGradient(values, gradients, counts, found.status))
+        wanted = xp.log(wanted)
+    return _told(operator, SpectralGradient(wanted, gradients, counts, found.status))
 
 
 def largest_singular_value_and_gradient(
@@ -353,8 +353,10 @@ def _smallest_cluster(operator: LinearMap, found: SingularValues, tolerance: flo
 def _chosen(found: SingularValues, places: list[int]) -> SingularValues:
     xp = namespace(found.values)
     index = on_device_of(np.array(places), found.values, xp)
-    sides = {name: xp.take(getattr(found, name), index, axis=0) for name in ("values", "left", "right")}
-    return replace(found, **sides)
+    assert found.left is not None
+    assert found.right is not None
+    values, left, right = (xp.take(each, index, axis=0) for each in (found.values, found.left, found.right))
+    return replace(found, values=values, left=left, right=right)
 
 
 def _members(values: np.ndarray[Any, Any], place: int, gap: float) -> list[int]:
@@ -364,6 +366,8 @@ def _members(values: np.ndarray[Any, Any], place: int, gap: float) -> list[int]:
 def _average(operator: LinearMap, found: SingularValues, places: list[int]) -> tuple[Array, ...]:
     """Return the mean of the gradients of some singular values, by one adjoint for each kernel."""
     chosen = _chosen(found, places)
+    assert chosen.left is not None
+    assert chosen.right is not None
     return tuple(total / len(places) for total in operator.kernel_gradients(chosen.left, chosen.right))
 
 

@@ -293,6 +293,6 @@ def vector_of(confirmed: Confirmed, operator: ConvOperator) -> Array:
 
 def _longest_axis_last(shape: tuple[int, ...], longest: int, order: Order) -> np.ndarray:
     """Return the places in vec() of an image's entries, those along one axis farthest apart, the channels nearest."""
-    places = unvec(np.arange(math.prod(shape)), shape, order=order)
+    places = np.asarray(unvec(np.arange(math.prod(shape)), shape, order=order))
     others = [axis for axis in range(1, len(shape)) if axis != longest]
     return np.transpose(places, (longest, *others, 0)).reshape(-1)

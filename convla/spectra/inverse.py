@@ -16,7 +16,7 @@ import scipy
 from convla._array import device_of, is_cupy, is_numpy, namespace, on_device_of, sparse_library
 from convla.operators import ConvOperator
 from convla.spectra.lanczos import block_lanczos
-from convla.typing import Array
+from convla.typing import Array, Namespace
 
 __all__ = ["SmallestTriplet", "factorisation_work", "smallest_by_inverse"]
 
@@ -135,7 +135,7 @@ def smallest_by_inverse(
 
 
 def _with_regularisation(
-    tall: Any, alpha: float, rtol: float, max_matvecs: int, rng: np.random.Generator, sparse: Any, xp: Any
+    tall: Any, alpha: float, rtol: float, max_matvecs: int, rng: np.random.Generator, sparse: Any, xp: Namespace
 ) -> SmallestTriplet | None:
     try:
         solve, solve_transposed = _solvers(tall, alpha, sparse, xp)

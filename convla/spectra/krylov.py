@@ -125,6 +125,7 @@ class KrylovSpace:
         for chunk in self._chunks:
             part = weights[..., place : place + chunk.shape[1]] @ chunk
             vectors, place = part if vectors is None else vectors + part, place + chunk.shape[1]
+        assert vectors is not None
         images = weights @ self._images[0]
         residuals = on_device_of(self.coupling * np.abs(coefficients[-1:, :]), self._next, xp, dtype=self._next.dtype)
         return Block(row_dots(images, images, xp), residuals, vectors, images, self.rows)

@@ -16,7 +16,7 @@ from convla.linear_map import LinearMap
 from convla.spectra.maximiser import SymbolPeak
 from convla.spectra.ritz import FloatArray
 from convla.spectra.status import Status
-from convla.typing import Array
+from convla.typing import AnyArray, Array
 
 __all__ = ["End", "SingularValues", "of_zero", "placed", "read_off", "smallest_triplet", "triplets", "weakest"]
 
@@ -64,9 +64,9 @@ class SingularValues:
         their values, which an enclosure then need not look for again.
     """
 
-    values: Array
-    left: Array | None
-    right: Array | None
+    values: AnyArray
+    left: AnyArray | None
+    right: AnyArray | None
     residuals: FloatArray | None
     errors: FloatArray
     upper: float
@@ -74,7 +74,7 @@ class SingularValues:
     status: Status
     method: str
     nullity: int = 0
-    least: Array | None = None
+    least: AnyArray | None = None
     peaks: tuple[SymbolPeak, ...] = ()
 
     def __repr__(self) -> str:
@@ -214,7 +214,8 @@ def placed(vectors: Array, channels: slice, positions: Sequence[slice], shape: S
     """
     xp = namespace(vectors)
     whole = xp.zeros((vectors.shape[0], *shape), dtype=vectors.dtype, device=device_of(vectors))
-    return xpx.at(whole)[(slice(None), channels, *positions, ...)].set(vectors)
+    filled: Array = xpx.at(whole)[(slice(None), channels, *positions, ...)].set(vectors)
+    return filled
 
 
 def of_zero(operator: LinearMap, k: int) -> SingularValues:

@@ -47,12 +47,10 @@ def smallest_of_problem(problem: Problem, method: Method, search: Search) -> Sin
         return exactly_singular(precise, method.name)
     found = [method.smallest(part.operator, search) for part in parts]
     result = found[0] if parts[0].operator is precise else smallest_of_parts(precise, parts, found)
-    in_dtype = {
-        side: xp.astype(vectors, operator.dtype)
-        for side in ("left", "right")
-        if (vectors := getattr(result, side)) is not None
-    }
-    return replace(result, **in_dtype)
+    left, right = (
+        None if vectors is None else xp.astype(vectors, operator.dtype) for vectors in (result.left, result.right)
+    )
+    return replace(result, left=left, right=right)
 
 
 def smallest_by_lanczos(

@@ -276,6 +276,7 @@ def plane_wave(
         plane = on_device_of(factors, vectors, xp, dtype=vectors.dtype)
         term = xp.reshape(vectors[:, index], (-1, *(1,) * len(steps))) * plane[None, ...]
         total = term if total is None else total + term
+    assert total is not None
     return total
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import convla
 from convla.experiments.statistics import paired_difference
-from convla.typing import Array
+from convla.typing import NumPyArray as Array
 from proofs_checks.draws import for_all, integers, layers
 from proofs_checks.statement import Kind, Statement, UnavailableError, Verdict, evidence
 from proofs_checks.training import AVERAGED, SEEDS, averaging_gains, digits_training, recorded, run

@@ -11,7 +11,8 @@ import scipy.stats
 
 import convla
 from convla.experiments.training.schema import read_experiment
-from convla.typing import Array
+from convla.typing import AnyArray
+from convla.typing import NumPyArray as Array
 from proofs_checks.cdg.calculus import Counted, Polynomial, added, at, integral, primitive, product, scaled
 from proofs_checks.cdg.greens import shipped_gradients_approach_the_integrals
 from proofs_checks.cdg.metrics import PAIRS, WEIGHTS, fractions
@@ -237,7 +238,7 @@ def euler_steps_are_the_flow(_: int) -> str:
         matrix = fractions(rng.integers(-3, 4, (12, 12)))
         hessian, x = matrix @ matrix.T, fractions(rng.integers(-3, 4, (4, 3)))
 
-        def loss(value: Array, hessian: Array = hessian) -> Fraction:
+        def loss(value: AnyArray, hessian: AnyArray = hessian) -> Fraction:
             return Fraction(value.ravel() @ hessian @ value.ravel()) / 2
 
         g = 4 * transform((hessian @ x.ravel()).reshape(4, 3), lam)

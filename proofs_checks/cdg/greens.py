@@ -10,7 +10,8 @@ import numpy as np
 import convla
 from convla import identities
 from convla.gradients import Discretization
-from convla.typing import Array
+from convla.typing import AnyArray
+from convla.typing import NumPyArray as Array
 from proofs_checks.cdg.calculus import Counted, Polynomial, added, at, derivative, integral, primitive, product, scaled
 from proofs_checks.cdg.metrics import WEIGHTS, fractions
 from proofs_checks.statement import Kind, Statement, Verdict, evidence
@@ -222,7 +223,7 @@ def cost_is_linear(_: int) -> str:
 
 @evidence(Kind.MEASUREMENT, "f = cos^2 (2 pi o) + o (1 - o), O = 8, 32, 128 against O = 4096")
 def discretisations_converge(_: int) -> str:
-    def solved(outputs: int, form: Discretization) -> Array:
+    def solved(outputs: int, form: Discretization) -> AnyArray:
         o = np.arange(outputs) / outputs
         f = np.cos(2 * np.pi * o) ** 2 + o * (1 - o)
         return convla.sobolev_gradient(f[:, None], 0.1, discretization=form)[:, 0]

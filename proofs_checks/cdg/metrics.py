@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 import convla
 from convla import identities
 from convla.testing import gamma
-from convla.typing import Array
+from convla.typing import AnyArray
+from convla.typing import NumPyArray as Array
 from proofs_checks.draws import for_all, integers, layers
 from proofs_checks.statement import Kind, Statement, Verdict, evidence
 
@@ -118,7 +119,7 @@ def equation_8_lacks_the_factor(_: int) -> str:
     return f"in metric (4) the inner product with Eq. (8) is {value}, the directional derivative 2"
 
 
-def _figure_3(gradient: Array, lam: Fraction) -> Array:
+def _figure_3(gradient: Array, lam: Fraction) -> AnyArray:
     """Return what the printed line computes: the gradient plus lambda times its mean over output channels."""
     return gradient + lam * (gradient.sum(axis=0, keepdims=True) / gradient.shape[0])
 
@@ -233,7 +234,7 @@ def permuted_channels_give_the_same_network(examples: int) -> str:
         second = generator.integers(-5, 6, (2, first.shape[0], *first.shape[2:]))
         x = generator.integers(-5, 6, (first.shape[1], *(4 for _ in first.shape[2:])))
 
-        def network(one: Array, two: Array) -> Array:
+        def network(one: Array, two: Array) -> AnyArray:
             hidden = np.maximum(convla.cross_correlate(x, one, padding="same"), 0)
             return convla.cross_correlate(hidden, two, padding="same")
 

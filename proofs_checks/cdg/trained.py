@@ -10,7 +10,7 @@ import numpy as np
 import scipy.stats
 
 import convla
-from convla.typing import Array
+from convla.typing import NumPyArray
 from proofs_checks.cdg.denoising import correlations_by_definition
 from proofs_checks.statement import Kind, Statement, UnavailableError, Verdict, evidence
 from proofs_checks.training import SEEDS, recorded
@@ -27,13 +27,13 @@ def _shipped() -> Any:
     return observations
 
 
-def _cosines(kernel: Array, axis: int) -> Array:
+def _cosines(kernel: NumPyArray, axis: int) -> NumPyArray:
     import torch
 
     return np.asarray(_shipped().channel_cosines(torch.from_numpy(kernel.astype(np.float64)), axis))
 
 
-def _moments(kernel: Array) -> tuple[Array, Array]:
+def _moments(kernel: NumPyArray) -> tuple[NumPyArray, NumPyArray]:
     import torch
 
     mean, deviation = _shipped().channel_moments(torch.from_numpy(kernel.astype(np.float64)))
@@ -73,7 +73,7 @@ def cosines_and_moments_by_definition(_: int) -> str:
     return "3 kernels"
 
 
-def _check_correlations(kernel: Array) -> None:
+def _check_correlations(kernel: NumPyArray) -> None:
     """Compare what is recorded of a layer with sums over pairs and places."""
     found = correlations(kernel)
     for axis, along in ((0, found.along_outputs), (1, found.along_inputs)):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 import convla
 from convla import identities
 from convla.descent import Adam
-from convla.typing import Array
+from convla.typing import NumPyArray as Array
 from proofs_checks.draws import for_all, integers, pairs_and_inputs
 from proofs_checks.statement import Kind, Statement, UnavailableError, Verdict, evidence
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 import convla
 from convla import identities
 from convla.testing import gamma
-from convla.typing import Array
+from convla.typing import NumPyArray as Array
 from proofs_checks.draws import floats, for_all, integers, pairs_and_inputs
 from proofs_checks.polynomials import symbolic_kernels
 from proofs_checks.statement import Kind, Statement, UnavailableError, Verdict, evidence

@@ -19,7 +19,8 @@ from convla.experiments.training.schema import read_experiment
 from convla.similarity import initialize_network
 from convla.similarity.pairs import feature_map_gram
 from convla.testing import gamma
-from convla.typing import Array, Padding
+from convla.typing import NumPyArray as Array
+from convla.typing import Padding
 from proofs_checks.bases import quadratic_basis, unit_kernels, vector_sizes
 from proofs_checks.draws import for_all, integers, layers
 from proofs_checks.polynomials import symbolic_kernels

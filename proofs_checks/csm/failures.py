@@ -13,14 +13,15 @@ import convla
 from convla import identities
 from convla.experiments.descents.pairs import descend_pairs
 from convla.similarity.pairs import feature_map_gram
-from convla.typing import Array, Padding
+from convla.typing import AnyArray, Padding
+from convla.typing import NumPyArray as Array
 from proofs_checks.draws import for_all
 from proofs_checks.statement import Kind, Statement, Verdict, evidence
 
 __all__ = ["STATEMENTS"]
 
 
-def _products(k1: Array, k2: Array, grams: Array) -> Array:
+def _products(k1: Array, k2: Array, grams: Array) -> AnyArray:
     """Return <F1, F2> = K1^T T K2 of every pair."""
     return np.einsum("ri,rij,rj->r", k1, np.broadcast_to(grams, (len(k1), *grams.shape[-2:])), k2)
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 import convla
 from convla import identities
 from convla.testing import gamma
-from convla.typing import Array, Padding
+from convla.typing import AnyArray, Padding
+from convla.typing import NumPyArray as Array
 from proofs_checks.bases import agree_on_all_bases, quadratic_basis, unit_kernels, vector_sizes
 from proofs_checks.draws import floats, for_all, integers, pairs_and_inputs
 from proofs_checks.statement import Kind, Statement, Verdict, evidence
@@ -163,11 +164,11 @@ def inner_product_bound(k1: Array, k2: Array, x: Array) -> Array:
     return bound
 
 
-def _features(k1: Array, k2: Array, x: Array) -> Array:
+def _features(k1: Array, k2: Array, x: Array) -> AnyArray:
     return identities.feature_inner_product(k1, k2, x, padding="full", stacks=True)
 
 
-def _lags(k1: Array, k2: Array, x: Array) -> Array:
+def _lags(k1: Array, k2: Array, x: Array) -> AnyArray:
     return identities.correlation_inner_product(k1, k2, x, stacks=True)
 
 
@@ -195,7 +196,7 @@ def out_of_range_terms_are_empty(_: int) -> str:
 
 @evidence(Kind.PROOF, "all basis inputs, every N <= 8, M <= 16, and N = 3, 9, 16 with M = 64; 2-D and 3-D; one channel")
 def convolution_gives_the_same_inner_product(_: int) -> str:
-    def convolved(k1: Array, k2: Array, x: Array) -> Array:
+    def convolved(k1: Array, k2: Array, x: Array) -> AnyArray:
         return identities.feature_inner_product(k1, k2, x, operation="convolution", stacks=True)
 
     count = 0
@@ -233,13 +234,13 @@ def convolution_differs_with_two_channels(_: int) -> str:
 
 @evidence(Kind.PROOF, "all basis inputs, C = 2, N <= 3, M <= 4: transposing the pairs of channels mends it")
 def convolution_transposes_the_channel_pairs(_: int) -> str:
-    def swapped(k1: Array, k2: Array, x: Array) -> Array:
+    def swapped(k1: Array, k2: Array, x: Array) -> AnyArray:
         # <K1[c] (x) K2[d], X[d] (x) X[c]>: the kernels' products against the input's with its channels exchanged.
         products = identities.kernel_correlation(k1, k2, stacks=True)
         lags = identities.autocorrelation(x, tuple(n - 1 for n in k1.shape[2:]), channels=True).swapaxes(1, 2)
         return np.tensordot(lags, products, axes=(range(1, lags.ndim), range(2, products.ndim)))
 
-    def convolved(k1: Array, k2: Array, x: Array) -> Array:
+    def convolved(k1: Array, k2: Array, x: Array) -> AnyArray:
         return identities.feature_inner_product(k1, k2, x, operation="convolution", stacks=True)
 
     return f"{sum(agree_on_all_bases(convolved, swapped, 2, (n,), (m,)) for n, m in vector_sizes(3, 4))} equalities"
@@ -247,7 +248,7 @@ def convolution_transposes_the_channel_pairs(_: int) -> str:
 
 @evidence(Kind.PROOF, "all basis inputs, every N <= 8, M <= 16, and N = 3, 9, 16 with M = 64; 2-D and 3-D")
 def centre_lag_is_the_kernel_similarity(_: int) -> str:
-    def split(k1: Array, k2: Array, x: Array) -> Array:
+    def split(k1: Array, k2: Array, x: Array) -> AnyArray:
         kernels = k1.reshape(k1.shape[0], -1)
         energy = (x**2).sum(axis=tuple(range(1, x.ndim)))
         return energy[:, None, None] * (kernels @ kernels.T) + identities.off_centre_inner_product(

@@ -9,7 +9,7 @@ from fractions import Fraction
 import numpy as np
 
 from convla import identities
-from convla.typing import Array
+from convla.typing import NumPyArray as Array
 from proofs_checks.bases import vector_sizes
 from proofs_checks.csm.full import TABLE_SIZES
 from proofs_checks.draws import for_all, integers, pairs_and_inputs

@@ -13,7 +13,8 @@ import convla
 from convla import identities
 from convla.descent import Adam
 from convla.testing import gamma
-from convla.typing import Array, Padding
+from convla.typing import NumPyArray as Array
+from convla.typing import Padding
 from proofs_checks.bases import quadratic_basis
 from proofs_checks.csm.biases import digits, mean_cosine
 from proofs_checks.draws import for_all, integers, moderate_floats, pairs_and_inputs

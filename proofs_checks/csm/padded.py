@@ -10,7 +10,8 @@ import numpy as np
 import convla
 from convla import identities
 from convla.testing import gamma
-from convla.typing import Array
+from convla.typing import AnyArray
+from convla.typing import NumPyArray as Array
 from proofs_checks.bases import agree_on_all_bases, quadratic_basis, unit_kernels, vector_sizes
 from proofs_checks.csm.full import PLANES, TABLE_SIZES, inner_product_bound, printed_sum
 from proofs_checks.csm.mean_square import (
@@ -26,10 +27,10 @@ __all__ = ["STATEMENTS"]
 
 
 def _both_sides(padding: object) -> tuple[Callable[..., Array], Callable[..., Array]]:
-    def features(k1: Array, k2: Array, x: Array) -> Array:
+    def features(k1: Array, k2: Array, x: Array) -> AnyArray:
         return identities.feature_inner_product(k1, k2, x, padding=padding, stacks=True)  # type: ignore[arg-type]
 
-    def corrected(k1: Array, k2: Array, x: Array) -> Array:
+    def corrected(k1: Array, k2: Array, x: Array) -> AnyArray:
         a, b = identities.padding_error_terms(k1, k2, x, padding, stacks=True)  # type: ignore[arg-type]
         return identities.correlation_inner_product(k1, k2, x, stacks=True) - a - b
 

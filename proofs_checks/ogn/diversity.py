@@ -8,7 +8,7 @@ import numpy as np
 
 from convla.experiments.statistics import PairedDifference, paired_difference
 from convla.experiments.training.curves import Curves
-from convla.typing import Array
+from convla.typing import NumPyArray as Array
 from proofs_checks.statement import Kind, Statement, UnavailableError, Verdict, evidence
 from proofs_checks.training import SEEDS, digits_training, recorded, run
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 import convla
 from convla.testing import gamma
-from convla.typing import Array
+from convla.typing import NumPyArray as Array
 from proofs_checks.bases import unit_kernels
 from proofs_checks.draws import for_all, matrices
 from proofs_checks.ogn.polar import ACCURACY, CONDITION, singular_values

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import convla
 from convla.orthonormal import OrthonormalMethod, RankDeficient
 from convla.testing import gamma
-from convla.typing import Array
+from convla.typing import NumPyArray as Array
 from proofs_checks import networks
 from proofs_checks.draws import floats, for_all, integers, layers, matrices, moderate_floats
 from proofs_checks.statement import Kind, Statement, UnavailableError, Verdict, evidence

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 import convla
 from convla.initializers import KernelMethod
 from convla.testing import gamma
-from convla.typing import Array, Padding
+from convla.typing import NumPyArray as Array
+from convla.typing import Padding
 from proofs_checks.bases import unit_kernels
 from proofs_checks.draws import for_all, moderate_floats
 from proofs_checks.statement import Kind, Statement, Verdict, evidence

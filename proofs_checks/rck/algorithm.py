@@ -16,7 +16,8 @@ from convla.penalties import FixedStep, Settled
 from convla.penalties.iterate import GROWTH, Course
 from convla.penalties.power import Power
 from convla.testing import gamma
-from convla.typing import Array
+from convla.typing import AnyArray
+from convla.typing import NumPyArray as Array
 from proofs_checks.draws import for_all, operators
 from proofs_checks.rck.penalty import eigenvalue_rounding
 from proofs_checks.statement import Kind, Statement, Verdict, evidence
@@ -82,7 +83,7 @@ def _literal_algorithm(
     """Run Algorithm 2.1 as printed on dense matrices, two multiplications in step 6; return sigma and K of each step."""
     operator = convla.ConvOperator(kernel, image)
 
-    def shifted(k: Array) -> Array:
+    def shifted(k: Array) -> AnyArray:
         matrix = operator.with_kernel(k).to_dense()
         return matrix.T @ matrix - alpha * np.eye(matrix.shape[1])
 
@@ -204,7 +205,7 @@ def a_lost_estimate_is_begun_anew(_: int) -> str:
         assert lost.pairs.value < 0.3 * scale**2, power
         found = course.confirmed(lost)
         assert math.isclose(found.pairs.value, 8 * scale**2, rel_tol=1e-12), power
-        slope = course.gradient(found).kernels[0][:, :, 0] / scale
+        slope = np.asarray(course.gradient(found).kernels[0])[:, :, 0] / scale
         assert np.allclose(slope, np.diag([0.0, 0.0, 6.0]), atol=1e-12), (power, slope)
     return "estimates of 0.2 alpha where it is 8 alpha are found out"
 

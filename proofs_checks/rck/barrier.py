@@ -131,7 +131,7 @@ def gradients_of_the_smaller_gram_matrix(examples: int) -> str:
 
     def check(operator: convla.ConvOperator, ratio: float) -> None:
         nonlocal applied
-        if any(n % 2 == 0 for n in operator.kernel.shape[2:]) or not operator.kernel.any():
+        if any(n % 2 == 0 for n in operator.kernel.shape[2:]) or not np.any(np.asarray(operator.kernel)):
             return
         matrix, alpha = matrix_and_target(operator, ratio)
         squares = np.linalg.svd(matrix, compute_uv=False) ** 2

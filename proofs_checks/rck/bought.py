@@ -13,7 +13,7 @@ import convla
 from convla import identities
 from convla.penalties import Exact
 from convla.testing import gamma
-from convla.typing import Array
+from convla.typing import NumPyArray as Array
 from proofs_checks.draws import for_all, moderate_floats
 from proofs_checks.rck.isometry import gram_distance, penalty_bounds_the_taps_beside_the_centre
 from proofs_checks.statement import Kind, Statement, Verdict, evidence
@@ -106,7 +106,7 @@ def why_descents_stall(_: int) -> str:
         )
         operator = descent.operator
         stalled = float(convla.penalty(operator, 1.0))
-        share = float(np.trace(identities.boundary_defect(operator.kernel)) / np.sum(operator.kernel**2))
+        share = float(np.trace(identities.boundary_defect(operator.kernel)) / np.sum(np.asarray(operator.kernel) ** 2))
         assert 0.3 < stalled < 0.7, stalled
         assert share > 0.5, share
         # Gradients of the upper ends and of the lower ones: their average does not descend, the shortest vector of their
@@ -128,12 +128,12 @@ def why_descents_stall(_: int) -> str:
         gain = stalled - min(steps)
         assert gain > 1e-6, f"no descent along the shortest subgradient: {gain}"
         smooth = scipy.optimize.minimize(
-            gram_distance(operator, 1.0), operator.kernel.ravel(), jac=True, method="L-BFGS-B",
+            gram_distance(operator, 1.0), np.asarray(operator.kernel).ravel(), jac=True, method="L-BFGS-B",
             options={"maxiter": 400, "ftol": 0, "gtol": 1e-9},
         )  # fmt: skip
         end = operator.with_kernel(smooth.x.reshape(start.shape))
         reached = float(convla.penalty(end, 1.0))
-        rest = float(np.trace(identities.boundary_defect(end.kernel)) / np.sum(end.kernel**2))
+        rest = float(np.trace(identities.boundary_defect(end.kernel)) / np.sum(np.asarray(end.kernel) ** 2))
         assert reached < 1e-3, reached
         assert rest < 1e-3, rest
         found.append(

@@ -12,7 +12,7 @@ import convla
 from convla import identities
 from convla.penalties.value import penalty_gradient_by_entries
 from convla.testing import gamma
-from convla.typing import Array
+from convla.typing import NumPyArray as Array
 from proofs_checks.draws import for_all, integers, matrices, operators, targets
 from proofs_checks.rck.penalty import eigenvalue_rounding, matrix_and_target
 from proofs_checks.statement import Kind, Statement, Verdict, evidence

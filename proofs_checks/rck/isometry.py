@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 import convla
 from convla import identities
 from convla.testing import gamma
-from convla.typing import Array
+from convla.typing import NumPyArray as Array
 from proofs_checks.bases import quadratic_basis, unit_kernels
 from proofs_checks.draws import for_all, operators
 from proofs_checks.statement import Kind, Statement, Verdict, evidence

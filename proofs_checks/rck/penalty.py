@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import convla
 from convla import identities
 from convla.testing import gamma
-from convla.typing import Array
+from convla.typing import NumPyArray as Array
 from proofs_checks.draws import floats, for_all, operators, targets
 from proofs_checks.statement import Kind, Statement, Verdict, evidence
 

@@ -9,7 +9,8 @@ import numpy as np
 import convla
 from convla.penalties import Exact
 from convla.spectra.symbol import Symbol
-from convla.typing import Array
+from convla.typing import AnyArray
+from convla.typing import NumPyArray as Array
 from proofs_checks.rck.penalty import scaling_turns_the_penalty_into_the_condition_number
 from proofs_checks.statement import Kind, Statement, Verdict, evidence
 
@@ -20,8 +21,8 @@ def _peak(kernel: Array) -> float:
     """Return the largest modulus of a scalar symbol of one variable."""
     symbol = Symbol(kernel, convla.ConvGeometry(kernel.shape, (64,), padding="same"))
 
-    def square(theta: float | Array) -> Array:
-        return np.abs(symbol.at(np.atleast_1d(theta)[:, None])[0, :, 0, 0]) ** 2
+    def square(theta: float | Array) -> AnyArray:
+        return np.abs(np.asarray(symbol.at(np.atleast_1d(theta)[:, None]))[0, :, 0, 0]) ** 2
 
     grid = np.linspace(0, np.pi, 4097)
     width = float(grid[1])
@@ -116,7 +117,7 @@ def tiny_singular_value_of_a_symbol_without_zeros(_: int) -> str:
         assert not any(image[1:]), n
         assert int(v @ v) >= 4 ** (n - 1), n
     symbol = Symbol(np.array([[[1.0, 0.5, 0.0]]]), convla.ConvGeometry((1, 1, 3), (64,), padding="same"))
-    moduli = np.abs(symbol.at(np.linspace(-np.pi, np.pi, 721)[:, None])[0, :, 0, 0])
+    moduli = np.abs(np.asarray(symbol.at(np.linspace(-np.pi, np.pi, 721)[:, None]))[0, :, 0, 0])
     assert abs(moduli.min() - 0.5) < 1e-12, "|f| = |e^{-i theta} + 1/2| is at least 1/2"
     measured = [
         float(convla.smallest_singular_value(convla.ConvOperator(np.array([[[1.0, 0.5, 0.0]]]), (n,))).value)

@@ -10,7 +10,8 @@ import numpy as np
 import convla
 from convla import identities
 from convla.testing import gamma
-from convla.typing import Array
+from convla.typing import AnyArray
+from convla.typing import NumPyArray as Array
 from proofs_checks.bases import quadratic_basis, unit_kernels
 from proofs_checks.draws import for_all, integers, layers
 from proofs_checks.statement import Kind, Statement, Verdict, evidence
@@ -29,7 +30,7 @@ SIZES = (
 """Sizes of kernels and images at which matrices are compared entry by entry."""
 
 
-def _matrix(kernel: Array, image: tuple[int, ...], padding: object = "same", boundary: str = "zero") -> Array:
+def _matrix(kernel: Array, image: tuple[int, ...], padding: object = "same", boundary: str = "zero") -> AnyArray:
     operator = convla.ConvOperator(kernel, image, padding=padding, boundary=boundary)  # type: ignore[arg-type]
     return operator.to_dense()
 

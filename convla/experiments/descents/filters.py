@@ -106,22 +106,22 @@ def _loss(setting: Setting, xp: Namespace) -> Minimized:
         return lambda k: _own(k, setting, function, xp)
     name, normalized = setting.minimized
     if name == "shrinkage":
-        return lambda k: (sum(dot(a, a) for a in k), [2.0 * a for a in k])
+        return lambda k: (sum((dot(a, a) for a in k), xp.zeros_like(k[0][0, ...])), [2.0 * a for a in k])
     if name == "kernel":
-        return lambda k: _kernel_loss(k, normalized)
+        return lambda k: _kernel_loss(k, normalized, xp)
     return lambda k: _convolutional_loss(k, setting, normalized, xp)
 
 
 def _own(k: list[Array], setting: Setting, function: LossFunction, xp: Namespace) -> tuple[Array, list[Array]]:
     # A repetition after the other in memory: NumPy's sums over one would else depend on how many there are.
     stacked = np.ascontiguousarray(xp.permute_dims(xp.stack(k), (2, 0, 1)))
-    value, gradient = evaluate(setting.loss, function, xp.reshape(stacked, (*stacked.shape[:2], *setting.kernel_shape)))
+    value, gradient = evaluate(setting.loss, function, stacked.reshape(*stacked.shape[:2], *setting.kernel_shape))
     return value, list(np.ascontiguousarray(np.moveaxis(gradient.reshape(stacked.shape), 0, 2)))
 
 
-def _kernel_loss(k: list[Array], normalized: bool) -> tuple[Array, list[Array]]:
+def _kernel_loss(k: list[Array], normalized: bool, xp: Namespace) -> tuple[Array, list[Array]]:
     norms = [dot(a, a) if normalized else 1.0 for a in k]
-    value, gradients = 0.0, [0.0 * a for a in k]
+    value, gradients = xp.zeros_like(k[0][0, ...]), [0.0 * a for a in k]
     for i, j in itertools.combinations(range(len(k)), 2):
         product = dot(k[i], k[j])
         share = product * product / (norms[i] * norms[j])
@@ -139,8 +139,8 @@ def _convolutional_loss(k: list[Array], setting: Setting, normalized: bool, xp: 
     # over its channels; over |K_i|^2 |K_j|^2 it is that of A_i / |K_i|^2.
     norms = [dot(a, a) if normalized else 1.0 for a in k]
     lags = [_autocorrelation(a, setting, xp) / n for a, n in zip(k, norms, strict=True)]
-    total = sum(lags)
-    value, gradients = 0.0, []
+    total = sum(lags, xp.zeros_like(lags[0]))
+    value, gradients = xp.zeros_like(k[0][0, ...]), []
     for own, a, n in zip(lags, k, norms, strict=True):
         others = total - own
         share = dot(own, others)

@@ -32,7 +32,7 @@ from convla.extending import (
     namespace,
     on_device_of,
 )
-from convla.typing import Array, Namespace
+from convla.typing import AnyArray, Array, Namespace
 
 __all__ = [
     "LOSSES",
@@ -70,15 +70,15 @@ OPTIMIZERS: dict[str, Callable[[float], Optimizer]] = {
 class PairDescent(NamedTuple):
     """What a descent leaves of each repetition; R repetitions of kernels with N taps."""
 
-    correlation: Array
+    correlation: AnyArray
     """(R,) Pearson's correlation, over the iterates, of the loss and the feature-map similarity."""
-    loss: Array
+    loss: AnyArray
     """(R, 2) the loss at the first and the last iterate."""
-    similarity: Array
+    similarity: AnyArray
     """(R, 2) the feature-map similarity at the first and the last iterate."""
-    k1: Array
+    k1: AnyArray
     """(R, N) the first kernel at the last iterate."""
-    k2: Array
+    k2: AnyArray
     """(R, N) the second kernel at the last iterate."""
 
 

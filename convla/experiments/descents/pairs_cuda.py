@@ -32,7 +32,7 @@ def descend_pairs(
     both: bool,
 ) -> tuple[Array, Array, Array, Array, Array]:
     """Run the operation; see `convla.experiments.descents.pairs.descend_pairs`."""
-    xp = namespace(k1, k2, gram)
+    xp: Any = namespace(k1, k2, gram)  # of CuPy, whose arrays have an order in memory
     repetitions, n = k1.shape
     if n > MOST_TAPS:
         options: dict[str, Any] = {

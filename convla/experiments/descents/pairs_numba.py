@@ -12,11 +12,11 @@ import math
 
 import numpy as np
 
-from convla.compiling import compiled
+from convla.compiling import compile_for, compiled
 from convla.experiments.descents.lanes_numba import GROUP, LANES, add_products
 from convla.experiments.descents.pairs import LOSSES, MOMENTUM, OPTIMIZERS, SIMILARITIES, step_factors
 from convla.extending import share
-from convla.typing import Array
+from convla.typing import NumPyArray
 
 __all__ = ["descend_pairs"]
 
@@ -29,9 +29,9 @@ _DECAY = 0.99
 
 
 def descend_pairs(
-    k1: Array,
-    k2: Array,
-    gram: Array,
+    k1: NumPyArray,
+    k2: NumPyArray,
+    gram: NumPyArray,
     *,
     loss: str,
     normalized: bool,
@@ -41,7 +41,7 @@ def descend_pairs(
     learning_rate: float,
     iterations: int,
     both: bool,
-) -> tuple[Array, Array, Array, Array, Array]:
+) -> tuple[NumPyArray, NumPyArray, NumPyArray, NumPyArray, NumPyArray]:
     """Run the operation on blocks of repetitions; see `convla.experiments.descents.pairs.descend_pairs`."""
     repetitions, n = k1.shape
     blocks = -(-repetitions // LANES)
@@ -58,6 +58,7 @@ def descend_pairs(
             _descend_block(k1[block], k2[block], grams[block], *options, trace[block])
 
     if blocks > 1:
+        compile_for(_descend_block, k1[0], k2[0], grams[0], *options, trace[0])
         share(descend)
     else:
         descend()
@@ -72,20 +73,20 @@ def descend_pairs(
     )
 
 
-def _to_lanes(rows: Array, blocks: int) -> Array:
+def _to_lanes(rows: NumPyArray, blocks: int) -> NumPyArray:
     # (R, n) -> (blocks, n, LANES); the lanes beyond R are zeros, computed and dropped.
     padded = np.zeros((blocks * LANES, rows.shape[1]))
     padded[: rows.shape[0]] = rows
     return np.ascontiguousarray(padded.reshape(blocks, LANES, -1).transpose(0, 2, 1))
 
 
-def _from_lanes(lanes: Array, repetitions: int) -> Array:
+def _from_lanes(lanes: NumPyArray, repetitions: int) -> NumPyArray:
     return np.ascontiguousarray(lanes.transpose(0, 2, 1)).reshape(-1, lanes.shape[1])[:repetitions]
 
 
 # error_model="numpy": a division by zero in one lane gives inf or nan there and stops nothing.
 @compiled(error_model="numpy")
-def _dot(a: Array, b: Array, total: Array) -> None:
+def _dot(a: NumPyArray, b: NumPyArray, total: NumPyArray) -> None:
     for lane in range(LANES):
         total[lane] = a[0, lane] * b[0, lane]
     for lane in range(0, LANES, GROUP):
@@ -93,7 +94,7 @@ def _dot(a: Array, b: Array, total: Array) -> None:
 
 
 @compiled(error_model="numpy")
-def _cross_correlation(k1: Array, k2: Array, r: Array) -> None:
+def _cross_correlation(k1: NumPyArray, k2: NumPyArray, r: NumPyArray) -> None:
     n = k1.shape[0]
     r[:] = 0.0
     for lane in range(0, LANES, GROUP):
@@ -102,7 +103,7 @@ def _cross_correlation(k1: Array, k2: Array, r: Array) -> None:
 
 
 @compiled(error_model="numpy")
-def _quadratic_form(a: Array, gram: Array, b: Array, image: Array, total: Array) -> None:
+def _quadratic_form(a: NumPyArray, gram: NumPyArray, b: NumPyArray, image: NumPyArray, total: NumPyArray) -> None:
     n = a.shape[0]
     for i in range(n):
         for lane in range(LANES):
@@ -115,7 +116,14 @@ def _quadratic_form(a: Array, gram: Array, b: Array, image: Array, total: Array)
 
 @compiled(error_model="numpy")
 def _loss_and_gradient(
-    loss: int, k1: Array, k2: Array, r: Array, value: Array, g1: Array, g2: Array, work: Array
+    loss: int,
+    k1: NumPyArray,
+    k2: NumPyArray,
+    r: NumPyArray,
+    value: NumPyArray,
+    g1: NumPyArray,
+    g2: NumPyArray,
+    work: NumPyArray,
 ) -> None:
     n = k1.shape[0]
     if loss == 0:
@@ -150,7 +158,9 @@ def _loss_and_gradient(
 
 
 @compiled(error_model="numpy")
-def _normalize(k1: Array, k2: Array, value: Array, g1: Array, g2: Array, work: Array) -> None:
+def _normalize(
+    k1: NumPyArray, k2: NumPyArray, value: NumPyArray, g1: NumPyArray, g2: NumPyArray, work: NumPyArray
+) -> None:
     _dot(k1, k1, work[0])
     _dot(k2, k2, work[1])
     for lane in range(LANES):
@@ -165,7 +175,15 @@ def _normalize(k1: Array, k2: Array, value: Array, g1: Array, g2: Array, work: A
 
 @compiled(error_model="numpy")
 def _observe(
-    similarity: int, toeplitz: bool, k1: Array, k2: Array, gram: Array, r: Array, seen: Array, image: Array, work: Array
+    similarity: int,
+    toeplitz: bool,
+    k1: NumPyArray,
+    k2: NumPyArray,
+    gram: NumPyArray,
+    r: NumPyArray,
+    seen: NumPyArray,
+    image: NumPyArray,
+    work: NumPyArray,
 ) -> None:
     n = k1.shape[0]
     if toeplitz:
@@ -190,7 +208,7 @@ def _observe(
 
 
 @compiled(error_model="numpy")
-def _welford(count: int, x: Array, y: Array, moments: Array) -> None:
+def _welford(count: int, x: NumPyArray, y: NumPyArray, moments: NumPyArray) -> None:
     for lane in range(LANES):
         dx = x[lane] - moments[0, lane]
         dy = y[lane] - moments[1, lane]
@@ -203,7 +221,9 @@ def _welford(count: int, x: Array, y: Array, moments: Array) -> None:
 
 
 @compiled(error_model="numpy")
-def _step(rule: int, k: Array, g: Array, first: Array, second: Array, length: float, root: float) -> None:
+def _step(
+    rule: int, k: NumPyArray, g: NumPyArray, first: NumPyArray, second: NumPyArray, length: float, root: float
+) -> None:
     # `first` has the velocity or first moment, `second` the squares or second moment.
     beta1, beta2 = _BETAS
     for i in range(k.shape[0]):
@@ -235,18 +255,18 @@ def _step(rule: int, k: Array, g: Array, first: Array, second: Array, length: fl
 
 @compiled(nogil=True, error_model="numpy")
 def _descend_block(
-    k1: Array,
-    k2: Array,
-    gram: Array,
-    lengths: Array,
-    roots: Array,
+    k1: NumPyArray,
+    k2: NumPyArray,
+    gram: NumPyArray,
+    lengths: NumPyArray,
+    roots: NumPyArray,
     rule: int,
     loss: int,
     normalized: bool,
     toeplitz: bool,
     similarity: int,
     both: bool,
-    trace: Array,
+    trace: NumPyArray,
 ) -> None:
     n = k1.shape[0]
     iterations = lengths.size

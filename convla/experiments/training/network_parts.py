@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from convla.errors import ShapeError
 from convla.extending import check_integer, check_sizes
 
 __all__ = ["BasicBlock", "checked", "conv3", "projection"]
 
-Tensor = Any
 Network = Any
 
 

@@ -20,7 +20,7 @@ from convla.experiments.statistics import (
 )
 from convla.experiments.training.curves import BY_LAYER, OF_NETWORK, Curves
 from convla.experiments.training.settings import MEASURES, NEUTRAL, Arm, Experiment, Plan, Run, Training, block_name
-from convla.typing import Array
+from convla.typing import NumPyArray
 
 __all__ = [
     "CORRELATIONS_HEADER",
@@ -323,7 +323,7 @@ def _correlation_rows(result: Result) -> Iterator[tuple[Any, ...]]:
         yield from _estimates(result, channels, ends, first=1)
 
 
-def _estimates(result: Result, name: str, runs: Sequence[Array], first: int = 0) -> Iterator[tuple[Any, ...]]:
+def _estimates(result: Result, name: str, runs: Sequence[NumPyArray], first: int = 0) -> Iterator[tuple[Any, ...]]:
     """Yield a row for each entry, from column `first` on, of arrays with a row for each layer: their mean over runs."""
     cell = result.cell
     values = np.stack(runs) if runs else np.empty((0, 0, 0))

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import jax.numpy as jnp
+from jax import Array
 
 from convla._array import describe
 from convla.errors import ShapeError
 
 __all__ = ["check_floats"]
-
-Array = Any
 
 
 def check_floats(name: str, value: Any, least_axes: int, axes: str) -> Array:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 __all__ = ["of_fourth_powers", "power_of_two"]
-
-Array = Any
 
 
 def power_of_two(array: Array, axes: tuple[int, ...] | None = None) -> Array:

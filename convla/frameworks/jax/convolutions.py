@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from convla.errors import ShapeError
 from convla.frameworks.jax._checks import check_floats
@@ -15,8 +16,6 @@ from convla.geometry import ConvGeometry
 from convla.typing import Boundary, Padding
 
 __all__ = ["correlate", "cross_correlate", "image_adjoint", "kernel_adjoint", "layer_geometry"]
-
-Array = Any
 
 
 def cross_correlate(

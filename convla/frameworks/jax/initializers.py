@@ -8,13 +8,13 @@ from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from convla._validate import check_choice, check_real, check_sizes
 from convla.errors import ShapeError
 
 __all__ = ["delta_orthogonal", "orthogonal"]
 
-Array = Any
 Layout = Literal["OIHW", "HWIO"]
 Initializer = Callable[..., Array]
 

@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from convla._validate import check_choice, check_integer, check_per_axis
 from convla.errors import ShapeError
@@ -16,8 +17,6 @@ from convla.frameworks.jax._scaling import of_fourth_powers, power_of_two
 from convla.similarity.layer import Pairs
 
 __all__ = ["convolutional_similarity_loss", "kernel_orthogonality_loss", "ocnn_loss"]
-
-Array = Any
 
 
 def convolutional_similarity_loss(kernels: Array, *, pairs: Pairs = "unordered", normalized: bool = False) -> Array:

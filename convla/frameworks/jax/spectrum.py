@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from convla._validate import check_choice, check_integer, check_real
 from convla.frameworks.jax._checks import check_floats
@@ -18,8 +19,6 @@ from convla.geometry import ConvGeometry
 from convla.typing import Boundary, Padding
 
 __all__ = ["largest_singular_value", "penalty"]
-
-Array = Any
 
 
 def largest_singular_value(
@@ -268,7 +267,8 @@ def _outer(features: Array, image: Array, kernel: Array, geometry: ConvGeometry)
     transpose = jax.linear_transpose(
         lambda k: correlate(one, k, geometry), jax.ShapeDtypeStruct(kernel.shape, kernel.dtype)
     )
-    return transpose(features.reshape(geometry.range_shape))[0]
+    kernels: tuple[Array] = transpose(features.reshape(geometry.range_shape))
+    return kernels[0]
 
 
 @jax.custom_jvp

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from convla._validate import check_choice, check_integer, check_real
 from convla.errors import install_line
@@ -17,7 +18,6 @@ from convla.frameworks.jax._checks import check_floats
 
 __all__ = ["laplacian_smoothing", "orthonormalize", "reweighted_gradient", "sobolev_gradient", "transform_gradients"]
 
-Array = Any
 Layout = Literal["OIHW", "HWIO"]
 
 

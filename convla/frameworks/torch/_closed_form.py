@@ -11,12 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from convla._array import describe
 
 __all__ = ["Known", "Loss", "check_weight", "closed_form", "full_precision", "with_gradients"]
-
-Tensor = Any
 
 TYPES = {bool: "bool", int: "int", float: "float", str: "str", tuple: "int[]"}
 """What a schema calls the types of options."""

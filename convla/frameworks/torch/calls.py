@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from torch import Tensor
+
 from convla.networks.graph import Node
 
 __all__ = ["ATTENTION", "Call", "Padded", "Watcher", "only_first", "plain_name", "unknown"]
-
-Tensor = Any
 
 ATTENTION = "attention: a product of what depends on the input, which has no Lipschitz constant on the whole space"
 

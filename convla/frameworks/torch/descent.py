@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
 from convla._validate import check_choice, check_real
@@ -17,7 +17,6 @@ from convla.orthonormal import METHODS, orthonormalize
 
 __all__ = ["OrthonormalSGD"]
 
-Tensor = Any
 Layer = Any
 
 NORMS = ("rms", "spectral")

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.overrides import handle_torch_function
 
 from convla.errors import ConvlaError, WeightsError
@@ -27,7 +27,6 @@ from convla.networks.graph import Network
 
 __all__ = ["ExportedProgram", "open_program", "read_program"]
 
-Tensor = Any
 
 # The numbers of `torch._export.serde.schema.ScalarType`.
 _DTYPES = {

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from convla._validate import check_integer, check_rng
 from convla.errors import ShapeError
@@ -16,8 +17,6 @@ from convla.initializers import KernelMethod, delta_orthogonal_kernel, orthogona
 from convla.typing import Seed
 
 __all__ = ["delta_orthogonal_", "orthogonal_"]
-
-Tensor = Any
 
 
 def orthogonal_(

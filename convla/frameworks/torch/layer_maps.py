@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from convla._array import describe
 from convla._validate import check_sizes
@@ -17,7 +17,6 @@ from convla.operators import ConvOperator
 
 __all__ = ["LayerMap", "layer_map"]
 
-Tensor = Any
 Layer = Any
 
 

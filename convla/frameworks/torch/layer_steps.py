@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from convla.frameworks.torch.calls import ATTENTION, Call, only_first, unknown
 from convla.geometry import ConvGeometry
@@ -15,8 +16,6 @@ from convla.networks.graph import Node
 from convla.networks.layers import convolution_layer, dense_layer, normalization_layer
 
 __all__ = ["LAYER_STEPS", "weight_array"]
-
-Tensor = Any
 
 
 def weight_array(tensor: Tensor) -> tuple[np.ndarray[Any, Any], tuple[str, ...]]:

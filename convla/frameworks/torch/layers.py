@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from convla._array import describe
 from convla.typing import Boundary
@@ -26,7 +26,6 @@ __all__ = [
     "weight_layouts",
 ]
 
-Tensor = Any
 Layer = Any
 Network = Any
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, get_args
 
+from torch import Tensor
+
 from convla._validate import check_choice, check_integer, check_per_axis
 from convla.frameworks.torch._closed_form import Loss, check_weight
 from convla.frameworks.torch.layers import convolutions, current_weight
@@ -17,8 +19,6 @@ from convla.similarity.layer import Pairs
 from convla.similarity.objectives import OBJECTIVES
 
 __all__ = ["convolutional_similarity_loss", "kernel_orthogonality_loss", "layer_losses", "ocnn_loss"]
-
-Tensor = Any
 
 
 def convolutional_similarity_loss(kernels: Tensor, *, pairs: Pairs = "unordered", normalized: bool = False) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from convla._array import namespace, row_dots
@@ -24,11 +24,10 @@ from convla.spectra.batch import Batch
 from convla.spectra.krylov import KrylovSpace
 from convla.spectra.scaling import scaled_to_unit
 from convla.spectra.values import singular_values
-from convla.typing import Array
+from convla.typing import Array, NumPyArray
 
 __all__ = ["SpectralNorm", "spectral_norm"]
 
-Tensor = Any
 Layer = Any
 
 _RTOL = 0.01  # of the residual; the norm's error is of its square
@@ -125,7 +124,8 @@ class SpectralNorm(nn.Module):  # type: ignore[misc]
         weight = weight.detach()
         operator = layer_map.operator(weight)
         self.register_buffer("scale", weight.new_ones(()))
-        self.register_buffer("vector", operator.kernel.new_zeros(operator.shape[1]))
+        kernel: Tensor = operator.kernel
+        self.register_buffer("vector", kernel.new_zeros(operator.shape[1]))
         self.register_buffer("updates", torch.zeros((), dtype=torch.int64, device=weight.device))
         # What the factor was proved of; a file's is not believed.
         self.register_buffer("_proved", torch.zeros_like(weight), persistent=False)
@@ -175,13 +175,14 @@ class SpectralNorm(nn.Module):  # type: ignore[misc]
     @blas_on_one_thread()
     def _follow(self, operator: ConvOperator) -> _Leading | None:
         """Find the norm of an operator from the last vector and some noise, and keep the vector; None for zero."""
-        if not bool((operator.kernel != 0).any()):
+        kernel: Tensor = operator.kernel
+        if not bool((kernel != 0).any()):
             return None
         scaled, exponent = scaled_to_unit(_in_host_memory(operator))
         count = int(self.updates)
         draws = np.random.default_rng(count).standard_normal(self.vector.numel())
-        noise = operator.kernel.new_tensor(draws / math.sqrt(draws.size))
-        start = self.vector.to(operator.kernel) + (_NOISE if count else 1.0) * noise
+        noise = kernel.new_tensor(draws / math.sqrt(draws.size))
+        start = self.vector.to(kernel) + (_NOISE if count else 1.0) * noise
         most = _MATVECS if count else _FIRST_MATVECS
         vector, image = _leading_triplet(scaled, _like(start, scaled.kernel), most)
         self.vector.copy_(torch.as_tensor(vector).reshape(-1))
@@ -210,8 +211,8 @@ class _Leading(NamedTuple):
 
     operator: ConvOperator
     exponent: int
-    vector: Array
-    image: Array
+    vector: Tensor | NumPyArray
+    image: Tensor | NumPyArray
 
     @property
     def norm(self) -> float:
@@ -220,7 +221,9 @@ class _Leading(NamedTuple):
             return float(np.ldexp(float(namespace(self.image).linalg.vector_norm(self.image)), self.exponent))
 
 
-def _leading_triplet(operator: ConvOperator, start: Array, most: int) -> tuple[Array, Array]:
+def _leading_triplet(
+    operator: ConvOperator, start: Tensor | NumPyArray, most: int
+) -> tuple[Tensor | NumPyArray, Tensor | NumPyArray]:
     """Return a unit image (1, c_in, *image) that is stretched by about the norm, and what becomes of it.
 
     Products with the operator and its transpose are at most so many. Of groups each is searched by itself.
@@ -244,16 +247,18 @@ def _leading_triplet(operator: ConvOperator, start: Array, most: int) -> tuple[A
         settled = space.coupling * abs(float(ritz[-1, -1])) <= _RTOL * float(squares[-1])
         if settled or 2 * space.rows >= most or not space.extend():
             break
-    block = space.block(ritz[:, -1:])
-    return block.vectors.reshape(1, *operator.domain_shape), block.images.reshape(1, *operator.range_shape)
+    block, xp = space.block(ritz[:, -1:]), namespace(start)
+    images = xp.reshape(block.images, (1, *operator.range_shape))
+    return xp.reshape(block.vectors, (1, *operator.domain_shape)), images
 
 
 def _in_host_memory(operator: ConvOperator) -> ConvOperator:
     """Return an operator of NumPy over the same numbers where these are in host memory: there are compiled kernels."""
-    return operator.with_kernel(operator.kernel.numpy()) if operator.kernel.device.type == "cpu" else operator
+    kernel: Tensor = operator.kernel
+    return operator.with_kernel(kernel.numpy()) if kernel.device.type == "cpu" else operator
 
 
-def _like(tensor: Tensor, kernel: Array) -> Array:
+def _like(tensor: Tensor, kernel: Array) -> Tensor | NumPyArray:
     """Return a tensor as an array of the library of a kernel."""
     return tensor.numpy() if isinstance(kernel, np.ndarray) else tensor
 

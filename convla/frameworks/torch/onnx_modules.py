@@ -10,14 +10,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from convla.errors import ConvlaError, WeightsError, install_line
 
 __all__ = ["OnnxModule", "open_onnx"]
 
-Tensor = Any
 Attributes = Mapping[str, Any]
 
 

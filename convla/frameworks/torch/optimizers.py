@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from convla._array import describe
 from convla._validate import check_choice
@@ -22,8 +23,6 @@ from convla.transforms import TRANSFORMS
 
 __all__ = ["GradientTransform"]
 
-Array = Any
-Tensor = Any
 Transform = Callable[..., Any]
 
 
@@ -230,7 +229,7 @@ _TRANSFORMED: weakref.WeakSet[Any] = weakref.WeakSet()
 """The optimizers that have a `GradientTransform`."""
 
 
-def _transform_filters(name: str, options: dict[str, Any], weight: Array, layout: Layout) -> Array:
+def _transform_filters(name: str, options: dict[str, Any], weight: Tensor, layout: Layout) -> Tensor:
     """Apply a transform to the filters that a weight holds: group by group where it acts across filters."""
     transform = TRANSFORMS[name]
     if layout == Layout():

@@ -6,6 +6,7 @@ import warnings
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from convla._validate import check_integer, check_real
 from convla.errors import ConvergenceWarning
@@ -14,8 +15,6 @@ from convla.frameworks.torch.layers import linear_maps, observed_shapes
 from convla.projections.clipping import clip_singular_values
 
 __all__ = ["SpectralProjection"]
-
-Tensor = Any
 
 
 class SpectralProjection:
@@ -108,16 +107,16 @@ class SpectralProjection:
     def project(self) -> None:
         """Project all weights now."""
         for name, (layer, where) in self._layers.items():
-            kernel = where.operator(layer.weight).kernel.cpu()
+            kernel: Tensor = where.operator(layer.weight).kernel
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ConvergenceWarning)  # the maximum is kept all the same
                 clipped = clip_singular_values(
-                    kernel, where.image_shape, maximum=self.maximum, **where.settings, **self._options
+                    kernel.cpu(), where.image_shape, maximum=self.maximum, **where.settings, **self._options
                 )
             self.upper[name] = clipped.upper
             if clipped.distance:
                 with torch.no_grad():
-                    layer.weight.copy_(clipped.kernel.reshape(layer.weight.shape))
+                    layer.weight.copy_(torch.as_tensor(clipped.kernel).reshape(layer.weight.shape))
 
     def _after(self, optimizer: Any, args: Any, kwargs: Any) -> None:  # noqa: ARG002
         self.steps += 1

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -20,7 +20,6 @@ from convla.networks.graph import Network, Node, unused_name
 
 __all__ = ["read_module"]
 
-Tensor = Any
 Module = Any
 
 _ESCAPES = frozenset(

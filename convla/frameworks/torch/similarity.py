@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from convla.frameworks.torch.layers import convolutions
 from convla.frameworks.torch.losses import layer_losses
@@ -15,7 +15,6 @@ from convla.similarity.layer import Pairs
 
 __all__ = ["minimize_similarity_", "network_similarity_loss", "similarity_losses"]
 
-Tensor = Any
 Network = Any
 
 

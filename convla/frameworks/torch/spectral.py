@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from convla._array import describe
 from convla._threads import blas_on_one_thread, in_order
@@ -31,7 +31,6 @@ from convla.penalties.tracker import Tracker, TrackerName
 
 __all__ = ["NetworkSpectralPenalty", "SpectralPenalty"]
 
-Tensor = Any
 Layer = Any
 
 _LARGE = 2**22

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from convla import spectra
 from convla._array import is_followed
@@ -23,8 +24,6 @@ from convla.spectra.gradients import SpectralGradient
 from convla.spectra.result import SingularValues
 
 __all__ = ["condition_number", "largest_singular_value", "penalty", "singular_values", "smallest_singular_value"]
-
-Tensor = Any
 
 
 def largest_singular_value(operator: LinearMap, **options: Any) -> Tensor:
@@ -299,8 +298,9 @@ def _kernels(operator: LinearMap) -> tuple[Tensor, ...]:
     check_linear_map(operator)
     if not operator.kernels:
         raise TypeError(f"operator must be made of convolutions to have a gradient, got a {type(operator).__name__}")
-    for kernel in operator.kernels:
+    kernels: tuple[Tensor, ...] = operator.kernels
+    for kernel in kernels:
         check_weight("the operator's kernel", kernel)
         if not kernel.is_floating_point():
             raise TypeError(f"the operator's kernel must be of float32 or float64, got {kernel.dtype}")
-    return operator.kernels
+    return kernels

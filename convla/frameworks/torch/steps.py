@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from convla.errors import ConvlaError
 from convla.frameworks.torch.calls import ATTENTION, Call, Padded, only_first, unknown
@@ -20,8 +21,6 @@ from convla.networks import gains
 from convla.networks.graph import Node
 
 __all__ = ["STEPS", "interpret"]
-
-Tensor = Any
 
 _WORDS = {
     "scaled_dot_product_attention": ATTENTION,
