@@ -43,7 +43,8 @@ LIBRARIES = [
 
 def members(protocol: type) -> dict[str, Any]:
     """Return what a protocol asks for, by name."""
-    return {name: what for name, what in vars(protocol).items() if name not in {*vars(Nothing), "__hash__"}}
+    asked = {name: what for name, what in vars(protocol).items() if callable(what) or isinstance(what, property)}
+    return {name: what for name, what in asked.items() if name not in vars(Nothing)}
 
 
 def keywords(function: Callable[..., Any]) -> set[str]:
