@@ -292,6 +292,6 @@ def to_complex(real: Array, imaginary: Array) -> Array:
     dtype = xp.complex64 if real.dtype == xp.float32 else xp.complex128
     if is_numpy(real):  # without temporaries
         joined = np.empty(real.shape, dtype)
-        joined.real, joined.imag = real, imaginary
+        joined.real, joined.imag = real, np.asarray(imaginary)
         return joined
     return xp.astype(real, dtype) + xp.astype(imaginary, dtype) * 1j

@@ -18,7 +18,7 @@ import scipy.stats
 
 from convla.experiments.rck.settings import FigureSetting, run_figure
 from convla.experiments.statistics import median_interval, mostly_true
-from convla.typing import Array
+from convla.typing import NumPyArray
 from proofs_checks.statement import Kind, Statement, Verdict, evidence
 
 __all__ = ["STATEMENTS", "main"]
@@ -59,9 +59,9 @@ class Panel:
         Of M at iterate `AT`.
     """
 
-    lowest: Array
-    change: Array
-    condition: Array
+    lowest: NumPyArray
+    change: NumPyArray
+    condition: NumPyArray
 
 
 def _descents(setting: FigureSetting, start: int, kernels: int) -> list[list[float]]:
@@ -87,7 +87,7 @@ def _panel(name: str) -> Panel:
     return Panel(*rows.T)
 
 
-def _said(counts: dict[str, Array]) -> tuple[str, str]:
+def _said(counts: dict[str, NumPyArray]) -> tuple[str, str]:
     """Return the verdict on a sentence that is true of so many kernels in each panel, and the counts in words."""
     pairs = [(int(true.sum()), true.size) for true in counts.values()]
     words = ", ".join(f"{count} of {size} ({name})" for name, (count, size) in zip(counts, pairs, strict=True))
@@ -138,7 +138,7 @@ def kernels_that_would_decide(_: int) -> str:
     for sentence, (count, panels) in OF_TWELVE.items():
         assert mostly_true([(count, 12)], panels) == "undecided", sentence
         share = count / 12
-        level, power = scipy.stats.norm.isf([0.05 / (2 * panels), 0.2])
+        level, power = (float(scipy.stats.norm.isf(tail)) for tail in (0.05 / (2 * panels), 0.2))
         needed = math.ceil(((level / 2 + power * math.sqrt(share * (1 - share))) / (share - 0.5)) ** 2)
         found.append(f"{sentence}: true of {count} of 12; about {needed} kernels")
     return "; ".join(found)
