@@ -517,6 +517,8 @@ def test_weights_that_are_not_finite_have_no_row() -> None:
     assert report.certificate is not None
     assert report.certificate.reasons == ("bad: Conv: NaN or infinity in its weight",)
     assert report.layers[0].quantities == inspect(a_network(good=dense_layer(np.eye(2)))).layers[0].quantities
+    negative = normalization_layer(np.array([1.0, -1.0]), None, 0.0)  # without a warning
+    assert list(inspect(a_network(negative=negative)).others) == ["negative"]
 
 
 def test_a_normalisation_whose_factors_leave_the_range_of_the_kernel_is_folded_in_float64() -> None:
