@@ -9,6 +9,7 @@ import threading
 import time
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,11 @@ import pytest
 from convla import ConvOperator, inspect, singular_value_bounds
 from convla._threads import at_most, in_order
 from convla.cli import run
-from convla.cli.inspections import Targets
+from convla.cli.inspections import Targets, TimeLeft
 from convla.errors import WeightsError
 from convla.networks.effort import Effort, Pace, work_of
 from convla.networks.graph import Network, Node
+from convla.networks.inspection import Plan
 from convla.networks.layers import Layer, convolution_layer, dense_layer, normalization_layer
 from convla.networks.rows import Inspector, tasks_of
 from convla.networks.settings import LayerSettings
@@ -161,6 +163,14 @@ def test_a_budget_goes_to_rows_of_little_work_first() -> None:
     assert first.quantities["at_least"] == pytest.approx(math.sqrt(48 * 9), rel=1e-12)
     assert (first.status, first.quantities["similarity"]) == ({"sigma_max": "not converged"}, None)
     assert "estimated to save time" in first.notes[0]
+
+
+def test_the_time_left_is_told_from_the_start_of_a_budget() -> None:
+    told = []
+    for budget in (None, 5.0):
+        plan = Plan(arrays((2, 2, 3)), image=(8,), budget=budget)
+        told.append(str(TimeLeft(plan).render(SimpleNamespace(completed=0))))  # type: ignore[arg-type]
+    assert told == ["", "about 0:00 left"]
 
 
 def test_an_interruption_of_work_in_a_budget_keeps_all_rows(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -507,6 +517,8 @@ def test_weights_that_are_not_finite_have_no_row() -> None:
     assert report.certificate is not None
     assert report.certificate.reasons == ("bad: Conv: NaN or infinity in its weight",)
     assert report.layers[0].quantities == inspect(a_network(good=dense_layer(np.eye(2)))).layers[0].quantities
+    negative = normalization_layer(np.array([1.0, -1.0]), None, 0.0)  # without a warning
+    assert list(inspect(a_network(negative=negative)).others) == ["negative"]
 
 
 def test_a_normalisation_whose_factors_leave_the_range_of_the_kernel_is_folded_in_float64() -> None:

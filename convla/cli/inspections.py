@@ -33,7 +33,7 @@ from convla.extending import at_most
 from convla.networks.inspection import Plan, inspect
 from convla.networks.report import Inspection, LayerReport
 
-__all__ = ["Targets", "inspect_files"]
+__all__ = ["Targets", "TimeLeft", "inspect_files"]
 
 SAVED = 2.0
 """Seconds between two savings of an unfinished report."""
@@ -176,7 +176,7 @@ def _attempt(options: Mapping[str, Any], file: Path) -> Inspection | Exception:
         return ValueError(reason(error))
 
 
-class _TimeLeft(ProgressColumn):
+class TimeLeft(ProgressColumn):
     """How long a plan's rows will take, by those that are done, or by its budget; nothing while neither says it."""
 
     def __init__(self, plan: Plan) -> None:
@@ -194,7 +194,7 @@ def _watched(plan: Plan, screen: Screen, json_file: Path | None) -> Inspection:
     """Measure, show each row as it is done, and keep what is done in the file."""
     done: list[LayerReport] = []
     saved = time.monotonic()
-    with progress_bars(last=_TimeLeft(plan)) as progress:
+    with progress_bars(last=TimeLeft(plan)) as progress:
         bar = progress.add_task("layers", total=len(plan.tasks))
 
         def show(layer: LayerReport) -> None:

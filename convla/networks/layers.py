@@ -225,7 +225,8 @@ def normalization_layer(variance: np.ndarray[Any, Any], weight: np.ndarray[Any, 
     >>> normalization_layer(np.array([3.0, 15.0]), np.array([2.0, 2.0]), 1.0).kernel.reshape(-1)
     array([1. , 0.5])
     """
-    scale = 1.0 / np.sqrt(variance.astype(np.float64) + epsilon)
+    with np.errstate(divide="ignore", invalid="ignore"):  # a variance that is none makes a factor that is none
+        scale = 1.0 / np.sqrt(variance.astype(np.float64) + epsilon)
     if weight is not None:
         scale = weight.astype(np.float64) * scale
     kernel = scale.reshape(-1, 1, 1)

@@ -22,7 +22,6 @@ from convla.spectra.gram import GramMatrices
 from convla.spectra.grids import IntArray, TorusGrid
 from convla.spectra.maximiser import SymbolPeak, climbed_norms, symbol_peaks
 from convla.spectra.roundoff import in_double, product_error, rounding_of_entries, schur_bound
-from convla.spectra.starts import REFINEMENTS
 from convla.spectra.symbol import FloatArray, Symbol
 from convla.spectra.torus import circular_lattice, embedding_sizes
 from convla.typing import Seed
@@ -188,7 +187,7 @@ def _maxima(
     few = math.prod(4 * degree or 1 for degree in symbol.degrees) > math.prod(surround.sizes) / 2
     if few:
         return []
-    peaks = (list(known) or symbol_peaks(symbol, rng=rng, refinements=REFINEMENTS))[:_MAXIMA]
+    peaks = (list(known) or symbol_peaks(symbol, rng=rng))[:_MAXIMA]
     # A polynomial of degree m in [0, G] bends by at most m^2 G / 2 (Bernstein), and a frequency is within half a step.
     # What is lower than the highest by more than this can lose decides nothing.
     steps = [math.pi * degree / size for degree, size in zip(symbol.degrees, surround.sizes, strict=True)]

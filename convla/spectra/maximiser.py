@@ -61,7 +61,7 @@ class SymbolPeak:
 
 
 def symbol_peaks(
-    symbol: Symbol, *, rng: np.random.Generator, candidates: int = 8, refinements: int = 3
+    symbol: Symbol, *, rng: np.random.Generator, candidates: int = 8, refinements: int = 6
 ) -> list[SymbolPeak]:
     """Find the largest of the symbol's maxima that a coarse grid shows, the best first.
 

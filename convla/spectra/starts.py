@@ -14,10 +14,7 @@ from convla.spectra.maximiser import SymbolPeak, start_vectors, symbol_peaks
 from convla.spectra.symbol import Symbol
 from convla.typing import Array
 
-__all__ = ["REFINEMENTS", "Start", "structured_start"]
-
-REFINEMENTS = 6
-"""Rounds in which the symbol's maxima are refined, at most: an enclosure of the same operator starts from them too."""
+__all__ = ["Start", "structured_start"]
 
 # Of the parts of a start vector, next to the even plane wave of the symbol's best maximum.
 _ODD_WEIGHT = 0.3
@@ -72,7 +69,7 @@ def structured_start(
     if math.prod(4 * degree + 1 for degree in symbol.degrees) > math.prod(geometry.output_shape) / 2:
         return Start(noise[None, ...], 1.0, ())
     if peaks is None:
-        peaks = symbol_peaks(symbol, rng=rng, refinements=REFINEMENTS)
+        peaks = symbol_peaks(symbol, rng=rng)
     start, total = _NOISE_WEIGHT * noise, _NOISE_WEIGHT
     for rank, peak in enumerate(peaks):
         waves = start_vectors(symbol, peak, geometry.image_shape, windowed=geometry.boundary != "circular")
