@@ -1,11 +1,12 @@
 """What steering the spectrum costs in a training step, beside the plain step, in one run.
 
-Each way has a network of its own, of the same weights. They take one step in turn, round by round; a time is the least
-of the rounds, as other work on the machine only adds to it. For a batch of 128 it is time on the clock, on all threads;
-for the small batches processor time, on one thread. A table more compares optimizers along orthonormalised momentum on
-the digits. Prints Markdown. Run with ``python benchmarks/bench_steering.py``; ``--only`` takes one of the tables,
-``--write`` puts them into the page that shows them. A row that takes longer than its part of the time is cut off, and
-says so: the three tables of times together take at most ``--minutes``.
+Each way has a network of its own, of the same weights. Each of its steps follows a plain one, and its cost is the
+median of their ratios: what else goes on in the machine changes within seconds, and meets both. For a batch of 128 it
+is time on the clock, on all threads; for the small batches processor time, on one thread. A table more compares
+optimizers along orthonormalised momentum on the digits. Prints Markdown. Run with
+``python benchmarks/bench_steering.py``; ``--only`` takes one of the tables, ``--write`` puts them into the page that
+shows them. A row that takes longer than its part of the time is cut off, and says so: the three tables of times
+together take at most ``--minutes``.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import copy
 import os
 import platform
 import signal
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -143,54 +145,56 @@ def limited(seconds: float, clock: Clock = WALL) -> Iterator[None]:
         signal.signal(clock.signal, before)
 
 
-def in_turn(steps: dict[str, Step], rounds: int, clock: Clock, seconds: float) -> dict[str, list[float]]:
-    """Return the seconds of each call, the first among them; infinity for one that is cut off, with all that follow.
+class Times(NamedTuple):
+    """The seconds of a way's first step, and of later ones, each with those of the plain step right before it."""
 
-    All together take so many seconds at most, each the same part of them.
-    """
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    left = dict.fromkeys(steps, seconds / len(steps))
-    for _ in range(rounds):
-        for name, step in steps.items():
-            if times[name] and times[name][-1] == float("inf"):
-                continue
-            start = clock.now()
-            try:
-                with limited(left[name], clock):
-                    step()
-                times[name].append(clock.now() - start)
-            except TooLongError:
-                times[name].append(float("inf"))
-            left[name] -= clock.now() - start
-    return times
+    first: float
+    pairs: list[tuple[float, float]]
 
 
-def table(times: dict[str, list[float]], head: str, seconds: float) -> str:
-    """Return the least time of each way after its first step, and its cost beside the first way, the plain one."""
-    plain = min(next(iter(times.values()))[1:], default=float("inf"))
-    rows = []
-    for name, values in times.items():
-        first = f"{1e3 * values[0]:.0f}" if values[0] < float("inf") else "-"
-        least = min(values[1:], default=float("inf"))
-        if least < float("inf"):
-            rows.append(f"| {name} | {1e3 * least:.0f} | {least / plain:.2f} | {least / plain - 1:+.1%} | {first} |")
+def beside(plain: Step, step: Step, rounds: int, clock: Clock, seconds: float) -> Times:
+    """Return the times of a step beside the plain one; without pairs where it took longer than so many seconds."""
+
+    def timed(call: Step) -> float:
+        start = clock.now()
+        call()
+        return clock.now() - start
+
+    first, pairs = float("inf"), []
+    try:
+        with limited(seconds, clock):
+            first = timed(step)
+            pairs.extend((timed(plain), timed(step)) for _ in range(rounds))
+    except TooLongError:
+        pass
+    return Times(first, pairs)
+
+
+def table(times: dict[str, Times], head: str, seconds: float) -> str:
+    """Return the least time of each way, and its cost: median and range of its times beside the plain ones."""
+    plain = [before for row in times.values() for before, _ in row.pairs]
+    rows = [f"| plain | {1e3 * min(plain):.0f} | 1.00 | | |"] if plain else []
+    for name, (start, pairs) in times.items():
+        first = f"{1e3 * start:.0f}" if start < float("inf") else "-"
+        if pairs:
+            ratios = sorted(step / before for before, step in pairs)
+            median, least = statistics.median(ratios), min(step for _, step in pairs)
+            cost = f"{median - 1:+.1%} ({ratios[0] - 1:+.0%} to {ratios[-1] - 1:+.0%})"
+            rows.append(f"| {name} | {1e3 * least:.0f} | {median:.2f} | {cost} | {first} |")
         else:
-            rows.append(f"| {name} | cut off: its steps take more than {seconds / len(times):.0f} s | | | {first} |")
-    return "\n".join([f"| {head} | ms | plain steps | cost | first step, ms |", "|---|---|---|---|---|", *rows])
+            rows.append(f"| {name} | cut off: takes more than {seconds:.0f} s | | | {first} |")
+    return "\n".join([f"| {head} | ms | plain steps | cost (range) | first step, ms |", "|---|---|---|---|---|", *rows])
 
 
 def large_batch(rounds: int, seconds: float, batch: int = 128) -> str:
     """ResNet-18 on a batch of 128 images of 32x32."""
     torch.manual_seed(0)
     network, images = build_network("resnet18", in_channels=3, image_size=32, classes=10), torch.randn(batch, 3, 32, 32)
-    # Of the time a part is for the projection and for the calls of the penalty.
-    part = seconds / 6
     new: Callable[[], Network] = lambda: copy.deepcopy(network)  # noqa: E731
     example = images[:1]
     plain = Way(new(), images)
     penalty, similar, projected, transformed = new(), new(), new(), new()
     ways = {
-        "plain": plain,
         "`network_similarity_loss`": Way(similar, images, network_similarity_loss),
         "`NetworkSpectralPenalty`": Way(penalty, images, NetworkSpectralPenalty(penalty, example)),
         "`spectral_norm`": Way(certified(new(), example), images),
@@ -206,32 +210,23 @@ def large_batch(rounds: int, seconds: float, batch: int = 128) -> str:
     fast.after = clipping(fast.network, example)
     for name, make in makers().items():
         ways[name].optimizer = make(ways[name].network, 1e-3)
-    times = in_turn({name: way.step for name, way in ways.items()}, rounds, WALL, seconds - 2 * part)
+    # One part of the time for each of them, for the projection and for the calls of the penalty.
+    part = seconds / (len(ways) + 2)
+    plain.step()
+    times = {name: beside(plain.step, way.step, rounds, WALL, part) for name, way in ways.items()}
     # A projection after an ordinary step, of which one in ten has one.
     way = Way(projected, images)
     projection = SpectralProjection(way.optimizer, projected, example, every=10**9)
-    costs = []
-    try:
-        with limited(part):
-            for _ in range(3):
-                if costs:
-                    way.step()
-                began = time.perf_counter()
-                projection.project()
-                costs.append(time.perf_counter() - began)
-    except TooLongError:
-        costs.append(float("inf"))
-    least = min(times["plain"][1:], default=float("inf"))
-    times[f"`SpectralProjection`, every {EVERY} steps"] = [
-        least + costs[0],
-        *(least + cost / EVERY for cost in costs[1:] or [float("inf")]),
-    ]
+    alone = beside(way.step, projection.project, rounds, WALL, part)
+    pairs = [(before, before + cost / EVERY) for before, cost in alone.pairs]
+    times[f"`SpectralProjection`, every {EVERY} steps"] = Times(alone.first, pairs)
     lines = [
         f"## ResNet-18, batch {batch}, 32x32, {torch.get_num_threads()} threads",
-        table(times, "way", seconds - 2 * part),
+        table(times, "way", part),
     ]
     try:
         with limited(part):
+            least = min((before for row in times.values() for before, _ in row.pairs), default=float("inf"))
             lines.append(call_times(network, example, plain, least))
     except TooLongError:
         lines.append(f"The calls of a `NetworkSpectralPenalty` take more than {part:.0f} s.")
@@ -271,9 +266,8 @@ def small_batch(name: str, network: Network, images: torch.Tensor, rounds: int, 
 
         return total
 
-    penalised = new()
+    penalised, plain = new(), Way(new(), images)
     ways = {
-        "plain": Way(new(), images),
         "`kernel_orthogonality_loss`": Way(new(), images, over_layers(kernel_orthogonality_loss)),
         "`ocnn_loss`": Way(new(), images, over_layers(ocnn_loss, strided=True)),
         '`GradientTransform(..., "orthonormal")`': Way(new(), images),
@@ -288,9 +282,11 @@ def small_batch(name: str, network: Network, images: torch.Tensor, rounds: int, 
     ):
         way = ways[label]
         GradientTransform(way.optimizer, "orthonormal", network=way.network, **options)
-    times = in_turn({label: way.step for label, way in ways.items()}, rounds, PROCESSOR, seconds)
+    part = seconds / len(ways)
+    plain.step()
+    times = {label: beside(plain.step, way.step, rounds, PROCESSOR, part) for label, way in ways.items()}
     shape = "x".join(map(str, images.shape[2:]))
-    return f"## {name}, {len(images)} images of {shape}, one thread\n\n" + table(times, "way", seconds)
+    return f"## {name}, {len(images)} images of {shape}, one thread\n\n" + table(times, "way", part)
 
 
 def machine() -> str:
@@ -312,8 +308,8 @@ def main() -> None:
     """Print the tables, and write them where asked to."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--only", choices=("resnet18", "resnet50", "mobilenet", "digits"))
-    parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--minutes", type=float, default=7.5)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--write", action="store_true", help=f"between the markers of {PAGE.name}")
     options = parser.parse_args()
     small = 10 * options.minutes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import itertools
 import os
@@ -9,6 +10,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -125,6 +127,25 @@ def test_a_scheduler_that_is_killed_and_started_anew_changes_no_bit(tmp_path: Pa
     assert len(watcher.finished) == len(set(watcher.finished)) == 20
     serial, spread = ((tmp_path / name / "results.csv").read_bytes() for name in ("serial", "spread"))
     assert serial == spread
+
+
+@pytest.mark.command
+@pytest.mark.filterwarnings("default")  # of the client, about what it does not wait for any more
+def test_a_result_that_never_comes_keeps_no_later_client_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    distributed = pytest.importorskip("distributed", reason="distributed is not installed")
+    begun = threading.Event()
+
+    async def never(*_: object, **__: object) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    with distributed.LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as here:
+        with distributed.Client(here, set_as_default=False) as first:
+            monkeypatch.setattr(first, "_gather", never)
+            pools._DaskExecutor(first).submit(abs, -2)
+            assert begun.wait(60)
+        with distributed.Client(here, set_as_default=False) as second:
+            assert pools._DaskExecutor(second).submit(abs, -3).result(timeout=60) == 3
 
 
 @pytest.mark.command

@@ -302,9 +302,11 @@ class Workers:
 
 
 class _DaskExecutor(Executor):
-    """The futures of a client of Dask as those of `concurrent.futures`, each of which ends, however the client's does.
+    """The futures of a client of Dask as those of `concurrent.futures`, each of which ends while the client lives.
 
-    One of `Client.get_executor` waits for ever where the connection broke as its result was on its way.
+    One of `Client.get_executor` waits for ever where the connection broke as its result was on its way. A result is
+    waited for in the client's own loop: the thread of `Future.add_done_callback` is one for all clients of a process,
+    and would wait for ever, for each of them, for a result of a client that has been closed.
     """
 
     def __init__(self, client: Any) -> None:
@@ -312,14 +314,15 @@ class _DaskExecutor(Executor):
 
     def submit(self, function: Callable[..., R], /, *arguments: Any) -> Future[R]:  # type: ignore[override]
         ours: Future[R] = Future()
+        theirs = self._client.submit(function, *arguments, pure=False)
 
-        def pass_on(theirs: Any) -> None:
+        async def pass_on() -> None:
             try:
-                ours.set_result(theirs.result())
+                ours.set_result(await theirs)
             except BaseException as error:
                 ours.set_exception(error)
 
-        self._client.submit(function, *arguments, pure=False).add_done_callback(pass_on)
+        self._client.loop.add_callback(pass_on)
         return ours
 
 
