@@ -22,7 +22,7 @@ hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--run-slow", action="store_true", help="run the tests marked slow")
-    parser.addoption("--few", action="store_true", help="at most 6 parameter sets of each test, and 5 drawn examples")
+    parser.addoption("--few", action="store_true", help="at most 3 parameter sets of each test, and 5 drawn examples")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -56,7 +56,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
                 else:
                     item.add_marker(pytest.mark.skip(reason=reason))
     if config.getoption("--few"):
-        kept = spread(items, 6)
+        kept = spread(items, 3)
         config.hook.pytest_deselected(items=[item for item in items if item not in kept])
         items[:] = [item for item in items if item in kept]
 

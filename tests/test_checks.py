@@ -161,6 +161,7 @@ def jax() -> Iterator[Any]:
     library.config.update("jax_enable_x64", before)
 
 
+@pytest.mark.command
 def test_convolutions_run_where_jax_traces_them(jax: Any) -> None:
     image = jax.numpy.asarray(np.random.default_rng(0).standard_normal((2, 7)))
     kernel = jax.numpy.asarray(np.random.default_rng(1).standard_normal((3, 2, 3)))

@@ -25,6 +25,7 @@ def weights(scale: float = 1.0) -> dict[str, Any]:
     return {"a.weight": scale * rng.standard_normal((3, 2, 3)), "b.weight": rng.standard_normal((2, 4))}
 
 
+@pytest.mark.command
 def test_changes_layer_by_layer(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     files = [tmp_path / name for name in ("a.npz", "b.npz")]
     write_weights(files[0], {**weights(), "gone.weight": np.ones((1, 2))})

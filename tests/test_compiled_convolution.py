@@ -95,6 +95,7 @@ def check(seed: int, monkeypatch: pytest.MonkeyPatch) -> int:
     return int(numba_conv._forward_plan(geometry, kernel.itemsize, 1).sizes[0]["blocks"])
 
 
+@pytest.mark.command
 def test_random_larger_geometries(monkeypatch: pytest.MonkeyPatch) -> None:
     blocks = [check(seed, monkeypatch) for seed in range(25)]
     assert max(blocks) > 10

@@ -84,12 +84,14 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> Any:
     compiled.kernel_plan.cache_clear()
 
 
+@pytest.mark.command
 def test_random_larger_geometries() -> None:
     plans = [check(seed) for seed in range(40)]
     assert max(plan["segments"] for plan in plans) > 1
     assert max(plan["pieces"] for plan in plans) > 1
 
 
+@pytest.mark.command
 def test_random_larger_geometries_in_many_small_jobs(small_blocks: None) -> None:  # noqa: ARG001
     plans = [check(seed) for seed in range(40, 80)]
     assert max(plan["blocks"] for plan in plans) > 100

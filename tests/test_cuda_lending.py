@@ -112,6 +112,7 @@ def test_what_a_framework_follows_is_left_to_the_reference(on_a_gpu: ModuleType)
         cross_correlate(image, given["kernel"], padding="same", engine="cuda")
 
 
+@pytest.mark.command
 def test_an_operator_of_tensors(on_a_gpu: ModuleType) -> None:
     torch = on_a_gpu
     kernel, image = torch.ones((4, 2, 3)), torch.arange(10.0).reshape(2, 5)

@@ -106,6 +106,7 @@ def test_a_network_is_five_launches_and_one_wait(
         np.testing.assert_allclose(found.get(), gradient, rtol=eps, atol=eps * np.abs(gradient).max())
 
 
+@pytest.mark.command
 def test_a_step_of_the_initialisation_waits_twice(cupy: ModuleType) -> None:
     rng = np.random.default_rng(16)
     kernels = {name: rng.standard_normal(shape) for name, shape in NETWORK.items()}

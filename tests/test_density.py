@@ -65,6 +65,7 @@ def smoothed_shares(values: Any, edges: Any, degree: int) -> Any:
     return np.array([np.polynomial.chebyshev.chebval(x, c).mean() for c in coefficients])
 
 
+@pytest.mark.command
 def test_the_error_bars_hold_in_the_stated_share_of_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     operator = ConvOperator(np.random.default_rng(1).standard_normal((2, 2, 3, 3)), (7, 7))
     values = np.linalg.svd(operator.to_dense(), compute_uv=False)

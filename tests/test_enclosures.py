@@ -372,6 +372,7 @@ def test_nothing_is_proved_of_a_matrix_with_entries_that_are_not_numbers(order: 
     np.testing.assert_array_equal(shown, np.arange(len(grams)) == 0)
 
 
+@pytest.mark.command
 @pytest.mark.parametrize(("n", "error"), [(16, 3e-3), (32, 3e-4), (64, 1e-4)])
 def test_the_second_order_estimate_beats_the_supremum(n: int, error: float) -> None:
     for seed in range(3):

@@ -39,6 +39,7 @@ def test_the_settings_are_those_of_the_two_examples_each_once() -> None:
     }
 
 
+@pytest.mark.command
 def test_kernels_are_uniform_and_shared_between_the_panels_of_one_size() -> None:
     one, ten = (run_figure(FigureSetting(3, 1, alpha), kernels=1, start=2, seed=0) for alpha in (1.0, 10.0))
     np.testing.assert_array_equal(one.sigma_max[:, 0], ten.sigma_max[:, 0])

@@ -31,6 +31,7 @@ def bound(first: Any, second: Any, geometry: ConvGeometry) -> float:
     return float(10 * UNIT * (np.log2(period) + 1) * norms * enlarged)
 
 
+@pytest.mark.command
 @pytest.mark.parametrize("batch", [(), (2, 3)])
 def test_the_three_maps_on_every_geometry(batch: tuple[int, ...]) -> None:
     rng = np.random.default_rng(len(batch))

@@ -84,6 +84,7 @@ class TestOracles:
         right = 4 * np.sin(pi * np.arange(n, 0, -1) / (2 * (n + 1))) ** 2
         assert np.abs(np.ldexp(values, exponent) / right - 1).max() <= 100 * np.finfo(np.longdouble).eps * 2 * n
 
+    @pytest.mark.command
     @pytest.mark.parametrize("family", [draw.kronecker, draw.one_by_one, draw.circular])
     def test_closed_forms_agree_with_lapack(self, family: Callable[[Any], draw.Layer]) -> None:
         compared = 0
@@ -122,6 +123,7 @@ class TestItFindsWhatIsWrong:
         right = getattr(convla, name)
         monkeypatch.setattr(convla, name, lambda *arguments, **options: change(right(*arguments, **options)))
 
+    @pytest.mark.command
     @pytest.mark.parametrize("status", ["exact", "confirmed"])
     @pytest.mark.parametrize(("check", "name"), [("largest", "largest"), ("smallest", "smallest")])
     def test_a_value_slightly_off(self, check: str, name: str, status: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,6 +133,7 @@ class TestItFindsWhatIsWrong:
         self.wrong(monkeypatch, f"{name}_singular_value", change)
         assert any("off by 2.00e-03" in found.message for found in findings(check))
 
+    @pytest.mark.command
     @pytest.mark.parametrize("change", [{"lower": 1 + 1e-9}, {"upper": 1 - 1e-6}])
     def test_an_enclosure_too_narrow(self, change: dict[str, float], monkeypatch: pytest.MonkeyPatch) -> None:
         def shrink(bounds: Any) -> Any:
@@ -160,10 +163,12 @@ class TestItFindsWhatIsWrong:
         self.wrong(monkeypatch, "smallest_singular_value", lambda result: replace(result, status="rank deficient"))
         assert any("'rank deficient' is not true" in found.message for found in findings("smallest"))
 
+    @pytest.mark.command
     def test_a_rank_deficiency_not_seen(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.wrong(monkeypatch, "smallest_singular_value", lambda result: replace(result, status="confirmed"))
         assert any("has not full rank" in found.message for found in findings("smallest", 60))
 
+    @pytest.mark.command
     @pytest.mark.parametrize(
         ("check", "name", "change"),
         [
@@ -233,6 +238,7 @@ class TestItFindsWhatIsWrong:
 
 
 class TestTheProgram:
+    @pytest.mark.command
     def test_the_exit_code(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         arguments = ["--minutes", "0.02", "--seed", "5", "--workers", "1", "--only", "feature_maps"]
         assert main(arguments) == 0
@@ -264,6 +270,7 @@ class TestTheProgram:
                 for one, other in zip(_numbers(first), _numbers(again), strict=True):
                     np.testing.assert_array_equal(one, other)
 
+    @pytest.mark.command
     def test_reports_add_up(self) -> None:
         total = Report()
         for report in search(1, 1.0, ["feature_maps"]):

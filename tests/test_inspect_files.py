@@ -120,6 +120,7 @@ def test_the_bound_by_the_entries_holds(boundary: Any, scale: float) -> None:
         assert "moduli" in reason
 
 
+@pytest.mark.command
 def test_a_budget_that_is_used_up_leaves_enclosures_that_hold() -> None:
     kernels = arrays((12, 12, 3, 3), (12, 12, 3, 3))
     report = inspect(kernels, image=(12, 12), budget=0.0)
@@ -220,6 +221,7 @@ def test_norms_that_are_read_off_a_kernel_hold(boundary: Any, scale: float) -> N
         assert (layer.filter_norm > 0.0) == seen
 
 
+@pytest.mark.command
 def test_numbers_do_not_depend_on_threads_and_equal_layers_are_worked_on_once() -> None:
     kernels = arrays((8, 8, 3, 3), (4, 8, 3, 3), (8, 8, 3, 3))
     kernels["layer2.weight"] = kernels["layer0.weight"].copy()
@@ -357,6 +359,7 @@ def test_data_are_arrays(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         assert words in capsys.readouterr().err
 
 
+@pytest.mark.command
 @pytest.mark.torch
 class TestJacobians:
     def test_of_an_onnx_file(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -193,6 +193,7 @@ def test_copies_beyond_the_block_are_found() -> None:
     np.testing.assert_allclose(found.values, values[:12], rtol=1e-8)
 
 
+@pytest.mark.command
 def test_the_bound_of_a_random_start_holds_as_often_as_it_says() -> None:
     """With a failure of 0.2 allowed, 200 draws fail at most 60 times but for a probability below 1e-3."""
     values = np.concatenate([[1.0], np.linspace(0.0, 0.999, 399)])

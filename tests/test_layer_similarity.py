@@ -307,6 +307,7 @@ def test_bits_do_not_depend_on_the_number_of_threads(threads: int) -> None:
     assert np.array_equal(gradient, expected[1])
 
 
+@pytest.mark.command
 @pytest.mark.parametrize("engine", ["reference", "numba"])
 def test_memory_layout_does_not_matter(engine: Any) -> None:
     kernels = gaussian((4, 3, 3, 3))

@@ -101,6 +101,7 @@ def test_statements_without_functions_are_about_printed_numbers() -> None:
             assert {piece.kind for piece in statement.evidence} == {Kind.PROOF}, statement.id
 
 
+@pytest.mark.command
 def test_known_equivalents_are_mutants() -> None:
     found = [mutant for statement in ledger() for f in statement.functions for mutant in mutants(f)]
     whole = {f"{mutant.module}.{mutant.name}" for mutant in found}

@@ -88,6 +88,7 @@ def test_one_live_tap_is_one_matrix() -> None:
         assert result.value == pytest.approx(dense_values(operator)[0], rel=1e-10)
 
 
+@pytest.mark.command
 @pytest.mark.parametrize("groups", [2, 8])
 def test_groups_of_different_size_are_searched_each(groups: int) -> None:
     rng = np.random.default_rng(4)

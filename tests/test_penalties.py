@@ -321,6 +321,7 @@ def test_a_penalty_beyond_the_dtype_is_an_error(function: object, dtype: type, s
         function(ConvOperator(kernel.astype(dtype), image), 1.0)
 
 
+@pytest.mark.command
 @pytest.mark.parametrize("gram", ["input", "smaller"])
 @pytest.mark.parametrize("image", [(12,), (600,)], ids=["dense", "iteration"])
 @pytest.mark.parametrize(("dtype", "scale"), [(np.float64, 1e-200), (np.float32, 1e-30), (np.float64, 1e150)])

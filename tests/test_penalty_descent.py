@@ -76,6 +76,7 @@ def test_the_dip_below_alpha_is_reported_but_not_true() -> None:
     assert trace.true.min() >= 10.0
 
 
+@pytest.mark.command
 def test_the_barrier_and_its_remedy_side_by_side() -> None:
     kernel = uniform(1, 3)
     ends = {
@@ -90,6 +91,7 @@ def test_the_barrier_and_its_remedy_side_by_side() -> None:
     assert freed.condition[-1] < barred.condition[-1] / 2
 
 
+@pytest.mark.command
 def test_at_the_end_of_a_settled_descent_both_ends_balance() -> None:
     trace = minimize_penalty(ConvOperator(uniform(3, 1), (15, 15)), iterations=60, **SETTLING).trace
     upper, lower = trace.sigma_max[-1] ** 2 - 1.0, 1.0 - trace.sigma_min[-1] ** 2

@@ -133,6 +133,7 @@ def test_arrays_of_every_protocol_and_order(protocol: int, order: Any, tmp_path:
     assert labels.tolist() == [3, 0, 9]
 
 
+@pytest.mark.command
 @pytest.mark.parametrize("trials", [400, pytest.param(4000, marks=pytest.mark.slow)])
 def test_mutated_pickles_are_read_or_refused_soon_and_in_little_memory(trials: int, tmp_path: Path) -> None:
     path, rng = tmp_path / "data_batch_1", np.random.default_rng(5)

@@ -84,6 +84,7 @@ def test_a_clipped_layer_is_proved_to_obey_its_maximum(name: str, dtype: Any) ->
     assert moved < 0.4 * np.linalg.norm(kernel)
 
 
+@pytest.mark.command
 @pytest.mark.parametrize("name", ["circular, stride", "reflect", "valid, stride, groups"])
 def test_no_optimiser_finds_a_closer_kernel(name: str) -> None:
     shape, image_shape, settings = SETTINGS[name]
@@ -128,6 +129,7 @@ def test_a_kernel_as_large_as_a_circular_image_is_clipped_frequency_by_frequency
     assert np.allclose(found.kernel, expected, atol=1e-5)
 
 
+@pytest.mark.command
 def test_clip_and_crop_leaves_the_norm_too_large() -> None:
     """What conv-sv and its heirs do: clip the circular layer, and crop the kernels to the size they had."""
     kernel, n = np.random.default_rng(0).standard_normal((4, 4, 3, 3)), 12
@@ -149,6 +151,7 @@ def test_what_obeys_the_limits_is_returned_as_it_is() -> None:
     assert (clipped.distance, clipped.status, clipped.iterations) == (0.0, "exact", 0)
 
 
+@pytest.mark.command
 @pytest.mark.parametrize("settings", [{}, {"stride": 2}, {"boundary": "replicate"}])
 def test_a_large_layer_is_clipped_on_a_torus(settings: dict[str, Any]) -> None:
     kernel, image_shape = np.random.default_rng(0).standard_normal((4, 4, 3, 3)), (10, 10)

@@ -74,6 +74,7 @@ class TestRows:
 
 
 class TestDamage:
+    @pytest.mark.command
     def test_every_flipped_byte_is_found_and_costs_one_record(self, tmp_path: Path) -> None:
         path = tmp_path / "a"
         spans = ((0, 2), (2, 4), (4, 6))

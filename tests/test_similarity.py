@@ -171,6 +171,7 @@ def test_the_array_standard_is_enough(device: str) -> None:
     assert float(value) == pytest.approx(float(convla.convolutional_similarity(host)), rel=1e-15 * host.size)
 
 
+@pytest.mark.command
 def test_read_only_inputs_are_taken() -> None:
     kernels = np.random.default_rng(0).uniform(-1, 1, (3, 2, 4))
     kernels.setflags(write=False)

@@ -113,6 +113,7 @@ def test_bad_input(call: Any, error: type[Exception], message: str) -> None:
 # Other libraries.
 
 
+@pytest.mark.command
 def test_array_api_strict() -> None:
     kernel = np.random.default_rng(9).standard_normal((3, 2, 3, 3))
     strict = array_api_strict.asarray(kernel)

@@ -252,6 +252,7 @@ def test_large_maps_are_bounded_from_their_parts() -> None:
     assert stacked.upper == pytest.approx(math.sqrt(2) * bounds.upper, rel=1e-3)
 
 
+@pytest.mark.command
 def test_a_large_map_of_its_own_is_bounded_by_its_modulus_or_not_at_all() -> None:
     class Bare(Scaling):
         __abs__ = LinearMap.__abs__

@@ -221,6 +221,7 @@ def test_verdicts_on_many_things_are_wrong_as_seldom_as_they_say() -> None:
     assert all_positive([5.0, 4.0]) == "holds"
 
 
+@pytest.mark.command
 def test_coverage_is_nominal_for_normal_columns_and_not_where_tails_are_rare(monkeypatch: pytest.MonkeyPatch) -> None:
     """Column C falls short of 100 % once in a thousand: a run of 1000 that misses it is far too sure of itself."""
     monkeypatch.setattr("convla.experiments.csm.coverage.SEEDS", 2)

@@ -100,6 +100,7 @@ def test_second_derivatives(name: str) -> None:
         assert torch.allclose(gradient, plain, rtol=1e-12)
 
 
+@pytest.mark.command
 @pytest.mark.parametrize("name", LOSSES)
 def test_losses_are_compiled_without_a_break_of_the_graph(name: str) -> None:
     kernels = torch.randn(4, 2, 3, requires_grad=True)

@@ -183,6 +183,7 @@ class TestHostile:
         write_records(path, members)
         assert "more than is stored" in refused(path)
 
+    @pytest.mark.command
     def test_bombs(self, path: Path) -> None:
         members = records(path)
         members["model/data/0"] = bytes(10**7)

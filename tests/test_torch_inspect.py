@@ -188,6 +188,7 @@ class Joined(nn.Module):
         return torch.cat([branch(x) for branch in self.branches], 1)
 
 
+@pytest.mark.command
 @pytest.mark.parametrize("first", range(0, 20, 10))
 def test_the_bound_holds_on_drawn_networks(first: int) -> None:
     check_drawn(first)

@@ -109,6 +109,7 @@ BROADER = [name for name in adapter.NETWORKS if name.endswith("-imagenet") and n
 """Built of the blocks of others, and each tens of millions of parameters."""
 
 
+@pytest.mark.command
 @pytest.mark.parametrize("name", [name for name in adapter.NETWORKS if name not in BROADER])
 @pytest.mark.parametrize(("channels", "size", "classes"), [(1, 8, 10), (3, (5, 9), 4)])
 def test_every_network_learns_from_other_images(name: str, channels: int, size: Any, classes: int) -> None:
@@ -128,6 +129,7 @@ def test_a_single_pixel_is_enough_for_those_that_say_any_size(name: str) -> None
     assert network(torch.zeros(1, 3, 1, 1)).shape == (1, 10)
 
 
+@pytest.mark.command
 @pytest.mark.parametrize("name", BROADER)
 def test_the_shapes_of_the_broader_networks(name: str) -> None:
     assert _shapes_of(name, in_channels=2, classes=4)(torch.empty(2, 2, 32, 40, device="meta")).shape == (2, 4)
@@ -272,6 +274,7 @@ def test_bad_arguments_are_named(name: str, options: dict[str, Any], error: type
         adapter.NETWORKS[name](**options)
 
 
+@pytest.mark.command
 def test_the_documentation_quotes_the_numbers_that_hold() -> None:
     for builder, names in (
         (adapter.csm_cnn, ("cnn1", "cnn2", "cnn2-512")),

@@ -115,6 +115,7 @@ def test_simple_values_pass_gradgradcheck(name: str, setting: str) -> None:
         gradient.sum().backward()
 
 
+@pytest.mark.command
 def test_a_map_of_several_convolutions_has_a_gradient_in_each_tensor() -> None:
     torch.manual_seed(0)
     kernels = [torch.randn(2, 2, 3, dtype=torch.float64, requires_grad=True) for _ in range(2)]
