@@ -32,6 +32,11 @@ def shapes_of(layer: Layer) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return (channels[0], *oracles.outputs_of(layer)), (channels[1], *layer.setting.image_shape)
 
 
+def rounding_of(layer: Layer) -> float:
+    """A few units for each row that another is made orthogonal to, and for each sum that a product is."""
+    return 10 * (math.sqrt(max(oracles.matrix_shape(layer))) + 20) * float(np.finfo(spectra.dtype_of(layer)).eps)
+
+
 @check(weight=1)
 def krylov(case: Case) -> None:
     case.family = draw.any_layer_that(lambda layer: layer.groups == 1)
@@ -52,9 +57,8 @@ def krylov(case: Case) -> None:
         return product(layer, kernel, vectors.reshape(-1, *shapes_of(layer)[side])).reshape(len(vectors), -1)
 
     norm = float(np.ldexp(prepared.moduli, prepared.exponent))
-    eps = float(np.finfo(layer.kernel.dtype).eps)
-    # A few units for each row that another is made orthogonal to, and for each sum that a product is.
-    blur = 10 * (math.sqrt(max(sides)) + 20) * eps
+    blur = rounding_of(layer)
+    of_squares = blur * norm**2 + float(np.finfo(layer.kernel.dtype).tiny)  # below which squares have no digits
 
     end = case.one_of(("largest", "smallest"))
     truth = np.ldexp(oracles.singular_values(layer).values, prepared.exponent)
@@ -72,23 +76,23 @@ def krylov(case: Case) -> None:
     defect = np.linalg.norm(images_of_vectors - true_images, axis=1).max()
     case.expect(defect <= blur * norm, f"an image is off by {defect:.1e}, of {norm:.1e}")
     defect = np.abs(true_images @ true_images.T - space.gram).max()
-    case.expect(defect <= blur * norm**2, f"the projected Gram matrix is off by {defect:.1e}, of {norm**2:.1e}")
+    case.expect(defect <= of_squares, f"the projected Gram matrix is off by {defect:.1e}, of {norm**2:.1e}")
 
     vectors = np.asarray(block.vectors[0], float)
     beside = images(images(vectors), back=True) - np.asarray(block.squares[0], float)[:, None] * vectors
     defect = np.abs(np.linalg.norm(beside, axis=1) - np.asarray(block.residuals[0], float)).max()
-    case.expect(defect <= blur * norm**2, f"a residual is off by {defect:.1e}, of {norm**2:.1e}")
+    case.expect(defect <= of_squares, f"a residual is off by {defect:.1e}, of {norm**2:.1e}")
     first = float(block.squares[0, 0])
     wrong = f"the outermost square is {first!r}, the squares are from {ends[1]!r} to {ends[0]!r}"
-    case.expect(ends[1] - blur * norm**2 <= first <= ends[0] + blur * norm**2, wrong)
+    case.expect(ends[1] - of_squares <= first <= ends[0] + of_squares, wrong)
     case.counts[f"{end} known" if known else "unknown"] += 1
     if known:
         room = max(tolerance, 0.25 * (bar - first)) if end == "largest" else tolerance
         missed = ends[0] - first if end == "largest" else first - ends[1]
-        case.counts[f"{end} known, but off"] += bool(missed > room + blur * norm**2)
+        case.counts[f"{end} known, but off"] += bool(missed > room + of_squares)
     if math.isfinite(above):
         case.counts["ceilings"] += 1
-        case.counts["ceilings exceeded"] += bool(ends[0] > above + blur * norm**2)
+        case.counts["ceilings exceeded"] += bool(ends[0] > above + of_squares)
 
 
 @check(weight=1)
@@ -104,7 +108,7 @@ def least(case: Case) -> None:
     vector = np.asarray(result.least, float)
     shape = shapes_of(layer)[0 if wide else 1]
     case.expect(vector.shape == shape, f"least has shape {vector.shape}, the smaller side {shape}")
-    rounding = 8 * float(np.finfo(spectra.dtype_of(layer)).eps) * math.sqrt(max(sides))
+    rounding = rounding_of(layer)
     length = float(np.linalg.norm(vector))
     case.expect(abs(length - 1) <= rounding, f"the norm of least is {length!r}")
     shrunk = (oracles.adjoint if wide else oracles.apply)(layer, prepared.kernel, vector[None])
