@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from convla.experiments.training.network_parts import BasicBlock, Network, Tensor, checked, conv3, projection
+from convla.experiments.training.network_parts import BasicBlock, Network, checked, conv3, projection
 from convla.extending import check_choice, check_integer
 
 __all__ = ["densenet", "resnet"]

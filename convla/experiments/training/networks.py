@@ -9,10 +9,10 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 
-from torch import nn
+from torch import Tensor, nn
 
 from convla.experiments.training.imagenet_networks import densenet, resnet
-from convla.experiments.training.network_parts import BasicBlock, Network, Tensor, checked, conv3
+from convla.experiments.training.network_parts import BasicBlock, Network, checked, conv3
 from convla.extending import check_choice, check_integer
 
 __all__ = [
