@@ -175,7 +175,7 @@ class _Code:
         """Return the columns of a matrix of four rows of four numbers."""
         low, high = _HALVES[self.itemsize]
         halves = [[self._shuffled(a, b, mask) for a, b in (rows[:2], rows[2:])] for mask in (low, high)]
-        firsts, seconds = ([self._shuffled(*half, mask) for half in halves] for mask in ([0, 1, 4, 5], [2, 3, 6, 7]))
+        firsts, seconds = ([self._shuffled(a, b, mask) for a, b in halves] for mask in ([0, 1, 4, 5], [2, 3, 6, 7]))
         return [firsts[0], seconds[0], firsts[1], seconds[1]] if self.itemsize == 4 else [*firsts, *seconds]
 
     def _gathered(self, numbers: Sequence[Any]) -> Any:
@@ -185,7 +185,7 @@ class _Code:
         return vector
 
     def _joined(self, parts: Sequence[Any]) -> Any:
-        return parts[0] if len(parts) == 1 else self._shuffled(*parts, range(LANES))
+        return parts[0] if len(parts) == 1 else self._shuffled(parts[0], parts[1], range(LANES))
 
     def _part(self, vector: Any, group: int) -> Any:
         return vector if LANES == 4 else self._shuffled(vector, vector, range(4 * group, 4 * group + 4))

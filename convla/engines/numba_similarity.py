@@ -69,8 +69,8 @@ def layer_similarities(*layers: Array, pairs: str, normalized: bool, safe: tuple
     run_jobs(_autocorrelate_layers, jobs, _addresses(rows), *tables, signatures, shared=shared)
     weights = np.zeros_like(signatures)
     for number, (start, end) in enumerate(itertools.pairwise(places[1])):
-        both = (array[start:end].reshape(shapes[number, 0], lags[number]) for array in (signatures, weights))
-        values[number] = _paired(*both, normalized, safe)
+        mine, others = (array[start:end].reshape(shapes[number, 0], lags[number]) for array in (signatures, weights))
+        values[number] = _paired(mine, others, normalized, safe)
     factor = 2 if pairs == "ordered" else 1
     values *= factor
     weights *= 2 * factor
