@@ -58,7 +58,8 @@ def krylov(case: Case) -> None:
 
     norm = float(np.ldexp(prepared.moduli, prepared.exponent))
     blur = rounding_of(layer)
-    of_squares = blur * norm**2 + float(np.finfo(layer.kernel.dtype).tiny)  # below which squares have no digits
+    # A coupling is the length of what a Gram matrix gives, whose squares have no digits below the dtype's range.
+    of_squares = blur * norm**2 + math.sqrt(float(np.finfo(layer.kernel.dtype).tiny))
 
     end = case.one_of(("largest", "smallest"))
     truth = np.ldexp(oracles.singular_values(layer).values, prepared.exponent)
