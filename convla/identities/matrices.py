@@ -81,7 +81,10 @@ def gram_kernel(kernel: ArrayLike) -> AnyArray:
     """
     xp = namespace(kernel)
     kernel = check_kernel(kernel, xp)
-    own = [kernel_correlation(filter_[None, ...], filter_[None, ...], stacks=True)[0, 0, ...] for filter_ in kernel]
+    own = [
+        kernel_correlation(filter_[None, ...], filter_[None, ...], stacks=True)[0, 0, ...]
+        for filter_ in xp.unstack(kernel)
+    ]
     return sum(own[1:], start=own[0])
 
 
@@ -111,8 +114,9 @@ def penalty_of_singular_values(values: ArrayLike, alpha: float, columns: int) ->
     >>> penalty_of_singular_values([1.5, 1.0], 1.0, 2), penalty_of_singular_values([1.5, 1.0], 2.0, 3)
     (1.25, 2.0)
     """
-    values = check_array("values", values, namespace(values), ndim=1)
-    squares = [float(value) ** 2 for value in values] + [0.0] * (columns > values.shape[0])
+    xp = namespace(values)
+    values = check_array("values", values, xp, ndim=1)
+    squares = [float(value) ** 2 for value in xp.unstack(values)] + [0.0] * (columns > values.shape[0])
     return max(abs(square - check_real("alpha", alpha, positive=True)) for square in squares)
 
 

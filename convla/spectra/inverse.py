@@ -155,7 +155,9 @@ def _with_regularisation(
     scale = math.frexp(math.sqrt(max(size, 1.0)))[1]
 
     def gram(block: Array) -> Array:
-        return xp.stack([solve(solve_transposed(row) * 2.0**-scale) * 2.0**-scale for row in block[0]])[None, ...]
+        return xp.stack(
+            [solve(solve_transposed(row) * 2.0**-scale) * 2.0**-scale for row in xp.unstack(block[0, ...])]
+        )[None, ...]
 
     if not math.isfinite(size):
         return None
