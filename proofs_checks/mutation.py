@@ -37,7 +37,7 @@ SWAPPED = {
 SWAPPED |= {value: key for key, value in SWAPPED.items()}
 OPTIONS = {"circular": "zero", "zero": "circular", "full": "same", "same": "valid", "valid": "full"}
 OPTIONS |= {"low": "high", "high": "low", "ordered": "unordered", "C": "F", "F": "C"}
-NUMBERS = ("Array", "FloatArray", "Any", "float")
+NUMBERS = ("Array", "AnyArray", "NumPyArray", "FloatArray", "Any", "float")
 """What a function is annotated to return where it can be doubled."""
 COMPARED = {ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq}
 EXCHANGED = {

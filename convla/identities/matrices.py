@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from convla._array import as_float_array, device_of, namespace, to_numpy
+from convla._array import as_float_array, device_of, namespace
 from convla._checks import check_kernel
 from convla._validate import check_array, check_real
 from convla.conv import flip_kernel
@@ -81,8 +81,10 @@ def gram_kernel(kernel: ArrayLike) -> AnyArray:
     """
     xp = namespace(kernel)
     kernel = check_kernel(kernel, xp)
-    filters = [kernel[i : i + 1, ...] for i in range(kernel.shape[0])]
-    own = [kernel_correlation(one, one, stacks=True)[0, 0, ...] for one in filters]
+    own = [
+        kernel_correlation(filter_[None, ...], filter_[None, ...], stacks=True)[0, 0, ...]
+        for filter_ in xp.unstack(kernel)
+    ]
     return sum(own[1:], start=own[0])
 
 
@@ -112,8 +114,9 @@ def penalty_of_singular_values(values: ArrayLike, alpha: float, columns: int) ->
     >>> penalty_of_singular_values([1.5, 1.0], 1.0, 2), penalty_of_singular_values([1.5, 1.0], 2.0, 3)
     (1.25, 2.0)
     """
-    values = check_array("values", values, namespace(values), ndim=1)
-    squares = [float(value) ** 2 for value in to_numpy(values)] + [0.0] * (columns > values.shape[0])
+    xp = namespace(values)
+    values = check_array("values", values, xp, ndim=1)
+    squares = [float(value) ** 2 for value in xp.unstack(values)] + [0.0] * (columns > values.shape[0])
     return max(abs(square - check_real("alpha", alpha, positive=True)) for square in squares)
 
 

@@ -244,7 +244,7 @@ def _confirmed_in(
 
 def _on_rows(solve: Callable[[FloatArray], FloatArray]) -> Callable[[Array], Array]:
     """Return a map of rows (1, j, n), from one of vectors."""
-    return lambda rows: np.stack([solve(row) for row in to_numpy(rows)[0]])[None]
+    return lambda rows: np.stack([solve(row) for row in np.asarray(rows)[0]])[None]
 
 
 def shown_of_smallest(operator: ConvOperator, value: float, rtol: float) -> tuple[float, bool]:

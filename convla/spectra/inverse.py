@@ -156,7 +156,7 @@ def _with_regularisation(
 
     def gram(block: Array) -> Array:
         return xp.stack(
-            [solve(solve_transposed(block[0, i, ...]) * 2.0**-scale) * 2.0**-scale for i in range(block.shape[1])]
+            [solve(solve_transposed(row) * 2.0**-scale) * 2.0**-scale for row in xp.unstack(block[0, ...])]
         )[None, ...]
 
     if not math.isfinite(size):

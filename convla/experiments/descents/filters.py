@@ -56,7 +56,7 @@ def descend_filters(kernels: Array, gram: Array, setting: Setting) -> FilterDesc
     minimize = _loss(setting, xp)
     trained = setting.kernels if setting.train == "both" else 1
     steppers = [setting.make_optimizer(setting.learning_rate) for _ in range(trained)]
-    k = [xp.permute_dims(kernels[:, i, :], (1, 0)) for i in range(kernels.shape[1])]
+    k = list(xp.unstack(xp.permute_dims(kernels, (1, 2, 0))))
     gram = xp.permute_dims(gram, (1, 2, 0))
     trace = Correlation(xp.zeros_like(gram[0, 0, ...]))
     values, observed = [], []

@@ -223,8 +223,8 @@ def _run_chunk(setting: Setting, x: Array, kernels: Array, engine: str) -> Outco
         last = [run.k1, run.k2]
     else:
         run = descend_filters(first, gram, setting)
-        last = [run.kernels[:, i, :] for i in range(run.kernels.shape[1])]
-    ends = [[first[:, i, :] for i in range(first.shape[1])], last]
+        last = list(xp.unstack(run.kernels, axis=1))
+    ends = [list(xp.unstack(first, axis=1)), last]
     norms, cosines = zip(*(_describe_kernels(kernels, gram) for kernels in ends), strict=True)
     return Outcome(
         to_numpy(run.correlation),
