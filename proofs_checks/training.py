@@ -1,7 +1,8 @@
 """Trainings on the digits that statements rest on: too long for every check, so recorded, and partly run again each time.
 
 ``python -m proofs_checks.training RESULTS`` writes the record anew, RESULTS being the folder that ``convla train ogn-figure8
-cdg-figure11 --output RESULTS`` leaves; what is not in that folder it runs itself, in a minute or two.
+cdg-figure11 cdg-figure4 cdg-figure5 cdg-figure6 --weights --output RESULTS`` leaves; what is not in that folder it runs itself, in half an
+hour at most.
 """
 
 from __future__ import annotations
@@ -24,10 +25,14 @@ from convla.experiments.training.settings import Run, Training
 from convla.typing import Array
 from proofs_checks.statement import UnavailableError
 
-__all__ = ["AVERAGED", "SEEDS", "averaging_gains", "digits_training", "main", "recorded", "run"]
+__all__ = ["AVERAGED", "MANY", "SEEDS", "averaging_gains", "digits_training", "main", "recorded", "run"]
 
 RECORD = Path(__file__).parent / "training.json"
 SEEDS = 16
+MANY = 32
+"""Seeds of the runs whose accuracies are compared in their spread."""
+ACCURACIES = {"cdg-figure4": None, "cdg-figure5": None, "cdg-figure6": None, "cdg-figure11": MANY}
+"""The experiments of which the accuracies alone are recorded, and their seeds where they are not the experiment's own."""
 AVERAGED = 3.0
 """Lambda of CDG Eq. (8) in its experiments; that of its code is 2."""
 BATCH = 16
@@ -36,7 +41,7 @@ BATCH = 16
 
 @functools.cache
 def recorded() -> dict[str, Any]:
-    """Return the record: by experiment and arm a list over the seeds, and "gains", a list over the seeds."""
+    """Return the record: by experiment and arm a list over the seeds, "gains", likewise, and "accuracy" by experiment and arm."""
     return dict(json.loads(RECORD.read_text(encoding="utf-8")))
 
 
@@ -130,7 +135,8 @@ def main(arguments: list[str] | None = None) -> int:
     record: dict[str, Any] = {}
     experiments = tuple(read_experiment(name) for name in ("ogn-figure8", "cdg-figure11"))
     for experiment, result in itertools.product(
-        experiments, train_experiments(Request(experiments, output=options.results, resume=True)).report.results
+        experiments,
+        train_experiments(Request(experiments, output=options.results, resume=True, weights=True)).report.results,
     ):
         if result.cell.experiment.name == experiment.name:
             record.setdefault(experiment.name, {})[result.cell.arm.name] = [
@@ -145,6 +151,12 @@ def main(arguments: list[str] | None = None) -> int:
                 }
                 for _, curves in result.runs
             ]
+    for name, seeds in ACCURACIES.items():
+        request = Request((read_experiment(name),), seeds=seeds, output=options.results, resume=True, weights=True)
+        record.setdefault("accuracy", {})[name] = {
+            result.cell.arm.name: result.values("final-test-accuracy")
+            for result in train_experiments(request).report.results
+        }
     record["gains"] = [averaging_gains(seed, 3) for seed in range(SEEDS)]
     rounded = json.loads(json.dumps(record), parse_float=lambda text: float(f"{float(text):.6g}"))
     RECORD.write_text(

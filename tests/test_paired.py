@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from convla.experiments.statistics import mean_with_error, paired_difference
+from convla.experiments.statistics import mean_with_error, paired_difference, spread_ratio
 
 
 def test_the_interval_is_the_t_interval_of_the_differences() -> None:
@@ -40,3 +40,32 @@ def test_equal_differences_of_counts_are_no_certainty() -> None:
     lonely = paired_difference([1.0, math.nan], [0.0, 0.0])
     assert (lonely.seeds, lonely.verdict(more_is_better=True)) == (1, "no difference seen")
     assert mean_with_error([math.nan]).count == 0
+
+
+def test_the_ends_of_a_spread_are_the_ratios_that_a_test_just_allows() -> None:
+    rng = np.random.default_rng(2)
+    a, b = rng.normal(size=(2, 14))
+    a = 2.0 * a + b  # in pairs
+    found = spread_ratio([*a.tolist(), math.nan, 1.0], [*b.tolist(), 1.0, math.nan], comparisons=5)
+    assert (found.ratio, found.seeds) == (pytest.approx(a.std(ddof=1) / b.std(ddof=1)), 14)
+    for level, ends in ((0.05, (found.low, found.high)), (0.01, (found.simultaneous_low, found.simultaneous_high))):
+        assert ends[0] < found.ratio < ends[1]
+        for t in ends:
+            assert stats.pearsonr(a + t * b, a - t * b).pvalue == pytest.approx(level)
+    assert found.verdict() == "more spread"
+    assert spread_ratio(b.tolist(), a.tolist(), 5).verdict() == "less spread"
+    turned = spread_ratio(b.tolist(), a.tolist())
+    assert (turned.low, turned.high) == pytest.approx((1.0 / found.high, 1.0 / found.low))
+    for values, baseline in (([1.0, 2.0], [2.0, 5.0]), ([1.0] * 4, [1.0, 2.0, 3.0, 4.0])):
+        nothing = spread_ratio(values, baseline)
+        assert math.isnan(nothing.ratio)
+        assert nothing.verdict() == "no difference seen"
+
+
+def test_spreads_cover_as_often_as_they_say() -> None:
+    rng = np.random.default_rng(3)
+    runs = 1000
+    common, a, b = rng.normal(size=(3, runs, 6))
+    found = [spread_ratio(*pair) for pair in zip(3.0 * (common + a), common + b, strict=True)]
+    covered = sum(interval.low <= 3.0 <= interval.high for interval in found)
+    assert abs(covered - 0.95 * runs) < 4.0 * math.sqrt(runs * 0.95 * 0.05)

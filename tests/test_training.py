@@ -31,6 +31,7 @@ from convla.cli import run as convla  # noqa: E402
 from convla.experiments.training import execution  # noqa: E402
 from convla.experiments.training.networks import NETWORKS, build_network  # noqa: E402
 from convla.experiments.training.trainer import check_training  # noqa: E402
+from convla.networks.weights import read_weights  # noqa: E402
 from tests.test_training_runs import small_dataset  # noqa: E402
 
 pytestmark = pytest.mark.torch
@@ -88,12 +89,20 @@ def test_everything_that_the_command_promises(
     tmp_path: Path, small: Path, small_digits: Dataset, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output, report = tmp_path / "out", tmp_path / "report.json"
-    assert convla(["train", str(small), "--output", str(output), "--json", str(report)]) == 0
+    assert convla(["train", str(small), "--weights", "--output", str(output), "--json", str(report)]) == 0
     printed = capsys.readouterr()
     assert printed.err == ""
     assert "small: test accuracy after the last epoch, %" in printed.out
     names = {path.name for path in output.iterdir()}
-    assert names >= {"summary.csv", "runs.csv", "curves.csv", "small.png", "small-curves.png", "manifest.json"}
+    assert names >= {
+        "summary.csv",
+        "spread.csv",
+        "runs.csv",
+        "curves.csv",
+        "small.png",
+        "small-curves.png",
+        "manifest.json",
+    }
     rows = list(csv.DictReader((output / "runs.csv").read_text().splitlines()))
     assert len(rows) == 4 * 3
     assert not list((output / "checkpoints").iterdir())
@@ -115,6 +124,17 @@ def test_everything_that_the_command_promises(
                 assert (float(row["simultaneous_low"]), float(row["simultaneous_high"])) == pytest.approx(wide)
             expected = "no difference seen" if wide[0] <= 0 <= wide[1] else None
             assert expected in (row["verdict"], None) or row["measure"] == "final-test-accuracy"
+    for row in csv.DictReader((output / "spread.csv").read_text().splitlines()):
+        spreads = [values(row[name], row["measure"]).std(ddof=1) for name in ("arm", "against")]
+        assert row["ratio"] == "" if 0.0 in spreads else float(row["ratio"]) == pytest.approx(spreads[0] / spreads[1])
+    assert {path.stem for path in (output / "weights").iterdir()} == {row["run"] for row in rows}
+    for row in rows[::4]:
+        network = build_network("basic-cnn", in_channels=1, image_size=8, classes=10).eval()
+        kept = read_weights(output / "weights" / f"{row['run']}.npz")
+        network.load_state_dict({name: torch.from_numpy(array) for name, array in kept.items()})
+        guesses = network(torch.from_numpy(small_digits.test.astype(np.float32) / small_digits.white)).argmax(dim=1)
+        hits = int((guesses.numpy() == small_digits.test_labels).sum())
+        assert 100.0 * hits / len(guesses) == pytest.approx(float(row["final-test-accuracy"]))
     manifest = json.loads((output / "manifest.json").read_text())
     assert manifest["complete"]
     assert manifest["data"] == {"digits": small_digits.digest}

@@ -45,6 +45,7 @@ def _train(
     workers: Annotated[int, typer.Option(help="Processes; more than one needs the extra parallel.")] = 1,
     output: Annotated[Path, typer.Option(help="The results folder.")] = Path("results-training"),
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted session in --output.")] = False,
+    weights: Annotated[bool, typer.Option("--weights", help="Keep every run's weights, for convla inspect.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the whole report there.")] = None,
 ) -> int:
     """Train networks with and without the sources' methods, from the same seeds, and compare them in pairs.
@@ -69,6 +70,7 @@ def _train(
         workers=workers,
         output=output,
         resume=resume,
+        weights=weights,
     )
     bars = RunBars("runs")
     try:

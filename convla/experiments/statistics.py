@@ -13,6 +13,7 @@ __all__ = [
     "Estimate",
     "Moments",
     "PairedDifference",
+    "SpreadRatio",
     "all_positive",
     "holm",
     "mean_with_error",
@@ -22,6 +23,7 @@ __all__ = [
     "sequential_tail",
     "share",
     "share_interval",
+    "spread_ratio",
 ]
 
 CONFIDENCE = 0.95
@@ -148,6 +150,34 @@ class PairedDifference:
         return -margin < self.simultaneous_low and self.simultaneous_high < margin
 
 
+@dataclass(frozen=True)
+class SpreadRatio:
+    """The standard deviation over the seeds, over that of a baseline at the same seeds.
+
+    Attributes
+    ----------
+    ratio : float
+    low, high : float
+        Its interval at `CONFIDENCE`.
+    simultaneous_low, simultaneous_high : float
+        The one that holds for all comparisons of the same table at once, at that level (Bonferroni).
+    seeds : int
+    """
+
+    ratio: float
+    low: float
+    high: float
+    simultaneous_low: float
+    simultaneous_high: float
+    seeds: int
+
+    def verdict(self) -> str:
+        """Return "less spread", "more spread" or "no difference seen", by the simultaneous interval."""
+        if self.simultaneous_high < 1.0:
+            return "less spread"
+        return "more spread" if self.simultaneous_low > 1.0 else "no difference seen"
+
+
 def mean_with_error(values: Sequence[float]) -> Estimate:
     """Return the mean of the finite values with its standard error, NaN for fewer than two.
 
@@ -206,6 +236,54 @@ def paired_difference(
         error * float(stdtrit(gaps.size - 1, 1.0 - (1.0 - CONFIDENCE) / (2.0 * count))) for count in (1, comparisons)
     )
     return PairedDifference(mean, mean - alone, mean + alone, mean - together, mean + together, int(gaps.size))
+
+
+def spread_ratio(values: Sequence[float], baseline: Sequence[float], comparisons: int = 1) -> SpreadRatio:
+    """Return the standard deviation of some values over that of the baseline's, with its interval.
+
+    Parameters
+    ----------
+    values, baseline : sequence of float
+        One for each seed, in the same order; a seed at which either is NaN is left out.
+    comparisons : int, default 1
+        How many are made in the same table: the simultaneous interval is at level 1 - (1 - `CONFIDENCE`) / comparisons.
+
+    Returns
+    -------
+    SpreadRatio
+        NaN for fewer than three seeds, or where either does not vary.
+
+    Notes
+    -----
+    The ratio is t exactly if values + t baseline and values - t baseline do not correlate. The interval holds the t
+    for which a test of their correlation sees none; it is exact for pairs that are jointly normal, and heavy tails
+    make it too narrow.
+
+    References
+    ----------
+    E. J. G. Pitman, A note on normal correlation, Biometrika 31, 1939; W. A. Morgan, Biometrika 31, 1939.
+
+    Examples
+    --------
+    >>> found = spread_ratio([1.0, 4.0, 9.0, 2.0], [1.0, 2.0, 4.0, 0.0])
+    >>> round(found.ratio, 3), found.low < 1.0 < found.high, found.verdict()
+    (2.084, True, 'no difference seen')
+    """
+    from scipy.special import stdtrit  # takes a tenth of a second to import
+
+    pairs = np.array([values, baseline], dtype=np.float64)
+    pairs = pairs[:, np.isfinite(pairs).all(axis=0)]
+    seeds = pairs.shape[1]
+    (variance, common), (_, other) = np.cov(pairs).tolist() if seeds > 2 else ((0.0, 0.0), (0.0, 0.0))
+    if not (variance and other):
+        return SpreadRatio(*(math.nan,) * 5, seeds)
+    ratio, apart = math.sqrt(variance / other), max(1.0 - common * common / (variance * other), 0.0)
+    bounds: list[float] = []
+    for count in (1, comparisons):
+        quantile = float(stdtrit(seeds - 2, 1.0 - (1.0 - CONFIDENCE) / (2.0 * count)))
+        half = math.acosh(1.0 + 2.0 * quantile**2 * apart / (seeds - 2)) / 2.0
+        bounds += [ratio * math.exp(-half), ratio * math.exp(half)]
+    return SpreadRatio(ratio, *bounds, seeds)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

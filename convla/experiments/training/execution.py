@@ -51,6 +51,8 @@ class TrainingJob(Job[Run, Curves]):
         The hash of each data set.
     checkpoints : Path
         The folder of the states of runs that have begun.
+    weights : Path, optional
+        The folder of the weights that runs end with, if they are to be kept.
     device : str
     threads : int
     """
@@ -58,6 +60,7 @@ class TrainingJob(Job[Run, Curves]):
     data: Path
     digests: Mapping[str, str]
     checkpoints: Path
+    weights: Path | None
     device: str
     threads: int
 
@@ -88,8 +91,15 @@ class TrainingJob(Job[Run, Curves]):
         from convla.experiments.training.trainer import train
 
         run = part.unit
-        dataset, checkpoint = load_once(run.training.dataset, self.data), self.checkpoint(run)
-        return train(run, dataset, device=self.device, threads=self.threads, checkpoint=checkpoint, advance=advance)
+        return train(
+            run,
+            load_once(run.training.dataset, self.data),
+            device=self.device,
+            threads=self.threads,
+            checkpoint=self.checkpoint(run),
+            weights=self.weights / f"{run.name}.npz" if self.weights else None,
+            advance=advance,
+        )
 
 
 @dataclass(frozen=True)
@@ -118,6 +128,8 @@ class Request:
         The results folder.
     resume : bool
         Take from the folder what has already ended there, and go on with what had begun.
+    weights : bool
+        Keep the weights that every run ends with, in a file that `convla inspect` reads.
 
     Raises
     ------
@@ -137,6 +149,7 @@ class Request:
     workers: int = 1
     output: str | os.PathLike[str] = "results-training"
     resume: bool = False
+    weights: bool = False
 
     def __post_init__(self) -> None:
         check_choice("dataset", self.dataset, ("source", *DATASETS))
@@ -232,7 +245,10 @@ def train_experiments(
         manifest = _describe(request, cells, data)
         folder.write_manifest(manifest)
         digests = {name: dataset.digest for name, dataset in data.items()}
-        job = TrainingJob(Path(request.data), digests, folder.inner("checkpoints"), request.device, request.threads)
+        kept = folder.inner("weights") if request.weights else None
+        job = TrainingJob(
+            Path(request.data), digests, folder.inner("checkpoints"), kept, request.device, request.threads
+        )
         session: Session[Run, Curves] = Session(folder, workers, watcher, resume=request.resume)
         choices, results = _train_cells(session, job, cells, data, request.seed)
         report = build_report(results, [choice for choice in choices if choice is not None])
@@ -256,7 +272,7 @@ def _train_cells(
     candidates = [run for of_cell in trials for of_rate in of_cell.values() for run in of_rate]
     # Until the learning rates are chosen only the number of the other runs is known.
     session.announce([(job, [*candidates, *(run for cell in cells for run in _seeded(cell, seed))])])
-    curves = session.complete(job, candidates)
+    curves = session.complete(replace(job, weights=None), candidates)
     choices = [_choose(cell, of_cell, curves) for cell, of_cell in zip(cells, trials, strict=True)]
     chosen = [cell if choice is None else choice.cell for cell, choice in zip(cells, choices, strict=True)]
     curves = session.complete(job, [run for cell in chosen for run in _seeded(cell, seed)])
@@ -317,6 +333,7 @@ def _identity(request: Request) -> dict[str, Any]:
     return {
         "device": request.device,
         "threads": request.threads,
+        "weights": request.weights,
         "convla": metadata.version("convla"),
         "torch": metadata.version("torch"),
     }

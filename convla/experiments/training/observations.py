@@ -9,7 +9,15 @@ from torch import nn
 
 from convla.frameworks.torch import convolutions
 
-__all__ = ["DISTANCES", "activations", "channel_correlation", "map_cosines", "resting_shares"]
+__all__ = [
+    "DISTANCES",
+    "activations",
+    "channel_correlation",
+    "channel_cosines",
+    "channel_moments",
+    "map_cosines",
+    "resting_shares",
+]
 
 ACTIVATIONS = (nn.ReLU, nn.LeakyReLU)
 
@@ -105,6 +113,67 @@ def resting_shares(network: Any) -> Any:
     )
 
 
+def channel_cosines(kernel: Any, axis: int) -> Any:
+    """Return the cosines of all slices of a kernel along an axis of channels with each other.
+
+    Parameters
+    ----------
+    kernel : tensor of shape (c_out, c_in, *kernel)
+    axis : {0, 1}
+        The output channels, whose slices are the filters, or the input channels.
+
+    Returns
+    -------
+    tensor of float64, of shape (channels, channels)
+        Symmetric. A slice that is 0 throughout is at right angles to all.
+
+    Notes
+    -----
+    Scaling a slice changes nothing. Scaling the channels of the other axis does: that of the filters' cosines is the
+    input channels', which a normalisation before the layer scales.
+
+    References
+    ----------
+    CDG, Figures 1 and 13.
+
+    Examples
+    --------
+    >>> import torch
+    >>> kernel = torch.tensor([[1.0, 1.0], [1.0, -1.0]]).reshape(2, 2, 1)
+    >>> stretched = torch.tensor([[2.0, 1.0], [2.0, -1.0]]).reshape(2, 2, 1)
+    >>> [round(float(channel_cosines(k, 0)[0, 1]), 6) for k in (kernel, stretched)]
+    [0.0, 0.6]
+    """
+    rows = nn.functional.normalize(kernel.detach().to(torch.float64).movedim(axis, 0).flatten(1), dim=1)
+    return rows @ rows.mT
+
+
+def channel_moments(kernel: Any) -> tuple[Any, Any]:
+    """Return mean and standard deviation over the output channels, at each place of a filter.
+
+    Parameters
+    ----------
+    kernel : tensor of shape (c_out, c_in, *kernel)
+
+    Returns
+    -------
+    mean, deviation : tensors of float64, of shape (c_in, *kernel)
+
+    References
+    ----------
+    CDG, Figure 14.
+
+    Examples
+    --------
+    >>> import torch
+    >>> mean, deviation = channel_moments(torch.tensor([[1.0, 2.0], [3.0, 2.0]]).reshape(2, 2, 1))
+    >>> mean.flatten().tolist(), deviation.flatten().tolist()
+    ([2.0, 2.0], [1.0, 0.0])
+    """
+    values = kernel.detach().to(torch.float64)
+    return values.mean(dim=0), values.std(dim=0, correction=0)
+
+
 def channel_correlation(kernel: Any, axis: int) -> list[float]:
     """Return how weights go together along an axis of channels: the mean cosine of two slices, by their distance.
 
@@ -132,10 +201,9 @@ def channel_correlation(kernel: Any, axis: int) -> list[float]:
     >>> [round(value, 6) for value in channel_correlation(kernel, 0)[:4]]
     [0.333333, 0.5, 0.0, nan]
     """
-    rows = nn.functional.normalize(kernel.detach().to(torch.float64).movedim(axis, 0).flatten(1), dim=1)
-    cosines = rows @ rows.mT
-    count = len(rows)
-    pairs = torch.triu_indices(count, count, 1, device=rows.device)
+    cosines = channel_cosines(kernel, axis)
+    count = len(cosines)
+    pairs = torch.triu_indices(count, count, 1, device=cosines.device)
     bands = [cosines.diagonal(distance).mean() for distance in range(1, min(count, DISTANCES + 1))]
     known: list[float] = torch.stack([cosines[pairs[0], pairs[1]].mean(), *bands]).tolist()
     return known + [float("nan")] * (DISTANCES + 1 - len(known))

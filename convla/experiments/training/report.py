@@ -5,15 +5,21 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Any
 
 import numpy as np
 
 from convla.experiments.folder import Table, as_records
-from convla.experiments.statistics import PairedDifference, mean_with_error, paired_difference
+from convla.experiments.statistics import (
+    PairedDifference,
+    SpreadRatio,
+    mean_with_error,
+    paired_difference,
+    spread_ratio,
+)
 from convla.experiments.training.curves import BY_LAYER, OF_NETWORK, Curves
-from convla.experiments.training.settings import MEASURES, NEUTRAL, Arm, Experiment, Plan, Training, block_name
+from convla.experiments.training.settings import MEASURES, NEUTRAL, Arm, Experiment, Plan, Run, Training, block_name
 from convla.typing import Array
 
 __all__ = [
@@ -22,6 +28,7 @@ __all__ = [
     "LAYERS_HEADER",
     "RUNS_HEADER",
     "SELECTION_HEADER",
+    "SPREAD_HEADER",
     "SUMMARY_HEADER",
     "Cell",
     "Choice",
@@ -35,7 +42,11 @@ SUMMARY_HEADER = (
     *("experiment", "measure", "block", "arm", "learning_rate", "mean", "stderr", "seeds", "diverged", "against"),
     *("difference", "low", "high", "simultaneous_low", "simultaneous_high", "verdict", "margin", "printed"),
 )
-RUNS_HEADER = ("experiment", "block", "arm", "learning_rate", "seed", *MEASURES)
+SPREAD_HEADER = (
+    *("experiment", "measure", "block", "arm", "against", "ratio"),
+    *("low", "high", "simultaneous_low", "simultaneous_high", "seeds", "verdict"),
+)
+RUNS_HEADER = ("experiment", "block", "arm", "learning_rate", "seed", "run", *MEASURES)
 CURVES_HEADER = ("experiment", "block", "arm", "seed", "epoch", *OF_NETWORK)
 LAYERS_HEADER = ("experiment", "block", "arm", "curve", "layer", "epoch", "mean", "stderr", "seeds")
 CORRELATIONS_HEADER = ("experiment", "block", "arm", "channels", "layer", "distance", "mean", "stderr", "seeds")
@@ -117,6 +128,7 @@ class Row:
     against : str
         The arm that it is compared with; empty for a baseline.
     difference : PairedDifference, optional
+    spread : SpreadRatio, optional
     verdict : str
         "better" or "worse", of a measure of which neither more nor less is better "higher" or "lower"; else "no
         difference seen", or "equivalent" where the experiment says within which margin that is; "diverges" if no two
@@ -138,6 +150,7 @@ class Row:
     diverged: int
     against: str
     difference: PairedDifference | None
+    spread: SpreadRatio | None
     verdict: str
     margin: float
     printed: float
@@ -171,6 +184,7 @@ class Report:
         """Return the tables by the names of their CSV files."""
         tables: dict[str, Table] = {
             "summary.csv": self._summary(),
+            "spread.csv": self._spread(),
             "runs.csv": (RUNS_HEADER, [row for result in self.results for row in _run_rows(result)]),
             "curves.csv": (CURVES_HEADER, [row for result in self.results for row in _curve_rows(result)]),
             "layers.csv": (LAYERS_HEADER, [row for result in self.results for row in _layer_rows(result)]),
@@ -183,10 +197,21 @@ class Report:
 
     def as_data(self) -> dict[str, Any]:
         """Return the rows as plain data, for JSON; NaN as None."""
-        return {"summary": as_records(self._summary()), "selection": as_records(self._selection())}
+        return {
+            "summary": as_records(self._summary()),
+            "spread": as_records(self._spread()),
+            "selection": as_records(self._selection()),
+        }
 
     def _summary(self) -> Table:
         return SUMMARY_HEADER, [row.as_tuple() for row in self.rows]
+
+    def _spread(self) -> Table:
+        return SPREAD_HEADER, [
+            (row.experiment, row.measure, row.block, row.arm, row.against, *astuple(row.spread), row.spread.verdict())
+            for row in self.rows
+            if row.spread
+        ]
 
     def _selection(self) -> Table:
         return SELECTION_HEADER, [row for choice in self.choices for row in _rates(choice)]
@@ -228,6 +253,7 @@ def _rows(result: Result, results: Sequence[Result]) -> list[Row]:
                 *(estimate.value, estimate.stderr, len(values), len(values) - estimate.count),
                 cell.arm.against,
                 difference,
+                spread_ratio(values, baseline.values(measure), comparisons) if baseline else None,
                 verdict,
                 margin,
                 _printed(cell, measure),
@@ -267,7 +293,10 @@ def _printed(cell: Cell, measure: str) -> float:
 def _run_rows(result: Result) -> list[tuple[Any, ...]]:
     cell = result.cell
     head = (cell.experiment.name, cell.block_name, cell.arm.name, cell.training.learning_rate)
-    return [(*head, seed, *(curves.measure(measure) for measure in MEASURES)) for seed, curves in result.runs]
+    return [
+        (*head, seed, Run(cell.training, seed).name, *(curves.measure(measure) for measure in MEASURES))
+        for seed, curves in result.runs
+    ]
 
 
 def _curve_rows(result: Result) -> list[tuple[Any, ...]]:

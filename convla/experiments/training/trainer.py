@@ -35,6 +35,7 @@ from convla.experiments.training.observations import (
 from convla.experiments.training.settings import Run, Training
 from convla.extending import at_most, atomic_write, blas_on_one_thread
 from convla.frameworks.torch import convolutions
+from convla.networks.weights import write_weights
 
 __all__ = ["check_training", "train"]
 
@@ -52,6 +53,7 @@ def train(
     device: str = "cpu",
     threads: int = 1,
     checkpoint: Path | None = None,
+    weights: Path | None = None,
     save_every: float = 10.0,
     advance: Callable[[int], None] = lambda _: None,
 ) -> Curves:
@@ -68,6 +70,9 @@ def train(
         Of PyTorch and of numba; their number changes the rounding.
     checkpoint : Path, optional
         Where the state is saved; if it is there, the run goes on from it, to the same numbers.
+    weights : Path, optional
+        Where the network's weights are written at the end, by name, in a format of
+        `convla.networks.weights.write_weights`; not if the run diverges.
     save_every : float, default 10.0
         Seconds between two savings, at the end of an epoch.
     advance : callable
@@ -96,6 +101,8 @@ def train(
             if checkpoint is not None and time.monotonic() - saved >= save_every:
                 state.save(checkpoint)
                 saved = time.monotonic()
+        if weights is not None and not state.diverged:
+            write_weights(weights, {name: value.cpu().numpy() for name, value in state.network.state_dict().items()})
     return state.curves
 
 
