@@ -202,23 +202,28 @@ def _of_kind(name: str, part: str) -> list[Correlations]:
     "recorded: layers whose filters correlate more than their input channels",
 )
 def correlation_goes_with_the_activation_behind(_: int) -> str:
-    found, counts = [], np.zeros((2, 3), int)
+    found, counts = [], np.zeros((2, 4), int)
     for name in IMAGENET[1:]:
         rows = []
         for k, part in enumerate(("_expand_", "_project_")):
             layers = _of_kind(name, part)
             more = sum(layer.outputs > layer.inputs for layer in layers)
             by_place = sum(layer.along_outputs > layer.along_inputs for layer in layers)
-            counts[k] += (len(layers), more, by_place)
-            rows.append(f"{more} of {len(layers)}, {_mean(layers, 'outputs'):.4f} and {_mean(layers, 'inputs'):.4f}")
+            counts[k] += (len(layers), more, by_place, sum(layer.inputs > 0 for layer in layers))
+            rows.append(
+                f"{more} of {len(layers)}, means {_mean(layers, 'outputs'):.4f} and {_mean(layers, 'inputs'):.4f}"
+            )
         found.append(f"{name}: expanding {rows[0]}, projecting {rows[1]}")
-    for column in (1, 2):
+    for column in (1, 2, 3):
         table = [[row[column], row[0] - row[column]] for row in counts]
-        assert scipy.stats.fisher_exact(table).pvalue < 1e-12, counts
-    (expanding, more, _), (projecting, fewer, _) = counts.tolist()
-    assert (expanding, projecting) == (55, 58), counts
-    assert more / expanding > 0.9, counts
-    assert fewer / projecting < 0.1, counts
+        assert scipy.stats.fisher_exact(table).pvalue < 1e-9, counts
+    assert counts[:, 0].tolist() == [55, 58], counts
+    shares = counts[:, 1:] / counts[:, :1]
+    assert shares[0, 0] > 0.9 > 0.1 > shares[1, 0], counts
+    assert shares[1, 2] > 0.9, counts
+    found.append(
+        f"mean cosine of input channels above 0 in {counts[0, 3]} expanding and {counts[1, 3]} projecting layers"
+    )
     return "; ".join(found)
 
 
