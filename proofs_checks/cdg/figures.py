@@ -106,7 +106,7 @@ def spreads_that_25_runs_show(_: int) -> str:
     "standard deviations over the seeds, with intervals for both",
 )
 def spreads_on_digits(_: int) -> str:
-    runs = recorded()["accuracy"]["cdg-figure11"]
+    runs = recorded()["measured"]["cdg-figure11"]["final-test-accuracy"]
     found = []
     for arm in ("re-weighted", "Sobolev"):
         assert len(runs[arm]) == len(runs["SGD"]) == MANY, arm
@@ -127,7 +127,7 @@ def spreads_on_digits(_: int) -> str:
 def figures_on_digits(_: int) -> str:
     found = []
     for name, figure in (("cdg-figure4", 4), ("cdg-figure5", 5), ("cdg-figure6", 6)):
-        arms = dict(recorded()["accuracy"][name])
+        arms = dict(recorded()["measured"][name]["final-test-accuracy"])
         plain = arms.pop("SGD")
         gaps = {arm: paired_difference(values, plain, len(arms)) for arm, values in arms.items()}
         above, below = (
