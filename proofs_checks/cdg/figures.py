@@ -166,7 +166,7 @@ STATEMENTS = (
         evidence=(figures_have_experiments, figures_on_digits, comparisons_by_definition),
         functions=("convla.experiments.statistics.paired_difference",),
         note="Curves and bars are drawn, without numbers or spreads. What would decide: over the printed trials, in pairs, the interval of the difference to SGD, and to "
-        "the arm that is said to be worse, at 95 % for all arms of a figure at once, lies above 0: `convla train cdg-figure4`, `cdg-figure5` and `cdg-figure6` "
-        "print these differences; at the source's size they take the data and a GPU.",
+        "each arm that is said to be worse, at 95 % for all of a figure at once, lies above 0. `convla train cdg-figure4`, `cdg-figure5` and `cdg-figure6` print the "
+        "differences to SGD, and runs.csv has the others' pairs; at the source's size they take the data and a GPU.",
     ),
 )
