@@ -94,9 +94,9 @@ def correlations(kernel: Array) -> Correlations:
     weights = torch.from_numpy(np.ascontiguousarray(kernel, dtype=np.float64))
     pairs = [np.asarray(channel_cosines(weights, axis))[np.triu_indices(weights.shape[axis], 1)] for axis in (0, 1)]
     found = [[f(cosines) if cosines.size else math.nan for cosines in pairs] for f in (np.mean, np.std, _positive)]
-    moments = [[np.asarray(m).ravel() for m in channel_moments(w)] for w in (weights, weights.movedim(1, 0))]
-    along = [_along(*each, count) for each, count in zip(moments, weights.shape[:2], strict=True)]
-    mean, deviation = moments[0]
+    mean, deviation = (np.asarray(m).ravel() for m in channel_moments(weights))
+    across = [np.asarray(m).ravel() for m in channel_moments(weights.movedim(1, 0))]
+    along = [_along(mean, deviation, len(kernel)), _along(across[0], across[1], kernel.shape[1])]
     scales = [float(np.corrcoef(m, deviation)[0, 1]) for m in (mean, np.abs(mean))]
     return Correlations(*(float(value) for row in (*found, along, scales) for value in row))
 

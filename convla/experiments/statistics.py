@@ -276,14 +276,11 @@ def spread_ratio(values: Sequence[float], baseline: Sequence[float], comparisons
     seeds = pairs.shape[1]
     (variance, common), (_, other) = np.cov(pairs).tolist() if seeds > 2 else ((0.0, 0.0), (0.0, 0.0))
     if not (variance and other):
-        return SpreadRatio(*(math.nan,) * 5, seeds)
+        return SpreadRatio(math.nan, math.nan, math.nan, math.nan, math.nan, seeds)
     ratio, apart = math.sqrt(variance / other), max(1.0 - common * common / (variance * other), 0.0)
-    bounds: list[float] = []
-    for count in (1, comparisons):
-        quantile = float(stdtrit(seeds - 2, 1.0 - (1.0 - CONFIDENCE) / (2.0 * count)))
-        half = math.acosh(1.0 + 2.0 * quantile**2 * apart / (seeds - 2)) / 2.0
-        bounds += [ratio * math.exp(-half), ratio * math.exp(half)]
-    return SpreadRatio(ratio, *bounds, seeds)
+    quantiles = (float(stdtrit(seeds - 2, 1.0 - (1.0 - CONFIDENCE) / (2.0 * count))) for count in (1, comparisons))
+    alone, together = (math.exp(math.acosh(1.0 + 2.0 * t * t * apart / (seeds - 2)) / 2.0) for t in quantiles)
+    return SpreadRatio(ratio, ratio / alone, ratio * alone, ratio / together, ratio * together, seeds)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

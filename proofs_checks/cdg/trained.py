@@ -54,12 +54,12 @@ def cosines_and_moments_by_definition(_: int) -> str:
         for axis in (0, 1):
             slices = [np.take(kernel, i, axis=axis).ravel() for i in range(shape[axis])]
             norms = [np.linalg.norm(s) or 1.0 for s in slices]
-            wanted = [
-                [float(a @ b) / (u * v) for b, v in zip(slices, norms, strict=True)]
-                for a, u in zip(slices, norms, strict=True)
-            ]
             found = _cosines(kernel, axis)
-            assert np.allclose(found, wanted, rtol=0, atol=1e-14), (shape, axis)
+            for (i, a), (j, b) in itertools.product(enumerate(slices), repeat=2):
+                assert math.isclose(found[i, j], float(a @ b) / float(norms[i] * norms[j]), abs_tol=1e-14), (
+                    shape,
+                    axis,
+                )
         scaled = kernel * (2.0 ** rng.integers(-5, 6, shape[0])).reshape(-1, *(1,) * (len(shape) - 1))
         assert np.array_equal(_cosines(scaled, 0), _cosines(kernel, 0)), shape
         mean, deviation = _moments(kernel)
@@ -215,7 +215,7 @@ def correlation_goes_with_the_activation_behind(_: int) -> str:
             )
         found.append(f"{name}: expanding {rows[0]}, projecting {rows[1]}")
     for column in (1, 2, 3):
-        table = [[row[column], row[0] - row[column]] for row in counts]
+        table = np.stack((counts[:, column], counts[:, 0] - counts[:, column]))
         assert scipy.stats.fisher_exact(table).pvalue < 1e-9, counts
     assert counts[:, 0].tolist() == [55, 58], counts
     shares = counts[:, 1:] / counts[:, :1]

@@ -1,6 +1,6 @@
 """RCK: the matrix of a convolution, and the penalty that steers its singular values."""
 
-from proofs_checks.rck import algorithm, barrier, bought, gradient, isometry, matrix, penalty
+from proofs_checks.rck import algorithm, barrier, bought, figures, gradient, isometry, matrix, penalty
 
 STATEMENTS = (
     *matrix.STATEMENTS,
@@ -10,4 +10,5 @@ STATEMENTS = (
     *barrier.STATEMENTS,
     *algorithm.STATEMENTS,
     *bought.STATEMENTS,
+    *figures.STATEMENTS,
 )
