@@ -4,7 +4,7 @@ python docs/verdicts_page.py TABLES CONTROLS FIGURES   # results folders: copies
 python docs/verdicts_page.py                           # writes anew from the CSV files beside the pages
 python docs/verdicts_page.py --check                   # exit code 1 if that would change a page
 
-TABLES is the folder of ``convla reproduce tables coverage --repetitions 100000 --seed 1``, CONTROLS that of
+TABLES is the folder of ``convla reproduce tables coverage --repetitions 100000 --seed 1 --rounds 4``, CONTROLS that of
 ``convla reproduce controls --repetitions 10000 --seed 1``, FIGURES that of ``convla reproduce figures --seed 0``.
 """
 
@@ -96,6 +96,13 @@ def verdicts() -> list[str]:
         f"- The least probability is that of {_place(least)}: {float(least['ours']):.3g} against the printed "
         f"{least['published']}, p = {float(least['p']):.2g}, and {float(least['holm']):.2g} for all cells at once.",
     ]
+    further = [row for row in cells if row["runs"] not in ("", "0")]
+    if further:
+        settled = sum(row["verdict"] != "undecided" for row in further)
+        lines.append(
+            f"- Of the {len(further)} that the repetitions leave undecided, further runs of 1000, at most "
+            f"{max(int(row['runs']) for row in further)} of them, decide {settled}."
+        )
     open_ones = [_place(row) for row in cells if row["verdict"] == "undecided"]
     if open_ones:
         lines.append(f"- Undecided even so: {'; '.join(open_ones)}.")
@@ -129,7 +136,7 @@ def coverage() -> list[str]:
             found = [row for row in rows if row["quantity"] == quantity and row["table"] in tables]
             ranges = [
                 _range([float(row[name]) for row in found if row[name] not in ("", "nan")], digits)
-                for name, digits in (("stderr_over_spread", 2), ("covered_pct", 0), ("contradicted_pct", 0))
+                for name, digits in (("stderr_over_spread", 2), ("covered", 0), ("contradicted", 0))
             ]
             lines.append(f"| {label} | {', '.join(tables)} | " + " | ".join(ranges) + " |")
     return lines
