@@ -106,7 +106,7 @@ def _positive(cosines: Array) -> float:
 
 
 def _along(mean: Array, deviation: Array, count: int) -> float:
-    """Return the mean over places of the sum of w_i w_j, i != j, over that of w_i^2 and count - 1."""
+    """Return the mean over places that are not 0 of the sum of w_i w_j, i != j, over that of w_i^2 and count - 1."""
     if count < 2:
         return math.nan
     kept = (mean != 0) | (deviation > 0)
