@@ -131,7 +131,7 @@ STATEMENTS = (
         functions=("convla.experiments.statistics.spread_ratio", "convla.experiments.statistics.paired_difference"),
         note="Histograms are drawn, without numbers. What would decide: over its 25 seeds, in pairs, the interval of the ratio of standard deviations lies below 1: "
         "`convla train cdg-figure5` writes it into spread.csv; at the source's size it takes CIFAR-10 and a GPU. Of generated images the claim holds by the "
-        "printed numbers ([CDG-variance](#cdg-variance)).",
+        "printed numbers (CDG-variance).",
     ),
     Statement(
         id="CDG-figures",

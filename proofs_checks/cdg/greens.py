@@ -266,7 +266,7 @@ STATEMENTS = (
             "convla.identities.sobolev_greens_function",
             "convla.reweighted_gradient",
         ),
-        note=r"In the experiments $\lambda$ is that of the source's code ([CDG-fig3](#cdg-fig3)), by which every other channel has the weight "
+        note=r"In the experiments $\lambda$ is that of the source's code (CDG-fig3), by which every other channel has the weight "
         r"$\lambda/O$: positive, and no smaller far away.",
     ),
     Statement(

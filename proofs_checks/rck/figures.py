@@ -154,7 +154,7 @@ def kernels_that_would_decide(_: int) -> str:
     found = []
     for sentence, (count, panels) in OF_TWELVE.items():
         assert mostly_true([(count, 12)], panels) == "undecided", sentence
-        found.append(f"{sentence}: {count} of 12; about {_kernels_for(count / 12, panels)}")
+        found.append(f"{sentence}: {count} of 12, about {_kernels_for(count / 12, panels)} kernels")
     return "; ".join(found)
 
 
