@@ -101,7 +101,7 @@ def _said(counts: dict[str, Array]) -> tuple[str, str]:
 
 def _kernels_for(share: float, panels: int) -> int:
     """Return about how many kernels show in four of five runs that a share is not a half, by the normal law."""
-    level, power = scipy.stats.norm.isf([0.05 / (2 * panels * SENTENCES * LOOKS), 0.2])
+    level, power = (float(scipy.stats.norm.isf(p)) for p in (0.05 / (2 * panels * SENTENCES * LOOKS), 0.2))
     return math.ceil(((level / 2 + power * math.sqrt(share * (1 - share))) / (share - 0.5)) ** 2)
 
 
