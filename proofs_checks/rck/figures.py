@@ -31,9 +31,9 @@ AT = 20
 SENTENCES = 3
 """The error of 5 % is that of all sentences and their panels together."""
 
-KERNELS = {"alpha = 0.1": 48, "alpha = 1": 48, "alpha = 5": 48, "alpha = 10": 48, "3x3x1x3": 48}
-"""Of each panel."""
-LOOKS = 1
+KERNELS = {"alpha = 0.1": 48, "alpha = 1": 48, "alpha = 5": 48, "alpha = 10": 48, "3x3x1x3": 240}
+"""Of each panel: 48, and where that decided nothing of one sentence as many as would show a share like the one seen."""
+LOOKS = 2
 """How often the kernels were looked at, of which the error is shared."""
 PANELS = {
     **{f"alpha = {alpha:g}": FigureSetting(3, 1, alpha) for alpha in (0.1, 1.0, 5.0, 10.0)},
@@ -112,7 +112,7 @@ def _kernels_for(share: float, panels: int) -> int:
 def smallest_value_changes(_: int) -> str:
     change = _panel("3x3x1x3").change
     said, words = _said({"3x3x1x3": np.abs(change - 1) <= 0.25})
-    assert said == "undecided", words
+    assert said == "does not hold", words
     return f"{words}; median of the quotient {np.median(change):.2f}"
 
 
@@ -199,16 +199,32 @@ def verdicts_by_definition(_: int) -> str:
     return f"{tried} verdicts and intervals"
 
 
+NOTE = (
+    "One random kernel is printed; asked here is whether a sentence is true of most. Twelve kernels leave it undecided: [sentence by sentence]"
+    "(penalty.md#section-3-sentence-by-sentence) has all. The kernels here are others, and the error of all sentences, panels and looks together is at most 5 %."
+)
+
 STATEMENTS = (
+    Statement(
+        id="RCK-change",
+        number="Section 3, Example 1, Figure 3.1",
+        title="how much the smallest singular value changes",
+        claim=r"Minimising $R_1$ does not change $\sigma_{\min}(M)$ significantly.",
+        verdict=Verdict.CORRECTED,
+        correction=r"Not of every size, if a quarter of itself is significant: $\sigma_{\min}$ of most 3x3x1x3 kernels, uniform on [0, 1], changes by more within 20 "
+        "iterations.",
+        evidence=(smallest_value_changes, first_kernels_are_the_recorded_ones, verdicts_by_definition),
+        functions=("convla.experiments.statistics.mostly_true",),
+        note=NOTE + r" Against $\sigma_{\max}$, the scale of the figure's axis, it is a few per cent.",
+    ),
     Statement(
         id="RCK-figures",
         number="Section 3, Figures 3.1, 3.2",
-        title="what the two examples show of random kernels",
-        claim=r"$\sigma_{\min}(M)$ does not change significantly; for $\alpha = 5, 10$ the reported value is least at the 6th and the 4th iteration; larger "
-        r"$\alpha$ have a similar effect in reducing $\kappa(M)$.",
+        title="what Example 2 shows of random kernels",
+        claim=r"For $\alpha = 5, 10$ the reported value is least at the 6th and the 4th iteration; larger $\alpha$ have a similar effect in reducing "
+        r"$\kappa(M)$.",
         verdict=Verdict.UNDECIDED,
         evidence=(
-            smallest_value_changes,
             reported_value_is_least_where_printed,
             condition_numbers_of_large_alpha,
             kernels_that_would_decide,
@@ -216,8 +232,7 @@ STATEMENTS = (
             verdicts_by_definition,
         ),
         functions=("convla.experiments.statistics.mostly_true", "convla.experiments.statistics.median_interval"),
-        note="One random kernel is printed; asked here is whether a sentence is true of most. These are sentences that twelve kernels leave undecided: [sentence by "
-        "sentence](penalty.md#section-3-sentence-by-sentence) has all. The kernels here are others, and the error of all sentences and panels together is at most 5 %.",
+        note=NOTE,
     ),
 )
 
