@@ -80,6 +80,10 @@ def comparisons_by_definition(_: int) -> str:
                 for t in ends:
                     found = scipy.stats.pearsonr(a + t * b, a - t * b).pvalue
                     assert math.isclose(found, level, rel_tol=1e-6), (count, comparisons, found)
+    # Equal differences of counts: the deviation of a difference of two rounded values, 1 / sqrt 6, stands in.
+    same = paired_difference([51.0] * 5, [50.0] * 5, resolution=1.0)
+    assert math.isclose(same.high - 1.0, scipy.stats.t.ppf(0.975, 4) / math.sqrt(6 * 5), rel_tol=1e-9), same
+    assert math.isnan(spread_ratio([1.0, 2.0], [2.0, 5.0]).ratio), "two seeds say nothing of a spread"
     return "20 differences and ratios, at two levels each"
 
 
