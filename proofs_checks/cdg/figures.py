@@ -80,6 +80,10 @@ def comparisons_by_definition(_: int) -> str:
                 for t in ends:
                     found = scipy.stats.pearsonr(a + t * b, a - t * b).pvalue
                     assert math.isclose(found, level, rel_tol=1e-6), (count, comparisons, found)
+    # Equal differences of counts: the deviation of a difference of two rounded values, 1 / sqrt 6, stands in.
+    same = paired_difference([51.0] * 5, [50.0] * 5, resolution=1.0)
+    assert math.isclose(same.high - 1.0, scipy.stats.t.ppf(0.975, 4) / math.sqrt(6 * 5), rel_tol=1e-9), same
+    assert math.isnan(spread_ratio([1.0, 2.0], [2.0, 5.0]).ratio), "two seeds say nothing of a spread"
     return "20 differences and ratios, at two levels each"
 
 
@@ -131,7 +135,7 @@ STATEMENTS = (
         functions=("convla.experiments.statistics.spread_ratio", "convla.experiments.statistics.paired_difference"),
         note="Histograms are drawn, without numbers. What would decide: over its 25 seeds, in pairs, the interval of the ratio of standard deviations lies below 1: "
         "`convla train cdg-figure5` writes it into spread.csv; at the source's size it takes CIFAR-10 and a GPU. Of generated images the claim holds by the "
-        "printed numbers ([CDG-variance](#cdg-variance)).",
+        "printed numbers (CDG-variance).",
     ),
     Statement(
         id="CDG-figures",

@@ -10,8 +10,7 @@ import numpy as np
 import convla
 from convla import identities
 from convla.gradients import Discretization
-from convla.typing import AnyArray
-from convla.typing import NumPyArray as Array
+from convla.typing import Array
 from proofs_checks.cdg.calculus import Counted, Polynomial, added, at, derivative, integral, primitive, product, scaled
 from proofs_checks.cdg.metrics import WEIGHTS, fractions
 from proofs_checks.statement import Kind, Statement, Verdict, evidence
@@ -223,7 +222,7 @@ def cost_is_linear(_: int) -> str:
 
 @evidence(Kind.MEASUREMENT, "f = cos^2 (2 pi o) + o (1 - o), O = 8, 32, 128 against O = 4096")
 def discretisations_converge(_: int) -> str:
-    def solved(outputs: int, form: Discretization) -> AnyArray:
+    def solved(outputs: int, form: Discretization) -> Array:
         o = np.arange(outputs) / outputs
         f = np.cos(2 * np.pi * o) ** 2 + o * (1 - o)
         return convla.sobolev_gradient(f[:, None], 0.1, discretization=form)[:, 0]
@@ -267,7 +266,7 @@ STATEMENTS = (
             "convla.identities.sobolev_greens_function",
             "convla.reweighted_gradient",
         ),
-        note=r"In the experiments $\lambda$ is that of the source's code ([CDG-fig3](#cdg-fig3)), by which every other channel has the weight "
+        note=r"In the experiments $\lambda$ is that of the source's code (CDG-fig3), by which every other channel has the weight "
         r"$\lambda/O$: positive, and no smaller far away.",
     ),
     Statement(

@@ -286,7 +286,7 @@ STATEMENTS = (
         correction="The cosine of two filters is invariant to scalings of output channels alone; those that a normalisation before the layer makes, of its input "
         "channels, change it. And a scaling amplifies the modulus of a mean: means of both signs need not correlate with deviations however much "
         "is scaled, and their moduli do, in most layers of the networks that are here. What does not notice a scaling is the correlation at each place of a "
-        "filter, divided by its norm; by that one the deeper layers still correlate along output channels ([CDG-trained](#cdg-trained)).",
+        "filter, divided by its norm; by that one the deeper layers still correlate along output channels (CDG-trained).",
         evidence=(
             scaled_inputs_make_filters_correlate,
             scaled_places_whose_means_do_not_correlate,

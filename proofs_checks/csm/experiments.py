@@ -446,6 +446,6 @@ STATEMENTS = (
         evidence=(similarity_grows_with_the_fourth_power,),
         functions=("convla.convolutional_similarity", "convla.convolutional_similarity_gradient"),
         note="The second half of the first sentence is exact: the loss is homogeneous of degree four. Whether momentum increases "
-        "the weights depends on the training, which is not run here.",
+        "the weights depends on the training: `convla train csm-section7` compares the similarity at the end.",
     ),
 )
