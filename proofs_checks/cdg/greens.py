@@ -10,7 +10,7 @@ import numpy as np
 import convla
 from convla import identities
 from convla.gradients import Discretization
-from convla.typing import Array
+from convla.typing import NumPyArray
 from proofs_checks.cdg.calculus import Counted, Polynomial, added, at, derivative, integral, primitive, product, scaled
 from proofs_checks.cdg.metrics import WEIGHTS, fractions
 from proofs_checks.statement import Kind, Statement, Verdict, evidence
@@ -174,7 +174,7 @@ def printed_lines_of_the_appendix_fail(_: int) -> str:
     return f"the second line of (29) gives {lines['(29), second line']}, (30) gives {lines['(30)']}, for g(0) = {start}"
 
 
-def _unit(outputs: int) -> Array:
+def _unit(outputs: int) -> NumPyArray:
     return fractions(np.eye(outputs, dtype=int)[0])[:, None]
 
 
@@ -222,7 +222,7 @@ def cost_is_linear(_: int) -> str:
 
 @evidence(Kind.MEASUREMENT, "f = cos^2 (2 pi o) + o (1 - o), O = 8, 32, 128 against O = 4096")
 def discretisations_converge(_: int) -> str:
-    def solved(outputs: int, form: Discretization) -> Array:
+    def solved(outputs: int, form: Discretization) -> NumPyArray:
         o = np.arange(outputs) / outputs
         f = np.cos(2 * np.pi * o) ** 2 + o * (1 - o)
         return convla.sobolev_gradient(f[:, None], 0.1, discretization=form)[:, 0]
