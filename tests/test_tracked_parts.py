@@ -226,3 +226,13 @@ def test_an_update_that_does_not_converge_ends_in_a_new_search() -> None:
         found, _ = tracker.step(moved, state)
     assert found.status == Status.ESTIMATED
     np.testing.assert_allclose(found.values**2, squares(moved)[:2], rtol=1e-8)
+
+
+@pytest.mark.parametrize("padding", [(1, -1), (-1, 1), (-1, 2), (2, -2), (0, 0)])
+def test_a_tap_that_reads_beyond_the_only_position_is_zero(padding: tuple[int, int]) -> None:
+    operator = ConvOperator(np.random.default_rng(2).standard_normal((5, 8, 1)), (1,), padding=(padding,), stride=2)
+    tracker = Block()
+    target = shifted(operator, 0.25, "smaller")
+    found, _ = tracker.step(target, tracker.initial(target))
+    distances = squares(operator, "smaller")[:5] - 0.25
+    assert found.value == pytest.approx(np.abs(distances).max(), rel=1e-3)

@@ -42,9 +42,14 @@ class Batch:
     def _matrices(self) -> Array | None:
         """The maps of a convolution of one tap on one position, as matrices (groups, m, n); None of any other map."""
         operator = self.linear_map
-        if not isinstance(operator, ConvOperator) or math.prod(operator.domain_shape) != operator.geometry.in_channels:
+        if not isinstance(operator, ConvOperator):
             return None
-        if math.prod(operator.geometry.kernel_size) > 1 or math.prod(operator.geometry.output_shape) > 1:
+        geometry = operator.geometry
+        if math.prod(operator.domain_shape) != geometry.in_channels:
+            return None
+        if math.prod(geometry.kernel_size) > 1 or math.prod(geometry.output_shape) > 1:
+            return None
+        if any(low for low, _ in geometry.padding):  # what the only output reads is not the image's only position
             return None
         return self._xp.reshape(operator.kernel, (self.groups, -1, self.order))
 

@@ -225,7 +225,7 @@ def discretisations_converge(_: int) -> str:
     def solved(outputs: int, form: Discretization) -> NumPyArray:
         o = np.arange(outputs) / outputs
         f = np.cos(2 * np.pi * o) ** 2 + o * (1 - o)
-        return convla.sobolev_gradient(f[:, None], 0.1, discretization=form)[:, 0]
+        return np.asarray(convla.sobolev_gradient(f[:, None], 0.1, discretization=form)[:, 0])
 
     fine, sizes = solved(4096, "circulant"), (8, 32, 128)
     errors = {

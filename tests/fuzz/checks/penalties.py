@@ -108,7 +108,9 @@ def descent(case: Case) -> None:
     for i, (kernel, value) in enumerate(zip(kernels, reported, strict=False)):
         true, size = true_penalty(replace(layer, kernel=kernel, factors=None), alpha, gram)
         sides = oracles.matrix_shape(layer)
-        rounding = 8 * (max(sides) + 8) * float(np.finfo(kernel.dtype).eps) * size
+        limits = np.finfo(kernel.dtype)
+        # Squares below the dtype's range are zero.
+        rounding = 8 * (max(sides) + 8) * max(float(limits.eps) * size, float(limits.smallest_subnormal))
         allowed = rounding + (TRACKED * size if tracker == "block" else 0.0)
         case.expect(
             abs(value - true) <= allowed, f"iterate {i}: the penalty is reported as {value!r}, right is {true!r}"
