@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from convla.networks.certificate import Certificate
+from convla.networks.digits import BOUNDS, SIDES, digits_of
 from convla.networks.measures import Column
 from convla.networks.report import Inspection, LayerReport, pads, sizes
 from convla.networks.rows import Task
@@ -144,7 +145,7 @@ def _shown(layer: LayerReport, name: str) -> str:
         return "-"
     bounded = layer.status.get("sigma_min") == Status.NOT_CONVERGED
     sign = {"sigma_min": "<=", "condition": ">="}.get(name, "") if bounded else ""
-    return f"{sign}{value:.4g}"
+    return sign + digits_of(value, 4, SIDES.get(sign, BOUNDS.get(name, "nearest")))
 
 
 def _no_rows(others: Mapping[str, str]) -> list[str]:
@@ -163,9 +164,9 @@ def _bound(certificate: Certificate) -> list[str]:
     """Return what is said of a network as a whole, line by line."""
     if math.isinf(certificate.upper):
         return ["the network has no proved Lipschitz bound:", *(f"  {printable(one)}" for one in certificate.reasons)]
-    lines = [f"the network: Lipschitz constant at most {certificate.upper:.4g} (proved)"]
+    lines = [f"the network: Lipschitz constant at most {digits_of(certificate.upper, 4, 'above')} (proved)"]
     if certificate.lower:
-        lines.append(f"  and at least {certificate.lower:.4g}, seen in a Jacobian at the data")
+        lines.append(f"  and at least {digits_of(certificate.lower, 4, 'below')}, seen in a Jacobian at the data")
     if certificate.largest_shares:
         named = [f"{printable(step.name)} (x {step.share:.3g})" for step in certificate.largest_shares[:_SHARES]]
         lines.append(f"  what makes the bound large: {', '.join(named)}")

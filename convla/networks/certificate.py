@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from convla.networks.digits import digits_of
 from convla.networks.gains import outward
 from convla.networks.graph import Network, Node
 
@@ -71,7 +72,8 @@ class Certificate:
         """The bounds in a few words."""
         if math.isinf(self.upper):
             return "no Lipschitz bound"
-        return f"Lipschitz constant <= {self.upper:.6g}" + (f", >= {self.lower:.6g}" if self.lower else "")
+        lower = f", >= {digits_of(self.lower, 6, 'below')}" if self.lower else ""
+        return f"Lipschitz constant <= {digits_of(self.upper, 6, 'above')}{lower}"
 
     def __repr__(self) -> str:
         return f"<Certificate: {self.short}>"

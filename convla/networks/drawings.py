@@ -100,7 +100,8 @@ def waterfall(steps: Sequence[Step]) -> str:
     lines = []
     for step in chosen:
         share = f", share x {step.share:.3g}" if step.share > 1.0 else ""
-        words = f"{step.name}: {step.what}, gain {shown(step.gain)}, up to here {shown(step.bound)}{share}"
+        gain, bound = shown(step.gain, "above"), shown(step.bound, "above")
+        words = f"{step.name}: {step.what}, gain {gain}, up to here {bound}{share}"
         style = "up" if step.bound > step.before else "down"
         lines.append(
             f'<span class="name">{text_of(step.name)}</span>'

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from convla.networks.certificate import Certificate
+from convla.networks.digits import BOUNDS
 from convla.networks.drawings import histogram, waterfall
 from convla.networks.report import Inspection
 from convla.networks.shell import Cell, bullets, number_cell, page_of, shown, table_of, text_of
@@ -62,7 +63,10 @@ def _table(report: Inspection) -> str:
             cells.append(Cell(f"{text_of(record[word])}{mark}"))
         if spectra:
             cells.append(Cell("") if layer.density is None else Cell(histogram(layer.density)))
-        cells += [number_cell(record[column.name], _sign(layer.status, column.name)) for column in report.columns]
+        cells += [
+            number_cell(record[column.name], _sign(layer.status, column.name), BOUNDS.get(column.name, "nearest"))
+            for column in report.columns
+        ]
         cells.append(Cell(text_of(layer.summary)))
         rows.append(cells)
     return table_of(heads, rows)
@@ -86,10 +90,10 @@ def _bound(certificate: Certificate) -> str:
     if math.isinf(certificate.upper):
         reasons = "".join(f"<li>{text_of(reason)}</li>" for reason in certificate.reasons)
         return f"<h2>The network</h2><p>It has no proved Lipschitz bound:</p><ul>{reasons}</ul>"
-    lower = f", and at least {shown(certificate.lower)}, seen at data" if certificate.lower else ""
+    lower = f", and at least {shown(certificate.lower, 'below')}, seen at data" if certificate.lower else ""
     words = (
-        f"Its Lipschitz constant is at most {shown(certificate.upper)} (proved){lower}. Each line is a step that "
-        "changes the bound: from that of what it takes to its own, on a logarithmic scale. A layer's share, shown "
+        f"Its Lipschitz constant is at most {shown(certificate.upper, 'above')} (proved){lower}. Each line is a step "
+        "that changes the bound: from that of what it takes to its own, on a logarithmic scale. A layer's share, shown "
         "where one points, is how many times smaller the bound would be if it stretched nothing."
     )
     return f"<h2>The network</h2><p>{words}</p>{waterfall(certificate.steps)}"

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from convla.networks.digits import SIDES, Side, digits_of
 from convla.networks.weights import printable
 
 __all__ = ["Cell", "bullets", "number_cell", "page_of", "shown", "table_of", "text_of"]
@@ -104,16 +105,17 @@ def text_of(text: object) -> str:
     return html.escape(printable(str(text)))
 
 
-def shown(value: float) -> str:
-    """Return a number as a page shows it."""
-    return "infinite" if math.isinf(value) else f"{value:.5g}"
+def shown(value: float, side: Side = "nearest") -> str:
+    """Return a number as a page shows it; a bound rounded to its side."""
+    return "infinite" if math.isinf(value) else digits_of(value, 5, side)
 
 
-def number_cell(value: float | None, sign: str = "") -> Cell:
+def number_cell(value: float | None, sign: str = "", side: Side = "nearest") -> Cell:
     """Return the cell of a number; what is not defined is the last, however a table is sorted."""
     if value is None:
         return Cell("not defined", math.nan, "none")
-    return Cell(shown(value) if math.isinf(value) else sign + shown(value), float(value))
+    side = SIDES.get(sign, side)
+    return Cell(shown(value) if math.isinf(value) else sign + shown(value, side), float(value))
 
 
 def table_of(heads: Sequence[tuple[str, str]], rows: Iterable[Sequence[Cell]]) -> str:
