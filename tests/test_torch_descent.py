@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from convla import orthonormalize
-from convla.frameworks.torch.layer_maps import layer_map
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 from convla.frameworks.torch import OrthonormalSGD  # noqa: E402
+from convla.frameworks.torch.layer_maps import layer_map  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
