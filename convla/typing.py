@@ -17,6 +17,24 @@ from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 
+__all__ = [
+    "AnyArray",
+    "Array",
+    "ArrayLike",
+    "Axes",
+    "Boundary",
+    "Engine",
+    "FourierTransforms",
+    "IndexArray",
+    "Limits",
+    "LinearAlgebra",
+    "Namespace",
+    "NumPyArray",
+    "Padding",
+    "Seed",
+    "Shape",
+]
+
 
 @runtime_checkable
 class Array(Protocol):
