@@ -143,7 +143,7 @@ def certify(
     >>> nodes = [Node("x", "input"), Node("a", "layer", ("x",), layer=dense_layer(np.array([[3.0]])))]
     >>> nodes.append(Node("y", "sum", ("x", "a"), weights=(1.0, 1.0)))
     >>> certify(Network({node.name: node for node in nodes}, ("y",)), {"a": 3.0}.__getitem__)
-    <Certificate: Lipschitz constant <= 4>
+    <Certificate: Lipschitz constant <= 4.00001>
     """
     norms = {name: norm(name) for name in network.layers}
     known = dict(runs or {})
