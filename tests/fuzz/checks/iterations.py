@@ -114,7 +114,8 @@ def least(case: Case) -> None:
     case.expect(abs(length - 1) <= rounding, f"the norm of least is {length!r}")
     shrunk = (oracles.adjoint if wide else oracles.apply)(layer, prepared.kernel, vector[None])
     left = float(np.linalg.norm(shrunk)) / length
-    slack = truth.floor + rounding * prepared.moduli
+    # The result is a float64, which below that range is a multiple of its least number.
+    slack = truth.floor + rounding * prepared.moduli + truth.unscaled(np.finfo(float).smallest_subnormal)
     wrong = f"least is shrunk to {left!r}; the values are from {truth.smallest!r} to {truth.largest!r}"
     case.expect(truth.smallest - slack <= left <= truth.unscaled(result.value) + slack, wrong)
 
