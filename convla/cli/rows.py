@@ -8,17 +8,18 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from convla.networks.certificate import Certificate
-from convla.networks.digits import BOUNDS, SIDES, digits_of
+from convla.networks.digits import digits_of
 from convla.networks.measures import Column
-from convla.networks.report import Inspection, LayerReport, pads, sizes
+from convla.networks.report import ENDS, Inspection, LayerReport, pads, sizes
 from convla.networks.rows import Task
 from convla.networks.weights import printable
-from convla.spectra import Status
 
 __all__ = ["Screen", "words_of"]
 
 NUMBER = len("<=-1.234e-05")
 """The longest number of four digits, but for those beyond 1e100."""
+
+_SIGNS = {"nearest": "", "above": "<=", "below": ">="}
 
 _ALIKE = 3
 """How many are named of what is no row for one reason; the JSON has all."""
@@ -143,9 +144,8 @@ def _shown(layer: LayerReport, name: str) -> str:
     value = layer.quantities[name]
     if value is None:
         return "-"
-    bounded = layer.status.get("sigma_min") == Status.NOT_CONVERGED
-    sign = {"sigma_min": "<=", "condition": ">="}.get(name, "") if bounded else ""
-    return sign + digits_of(value, 4, SIDES.get(sign, BOUNDS.get(name, "nearest")))
+    side = layer.side(name)
+    return ("" if name in ENDS else _SIGNS[side]) + digits_of(value, 4, side)
 
 
 def _no_rows(others: Mapping[str, str]) -> list[str]:

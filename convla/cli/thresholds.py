@@ -6,9 +6,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from convla.networks.digits import digits_of
 from convla.networks.measures import columns_of
-from convla.networks.report import Inspection
-from convla.spectra import Status
+from convla.networks.report import ENDS, Inspection
 
 __all__ = ["Threshold", "parse_threshold"]
 
@@ -40,17 +40,16 @@ class Threshold:
         """
         if self.name == _WHOLE:
             if report.certificate is not None and self._is_beyond(report.certificate.upper):
-                yield f"the network: lipschitz {report.certificate.upper:.6g} is {self._words}"
+                yield f"the network: lipschitz {digits_of(report.certificate.upper, 6, 'above')} is {self._words}"
             return
         for layer in report.layers:
             value = layer.quantities.get(self.name)
             if value is None or not self._is_beyond(value):
                 continue
-            open_ended = layer.status.get("sigma_min") == Status.NOT_CONVERGED
-            # Of what is not converged sigma_min may be smaller and the condition number larger than it is given.
-            if open_ended and (self.name, self.above) in (("sigma_min", True), ("condition", False)):
-                continue
-            yield f"{layer.name}: {self.name} {value:.6g} is {self._words}"
+            side = layer.side(self.name)
+            if self.name not in ENDS and side == ("above" if self.above else "below"):
+                continue  # what it bounds may be within
+            yield f"{layer.name}: {self.name} {digits_of(value, 6, side)} is {self._words}"
 
     @property
     def _words(self) -> str:

@@ -6,15 +6,9 @@ import math
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Context
 from typing import Literal, TypeAlias
 
-__all__ = ["BOUNDS", "SIDES", "Side", "digits_of"]
+__all__ = ["Side", "digits_of"]
 
 Side: TypeAlias = Literal["nearest", "above", "below"]
-
-BOUNDS: dict[str, Side] = {"at_least": "below", "at_most": "above"}
-"""The quantities that are bounds, and to which side they are rounded."""
-
-SIDES: dict[str, Side] = {"<=": "above", ">=": "below", "≤ ": "above", "≥ ": "below"}
-"""To which side a number behind a sign is rounded."""
 
 _ROUNDING = {"nearest": ROUND_HALF_EVEN, "above": ROUND_CEILING, "below": ROUND_FLOOR}
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 
 from convla.networks.certificate import Certificate
-from convla.networks.digits import BOUNDS
 from convla.networks.drawings import histogram, waterfall
-from convla.networks.report import Inspection
+from convla.networks.report import ENDS, Inspection, LayerReport
 from convla.networks.shell import Cell, bullets, number_cell, page_of, shown, table_of, text_of
-from convla.spectra.status import Status
 
 __all__ = ["to_page"]
+
+_SIGNS = {"nearest": "", "above": "≤ ", "below": "≥ "}
 
 
 def to_page(report: Inspection) -> str:
@@ -63,19 +63,16 @@ def _table(report: Inspection) -> str:
             cells.append(Cell(f"{text_of(record[word])}{mark}"))
         if spectra:
             cells.append(Cell("") if layer.density is None else Cell(histogram(layer.density)))
-        cells += [
-            number_cell(record[column.name], _sign(layer.status, column.name), BOUNDS.get(column.name, "nearest"))
-            for column in report.columns
-        ]
+        cells += [_number(layer, column.name) for column in report.columns]
         cells.append(Cell(text_of(layer.summary)))
         rows.append(cells)
     return table_of(heads, rows)
 
 
-def _sign(status: dict[str, str], name: str) -> str:
-    """Return the sign of a value that is only a bound."""
-    bounded = status.get("sigma_min") == Status.NOT_CONVERGED
-    return {"sigma_min": "≤ ", "condition": "≥ "}.get(name, "") if bounded else ""
+def _number(layer: LayerReport, name: str) -> Cell:
+    """Return the cell of a quantity, with a sign where it is only a bound."""
+    side = layer.side(name)
+    return number_cell(layer.quantities[name], "" if name in ENDS else _SIGNS[side], side)
 
 
 def _notes(report: Inspection) -> list[str]:

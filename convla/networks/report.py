@@ -16,10 +16,13 @@ from typing import Any
 import numpy as np
 
 from convla.networks.certificate import Certificate
+from convla.networks.digits import Side
 from convla.networks.measures import Column
-from convla.spectra import SpectralDensity
+from convla.spectra import SpectralDensity, Status
 
 __all__ = ["ENDS", "SCHEMA", "Inspection", "LayerReport", "csv_of", "enclosure_of", "frame_of", "pads", "sizes"]
+
+_UNFINISHED: dict[str, Side] = {"sigma_min": "above", "condition": "below"}
 
 SCHEMA = "convla-inspection-1"
 """The name of the layout of the JSON, whose number grows when a reader has to change."""
@@ -59,6 +62,14 @@ class LayerReport:
         """The weakest thing that can be said of the row's singular values; "" where none were asked for."""
         words = dict.fromkeys(self.status.values())
         return ", ".join(words)
+
+    def side(self, name: str) -> Side:
+        """Return on which side of what it stands for a quantity is as a bound: "nearest" for one that is found."""
+        if name in ENDS:
+            return "above" if name == "at_most" else "below"
+        unfinished = self.status.get("sigma_min") == Status.NOT_CONVERGED
+        # Of what is not converged sigma_min may be smaller and the condition number larger than it is given.
+        return _UNFINISHED.get(name, "nearest") if unfinished else "nearest"
 
 
 @dataclass(frozen=True, repr=False)

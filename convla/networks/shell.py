@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from convla.networks.digits import SIDES, Side, digits_of
+from convla.networks.digits import Side, digits_of
 from convla.networks.weights import printable
 
 __all__ = ["Cell", "bullets", "number_cell", "page_of", "shown", "table_of", "text_of"]
@@ -114,7 +114,6 @@ def number_cell(value: float | None, sign: str = "", side: Side = "nearest") -> 
     """Return the cell of a number; what is not defined is the last, however a table is sorted."""
     if value is None:
         return Cell("not defined", math.nan, "none")
-    side = SIDES.get(sign, side)
     return Cell(shown(value) if math.isinf(value) else sign + shown(value, side), float(value))
 
 
