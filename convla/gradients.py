@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from convla._array import accumulation_dtype, all_finite, is_exact, is_on_gpu, namespace, on_device_of
+from convla._array import accumulation_dtype, all_finite, device_of, is_exact, is_on_gpu, namespace, on_device_of
 from convla._dispatch import accelerated
 from convla._validate import check_array, check_choice, check_floating, check_integer, check_real
 from convla.errors import ShapeError
@@ -364,8 +364,10 @@ def _recur(rows: list[Array], decay: float, complement: float) -> list[Array]:
 
 def _smooth_by_fft(blocks: Array, sigma: float, xp: Namespace) -> Array:
     n = int(blocks.shape[1])
-    eigenvalues = [1 + 4 * sigma * math.sin(math.pi * k / n) ** 2 for k in range(n // 2 + 1)]
-    divisor = xp.reshape(on_device_of(eigenvalues, blocks, xp, dtype=blocks.dtype), (1, -1, 1))
+    # Where the array is: a list of millions of eigenvalues takes longer to make than all the rest.
+    frequencies = xp.arange(n // 2 + 1, dtype=accumulation_dtype(blocks, xp), device=device_of(blocks))
+    eigenvalues = 1 + 4 * sigma * xp.sin(frequencies * (math.pi / n)) ** 2
+    divisor = xp.reshape(xp.astype(eigenvalues, blocks.dtype), (1, -1, 1))
     return xp.fft.irfft(xp.fft.rfft(blocks, axis=1) / divisor, n=n, axis=1)
 
 
