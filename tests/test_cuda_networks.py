@@ -64,6 +64,26 @@ def test_a_networks_polar_factors_in_few_stacks(method: str, cupy: ModuleType, m
         np.testing.assert_array_equal(orthonormalize_layers({name: f}, method=method)[name], alone)
 
 
+def test_products_give_what_eigenvectors_give(cupy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And leave to these what is all but of less rank."""
+    rng = np.random.default_rng(10)
+    u = np.linalg.qr(rng.standard_normal((6, 6)))[0]
+    v = np.linalg.qr(rng.standard_normal((14, 6)))[0]
+    left: list[int] = []
+    run = orthonormal._by_eigenvectors
+    monkeypatch.setattr(orthonormal, "_by_eigenvectors", lambda m, *rest: left.append(m.shape[0]) or run(m, *rest))
+    for conditions, by_eigenvectors in (((1, 30, 3e3), []), ((2, 1e7, 1e3, np.inf), [2]), ((np.inf,), [1])):
+        stack = np.stack([u * np.append(np.geomspace(1e-3, 1e-3 / min(c, 1e9), 5), 1e-3 / c) @ v.T for c in conditions])
+        single = stack.astype(np.float32)
+        found = orthonormalize(cupy.asarray(single), batch_axes=1)
+        assert left == by_eigenvectors
+        left.clear()
+        wanted = orthonormalize(single, batch_axes=1)
+        left.clear()
+        distance = np.linalg.norm(found.get().astype(float) - wanted, axis=(1, 2)) / np.linalg.norm(wanted, axis=(1, 2))
+        assert distance.max() < 1e-6  # as is promised
+
+
 def test_completed_factors_are_orthonormal_within_their_own_columns(cupy: ModuleType) -> None:
     rng = np.random.default_rng(9)
     gradients = {"narrow": np.ones((3, 4)), "wide": rng.standard_normal((3, 9)), "too": np.ones((3, 4))}
