@@ -82,7 +82,7 @@ def test_no_tensor_of_a_device_becomes_a_numpy_array(name: str, monkeypatch: pyt
         raise AssertionError("a tensor was handed to NumPy")
 
     kernels = torch.randn(4, 2, 3, 3, requires_grad=True)
-    monkeypatch.setattr("convla.frameworks.torch._closed_form._array", lambda tensor: tensor)
+    monkeypatch.setattr("convla.frameworks.torch._closed_form.host_array", lambda tensor: tensor)
     monkeypatch.setattr(torch.Tensor, "numpy", refuse)
     monkeypatch.setattr(torch.Tensor, "__array__", refuse)
     LOSSES[name](kernels).backward()

@@ -66,7 +66,7 @@ def test_a_pickled_penalty_goes_on_in_a_process_that_has_not_made_it(monkeypatch
     assert torch.equal(pickle.loads(text)(layer.weight), expected)
 
 
-@pytest.mark.parametrize("name", ["spectral_penalties", "ocnn_residual"])
+@pytest.mark.parametrize("name", ["spectral_penalties", "ocnn_residual", "network_similarity"])
 def test_the_operators_are_what_the_compiler_takes_them_for(name: str) -> None:
     """PyTorch's own check of schema, fake results and dispatch."""
     weight = torch.randn(3, 2, 3, requires_grad=name != "spectral_penalties")
@@ -75,5 +75,6 @@ def test_the_operators_are_what_the_compiler_takes_them_for(name: str) -> None:
     arguments = {
         "spectral_penalties": ([weight], list(penalty.buffers()), [penalty._key], ["0"], True),
         "ocnn_residual": (weight, [1], 1, True),
+        "network_similarity": ([weight, weight.detach().double()], ["0", "1"], "unordered", False),
     }
     torch.library.opcheck(getattr(torch.ops.convla, name).default, arguments[name])

@@ -53,6 +53,24 @@ def test_the_loss_and_its_parts() -> None:
     torch.testing.assert_close(ordered, 2.0 * sum(parts.values()))
 
 
+@pytest.mark.parametrize("normalized", [False, True])
+def test_the_sum_is_differentiated_twice(normalized: bool, torch_device: Any) -> None:
+    network = torch.nn.Sequential(torch.nn.Conv1d(1, 2, 2), torch.nn.Conv2d(2, 2, (1, 2))).double().to(torch_device)
+
+    def total(*weights: Any) -> Any:
+        for layer, weight in zip(network, weights, strict=True):
+            del layer.weight
+            layer.weight = weight
+        return adapter.network_similarity_loss(network, normalized=normalized)
+
+    weights = [layer.weight.detach().clone().requires_grad_() for layer in network]
+    for layer in network:
+        del layer._parameters["weight"]
+        layer.weight = None
+    assert torch.autograd.gradcheck(total, weights)
+    assert torch.autograd.gradgradcheck(total, weights)
+
+
 def test_layers_that_share_a_weight_count_once() -> None:
     first, second = torch.nn.Conv1d(3, 3, 3), torch.nn.Conv1d(3, 3, 3)
     network = torch.nn.Sequential(first, second)

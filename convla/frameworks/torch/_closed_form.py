@@ -15,7 +15,16 @@ from torch import Tensor
 
 from convla._array import describe
 
-__all__ = ["Known", "Loss", "check_weight", "closed_form", "full_precision", "with_gradients"]
+__all__ = [
+    "Known",
+    "Loss",
+    "check_weight",
+    "closed_form",
+    "full_precision",
+    "host_array",
+    "own_tensor",
+    "with_gradients",
+]
 
 TYPES = {bool: "bool", int: "int", float: "float", str: "str", tuple: "int[]"}
 """What a schema calls the types of options."""
@@ -54,9 +63,9 @@ class Loss:
             keywords = dict(zip(names, given, strict=True))
             with full_precision(kernels):
                 if not gradient:
-                    return _tensor(value(_array(kernels), **keywords), kernels), kernels.new_empty(0)
-                found, slope = value_and_gradient(_array(kernels), **keywords)
-                return _tensor(found, kernels), _tensor(slope, kernels).contiguous()
+                    return own_tensor(value(host_array(kernels), **keywords), kernels), kernels.new_empty(0)
+                found, slope = value_and_gradient(host_array(kernels), **keywords)
+                return own_tensor(found, kernels), own_tensor(slope, kernels).contiguous()
 
         def shapes(kernels: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
             slope = torch.empty_like(kernels, memory_format=torch.contiguous_format)
@@ -88,7 +97,7 @@ class Loss:
         return self._operator(kernels, *arguments, wanted)[0]
 
 
-def _array(tensor: Tensor) -> Any:
+def host_array(tensor: Tensor) -> Any:
     """Return a tensor as what the core computes with: in host memory a NumPy array over it, for its compiled kernels.
 
     The BLAS takes half a product for a matrix times its own transpose there.
@@ -97,7 +106,7 @@ def _array(tensor: Tensor) -> Any:
     return tensor.detach().numpy() if host else tensor
 
 
-def _tensor(array: Any, like: Tensor) -> Tensor:
+def own_tensor(array: Any, like: Tensor) -> Tensor:
     """Return what was computed as a tensor that shares no memory with an argument."""
     found = torch.as_tensor(array)
     return found.clone() if found.untyped_storage().data_ptr() == like.untyped_storage().data_ptr() else found
@@ -156,6 +165,16 @@ def check_weight(name: str, value: object) -> None:
         raise TypeError(f"{name} must be a torch.Tensor, such as layer.weight, got {describe(value)}")
 
 
+def _weighed(outer: Tensor, gradient: Tensor) -> Tensor:
+    """Return a gradient times the number `outer`, or the sum of k, stacked, times k numbers.
+
+    Without a product of matrices: the first one in a thread of autograd finds no context of the device there, and warns.
+    """
+    if outer.ndim == 0:
+        return outer * gradient
+    return (outer.reshape(-1, *(1,) * (gradient.ndim - 1)) * gradient).sum(0)
+
+
 class _Known(torch.autograd.Function):  # type: ignore[misc]
     @staticmethod
     def forward(ctx: Any, value: Tensor, change: Any, *tensors_and_gradients: Tensor) -> Tensor:
@@ -169,7 +188,7 @@ class _Known(torch.autograd.Function):  # type: ignore[misc]
         gradients = ctx.saved_tensors[count:]
         if torch.is_grad_enabled():  # a graph is asked for (create_graph=True), in which they are no constants
             gradients = _Gradients.apply(ctx.change, *ctx.saved_tensors)
-        slopes = [torch.tensordot(outer, gradient, dims=outer.ndim) for gradient in gradients]
+        slopes = [_weighed(outer, gradient) for gradient in gradients]
         return None, None, *slopes, *(None,) * count
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
-from convla.frameworks.torch.layers import convolutions
-from convla.frameworks.torch.losses import layer_losses
-from convla.similarity import Initialization, initialize_network
+from convla._validate import check_choice
+from convla.frameworks.torch._closed_form import full_precision, host_array, own_tensor
+from convla.frameworks.torch.layers import convolutions, current_weight
+from convla.frameworks.torch.losses import convolutional_similarity_loss, layer_losses
+from convla.similarity import Initialization, initialize_network, network_similarity
 from convla.similarity.layer import Pairs
 
 __all__ = ["minimize_similarity_", "network_similarity_loss", "similarity_losses"]
@@ -82,11 +84,65 @@ def network_similarity_loss(network: Network, *, pairs: Pairs = "unordered", nor
     >>> loss = network(images).square().mean() + 0.001 * network_similarity_loss(network)
     >>> loss.backward()
     """
+    weights = {name: current_weight(layer) for name, layer in convolutions(network).items()}
+    followed = torch.is_grad_enabled() and any(weight.requires_grad for weight in weights.values())
+    if followed and len({weight.device for weight in weights.values()}) == 1:
+        check_choice("pairs", pairs, get_args(Pairs))
+        total: Tensor = _TOGETHER(list(weights.values()), list(weights), pairs, bool(normalized))[0]
+        return total
     losses = list(similarity_losses(network, pairs=pairs, normalized=normalized).values())
     total = losses[0]
     for loss in losses[1:]:
         total = total + loss.to(total.device)
     return total
+
+
+def _together(kernels: list[Tensor], names: list[str], pairs: Pairs, normalized: bool) -> tuple[Tensor, list[Tensor]]:
+    """Return the sum over layers on one device, and its gradients: on a GPU a copy and four launches for all."""
+    with full_precision(kernels[0]), torch.no_grad():
+        arrays = dict(zip(names, map(host_array, kernels), strict=True))
+        found = network_similarity(arrays, pairs=pairs, normalized=normalized)
+        gradients = [own_tensor(found.gradients[name], like).contiguous() for name, like in zip(names, kernels, strict=True)]
+        return torch.full((), found.total, dtype=_widest(kernels), device=kernels[0].device), gradients
+
+
+def _widest(kernels: list[Tensor]) -> torch.dtype:
+    dtype = kernels[0].dtype
+    for kernel in kernels[1:]:
+        dtype = torch.promote_types(dtype, kernel.dtype)
+    return dtype
+
+
+def _shapes(kernels: list[Tensor], *_: Any) -> tuple[Tensor, list[Tensor]]:
+    gradients = [torch.empty_like(kernel, memory_format=torch.contiguous_format) for kernel in kernels]
+    return kernels[0].new_empty((), dtype=_widest(kernels)), gradients
+
+
+def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, list[Tensor]]) -> None:
+    kernels, _, ctx.pairs, ctx.normalized = inputs
+    ctx.save_for_backward(*kernels, *output[1])
+
+
+def _backward(ctx: Any, outer: Tensor, _: Any) -> tuple[Any, ...]:
+    count = len(ctx.saved_tensors) // 2
+    kernels, gradients = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
+    if torch.is_grad_enabled():  # a graph is asked for (create_graph=True)
+        total = sum(
+            convolutional_similarity_loss(kernel, pairs=ctx.pairs, normalized=ctx.normalized).to(outer.dtype)
+            for kernel in kernels
+        )
+        gradients = torch.autograd.grad(total, kernels, create_graph=True)
+    return [outer.to(gradient.dtype) * gradient for gradient in gradients], None, None, None
+
+
+_TOGETHER = torch.library.custom_op(
+    "convla::network_similarity",
+    _together,
+    mutates_args=(),
+    schema="(Tensor[] kernels, str[] names, str pairs, bool normalized) -> (Tensor, Tensor[])",
+)
+_TOGETHER.register_fake(_shapes)
+_TOGETHER.register_autograd(_backward, setup_context=_remember)
 
 
 def minimize_similarity_(
