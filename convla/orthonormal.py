@@ -57,9 +57,10 @@ def orthonormalize(
         float32, float64, or integers (taken as float64); at least two axes after the batch.
     method : {"exact", "svd", "newton-schulz", "polar-express"}
         "exact" takes the eigenvectors of the smaller Gram matrix in float64, and a QR factorisation followed by an SVD
-        where that would lose accuracy; float32 on a GPU takes polynomials in float64 where these settle. "svd" is the source's, in float64. "newton-schulz" is Muon's polynomial, which
-        leaves singular values between about 0.7 and 1.2 and small ones smaller; "polar-express" composes minimax
-        polynomials for all singular values above `lower_bound`.
+        where that would lose accuracy; for float32 on a GPU polynomials in float64, where these settle. "svd" is the
+        source's, in float64. "newton-schulz" is Muon's polynomial, which leaves singular values between about 0.7 and
+        1.2 and small ones smaller; "polar-express" composes minimax polynomials for all singular values above
+        `lower_bound`.
     batch_axes : int, default 0
         How many leading axes count layers of equal shape, each taken by itself.
     groups : int, default 1

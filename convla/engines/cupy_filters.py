@@ -43,7 +43,7 @@ def summed_autocorrelations(kernels: Array) -> Array:
         return _summed_autocorrelations.reference(kernels)
     lags = xp.empty((shape[0], _lags(shape)), dtype=accumulation_dtype(kernels, xp))
     arguments = (contiguous(kernels), *_places([shape]), lags)
-    _launch("summed_autocorrelations", shape[0], arguments, [kernels])
+    _launch("summed_autocorrelations", shape[0], arguments, macros(kernels))
     return lags
 
 
@@ -57,7 +57,7 @@ def correlate_lags(kernels: Array, lags: Array) -> Array:
     out = xp.empty(shape, dtype=kernels.dtype)
     given = contiguous(xp.astype(lags, accumulation_dtype(kernels, xp), copy=False))
     arguments = (contiguous(kernels), given, given, *_places([shape]), out, 1, 0)
-    _launch("correlate_lags", shape[0], arguments, [kernels])
+    _launch("correlate_lags", shape[0], arguments, macros(kernels))
     return out
 
 
@@ -82,6 +82,7 @@ def _similarities(
     shapes = [tuple(layer.shape) for layer in layers]
     if not _fits(shapes[0]):
         return xp.full(1, math.nan, dtype=xp.float64), [layers[0]]
+    build = macros(*layers)
     rows = [xp.reshape(layer, (-1,)) for layer in layers]
     entries = xp.concat(rows) if len(rows) > 1 else contiguous(rows[0])
     filters, blocks = sum(shape[0] for shape in shapes), sum(_lags(shape) // 2 + 1 for shape in shapes)
@@ -89,12 +90,12 @@ def _similarities(
     weights, values = xp.empty_like(lags), xp.empty(blocks, dtype=xp.float64)
     totals, out = xp.empty(len(shapes), dtype=xp.float64), xp.empty_like(entries)
     places = _places(shapes)
-    _launch("summed_autocorrelations", filters, (entries, *places, lags), layers)
+    _launch("summed_autocorrelations", filters, (entries, *places, lags), build)
     pairs = (lags, *places[:2], weights, values, *map(float, safe), int(normalized))
-    _launch("pair_filters", blocks, pairs, layers)
-    _launch("add_up", blocks_for(len(shapes), _THREADS), (values, *places[:2], totals, factor), layers)
+    _launch("pair_filters", blocks, pairs, build)
+    _launch("add_up", blocks_for(len(shapes), _THREADS), (values, *places[:2], totals, factor), build)
     gradient = (entries, weights, lags, *places, out, 2 * factor, int(normalized))
-    _launch("correlate_lags", filters, gradient, layers)
+    _launch("correlate_lags", filters, gradient, build)
     ends = np.cumsum([math.prod(shape) for shape in shapes]).tolist()
     parts = zip([0, *ends], ends, shapes, strict=False)
     return totals, [xp.reshape(out[start:end], shape) for start, end, shape in parts]
@@ -122,8 +123,8 @@ def _lags(shape: Shape) -> int:
     return math.prod(2 * k - 1 for k in shape[2:])
 
 
-def _launch(name: str, blocks: int, arguments: Sequence[Any], layers: Sequence[Array]) -> None:
-    launch_kernel("convla.engines:filters", name, blocks, (_THREADS,), arguments, **macros(*layers))
+def _launch(name: str, blocks: int, arguments: Sequence[Any], build: dict[str, Any]) -> None:
+    launch_kernel("convla.engines:filters", name, blocks, (_THREADS,), arguments, **build)
 
 
 def macros(*layers: Array) -> dict[str, Any]:

@@ -168,7 +168,7 @@ def check_weight(name: str, value: object) -> None:
 def _weighed(outer: Tensor, gradient: Tensor) -> Tensor:
     """Return a gradient times the number `outer`, or the sum of k, stacked, times k numbers.
 
-    Without a product of matrices: the first one in a thread of autograd finds no context of the device there, and warns.
+    Without a product of matrices, the first of which in a thread of autograd finds no context of the device and warns.
     """
     if outer.ndim == 0:
         return outer * gradient

@@ -102,7 +102,8 @@ def _together(kernels: list[Tensor], names: list[str], pairs: Pairs, normalized:
     with full_precision(kernels[0]), torch.no_grad():
         arrays = dict(zip(names, map(host_array, kernels), strict=True))
         found = network_similarity(arrays, pairs=pairs, normalized=normalized)
-        gradients = [own_tensor(found.gradients[name], like).contiguous() for name, like in zip(names, kernels, strict=True)]
+        slopes = found.gradients.values()  # in the order of the names
+        gradients = [own_tensor(slope, like).contiguous() for slope, like in zip(slopes, kernels, strict=True)]
         return torch.full((), found.total, dtype=_widest(kernels), device=kernels[0].device), gradients
 
 
