@@ -21,7 +21,7 @@ SUMS, PRODUCTS = "convla.engines:convolution", "convla.engines:products"
 LARGEST = 2**31 - 2**14
 """How many things 32 bits count: the last block counts some more than there are."""
 
-FEW_CHANNELS = 16
+FEW_CHANNELS = 8
 """Channels of a group of the result up to which a map sums directly."""
 
 _LARGEST_TABLE = 2**21
@@ -132,10 +132,9 @@ def _map_plan(geometry: ConvGeometry, images: int, char: str, adjoint: bool) -> 
     plan = (_direct_plan if _sums_directly(found, images, char) else _product_plan)(found, images, char, adjoint)
     if not (adjoint and is_folded(geometry)):
         return plan
-    pixels = images * math.prod(geometry.domain_shape)
-    extended = images * geometry.in_channels * math.prod(geometry.padded_shape)
-    fold = _each("fold", pixels, char, _plain_macros(char, images, found), np.int64(pixels))
-    return plan._replace(extended=extended, fold=fold)
+    channels = images * geometry.in_channels
+    fold = _rows("fold", channels, math.prod(geometry.image_shape), char, _plain_macros(char, images, found))
+    return plan._replace(extended=channels * math.prod(geometry.padded_shape), fold=fold)
 
 
 def _sums_directly(found: MapTable, images: int, char: str) -> bool:
@@ -174,8 +173,9 @@ def _product_plan(found: MapTable, images: int, char: str, adjoint: bool) -> Pla
     plan = _with_weights(found, char, _plain_macros(char, images, found), layout, run)
     if parts == 1:
         return plan
-    sums = found.repeats * found.outs * _rounded(places, 16 // size)
-    return plan._replace(partial=parts * sums, add=_each("add_splits", sums, char, macros, *_int32(images, parts)))
+    rows = found.repeats * found.outs
+    add = _rows("add_splits", rows, places, char, macros, *_int32(images, parts))
+    return plan._replace(partial=parts * rows * _rounded(places, 16 // size), add=add)
 
 
 def _with_weights(found: MapTable, char: str, macros: dict[str, Any], layout: Layout, run: Launch) -> Plan:
@@ -199,7 +199,7 @@ def _direct_kernel_plan(found: MapTable, images: int, char: str) -> KernelPlan:
     terms, entries = images * found.places, found.groups * found.outs * found.ins * found.kernel_taps
     macros = _plain_macros(char, images, found)
     count, each = splits(terms, entries)
-    run = _launch("sum_kernel_adjoint", count * entries, char, macros, np.int64(terms), np.int64(each))
+    run = _launch("sum_kernel_adjoint", count * entries, char, macros, *_counted(np.array([terms, each]), macros["COUNT"]))
     add = None if count == 1 else _each("add_up", entries, char, macros, np.int64(count))
     return KernelPlan(_table(found, macros), run, count * entries, add)
 
@@ -244,6 +244,11 @@ def _each(name: str, count: int, char: str, macros: dict[str, Any], *numbers: An
 def _plain_macros(char: str, images: int, found: MapTable) -> dict[str, Any]:
     """Return what the build defines that has the kernels beside the sums themselves."""
     return {**_count(images, found), **_direct_macros(char, 1, 1)}
+
+
+def _rows(name: str, rows: int, count: int, char: str, macros: dict[str, Any], *numbers: Any) -> Launch:
+    """Return the launch of a kernel whose threads have one thing each, with blocks of their own for each row."""
+    return _launch(name, rows * blocks_for(count, macros["THREADS"]), char, macros, *numbers)
 
 
 def _count(images: int, found: MapTable) -> dict[str, Any]:

@@ -5,7 +5,6 @@ By the sizes alone, so that the numbers are the same on any device: the counts o
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 from convla._cuda import WORKSPACE, blocks_for
@@ -16,6 +15,7 @@ _PROCESSORS = 132
 _MULTIPLICATIONS = 128  # of float32, of one processor in one cycle
 _BYTES = 1500  # that all of them read or write in one
 _LAUNCH = 4000  # cycles
+_START = 64  # terms that could be summed while a block begins and ends
 _MOST_SPLITS = 256
 
 
@@ -51,14 +51,25 @@ class Tile(NamedTuple):
 
 
 MAPS = {
-    "f": (Tile(64, 128, 8, 8, 8, 3, 0.6), Tile(64, 64, 16, 8, 4, 4, 0.5), Tile(32, 128, 8, 8, 4, 4, 0.45)),
-    "d": (Tile(64, 64, 8, 4, 8, 3, 0.3), Tile(64, 32, 8, 4, 4, 4, 0.25)),
+    "f": (
+        Tile(64, 128, 16, 8, 8, 2, 0.72),
+        Tile(64, 64, 16, 8, 4, 3, 0.63),
+        Tile(32, 128, 8, 8, 4, 4, 0.58),
+        Tile(16, 128, 8, 4, 4, 6, 0.45),
+        Tile(128, 128, 16, 8, 8, 1, 0.72),
+    ),
+    "d": (Tile(64, 64, 8, 4, 8, 2, 0.36), Tile(64, 32, 8, 4, 4, 4, 0.3), Tile(16, 64, 8, 4, 4, 6, 0.25)),
 }
 """The tiles of cross-correlation and of its image adjoint, by the character of a dtype."""
 
 KERNEL_ADJOINTS = {
-    "f": (Tile(64, 64, 16, 8, 4, 4, 0.5), Tile(64, 128, 8, 8, 8, 3, 0.55), Tile(16, 64, 16, 4, 4, 8, 0.35)),
-    "d": (Tile(64, 32, 8, 4, 4, 4, 0.25), Tile(16, 32, 8, 2, 4, 8, 0.2)),
+    "f": (
+        Tile(64, 64, 16, 8, 4, 4, 0.45),
+        Tile(128, 64, 16, 8, 8, 2, 0.5),
+        Tile(32, 64, 16, 4, 4, 6, 0.35),
+        Tile(16, 64, 16, 4, 4, 8, 0.25),
+    ),
+    "d": (Tile(64, 64, 8, 4, 8, 2, 0.3), Tile(64, 32, 8, 4, 4, 4, 0.25), Tile(16, 64, 8, 4, 4, 6, 0.2)),
 }
 """The tiles of the kernel adjoint."""
 
@@ -88,11 +99,11 @@ def _choices(partial: int, terms: int, tile: Tile) -> list[int]:
 
 def _cycles(rows: int, columns: int, terms: int, repeats: int, itemsize: int, tile: Tile, splits: int) -> float:
     blocks = blocks_for(rows, tile.rows) * blocks_for(columns, tile.columns) * repeats * splits
-    steps = blocks_for(blocks_for(terms, tile.depth), splits) + 4
-    together = min(tile.resident, math.ceil(blocks / _PROCESSORS))
-    # A block alone waits for memory and for its barriers much of the time.
-    speed = tile.speed * min(1.0, 0.4 + 0.3 * together * tile.threads / 128)
-    work = math.ceil(blocks / _PROCESSORS) * steps * tile.depth * tile.rows * tile.columns / (_MULTIPLICATIONS * speed)
+    each = blocks_for(blocks_for(terms, tile.depth), splits) * tile.depth + _START
+    rounds = blocks_for(blocks, _PROCESSORS)
+    # A processor with few threads waits for memory and for their barriers.
+    speed = tile.speed * min(1.0, 0.5 + min(rounds, tile.resident) * tile.threads / 512)
+    work = rounds * each * tile.rows * tile.columns / (_MULTIPLICATIONS * speed)
     if splits == 1:
         return work
     return work + _LAUNCH + 2 * splits * rows * columns * repeats * itemsize / _BYTES

@@ -14,13 +14,13 @@ extern "C" __global__ void sum_directly(
     const Map &map = *(const Map *)table;
     const Count all = images * product(map.counts), pixels = product(map.given);
     const Count tiles = (all - 1) / (THREADS * POSITIONS) + 1, parts = (map.outs + CHANNELS - 1) / CHANNELS;
-    Index block = blockIdx.x;
-    const Count start = (Count)(block % tiles) * THREADS * POSITIONS + threadIdx.x;
+    Count block = blockIdx.x;
+    const Count start = block % tiles * THREADS * POSITIONS + threadIdx.x;
     block /= tiles;
     const int first = (int)(block % parts) * CHANNELS;
     block /= parts;
     const Index group = block % map.groups;
-    const Phase phase = phase_of(map, (Count)(block / map.groups));
+    const Count phase = block / map.groups;
 
     const REAL *images_of[POSITIONS];
     Place places[POSITIONS];
@@ -30,7 +30,7 @@ extern "C" __global__ void sum_directly(
         images_of[j] = given + ((Index)places[j].image * map.groups + group) * map.ins * pixels;
     }
     const Count *slots[3];
-    for (int a = 0; a < 3; a++) slots[a] = slots_of(map, table, phase, a);
+    for (int a = 0; a < 3; a++) slots[a] = slots_of(map, table, phase_of(map, phase), a);
     const Count *sources0 = table + map.sources[0], *sources1 = table + map.sources[1];
     const Count *sources2 = table + map.sources[2];
     laid += group * product(map.taps) * map.ins * width + first;
@@ -76,11 +76,11 @@ extern "C" __global__ void sum_directly(
             }
         }
     for (int j = 0; j < POSITIONS; j++) {
-        const Count at = result_of(map, phase, places[j]);
-        if (at < 0 || start + j * THREADS >= all) continue;
-        const Index channel = ((Index)places[j].image * map.groups + group) * map.outs + first;
+        const Spot spot = spot_of(map, phase, smaller(start + j * THREADS, all - 1));
+        if (spot.index < 0 || start + j * THREADS >= all) continue;
+        const Index channel = ((Index)spot.image * map.groups + group) * map.outs + first;
         for (int r = 0; r < CHANNELS; r++)
-            if (first + r < map.outs) result[(channel + r) * product(map.results) + at] = sums[j][r];
+            if (first + r < map.outs) result[(channel + r) * product(map.results) + spot.index] = sums[j][r];
     }
 }
 
@@ -89,12 +89,13 @@ extern "C" __global__ void sum_directly(
 // A block has one entry of the kernel and one split, which is `each` terms long. The table is that of the
 // cross-correlation.
 extern "C" __global__ void sum_kernel_adjoint(
-    const REAL *features, const REAL *image, const COUNT *table, REAL *partial, Index terms, Index each
+    const REAL *features, const REAL *image, const COUNT *table, REAL *partial, COUNT terms, COUNT each
 ) {
     const Map &map = *(const Map *)table;
     const Count positions = product(map.counts), taps = product(map.taps), pixels = product(map.given);
     const Index entries = (Index)map.groups * map.outs * map.ins * taps;
-    const Index entry = blockIdx.x % entries, split = blockIdx.x / entries;
+    const Index entry = blockIdx.x % entries;
+    const Count split = (Count)(blockIdx.x / entries);
     const int tap = (int)(entry % taps), c = (int)(entry / taps % map.ins);
     const Index o = entry / taps / map.ins, group = o / map.outs;
     const Count *sources0 = table + map.sources[0] + tap / map.taps[2] / map.taps[1] * map.dilations[0];
@@ -102,11 +103,12 @@ extern "C" __global__ void sum_kernel_adjoint(
     const Count *sources2 = table + map.sources[2] + tap % map.taps[2] * map.dilations[2];
 
     REAL sum = 0;
-    const Index last = (split + 1) * each < terms ? (split + 1) * each : terms;
-    for (Index term = split * each + threadIdx.x; term < last; term += THREADS) {
-        const Index batch = term / positions;
-        const Count position = (Count)(term % positions);
-        const Place place = place_of(map, position);
+    const Count first = split * each, count = smaller(each, terms - first);
+    for (Count i = threadIdx.x; i < count; i += THREADS) {
+        const Count term = first + i;
+        const Place place = place_of(map, term);
+        const Index batch = place.image;
+        const Count position = term - place.image * positions;
         const Count s0 = sources0[place.index[0] * map.steps[0]], s1 = sources1[place.index[1] * map.steps[1]];
         const Count s2 = sources2[place.index[2] * map.steps[2]];
         if (s0 < 0 || s1 < 0 || s2 < 0) continue;
@@ -144,18 +146,18 @@ extern "C" __global__ void lay_out(
 
 // image[q] = sum over the places of the extended image that hold pixel q: the transpose of an extension.
 //
-// The table has for each axis first (pixels + 1) and the places from first[q] to first[q + 1] that hold pixel q.
+// A row of blocks has one channel. The table has for each axis first (pixels + 1) and the places from first[q] to first[q + 1] that hold pixel q.
 struct Folding {
     Count pixels[3], places[3], lists[3];
 };
 
-extern "C" __global__ void fold(const REAL *extended, const COUNT *table, REAL *image, Index entries) {
-    const Index entry = (Index)blockIdx.x * THREADS + threadIdx.x;
-    if (entry >= entries) return;
+extern "C" __global__ void fold(const REAL *extended, const COUNT *table, REAL *image) {
     const Folding &folding = *(const Folding *)table;
     const Count *pixels = folding.pixels, *places = folding.places;
-    const Index row = entry / pixels[2], plane = row / pixels[1], channel = plane / pixels[0];
-    const Count q[3] = {(Count)(plane % pixels[0]), (Count)(row % pixels[1]), (Count)(entry % pixels[2])};
+    const Count all = product(pixels), across = (all - 1) / THREADS + 1, channel = blockIdx.x / across;
+    const Count pixel = (blockIdx.x - channel * across) * THREADS + threadIdx.x, row = pixel / pixels[2];
+    if (pixel >= all) return;
+    const Count q[3] = {row / pixels[1], row % pixels[1], pixel % pixels[2]};
     const Count *lists[3];
     Count from[3], to[3];
     for (int a = 0; a < 3; a++) {
@@ -167,10 +169,10 @@ extern "C" __global__ void fold(const REAL *extended, const COUNT *table, REAL *
     REAL sum = 0;
     for (Count i0 = from[0]; i0 < to[0]; i0++)
         for (Count i1 = from[1]; i1 < to[1]; i1++) {
-            const Index before = (channel * places[0] + lists[0][i0]) * places[1] + lists[1][i1];
+            const Index before = ((Index)channel * places[0] + lists[0][i0]) * places[1] + lists[1][i1];
             for (Count i2 = from[2]; i2 < to[2]; i2++) sum += extended[before * places[2] + lists[2][i2]];
         }
-    image[entry] = sum;
+    image[(Index)channel * all + pixel] = sum;
 }
 
 // Add the partial sums of `sum_kernel_adjoint`, in one order.

@@ -63,3 +63,17 @@ __device__ Count result_of(const Map &map, const Phase &phase, const Place &plac
 __device__ const Count *slots_of(const Map &map, const Count *table, const Phase &phase, int axis) {
     return table + map.slots[axis] + phase.at[axis] * (1 + 2 * map.taps[axis]);
 }
+
+// Where a place of a phase stands in the result: its image, and in a channel of it, or -1 where the phase ends before.
+struct Spot {
+    Count image, index;
+};
+
+__device__ Spot spot_of(const Map &map, Count phase, Count n) {
+    if (product(map.phases) == 1) {
+        const Count places = product(map.counts), image = n / places;
+        return {image, n - image * places};
+    }
+    const Place place = place_of(map, n);
+    return {place.image, result_of(map, phase_of(map, phase), place)};
+}

@@ -58,16 +58,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) multiply(
     const Map &map = *(const Map *)table;
     const Count all = images * product(map.counts), pixels = product(map.given);
     const Count tiles = (all - 1) / COLUMNS + 1, parts = (map.outs - 1) / ROWS + 1, phases = product(map.phases);
-    Index block = blockIdx.x;
+    Count block = blockIdx.x;
     const int part = (int)(block % parts);
     block /= parts;
-    const Count tile = (Count)(block % tiles);
+    const Count tile = block % tiles;
     block /= tiles;
-    const Count phase_index = (Count)(block % phases);
+    const Count phase = block % phases;
     block /= phases;
     const Index group = block % map.groups;
     const int split = (int)(block / map.groups);
-    const Phase phase = phase_of(map, phase_index);
     const int thread = threadIdx.x;
 
     // Threads gather columns of the right tile: each OWN of them, in every PASS-th row.
@@ -84,12 +83,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) multiply(
         for (int a = 0; a < 3; a++) starts[u][a] = map.sources[a] + place.index[a] * map.steps[a];
     }
     const Count *slots[3];
-    for (int a = 0; a < 3; a++) slots[a] = slots_of(map, table, phase, a);
+    for (int a = 0; a < 3; a++) slots[a] = slots_of(map, table, phase_of(map, phase), a);
     const int slots1 = (int)slots[1][0], slots2 = (int)slots[2][0], chunks = depth / DEPTH;
     laid += group * product(map.taps) * depth * width + part * ROWS;
 
-    const Index steps = (Index)slots[0][0] * slots1 * slots2 * chunks;
-    const int from = (int)(steps * split / splits), to = (int)(steps * (split + 1) / splits);
+    const int steps = (int)slots[0][0] * slots1 * slots2 * chunks, each = (steps - 1) / splits + 1;
+    const int from = split * each, to = from + each < steps ? from + each : steps;
     int slot = from / chunks, chunk = from % chunks;
     const REAL *values[OWN], *weights;
     bool inside[OWN];
@@ -169,7 +168,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) multiply(
     const Count line = rounded(all);
     const Index places = product(map.results);
     if (splits > 1) {
-        result += (((Index)split * map.groups + group) * phases + phase_index) * map.outs * line;
+        result += (((Index)split * map.groups + group) * phases + phase) * map.outs * line;
 #pragma unroll
         for (int j = 0; j < WIDE; j += VECTOR) {
             const Count n = tile * COLUMNS + column_of(j);
@@ -183,9 +182,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) multiply(
 #pragma unroll
         for (int j = 0; j < WIDE; j += VECTOR) {
             const Count n = tile * COLUMNS + column_of(j);
-            const Place place = place_of(map, n);
-            REAL *column = result + ((Index)place.image * map.groups + group) * map.outs * places;
-            column += result_of(map, phase, place);
+            const Spot spot = spot_of(map, phase, n);
+            REAL *column = result + ((Index)spot.image * map.groups + group) * map.outs * places + spot.index;
 #pragma unroll
             for (int i = 0; i < TALL; i++) {
                 const int o = part * ROWS + row_of(i);
@@ -196,35 +194,34 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) multiply(
 #pragma unroll
         for (int j = 0; j < WIDE; j++) {
             const Count n = tile * COLUMNS + column_of(j);
-            const Place place = place_of(map, n);
-            const Count at = result_of(map, phase, place);
-            REAL *column = result + ((Index)place.image * map.groups + group) * map.outs * places + at;
+            const Spot spot = spot_of(map, phase, n);
+            REAL *column = result + ((Index)spot.image * map.groups + group) * map.outs * places + spot.index;
 #pragma unroll
             for (int i = 0; i < TALL; i++) {
                 const int o = part * ROWS + row_of(i);
-                if (n < all && at >= 0 && o < map.outs) column[o * places] = sums[i][j];
+                if (n < all && spot.index >= 0 && o < map.outs) column[o * places] = sums[i][j];
             }
         }
     }
 }
 
-// Add the partial sums of `multiply`, in one order.
+// Add the partial sums of `multiply`, in one order. A row of blocks has one channel of the result.
 extern "C" __global__ void add_splits(const REAL *partial, const COUNT *table, REAL *result, int images, int splits) {
     const Map &map = *(const Map *)table;
     const Count all = images * product(map.counts), line = rounded(all), phases = product(map.phases);
-    const Index entry = (Index)blockIdx.x * THREADS + threadIdx.x, rows = entry / line;
-    const Index groups = rows / map.outs / phases;
-    const Count n = (Count)(entry % line);
-    if (groups >= map.groups || n >= all) return;
-    REAL sum = 0;
+    const Count across = (all - 1) / THREADS + 1, row = blockIdx.x / across;
+    const Count n = (blockIdx.x - row * across) * THREADS + threadIdx.x;
+    if (n >= all) return;
     const Index apart = (Index)map.groups * phases * map.outs * line;
-#pragma unroll 4
-    for (int split = 0; split < splits; split++) sum += partial[split * apart + entry];
-    const Place place = place_of(map, n);
-    const Count at = result_of(map, phase_of(map, (Count)(rows / map.outs % phases)), place);
-    if (at < 0) return;
-    const Index channel = ((Index)place.image * map.groups + groups) * map.outs + rows % map.outs;
-    result[channel * product(map.results) + at] = sum;
+    partial += (Index)row * line + n;
+    REAL sum = 0;
+#pragma unroll 8
+    for (int split = 0; split < splits; split++) sum += partial[split * apart];
+    const Count repeat = row / map.outs, group = repeat / phases;
+    const Spot spot = spot_of(map, repeat - group * phases, n);
+    if (spot.index < 0) return;
+    const Index channel = ((Index)spot.image * map.groups + group) * map.outs + (row - repeat * map.outs);
+    result[channel * product(map.results) + spot.index] = sum;
 }
 
 // partial[split, group, o, (t, c)] = sum over the terms n = (b, p) of a split of features[b, o, p] image[b, c, what p
@@ -243,10 +240,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) multiply_kernel_ad
     const Count positions = product(map.counts), all = images * positions, pixels = product(map.given);
     const Count ins = rounded(map.ins), columns = product(map.taps) * ins;
     const Count tiles = (columns - 1) / COLUMNS + 1, parts = (map.outs - 1) / ROWS + 1;
-    Index block = blockIdx.x;
+    Count block = blockIdx.x;
     const int part = (int)(block % parts);
     block /= parts;
-    const Count tile = (Count)(block % tiles);
+    const Count tile = block % tiles;
     block /= tiles;
     const Index group = block % map.groups;
     const int split = (int)(block / map.groups);
@@ -255,47 +252,77 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) multiply_kernel_ad
     constexpr int LEFTS = (ROWS / VECTOR + LINES - 1) / LINES, RIGHTS = (COLUMNS / VECTOR + LINES - 1) / LINES;
     static_assert(LINES * DEPTH == THREADS, "threads and terms");
     const int term = threadIdx.x % DEPTH, line = threadIdx.x / DEPTH;
-    Count channels[RIGHTS], shifts[RIGHTS][3];
+    int rows[LEFTS], channels[RIGHTS];  // how many channels are left for a vector
+    Index row_starts[LEFTS], starts[RIGHTS];
+    Count shifts[RIGHTS][3];
+#pragma unroll
+    for (int u = 0; u < LEFTS; u++) {
+        const Count o = part * ROWS + (line + u * LINES) * VECTOR;
+        rows[u] = line + u * LINES < ROWS / VECTOR ? (int)(map.outs - o) : 0;
+        row_starts[u] = (group * map.outs + o) * positions;
+    }
 #pragma unroll
     for (int u = 0; u < RIGHTS; u++) {
-        const Count column = tile * COLUMNS + (line + u * LINES) * VECTOR, tap = column / ins;
-        channels[u] = column < columns ? column % ins : map.ins;
+        const Count column = tile * COLUMNS + (line + u * LINES) * VECTOR, tap = column / ins, c = column % ins;
+        const bool inside = column < columns;
+        channels[u] = inside ? (int)(map.ins - c) : 0;
+        starts[u] = (group * map.ins + c) * pixels;
         const Count taps[3] = {
             tap / map.taps[2] / map.taps[1], tap / map.taps[2] % map.taps[1], tap % map.taps[2]
         };
-        for (int a = 0; a < 3; a++)
-            shifts[u][a] = map.sources[a] + (column < columns ? taps[a] * map.dilations[a] : 0);
+        for (int a = 0; a < 3; a++) shifts[u][a] = map.sources[a] + (inside ? taps[a] * map.dilations[a] : 0);
     }
 
-    const Index steps = (all - 1) / DEPTH + 1;
-    const Count from = (Count)(steps * split / splits), to = (Count)(steps * (split + 1) / splits);
+    const Count steps = (all - 1) / DEPTH + 1, each = (steps - 1) / splits + 1;
+    const Count from = split * each, to = smaller(from + each, steps);
+    // The term that is loaded next; it runs through the places of one image after another.
+    const Count counts1 = map.counts[1], counts2 = map.counts[2], first = smaller(smaller(from, steps) * DEPTH + term, all - 1);
+    Place place = place_of(map, first);
+    Count position = first - place.image * positions;
+    bool ended = from >= steps || from * DEPTH + term >= all;
     REAL lefts[LEFTS][VECTOR], rights[RIGHTS][VECTOR];
-    auto load = [&](Count step) {
-        const Index counted = (Index)step * DEPTH + term;
-        const Count n = counted < all ? (Count)counted : all - 1;
-        const Place place = place_of(map, n);
-        const REAL *feature = features + ((Index)place.image * map.groups + group) * map.outs * positions;
-        feature += n - place.image * positions;
+    auto load = [&]() {
+        const REAL *feature = features + (Index)place.image * map.groups * map.outs * positions + position;
 #pragma unroll
-        for (int u = 0; u < LEFTS; u++)
+        for (int u = 0; u < LEFTS; u++) {
+            const int count = ended ? 0 : rows[u];
+            const REAL *value = feature + row_starts[u];
 #pragma unroll
-            for (int e = 0; e < VECTOR; e++) {
-                const int o = part * ROWS + (line + u * LINES) * VECTOR + e;
-                const bool inside = counted < all && o < map.outs && line + u * LINES < ROWS / VECTOR;
-                lefts[u][e] = inside ? feature[(Index)o * positions] : (REAL)0;
-            }
-        const REAL *pixel = image + ((Index)place.image * map.groups + group) * map.ins * pixels;
+            for (int e = 0; e < VECTOR; e++, value += positions) lefts[u][e] = e < count ? *value : (REAL)0;
+        }
+        const REAL *pixel = image + (Index)place.image * map.groups * map.ins * pixels;
+        const Count at0 = place.index[0] * map.steps[0], at1 = place.index[1] * map.steps[1];
+        const Count at2 = place.index[2] * map.steps[2];
+        Count source = -1;
 #pragma unroll
         for (int u = 0; u < RIGHTS; u++) {
-            const Count s0 = table[shifts[u][0] + place.index[0] * map.steps[0]];
-            const Count s1 = table[shifts[u][1] + place.index[1] * map.steps[1]];
-            const Count s2 = table[shifts[u][2] + place.index[2] * map.steps[2]];
-            const bool inside = counted < all && s0 >= 0 && s1 >= 0 && s2 >= 0;
-            const Count count = inside ? map.ins - channels[u] : 0;
-            const REAL *value = pixel + (Index)channels[u] * pixels + (s0 * map.given[1] + s1) * map.given[2] + s2;
+            const int before = u ? u - 1 : 0;
+            const bool again = u && shifts[u][0] == shifts[before][0] && shifts[u][1] == shifts[before][1] &&
+                               shifts[u][2] == shifts[before][2];  // neighbours are often of one tap
+            if (!again) {
+                const Count s0 = table[shifts[u][0] + at0], s1 = table[shifts[u][1] + at1];
+                const Count s2 = table[shifts[u][2] + at2];
+                source = s0 < 0 || s1 < 0 || s2 < 0 ? -1 : (s0 * map.given[1] + s1) * map.given[2] + s2;
+            }
+            const int count = ended || source < 0 ? 0 : channels[u];
+            const REAL *value = pixel + starts[u] + source;
 #pragma unroll
-            for (int e = 0; e < VECTOR; e++) rights[u][e] = e < count ? value[(Index)e * pixels] : (REAL)0;
+            for (int e = 0; e < VECTOR; e++, value += pixels) rights[u][e] = e < count ? *value : (REAL)0;
         }
+        place.index[2] += DEPTH;
+        position += DEPTH;
+        while (place.index[2] >= counts2) {
+            place.index[2] -= counts2;
+            if (++place.index[1] == counts1) {
+                place.index[1] = 0;
+                if (++place.index[0] == map.counts[0]) {
+                    place.index[0] = 0;
+                    place.image++;
+                    position -= positions;
+                }
+            }
+        }
+        ended = ended || place.image >= images;
     };
     auto put = [&](int side) {
 #pragma unroll
@@ -312,12 +339,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS) multiply_kernel_ad
 #pragma unroll
         for (int j = 0; j < WIDE; j++) sums[i][j] = 0;
     if (from < to) {
-        load(from);
+        load();
         put(0);
         __syncthreads();
         for (Count step = from; step < to; step++) {
             const int side = (int)((step - from) % 2);
-            if (step + 1 < to) load(step + 1);
+            if (step + 1 < to) load();
             add_product(left[side], right[side], sums);
             if (step + 1 < to) put(1 - side);
             __syncthreads();
