@@ -165,7 +165,7 @@ def _direct_macros(char: str, outs: int, threads: int) -> dict[str, Any]:
 
 def _product_plan(found: MapTable, images: int, char: str, adjoint: bool) -> Plan:
     places, size = images * found.places, np.dtype(char).itemsize
-    tile, parts = share(found.outs, places, found.taps * found.ins, found.repeats, size, MAPS[char])
+    tile, parts = share(found.outs, places, found.taps, found.ins, found.repeats, size, MAPS[char])
     macros = {**_count(images, found), **tile.macros}
     layout = Layout(_rounded(found.ins, tile.depth), _rounded(found.outs, tile.rows), adjoint)
     blocks = blocks_for(places, tile.columns) * blocks_for(found.outs, tile.rows) * found.repeats * parts
@@ -218,7 +218,7 @@ def splits(terms: int, entries: int) -> tuple[int, int]:
 def _product_kernel_plan(found: MapTable, images: int, char: str) -> KernelPlan:
     terms, size = images * found.places, np.dtype(char).itemsize
     columns = found.kernel_taps * _rounded(found.ins, 16 // size)
-    tile, parts = share(found.outs, columns, terms, found.groups, size, KERNEL_ADJOINTS[char])
+    tile, parts = share(found.outs, columns, 1, terms, found.groups, size, KERNEL_ADJOINTS[char])
     macros = {**_count(images, found), **tile.macros}
     blocks = blocks_for(found.outs, tile.rows) * blocks_for(columns, tile.columns) * found.groups * parts
     run = _launch("multiply_kernel_adjoint", blocks, char, macros, *_int32(images, parts))
