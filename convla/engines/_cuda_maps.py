@@ -116,9 +116,7 @@ def _adjoint_axis(geometry: ConvGeometry, axis: int, folded: bool) -> _Axis:
     wraps = not folded and not _is_cut(geometry, axis)
     phases = min(s, size)
     count = -(-size // phases)
-    deltas = [
-        [(t, (f + low - t * d) // s) for t in range(taps) if (f + low - t * d) % s == 0] for f in range(phases)
-    ]
+    deltas = [[(t, (f + low - t * d) // s) for t in range(taps) if (f + low - t * d) % s == 0] for f in range(phases)]
     if wraps:
         sources = np.arange(2 * outputs) % outputs
         slots = [[(t, delta % outputs) for t, delta in phase] for phase in deltas]

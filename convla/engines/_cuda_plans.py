@@ -14,7 +14,18 @@ from convla.engines._cuda_tiles import KERNEL_ADJOINTS, MAPS, Tile, share
 from convla.geometry import ConvGeometry
 from convla.typing import Array, IndexArray
 
-__all__ = ["LARGEST", "KernelPlan", "Launch", "Layout", "Plan", "builds", "folding", "kernel_plan", "map_plan", "splits"]
+__all__ = [
+    "LARGEST",
+    "KernelPlan",
+    "Launch",
+    "Layout",
+    "Plan",
+    "builds",
+    "folding",
+    "kernel_plan",
+    "map_plan",
+    "splits",
+]
 
 SUMS, PRODUCTS = "convla.engines:convolution", "convla.engines:products"
 
@@ -129,7 +140,9 @@ def builds(dtype: str) -> dict[str, list[dict[str, Any]]]:
 @kept
 def _map_plan(geometry: ConvGeometry, images: int, char: str, adjoint: bool) -> Plan:
     found = adjoint_table(geometry) if adjoint else correlation_table(geometry)
-    plan = (_direct_plan if _sums_directly(found, images, char) else _product_plan)(found, images, char, adjoint)
+    table = _kept_or_made(_table, geometry, adjoint, _count(images, found)["COUNT"])
+    make = _direct_plan if _sums_directly(found, images, char) else _product_plan
+    plan = make(found, table, images, char, adjoint)
     if not (adjoint and is_folded(geometry)):
         return plan
     channels = images * geometry.in_channels
@@ -145,14 +158,14 @@ def _sums_directly(found: MapTable, images: int, char: str) -> bool:
     return few and (found.taps * found.ins <= _FEW_TERMS or images * found.places * found.repeats >= _FULL // 16)
 
 
-def _direct_plan(found: MapTable, images: int, char: str, adjoint: bool) -> Plan:
+def _direct_plan(found: MapTable, table: Array, images: int, char: str, adjoint: bool) -> Plan:
     places = images * found.places
     macros = {**_count(images, found), **_direct_macros(char, found.outs, places * found.repeats)}
     parts = blocks_for(found.outs, macros["CHANNELS"])
     layout = Layout(found.ins, parts * macros["CHANNELS"], adjoint)
     blocks = blocks_for(places, _THREADS * macros["POSITIONS"]) * parts * found.repeats
     run = _launch("sum_directly", blocks, char, macros, *_int32(images, layout.width))
-    return _with_weights(found, char, macros, layout, run)
+    return _with_weights(found, table, char, macros, layout, run)
 
 
 def _direct_macros(char: str, outs: int, threads: int) -> dict[str, Any]:
@@ -163,14 +176,14 @@ def _direct_macros(char: str, outs: int, threads: int) -> dict[str, Any]:
     return {"CHANNELS": channels, "POSITIONS": positions, "THREADS": _THREADS}
 
 
-def _product_plan(found: MapTable, images: int, char: str, adjoint: bool) -> Plan:
+def _product_plan(found: MapTable, table: Array, images: int, char: str, adjoint: bool) -> Plan:
     places, size = images * found.places, np.dtype(char).itemsize
     tile, parts = share(found.outs, places, found.taps, found.ins, found.repeats, size, MAPS[char])
     macros = {**_count(images, found), **tile.macros}
     layout = Layout(_rounded(found.ins, tile.depth), _rounded(found.outs, tile.rows), adjoint)
     blocks = blocks_for(places, tile.columns) * blocks_for(found.outs, tile.rows) * found.repeats * parts
     run = _launch("multiply", blocks, char, macros, *_int32(images, layout.depth, layout.width, parts))
-    plan = _with_weights(found, char, _plain_macros(char, images, found), layout, run)
+    plan = _with_weights(found, table, char, _plain_macros(char, images, found), layout, run)
     if parts == 1:
         return plan
     rows = found.repeats * found.outs
@@ -178,11 +191,13 @@ def _product_plan(found: MapTable, images: int, char: str, adjoint: bool) -> Pla
     return plan._replace(partial=parts * rows * _rounded(places, 16 // size), add=add)
 
 
-def _with_weights(found: MapTable, char: str, macros: dict[str, Any], layout: Layout, run: Launch) -> Plan:
+def _with_weights(
+    found: MapTable, table: Array, char: str, macros: dict[str, Any], layout: Layout, run: Launch
+) -> Plan:
     pairs = found.groups * layout.depth * layout.width
     numbers = _int32(found.outs, found.ins, found.kernel_taps, layout.depth, layout.width, int(layout.transposed))
     lay_out = _each("lay_out", pairs, char, macros, *numbers, np.int64(pairs))
-    return Plan(_table(found, macros), layout, pairs * found.kernel_taps, lay_out, run)
+    return Plan(table, layout, pairs * found.kernel_taps, lay_out, run)
 
 
 # The kernel adjoint.
@@ -191,17 +206,20 @@ def _with_weights(found: MapTable, char: str, macros: dict[str, Any], layout: La
 @kept
 def _kernel_plan(geometry: ConvGeometry, images: int, char: str) -> KernelPlan:
     found = correlation_table(geometry)
+    table = _kept_or_made(_table, geometry, False, _count(images, found)["COUNT"])
     direct = char not in KERNEL_ADJOINTS or found.outs * found.ins <= _FEW_ENTRIES
-    return (_direct_kernel_plan if direct else _product_kernel_plan)(found, images, char)
+    return (_direct_kernel_plan if direct else _product_kernel_plan)(found, table, images, char)
 
 
-def _direct_kernel_plan(found: MapTable, images: int, char: str) -> KernelPlan:
+def _direct_kernel_plan(found: MapTable, table: Array, images: int, char: str) -> KernelPlan:
     terms, entries = images * found.places, found.groups * found.outs * found.ins * found.kernel_taps
     macros = _plain_macros(char, images, found)
     count, each = splits(terms, entries)
-    run = _launch("sum_kernel_adjoint", count * entries, char, macros, *_counted(np.array([terms, each]), macros["COUNT"]))
+    run = _launch(
+        "sum_kernel_adjoint", count * entries, char, macros, *_counted(np.array([terms, each]), macros["COUNT"])
+    )
     add = None if count == 1 else _each("add_up", entries, char, macros, np.int64(count))
-    return KernelPlan(_table(found, macros), run, count * entries, add)
+    return KernelPlan(table, run, count * entries, add)
 
 
 def splits(terms: int, entries: int) -> tuple[int, int]:
@@ -215,7 +233,7 @@ def splits(terms: int, entries: int) -> tuple[int, int]:
     return max(1, blocks_for(terms, max(each, 1))), each
 
 
-def _product_kernel_plan(found: MapTable, images: int, char: str) -> KernelPlan:
+def _product_kernel_plan(found: MapTable, table: Array, images: int, char: str) -> KernelPlan:
     terms, size = images * found.places, np.dtype(char).itemsize
     columns = found.kernel_taps * _rounded(found.ins, 16 // size)
     tile, parts = share(found.outs, columns, 1, terms, found.groups, size, KERNEL_ADJOINTS[char])
@@ -224,7 +242,7 @@ def _product_kernel_plan(found: MapTable, images: int, char: str) -> KernelPlan:
     run = _launch("multiply_kernel_adjoint", blocks, char, macros, *_int32(images, parts))
     entries = found.groups * found.outs * found.ins * found.kernel_taps
     add = _each("add_kernels", entries, char, macros, *_int32(parts))
-    return KernelPlan(_table(found, macros), run, parts * found.groups * found.outs * columns, add)
+    return KernelPlan(table, run, parts * found.groups * found.outs * columns, add)
 
 
 # Launches.
@@ -256,8 +274,10 @@ def _count(images: int, found: MapTable) -> dict[str, Any]:
     return {"COUNT": "int" if max(images * found.places, found.largest) <= LARGEST else "long long"}
 
 
-def _table(found: MapTable, macros: dict[str, Any]) -> Array:
-    return table_on_device(_counted(found.table, macros["COUNT"]))
+@kept
+def _table(geometry: ConvGeometry, adjoint: bool, count: str) -> Array:
+    found = adjoint_table(geometry) if adjoint else correlation_table(geometry)
+    return table_on_device(_counted(found.table, count))
 
 
 @kept
