@@ -1,7 +1,7 @@
 """Kernels written in CUDA C++, compiled where they are first launched, and how they are launched.
 
-A source is named as "package:name", for the file name.cu of a package. It stands alone: what differs between its builds
-is a macro, such as `REAL`, the type of the entries. Grids have one axis. A kernel runs on the device of its arrays, on
+A source is named as "package:name", for the file name.cu of a package. It stands alone, but for headers of the package:
+what differs between its builds is a macro, such as `REAL`, the type of the entries. Grids have one axis. A kernel runs on the device of its arrays, on
 CuPy's current stream, and waits for nothing. CuPy is imported with the first launch.
 """
 
@@ -28,14 +28,18 @@ __all__ = [
     "blocks_for",
     "c_type",
     "chunks",
+    "compiled",
     "contiguous",
     "cuda_trouble",
     "forget",
+    "kept",
     "kernel_options",
     "launch_kernel",
     "on_its_device",
     "on_the_device",
+    "one_device",
     "source_text",
+    "table_on_device",
 ]
 
 C_TYPES = {
@@ -63,6 +67,8 @@ LIBRARIES = (
 
 _NOT_LOADED = re.compile(r"lib\w+\.so|\.dll\b|failed to load|cannot open shared object", re.IGNORECASE)
 
+_INCLUDE = re.compile(r'^#include "(\w+\.cuh)"$', re.MULTILINE)
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -85,9 +91,11 @@ def cuda_trouble() -> str:
 
 
 def source_text(source: str) -> str:
-    """Return the text of a source."""
+    """Return the text of a source, with the files of its package that it includes."""
     package, _, name = source.partition(":")
-    return resources.files(package).joinpath(f"{name}.cu").read_text(encoding="utf-8")
+    folder = resources.files(package)
+    text = folder.joinpath(f"{name}.cu").read_text(encoding="utf-8")
+    return _INCLUDE.sub(lambda found: folder.joinpath(found[1]).read_text(encoding="utf-8"), text)
 
 
 def kernel_options(*, fused: bool = True, **macros: object) -> tuple[str, ...]:
@@ -104,12 +112,30 @@ def kernel_options(*, fused: bool = True, **macros: object) -> tuple[str, ...]:
 
 def forget() -> None:
     """Forget what was compiled and what was copied to a device."""
-    _kernel.cache_clear()
-    _copy.cache_clear()
+    for forget_results in _FORGET:
+        forget_results()
 
 
-@functools.cache
-def _kernel(source: str, name: str, options: tuple[str, ...], device: int) -> Any:  # noqa: ARG001 - a part of the key
+_FORGET: list[Callable[[], None]] = []
+
+
+def kept(make: Callable[P, R]) -> Callable[P, R]:
+    """Keep what is made of hashable arguments for the current device, up to 256 results, until `forget` is called."""
+
+    @functools.lru_cache(maxsize=256)
+    def made(_device: int, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        return make(*args, **kwargs)
+
+    @functools.wraps(make)
+    def get(*args: P.args, **kwargs: P.kwargs) -> R:
+        return made(importlib.import_module("cupy").cuda.Device().id, *args, **kwargs)
+
+    _FORGET.append(made.cache_clear)
+    return get
+
+
+@kept
+def _kernel(source: str, name: str, options: tuple[str, ...]) -> Any:
     kernel = importlib.import_module("cupy").RawKernel(source_text(source), name, options=options)
     try:
         kernel.compile()
@@ -118,6 +144,19 @@ def _kernel(source: str, name: str, options: tuple[str, ...], device: int) -> An
             f"the CUDA kernel {name} cannot be compiled ({type(error).__name__}: {error}); {LIBRARIES}"
         ) from error
     return kernel
+
+
+def compiled(source: str, name: str, *, fused: bool = True, **macros: object) -> Any:
+    """Return a kernel for the current device, to be called with blocks, threads and arguments.
+
+    `fused` and the macros are those of `kernel_options`.
+
+    Raises
+    ------
+    EngineError
+        If it cannot be compiled.
+    """
+    return _kernel(source, name, kernel_options(fused=fused, **macros))
 
 
 def launch_kernel(
@@ -139,8 +178,7 @@ def launch_kernel(
     EngineError
         If it cannot be compiled.
     """
-    device = importlib.import_module("cupy").cuda.Device().id
-    kernel = _kernel(source, name, kernel_options(fused=fused, **macros), device)
+    kernel = compiled(source, name, fused=fused, **macros)
     kernel((blocks,), threads, tuple(_settled(value) for value in arguments))
 
 
@@ -176,13 +214,8 @@ def on_its_device(operation: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(operation)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         cupy = importlib.import_module("cupy")
-        devices = sorted({value.device.id for value in args if isinstance(value, cupy.ndarray)})
-        if len(devices) > 1:
-            raise EngineError(
-                f"all arrays of a call must be on one device, got devices {', '.join(map(str, devices))}: copy them to "
-                "one, with cupy.asarray inside of cupy.cuda.Device(number)"
-            )
-        with cupy.cuda.Device(*devices):
+        device = one_device([value for value in args if isinstance(value, cupy.ndarray)])
+        with cupy.cuda.Device(device):
             try:
                 return operation(*args, **kwargs)
             except (ImportError, MemoryError, OSError, RuntimeError) as error:
@@ -192,6 +225,17 @@ def on_its_device(operation: Callable[P, R]) -> Callable[P, R]:
                 raise named from error
 
     return run
+
+
+def one_device(arrays: Iterable[Any]) -> int | None:
+    """Return the number of the device of CuPy's arrays, or None where there are none; see `on_its_device`."""
+    devices = {array.device.id for array in arrays}
+    if len(devices) > 1:
+        raise EngineError(
+            f"all arrays of a call must be on one device, got devices {', '.join(map(str, sorted(devices)))}: copy "
+            "them to one, with cupy.asarray inside of cupy.cuda.Device(number)"
+        )
+    return devices.pop() if devices else None
 
 
 def _named(error: Exception) -> Exception | None:
@@ -208,18 +252,18 @@ def _named(error: Exception) -> Exception | None:
     return None
 
 
-@functools.lru_cache(maxsize=256)
-def _copy(make: Callable[..., Any], arguments: tuple[Any, ...], device: int) -> Any:  # noqa: ARG001 - a part of the key
+def table_on_device(table: Any) -> Any:
+    """Return a table of NumPy on the current device, for launches on any stream."""
     cupy = importlib.import_module("cupy")
-    table = cupy.asarray(make(*arguments))
+    copy = cupy.asarray(table)
     cupy.cuda.get_current_stream().synchronize()  # once: later calls may be on other streams
-    return table
+    return copy
 
 
+@kept
 def on_the_device(make: Callable[..., Any], *arguments: Any) -> Any:
     """Return a table that `make` builds of hashable arguments, on the current device, kept for later calls."""
-    device = importlib.import_module("cupy").cuda.Device().id
-    return _copy(make, arguments, device)
+    return table_on_device(make(*arguments))
 
 
 def contiguous(array: Array) -> Array:

@@ -63,7 +63,7 @@ def lent(kernel: Callable[P, R], reference: Callable[P, R], arrays: Sequence[Arr
     if all(is_cupy(array) for array in arrays):
         return kernel
 
-    @functools.wraps(kernel)
+    @functools.wraps(kernel, updated=())  # without what prepares its arguments, which are another library's here
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
         given = [value for value in args if is_array(value)]
         if any(_is_followed(value) for value in given):

@@ -60,9 +60,10 @@ def test_tensors_run_on_pytorchs_stream_and_come_back_as_tensors(on_a_gpu: Modul
             assert type(got) is torch.Tensor
             assert got.dtype == torch.float32
             np.testing.assert_array_equal(got.numpy(), wanted)
-    assert Stream.launched == [THEIRS] * 6
+    assert Stream.launched == [THEIRS] * COUNTS["launches"]
+    assert COUNTS["sum_directly"] == 4
     assert Stream.current == 0
-    # The host waited for nothing but the two tables, when they were made.
+    # The host waited for nothing but the two tables, when they were made: the kernel adjoint has that of the first map.
     assert (COUNTS["waits"], COUNTS["streams waited for"]) == (0, 2)
 
 
@@ -73,7 +74,7 @@ def test_a_stream_that_tells_its_number_by_the_protocol(on_a_gpu: ModuleType, mo
     _windows.correlate(given["image"], given["kernel"], GEOMETRY)
     monkeypatch.delattr(Stream, "from_external")  # CuPy 13
     _windows.correlate(given["image"], given["kernel"], GEOMETRY)
-    assert Stream.launched == [THEIRS + 1, THEIRS]
+    assert Stream.launched == [THEIRS + 1] * 2 + [THEIRS] * 2  # of the weights and of the map
 
 
 def test_the_kernel_sees_the_tensors_own_memory(on_a_gpu: ModuleType) -> None:
@@ -101,7 +102,7 @@ def test_what_a_framework_follows_is_left_to_the_reference(on_a_gpu: ModuleType)
     assert COUNTS["launches"] == 0
     with torch.no_grad():
         features = operator._apply(image)
-    assert COUNTS["correlate"] == 1
+    assert COUNTS["sum_directly"] == 1
     np.testing.assert_array_equal(image_gradient, operator._adjoint(features.detach()))
     launches = COUNTS["launches"]
     assert torch.equal(torch.func.vmap(operator._apply)(image.detach()), features)
@@ -120,7 +121,7 @@ def test_an_operator_of_tensors(on_a_gpu: ModuleType) -> None:
     assert torch.equal(operator.apply(image), ConvOperator(kernel, (5,), engine="reference").apply(image))
     assert torch.equal(operator.adjoint(operator.apply(image)), operator.T.apply(operator.apply(image)))
     np.testing.assert_allclose(reweighted_gradient(kernel, 2.0), reweighted_gradient(kernel.numpy(), 2.0))
-    assert {"correlate", "correlate_image_adjoint", "reweighted_gradient"} <= set(COUNTS)
+    assert {"sum_directly", "reweighted_gradient"} <= set(COUNTS)
 
 
 @pytest.fixture
@@ -139,7 +140,7 @@ def test_jax_arrays_and_their_streams(jax: Any) -> None:
         got = operation(*(given[name] for name in names), GEOMETRY)
         assert isinstance(got, jax.Array)
         np.testing.assert_array_equal(got, operation.reference(*(host[name] for name in names), GEOMETRY))
-        assert COUNTS[operation.operation] == 1
+        assert COUNTS["launches"] >= 2 * place  # of weights or partial sums, and of the map
         # JAX may reuse what is let go: the end is waited for. The tables are two, made once.
         assert COUNTS["streams waited for"] == place + min(place, 2)
     traced = jax.make_jaxpr(lambda image: _windows.correlate(image, given["kernel"], GEOMETRY))(given["image"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 import convla
 from convla._cuda import C_TYPES, kernel_options, source_text
 from convla._dispatch import KERNELS
-from convla.engines import cupy_convolution, cupy_filters, cupy_gradients
+from convla.engines import _cuda_plans, cupy_filters, cupy_gradients
 from convla.errors import install_line
 from convla.experiments.descents import pairs  # noqa: F401 - adds its operation
 from tests.cuda import nvrtc
@@ -23,8 +24,17 @@ FLOATS = ("float32", "float64")
 ADDED = ("-ftz=true", "--device-as-default-execution-space")
 """What CuPy adds to the options of every kernel."""
 
+
+def _of_floats(source: str) -> list[dict[str, Any]]:
+    """Return all builds for floats, those for different dtypes in turn, and one that counts with 64 bits."""
+    parts = [_cuda_plans.builds(dtype)[source] for dtype in FLOATS]
+    found = [build for pair in itertools.zip_longest(*parts) for build in pair if build]
+    return [*found, found[0] | {"COUNT": "long long"}]
+
+
 BUILDS: dict[str, list[dict[str, Any]]] = {
-    "convla.engines:convolution": [cupy_convolution.macros(np.empty(1, dtype)) for dtype in C_TYPES],
+    _cuda_plans.SUMS: [_cuda_plans.builds("int8")[_cuda_plans.SUMS][0], *_of_floats(_cuda_plans.SUMS)],
+    _cuda_plans.PRODUCTS: _of_floats(_cuda_plans.PRODUCTS),
     "convla.engines:filters": [
         cupy_filters.macros(np.empty((1, 1, taps), dtype))
         for taps, dtype in ((3, "float32"), (99, "float64"), (999, "int64"))
@@ -73,7 +83,7 @@ def test_the_compiler_is_one_that_complains() -> None:
 def test_shared_memory_fits_every_device(source: str) -> None:
     # 48 KiB of a block's static shared memory is what every device has; the widest entries have 8 bytes.
     for kernel in re.split(r"__global__", source_text(source))[1:]:
-        sizes = re.findall(r"__shared__ \w+ \w+((?:\[\w+\])+);", kernel)
+        sizes = re.findall(r"__shared__ REAL \w+((?:\[\w+\])+);", kernel)
         for macros in BUILDS[source]:
             count = sum(np.prod([int(str(macros[name])) for name in re.findall(r"\w+", dims)]) for dims in sizes)
             assert 8 * count <= 48 * 1024

@@ -14,6 +14,7 @@
 
 #define __global__
 #define __device__ static inline
+#define __launch_bounds__(...)
 #define __shared__ static __attribute__((section("cuda_shared")))
 
 struct Dim {

@@ -32,6 +32,7 @@ _PROBLEMS = {
     3: "an operation without a meaning: an index outside of a local or shared array, an overflow, a division by 0",
 }
 
+_KERNEL = r"__global__\s+void\s+(?:__launch_bounds__\(.*\)\s+)?"
 _HERE = Path(__file__).parent
 _TYPES = {
     "float": np.float32,
@@ -50,7 +51,7 @@ _TYPES = {
 @functools.cache
 def parameters(source: str, name: str) -> tuple[tuple[str, bool], ...]:
     """Return the type of each parameter of a kernel, without const, and whether it is a pointer."""
-    found = re.search(rf"__global__\s+void\s+{name}\s*\(([^)]*)\)", source)
+    found = re.search(rf"{_KERNEL}{name}\s*\(([^)]*)\)", source)
     assert found, f"no kernel {name} in the source"
     parts = [re.sub(r"\b(const|__restrict__)\b", " ", part) for part in found[1].split(",")]
     return tuple((" ".join(part.replace("*", " ").split()[:-1]), "*" in part) for part in parts)
@@ -70,7 +71,7 @@ def _folder() -> tempfile.TemporaryDirectory[str]:
 @functools.cache
 def _library(source: str, macros: tuple[tuple[str, str], ...]) -> ctypes.CDLL:
     assert COMPILER, "g++ is not installed"
-    names = re.findall(r"__global__\s+void\s+(\w+)", source)
+    names = re.findall(rf"{_KERNEL}(\w+)", source)
     text = ['#include "device.h"', *(f"#define {name} {value}" for name, value in macros), source]
     for name in names:
         given = ", ".join(
