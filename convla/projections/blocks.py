@@ -168,21 +168,21 @@ class TorusBlocks(Blocks):
         """Return the symbol at the frequencies."""
         groups, out, inner, taps = self.shape
         flat = kernel.reshape(-1, taps).T.astype(self._dtype)
-        blocks = np.empty((len(self._waves), groups * out * inner, self._phases), self._waves.dtype)
+        blocks = np.empty((len(self._waves), groups * out, self._phases, inner), self._waves.dtype)
         for phase in range(self._phases):
             chosen = self._phase_of == phase
-            blocks[..., phase] = self._waves[:, chosen] @ flat[chosen]
-        return blocks.reshape(-1, groups, out, inner * self._phases)
+            blocks[:, :, phase] = (self._waves[:, chosen] @ flat[chosen]).reshape(-1, groups * out, inner)
+        return blocks.reshape(-1, groups, out, self._phases * inner)
 
     def adjoint(self, blocks: BlockArray) -> FloatArray:
         """Return the Fourier coefficients at the taps."""
         groups, out, inner, taps = self.shape
-        stack = blocks.reshape(len(self._waves), -1, self._phases)
+        stack = blocks.reshape(len(self._waves), groups * out, self._phases, inner)
         flat = np.empty((taps, groups * out * inner))
         for phase in range(self._phases):
             chosen = self._phase_of == phase
             waves = self._waves[:, chosen].conj() * self.weights.astype(self._dtype)
-            flat[chosen] = (waves.T @ stack[..., phase]).real
+            flat[chosen] = (waves.T @ stack[:, :, phase].reshape(len(waves), -1)).real
         return flat.T.reshape(self.shape)
 
 

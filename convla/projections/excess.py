@@ -19,7 +19,6 @@ __all__ = ["Excess", "Follower", "largest_of"]
 _SMALL = 24  # columns: smaller matrices are decomposed
 _SHARE = 1 / 4  # of the columns: where more vectors are followed, a decomposition costs no more
 _SPARE, _MORE = 1.25, 4  # how many vectors are followed for each value above the limit, and beside those
-_FAR = 0.1  # of the limit: how far above it a value counts for `below`
 
 
 class Excess(NamedTuple):
@@ -29,14 +28,15 @@ class Excess(NamedTuple):
     ----------
     stack : array of shape (..., rows, columns)
         The matrices with the limit taken off all singular values, 0 where none is left.
-    sums : numpy.ndarray of shape (...)
-        Their nuclear norms.
+    sums, squares : numpy.ndarray of shape (...)
+        Their nuclear norms, and the squares of their Frobenius norms.
     largest : float
         The largest norm of the matrices themselves, if it is above the limit.
     """
 
     stack: BlockArray
     sums: FloatArray
+    squares: FloatArray
     largest: float
 
 
@@ -59,110 +59,132 @@ class Follower:
     def __init__(self) -> None:
         self._vectors: BlockArray | None = None
 
-    def excess(self, stack: BlockArray, limit: float, *, below: float = 0.0) -> Excess:
-        """Return what a stack has above a limit.
+    def excess(self, stack: BlockArray, limit: float) -> Excess:
+        """Return what a stack (..., rows, columns) has above a limit.
 
-        Parameters
-        ----------
-        stack : array of shape (..., rows, columns)
-        limit : float
-        below : float
-            The limit is lowered by so much times what the largest value has above it, or a tenth of the limit if it
-            has more.
-
-        Returns
-        -------
-        Excess
-            In a followed space values may be missed: then it is smaller, and still what it says that it is of a stack
-            with those values lowered.
+        In a followed space values may be missed: then it is smaller, and what the limit is taken off are the others.
         """
-        tall = _tall(stack)
-        lowest = limit * (1 - below * _FAR)
-        left = np.linalg.norm(tall, axis=(-2, -1)) > lowest  # no value of the others is above it
-        images, values, vectors = self._ritz(tall) if self._vectors is not None else _nothing(tall)
-        decomposed = np.flatnonzero(left & ((values > lowest).all(axis=-1)))
-        own = _decomposed(tall[decomposed])
-        largest = float(max(values[left].max(initial=0.0), own.values.max(initial=0.0)))
-        lowered = limit - below * min(max(0.0, largest - limit), _FAR * limit)
-        found, sums = _above(images, values, vectors, lowered)
-        found[decomposed], sums[decomposed] = _above(*own, lowered)
-        self._keep(tall, decomposed, own, lowered)
-        turned = _adjoint(found) if stack.shape[-2] < stack.shape[-1] else found
-        return Excess(turned.reshape(stack.shape), sums.reshape(stack.shape[:-2]), largest)
+        flat = stack.reshape(-1, *stack.shape[-2:])
+        if self._vectors is None:
+            ritz = _Triplets.none(flat)
+            chosen = np.flatnonzero(np.linalg.norm(flat, axis=(-2, -1)) > limit)  # no value of the others is above it
+        else:
+            ritz = self._ritz(flat)
+            chosen = np.flatnonzero((ritz.values > limit).all(axis=-1))
+        own = _decomposed(flat[chosen])
+        largest, lead = max(ritz.largest, own.largest), stack.shape[:-2]
+        if largest <= limit:
+            return Excess(np.broadcast_to(flat[0, 0, 0] * 0, stack.shape), np.zeros(lead), np.zeros(lead), largest)
+        found, kept = ritz.above(limit, flat), ritz.kept(limit)
+        sums, squares = kept.sum(axis=-1), (kept * kept).sum(axis=-1)
+        found[chosen], kept = own.above(limit, flat), own.kept(limit)
+        sums[chosen], squares[chosen] = kept.sum(axis=-1), (kept * kept).sum(axis=-1)
+        self._keep(flat, chosen, own, limit)
+        return Excess(found.reshape(stack.shape), sums.reshape(lead), squares.reshape(lead), largest)
 
     def largest(self, stack: BlockArray) -> float:
         """Return the largest norm in a stack; where vectors are followed, of what they show."""
-        return largest_of(stack) if self._vectors is None else float(self._ritz(_tall(stack)).values.max())
+        flat = stack.reshape(-1, *stack.shape[-2:])
+        return largest_of(stack) if self._vectors is None else self._ritz(flat).largest
 
-    def _ritz(self, tall: BlockArray) -> _Triplets:
-        """Take a step of the subspace iteration."""
+    def _ritz(self, stack: BlockArray) -> _Triplets:
+        """Return what the followed vectors show of a stack, and let a step of the subspace iteration improve them."""
         assert self._vectors is not None
-        basis = np.linalg.qr(_adjoint(tall) @ (tall @ self._vectors)).Q
-        found = _decomposed(tall @ basis)
-        self._vectors = basis @ found.vectors
-        return found._replace(vectors=self._vectors)
+        images = _times(stack, self._vectors)
+        squares, turns = np.linalg.eigh(_gram(images))
+        images, vectors = images @ turns, self._vectors @ turns
+        self._vectors = np.linalg.qr(_adjoint_times(stack, images)).Q
+        return _Triplets(images, np.sqrt(np.maximum(squares, 0.0)), vectors)
 
-    def _keep(self, tall: BlockArray, places: Any, own: _Triplets, limit: float) -> None:
+    def _keep(self, stack: BlockArray, places: Any, own: _Triplets, limit: float) -> None:
         """Follow the leading vectors of decomposed matrices too, or none where they are too many to be worth it."""
         if not len(places):
             return
-        count, columns = int(np.count_nonzero(own.values > limit, axis=-1).max()), tall.shape[-1]
+        count, order = int(np.count_nonzero(own.values > limit, axis=-1).max()), min(stack.shape[-2:])
         before = 0 if self._vectors is None else self._vectors.shape[-1]
         wanted = max(before, math.ceil(_SPARE * count) + _MORE)
-        if columns <= _SMALL or wanted > _SHARE * columns:
+        if order <= _SMALL or wanted > _SHARE * order:
             self._vectors = None
             return
-        vectors = np.zeros((len(tall), columns, wanted), tall.dtype)
+        vectors = np.empty((len(stack), order, wanted), stack.dtype)
         # Where nothing is known, any vectors will do to begin with: those of a structured matrix are none of these.
-        vectors[..., : wanted - before] = np.random.default_rng(0).standard_normal((columns, wanted - before))
+        vectors[..., : wanted - before] = np.random.default_rng(0).standard_normal((order, wanted - before))
         if self._vectors is not None:
             vectors[..., wanted - before :] = self._vectors
-        vectors[places] = own.vectors[..., columns - wanted :]
-        self._vectors = vectors
+        vectors[places] = own.vectors[..., order - wanted :]
+        self._vectors = np.linalg.qr(vectors).Q
 
 
 class _Triplets(NamedTuple):
-    """Singular triplets of each matrix: images under it, values in increasing order, right vectors."""
+    """Singular triplets of each matrix of a stack, or of its adjoint where the matrix has fewer rows than columns.
+
+    Images under it, values in increasing order, and vectors of the smaller side.
+    """
 
     images: BlockArray
     values: FloatArray
     vectors: BlockArray
 
+    @classmethod
+    def none(cls, stack: BlockArray) -> _Triplets:
+        """Return no triplets of each matrix."""
+        count, long, short = len(stack), max(stack.shape[-2:]), min(stack.shape[-2:])
+        images, vectors = (np.empty((count, side, 0), stack.dtype) for side in (long, short))
+        return cls(images, np.empty((count, 0), stack.real.dtype), vectors)
+
+    @property
+    def largest(self) -> float:
+        """The largest value; 0 where there is none."""
+        return float(self.values.max(initial=0.0))
+
+    def kept(self, limit: float) -> FloatArray:
+        """Return what each value has above a limit."""
+        return np.maximum(self.values.astype(np.float64) - limit, 0.0)
+
+    def above(self, limit: float, stack: BlockArray) -> BlockArray:
+        """Return the matrices of the stack that these are of with a limit taken off their values."""
+        kept = self.kept(limit)
+        first = kept.shape[-1] - int(np.count_nonzero(kept, axis=-1).max(initial=0))
+        shares = (kept / np.maximum(self.values, limit)).astype(self.values.dtype)
+        images, vectors = (self.images * shares[..., None, :])[..., first:], self.vectors[..., first:]
+        left, right = (vectors, images) if _is_wide(stack) else (images, vectors)
+        return np.asarray(left @ _adjoint(right))
+
 
 def _decomposed(stack: BlockArray) -> _Triplets:
-    """Decompose the Gram matrices: what their squares cost in accuracy is at values far below the largest."""
-    squares, vectors = np.linalg.eigh(_adjoint(stack) @ stack)
-    return _Triplets(stack @ vectors, np.sqrt(np.maximum(squares, 0.0)), vectors)
-
-
-def _nothing(stack: BlockArray) -> _Triplets:
-    """Return no triplets of each matrix."""
-    count, rows, columns = stack.shape
-    values = np.zeros((count, 0), stack.real.dtype)
-    return _Triplets(np.zeros((count, rows, 0), stack.dtype), values, np.zeros((count, columns, 0), stack.dtype))
-
-
-def _above(images: BlockArray, values: FloatArray, vectors: BlockArray, limit: float) -> tuple[BlockArray, FloatArray]:
-    """Return the matrices of given triplets with a limit taken off their values, and the sums of what is left."""
-    kept = np.maximum(values - values.dtype.type(limit), 0.0)
-    first = values.shape[-1] - int(np.count_nonzero(kept, axis=-1).max(initial=0))
-    shares = kept[..., first:] / np.maximum(values[..., first:], values.dtype.type(limit))
-    stack = images[..., first:] * shares[..., None, :] @ _adjoint(vectors[..., first:])
-    return stack, kept.sum(axis=-1, dtype=np.float64)
+    """Decompose the smaller Gram matrices: what their squares cost in accuracy is at values far below the largest."""
+    squares, vectors = np.linalg.eigh(_smaller_gram(stack))
+    return _Triplets(_times(stack, vectors), np.sqrt(np.maximum(squares, 0.0)), vectors)
 
 
 def largest_of(stack: BlockArray) -> float:
     """Return the largest norm in a stack, by decompositions."""
-    tall = _tall(stack)
-    frobenius = np.linalg.norm(tall, axis=(-2, -1))
-    chosen = tall[frobenius >= frobenius.max() / math.sqrt(tall.shape[-1])]  # the norms of the others are smaller
-    return math.sqrt(max(0.0, float(np.linalg.eigvalsh(_adjoint(chosen) @ chosen)[..., -1].max())))
-
-
-def _tall(stack: BlockArray) -> BlockArray:
-    """Return the matrices (n, rows, columns) of a stack, or their adjoints, with no fewer rows than columns."""
     flat = stack.reshape(-1, *stack.shape[-2:])
-    return _adjoint(flat) if stack.shape[-2] < stack.shape[-1] else flat
+    frobenius = np.linalg.norm(flat, axis=(-2, -1))
+    chosen = flat[frobenius >= frobenius.max() / math.sqrt(min(flat.shape[-2:]))]  # the norms of the others are smaller
+    return math.sqrt(max(0.0, float(np.linalg.eigvalsh(_smaller_gram(chosen))[..., -1].max())))
+
+
+def _is_wide(stack: BlockArray) -> bool:
+    return stack.shape[-2] < stack.shape[-1]
+
+
+def _times(stack: BlockArray, vectors: BlockArray) -> BlockArray:
+    """Return products with the vectors of the smaller side; the matrices themselves are never copied."""
+    return _adjoint(_adjoint(vectors) @ stack) if _is_wide(stack) else stack @ vectors
+
+
+def _adjoint_times(stack: BlockArray, images: BlockArray) -> BlockArray:
+    """Return products with images, back to the smaller side."""
+    return np.asarray(stack @ images) if _is_wide(stack) else _adjoint(_adjoint(images) @ stack)
+
+
+def _gram(stack: BlockArray) -> BlockArray:
+    return np.asarray(_adjoint(stack) @ stack)
+
+
+def _smaller_gram(stack: BlockArray) -> BlockArray:
+    return np.asarray(stack @ _adjoint(stack)) if _is_wide(stack) else _gram(stack)
 
 
 def _adjoint(stack: BlockArray) -> BlockArray:

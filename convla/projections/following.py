@@ -11,17 +11,17 @@ from convla._threads import blas_on_one_thread
 from convla.operators import ConvOperator
 from convla.projections.blocks import BlockMethod, Blocks, TorusBlocks, blocks_of
 from convla.projections.excess import Follower
-from convla.projections.nearest import relaxed
+from convla.projections.nearest import extrapolated
 from convla.projections.scaling import scaled_below
 from convla.projections.units import distance_between, in_units, unit_of, with_kernel
 from convla.spectra.bounds import proved_upper_bound, singular_value_bounds
 
 __all__ = ["FEW_ITERATIONS", "FollowedKernel", "KeptKernel"]
 
-FEW_ITERATIONS = 3
+FEW_ITERATIONS = 5
 _ROUNDS = 4  # of the blocks' limit, moved until the proved bound is close to the maximum
 _CLOSE = 2e-3  # of the maximum
-_MARGIN = 1e-4  # of the blocks' limit: what the followed vectors may miss costs no second proof
+_MISSED = 2e-5  # of the limit: what the followed vectors may miss, so that it costs no second proof
 
 
 class KeptKernel(NamedTuple):
@@ -67,7 +67,7 @@ class FollowedKernel:
     >>> followed = FollowedKernel(1.0)
     >>> kept = followed.kept(ConvOperator(np.array([[[1.0, 2.0, 1.0]]]), (16,)))
     >>> kept.upper <= 1.0, kept.iterations
-    (True, 2)
+    (True, 4)
     """
 
     def __init__(self, maximum: float, *, method: BlockMethod = "auto", max_iterations: int = FEW_ITERATIONS) -> None:
@@ -97,8 +97,14 @@ class FollowedKernel:
         given = np.ldexp(np.asarray(operator.kernel, np.float64), -unit).reshape(self._blocks.shape)
         best, least, iterations = None, math.inf, 0
         for _ in range(_ROUNDS):
-            limit = in_units(self._maximum, unit) / self._ratio * (1 - _MARGIN)
-            near = relaxed(self._blocks, given, limit, max_iterations=self._max_iterations, follower=self._follower)
+            limit = in_units(self._maximum, unit) / self._ratio
+            near = extrapolated(
+                self._blocks,
+                given,
+                limit * (1 - _MISSED),
+                max_iterations=self._max_iterations,
+                follower=self._follower,
+            )
             iterations += near.iterations
             found = with_kernel(operator, np.ldexp(near.kernel, unit)) if near.iterations else operator
             settled = scaled_below(found, self._maximum, proof=self._proof)

@@ -9,7 +9,7 @@ is the nearest kernel at the maximum. Dykstra's alternating projections between 
 come of a kernel are the proximal gradient method on the dual, so that Nesterov's momentum makes them quicker, and the
 dual's value tells how far any kernel that obeys the limit has to be.
 
-A kernel that obeys the limit, and is near, takes fewer steps: those of alternating projections, relaxed.
+A kernel that obeys the limit, and is near, takes a few steps: those of alternating projections, extrapolated.
 """
 
 from __future__ import annotations
@@ -22,11 +22,10 @@ import numpy as np
 from convla.projections.blocks import BlockArray, Blocks, FloatArray
 from convla.projections.excess import Follower, largest_of
 
-__all__ = ["Found", "Near", "alternating", "dykstra", "largest_value", "relaxed"]
+__all__ = ["Found", "Near", "alternating", "dykstra", "extrapolated", "largest_value"]
 
+_ROOM = 1e-3  # of the limit: between it and what an extrapolated step aims at
 _CHECK = 5  # steps between two looks at the gap, which cost as much as a step
-_RELAXATION, _BELOW = 1.9, 0.3  # of `relaxed`
-_FAR = 1.5  # times the limit: from there the first step leads below it
 
 
 class Found(NamedTuple):
@@ -109,7 +108,8 @@ def dykstra(
     while not converged and iterations < max_iterations:
         iterations += 1
         kernel = given - blocks.adjoint(ahead)
-        dual, nuclear, _ = follower.excess(ahead + step * blocks.of(kernel), step * limit)
+        excess = follower.excess(ahead + step * blocks.of(kernel), step * limit)
+        dual, nuclear = excess.stack, excess.sums
         if _inner(blocks, ahead - dual, dual - before) > 0:
             momentum = 1.0
         following = (1 + math.sqrt(1 + 4 * momentum * momentum)) / 2
@@ -175,8 +175,13 @@ def alternating(
     return Found(kernel, 0.0, iterations, converged, None)
 
 
-def relaxed(
-    blocks: Blocks, given: FloatArray, limit: float, *, max_iterations: int, follower: Follower | None = None
+def extrapolated(
+    blocks: Blocks,
+    given: FloatArray,
+    limit: float,
+    *,
+    max_iterations: int,
+    follower: Follower | None = None,
 ) -> Near:
     """Return a kernel near a given one whose blocks have norms of at most `limit`, in a few steps.
 
@@ -193,28 +198,40 @@ def relaxed(
     Returns
     -------
     Near
-        Its kernel obeys the limit, to rounding and to what `follower` misses: the last iterate is scaled down to it.
-        One that obeyed it before is returned as it is.
+        Its kernel obeys the limit, to rounding and to what `follower` misses: where the steps do not lead there, the
+        last iterate is scaled down. One that obeyed it before is returned as it is; another has some room left below
+        the limit, a thousandth of it or less.
 
     Notes
     -----
-    Alternating projections, ``K - r A*(excess of A K) / norm(A* A)``, come near the limit soon where r is almost 2
-    instead of 1, and what exceeds a limit that is lower by a share of what the largest value has above it is taken
-    off: fewer steps are needed, and the last scaling, which moves all singular values, has less to do. From far away a
-    step with r = 1 comes first.
+    Let E be what the singular values of A K have above a limit. A K - E is the projection onto the stacks of that norm,
+    so that for every kernel K' that obeys it ``<E, A K - E - A K'> >= 0``: a half space, and the step
+    ``K - A* E norm(E)^2 / norm(A* E)^2`` ends on its boundary, nearer to all those kernels. The step of plain
+    alternating projections is shorter, where the taps are few by almost the number of frequencies for each tap.
 
     References
     ----------
-    S. Agmon, The relaxation method for linear inequalities, Canad. J. Math. 6 (1954) 382-392.
+    G. Pierra, Decomposition through formalization in a product space, Math. Programming 28 (1984) 96-115.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from convla import ConvGeometry
+    >>> from convla.projections.blocks import TorusBlocks
+    >>> from convla.projections.nearest import extrapolated
+    >>> blocks = TorusBlocks(ConvGeometry((1, 1, 3), (16,), padding="same"))
+    >>> near = extrapolated(blocks, np.array([[[[1.0, 2.0, 1.0]]]]), 1.0, max_iterations=5)
+    >>> near.kernel.round(2), near.norm <= 1.0
+    (array([[[[0.08, 0.84, 0.08]]]]), True)
     """
     follower = Follower() if follower is None else follower
-    kernel = given
+    kernel, wanted = given, (1 - _ROOM) * limit
     for iterations in range(max_iterations):
-        excess = follower.excess(blocks.of(kernel), limit, below=_BELOW)
+        excess = follower.excess(blocks.of(kernel), wanted)
         if excess.largest <= limit:
             return Near(kernel, excess.largest, iterations)
-        size = _RELAXATION if excess.largest <= _FAR * limit else 1.0
-        kernel = kernel - size / blocks.bound * blocks.adjoint(excess.stack)
+        move = blocks.adjoint(excess.stack)
+        kernel = kernel - blocks.total(excess.squares) / float(np.sum(move * move)) * move
     largest = follower.largest(blocks.of(kernel))
     factor = min(1.0, limit / max(largest, math.ulp(0.0)))
     return Near(kernel * factor, largest * factor, max_iterations)

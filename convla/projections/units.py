@@ -25,8 +25,8 @@ def unit_of(operator: ConvOperator, minimum: float = 0.0) -> int:
     >>> from convla import ConvOperator
     >>> from convla.projections.units import in_units, unit_of
     >>> unit = unit_of(ConvOperator(np.array([[[3e200, 1.0]]]), (5,)))
-    >>> unit, in_units(2.0**667, unit), in_units(0.0, unit)
-    (667, 1.0, 0.0)
+    >>> unit, in_units(2.0**666, unit), in_units(0.0, unit)
+    (666, 1.0, 0.0)
     """
     return math.frexp(max(float(np.max(np.abs(to_numpy(operator.kernel)))), minimum))[1]
 

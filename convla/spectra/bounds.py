@@ -174,7 +174,7 @@ def proved_upper_bound(operator: ConvOperator, guess: float) -> float:
     >>> from convla.spectra.bounds import proved_upper_bound
     >>> smoothing = ConvOperator(np.array([[[0.25, 0.5, 0.25]]]), (600,))
     >>> round(proved_upper_bound(smoothing, 1.5), 3), round(proved_upper_bound(smoothing, 0.5), 3)
-    (1.5, 1.0)
+    (1.5, 1.002)
     """
     problem = prepared(operator)
     scaled, size = problem.convolution, abs(problem.factor)

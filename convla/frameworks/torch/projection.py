@@ -54,8 +54,12 @@ class SpectralProjection:
     Notes
     -----
     After each projection the maximum is proved for every layer as its weight stands. In between, steps may leave it:
-    call `project` before a checkpoint. A layer that has never exceeded the maximum costs its proof. What the optimizer remembers of its steps is left
-    as it is. The projections work in host memory: weights on another device are copied there and back, at each one.
+    call `project` before a checkpoint. What the optimizer remembers of its steps is left as it is. The projections work
+    in host memory, several layers at once: weights on another device are copied there and back, at each one.
+
+    A layer that has never exceeded the maximum costs its proof, and one that has not changed since its last proof
+    nothing. The first projection of a layer that exceeds it decomposes matrices of the order of its channels; later
+    ones do so where more than a quarter of the singular values are above the maximum.
 
     Attributes
     ----------
@@ -139,7 +143,7 @@ class SpectralProjection:
             return clipped.kernel if clipped.distance else None, clipped.upper
         operator = ConvOperator(kernel.numpy(), where.image_shape, **where.settings)
         kept = self._followed[name].kept(operator)
-        return None if kept.operator is operator else kept.operator.kernel, kept.upper
+        return None if kept.operator is operator else kept.operator.kernel.copy(), kept.upper
 
     def _after(self, optimizer: Any, args: Any, kwargs: Any) -> None:  # noqa: ARG002
         self.steps += 1
