@@ -19,6 +19,7 @@ __all__ = ["Excess", "Follower", "largest_of"]
 _SMALL = 24  # columns: smaller matrices are decomposed
 _SHARE = 1 / 4  # of the columns: where more vectors are followed, a decomposition costs no more
 _SPARE, _MORE = 1.25, 4  # how many vectors are followed for each value above the limit, and beside those
+_NOISE = 0.1  # of the least vector that is followed
 
 
 class Excess(NamedTuple):
@@ -31,7 +32,7 @@ class Excess(NamedTuple):
     sums, squares : numpy.ndarray of shape (...)
         Their nuclear norms, and the squares of their Frobenius norms.
     largest : float
-        The largest norm of the matrices themselves, if it is above the limit.
+        The largest norm of the matrices themselves; a bound of it where no matrix had to be decomposed.
     """
 
     stack: BlockArray
@@ -58,6 +59,7 @@ class Follower:
 
     def __init__(self) -> None:
         self._vectors: BlockArray | None = None
+        self._rng = np.random.default_rng(0)
 
     def excess(self, stack: BlockArray, limit: float) -> Excess:
         """Return what a stack (..., rows, columns) has above a limit.
@@ -66,13 +68,13 @@ class Follower:
         """
         flat = stack.reshape(-1, *stack.shape[-2:])
         if self._vectors is None:
-            ritz = _Triplets.none(flat)
-            chosen = np.flatnonzero(np.linalg.norm(flat, axis=(-2, -1)) > limit)  # no value of the others is above it
+            ritz, norms = _Triplets.none(flat), np.linalg.norm(flat, axis=(-2, -1))
+            chosen, others = np.flatnonzero(norms > limit), float(norms[norms <= limit].max(initial=0.0))
         else:
-            ritz = self._ritz(flat)
+            ritz, others = self._ritz(flat), 0.0
             chosen = np.flatnonzero((ritz.values > limit).all(axis=-1))
         own = _decomposed(flat[chosen])
-        largest, lead = max(ritz.largest, own.largest), stack.shape[:-2]
+        largest, lead = max(ritz.largest, own.largest, others), stack.shape[:-2]
         if largest <= limit:
             return Excess(np.broadcast_to(flat[0, 0, 0] * 0, stack.shape), np.zeros(lead), np.zeros(lead), largest)
         found, kept = ritz.above(limit, flat), ritz.kept(limit)
@@ -93,7 +95,11 @@ class Follower:
         images = _times(stack, self._vectors)
         squares, turns = np.linalg.eigh(_gram(images))
         images, vectors = images @ turns, self._vectors @ turns
-        self._vectors = np.linalg.qr(_adjoint_times(stack, images)).Q
+        following = _adjoint_times(stack, images)
+        # In the least of them some noise: they may span an invariant space, which other values overtake.
+        least, noise = following[..., 0], self._rng.standard_normal(following.shape[-2])
+        least += _NOISE / math.sqrt(noise.size) * np.linalg.norm(least, axis=-1, keepdims=True) * noise
+        self._vectors = np.linalg.qr(following).Q
         return _Triplets(images, np.sqrt(np.maximum(squares, 0.0)), vectors)
 
     def _keep(self, stack: BlockArray, places: Any, own: _Triplets, limit: float) -> None:
@@ -106,9 +112,8 @@ class Follower:
         if order <= _SMALL or wanted > _SHARE * order:
             self._vectors = None
             return
-        vectors = np.empty((len(stack), order, wanted), stack.dtype)
-        # Where nothing is known, any vectors will do to begin with: those of a structured matrix are none of these.
-        vectors[..., : wanted - before] = np.random.default_rng(0).standard_normal((order, wanted - before))
+        # Where nothing is known, any vectors will do to begin with.
+        vectors = self._rng.standard_normal((len(stack), order, wanted)).astype(stack.dtype)
         if self._vectors is not None:
             vectors[..., wanted - before :] = self._vectors
         vectors[places] = own.vectors[..., order - wanted :]
@@ -166,7 +171,7 @@ def largest_of(stack: BlockArray) -> float:
 
 
 def _is_wide(stack: BlockArray) -> bool:
-    return stack.shape[-2] < stack.shape[-1]
+    return bool(stack.shape[-2] < stack.shape[-1])
 
 
 def _times(stack: BlockArray, vectors: BlockArray) -> BlockArray:

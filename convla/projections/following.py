@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from convla._array import to_numpy
 from convla._threads import blas_on_one_thread
 from convla.operators import ConvOperator
 from convla.projections.blocks import BlockMethod, Blocks, TorusBlocks, blocks_of
@@ -80,7 +81,7 @@ class FollowedKernel:
     @blas_on_one_thread()
     def kept(self, operator: ConvOperator) -> KeptKernel:
         """Return a kernel near that of an operator, in host memory and always in the same setting."""
-        if self._last is None or not np.array_equal(operator.kernel, self._last.operator.kernel):
+        if self._last is None or not np.array_equal(to_numpy(operator.kernel), to_numpy(self._last.operator.kernel)):
             self._last = self._found(operator)
             return self._last
         return self._last._replace(iterations=0)
@@ -118,6 +119,8 @@ class FollowedKernel:
                 self._ratio = float(np.ldexp(bound, -unit)) / near.norm
             if abs(bound - self._maximum) <= _CLOSE * self._maximum:
                 break
+            if self._blocks.bounding:  # what was followed has missed something: from the beginning
+                self._follower = Follower()
         assert best is not None
         return KeptKernel(best.operator, best.upper, iterations)
 

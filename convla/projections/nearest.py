@@ -222,7 +222,7 @@ def extrapolated(
     >>> blocks = TorusBlocks(ConvGeometry((1, 1, 3), (16,), padding="same"))
     >>> near = extrapolated(blocks, np.array([[[[1.0, 2.0, 1.0]]]]), 1.0, max_iterations=5)
     >>> near.kernel.round(2), near.norm <= 1.0
-    (array([[[[0.08, 0.84, 0.08]]]]), True)
+    (array([[[[0.14, 0.72, 0.14]]]]), True)
     """
     follower = Follower() if follower is None else follower
     kernel, wanted = given, (1 - _ROOM) * limit

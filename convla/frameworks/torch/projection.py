@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from convla._array import to_numpy
 from convla._threads import in_order
 from convla._validate import check_integer, check_real
 from convla.errors import ConvergenceWarning
@@ -135,15 +136,15 @@ class SpectralProjection:
     def _projected(self, name: str) -> tuple[Any, float]:
         """Return a layer's kernel, or None where it stays as it is, and the bound that is proved of it."""
         layer, where = self._layers[name]
-        kernel = where.operator(layer.weight).kernel.cpu()
+        kernel: Tensor = where.operator(layer.weight).kernel
         if self._nearest:
             clipped = clip_singular_values(
-                kernel, where.image_shape, maximum=self.maximum, **where.settings, **self._options
+                kernel.cpu(), where.image_shape, maximum=self.maximum, **where.settings, **self._options
             )
             return clipped.kernel if clipped.distance else None, clipped.upper
-        operator = ConvOperator(kernel.numpy(), where.image_shape, **where.settings)
+        operator = ConvOperator(kernel.cpu().numpy(), where.image_shape, **where.settings)
         kept = self._followed[name].kept(operator)
-        return None if kept.operator is operator else kept.operator.kernel.copy(), kept.upper
+        return None if kept.operator is operator else to_numpy(kept.operator.kernel).copy(), kept.upper
 
     def _after(self, optimizer: Any, args: Any, kwargs: Any) -> None:  # noqa: ARG002
         self.steps += 1
