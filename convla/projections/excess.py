@@ -61,8 +61,8 @@ class Follower:
         self._vectors: BlockArray | None = None
         self._rng = np.random.default_rng(0)
 
-    def excess(self, stack: BlockArray, limit: float) -> Excess:
-        """Return what a stack (..., rows, columns) has above a limit.
+    def excess(self, stack: BlockArray, limit: float, *, enough: float = 0.0) -> Excess:
+        """Return what a stack (..., rows, columns) has above a limit; nothing where no value is above `enough`.
 
         In a followed space values may be missed: then it is smaller, and what the limit is taken off are the others.
         """
@@ -75,7 +75,8 @@ class Follower:
             chosen = np.flatnonzero((ritz.values > limit).all(axis=-1))
         own = _decomposed(flat[chosen])
         largest, lead = max(ritz.largest, own.largest, others), stack.shape[:-2]
-        if largest <= limit:
+        if largest <= max(limit, enough):
+            self._keep(flat, chosen, own, limit)
             return Excess(np.broadcast_to(flat[0, 0, 0] * 0, stack.shape), np.zeros(lead), np.zeros(lead), largest)
         found, kept = ritz.above(limit, flat), ritz.kept(limit)
         sums, squares = kept.sum(axis=-1), (kept * kept).sum(axis=-1)

@@ -227,7 +227,7 @@ def extrapolated(
     follower = Follower() if follower is None else follower
     kernel, wanted = given, (1 - _ROOM) * limit
     for iterations in range(max_iterations):
-        excess = follower.excess(blocks.of(kernel), wanted)
+        excess = follower.excess(blocks.of(kernel), wanted, enough=limit)
         if excess.largest <= limit:
             return Near(kernel, excess.largest, iterations)
         move = blocks.adjoint(excess.stack)
