@@ -49,6 +49,7 @@ Step = Callable[[], None]
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "performance-steering.md"
 EVERY = 10  # steps between two projections
+FEW = 16  # images in the steps that only move the weights
 
 
 class Way:
@@ -152,19 +153,26 @@ class Times(NamedTuple):
     pairs: list[tuple[float, float]]
 
 
-def beside(plain: Step, step: Step, rounds: int, clock: Clock, seconds: float) -> Times:
-    """Return the times of a step beside the plain one; without pairs where it took longer than so many seconds."""
+def beside(plain: Step, step: Step, rounds: int, clock: Clock, seconds: float, between: Step = lambda: None) -> Times:
+    """Return the times of a step beside the plain one; without pairs where it took longer than so many seconds.
+
+    What is done between the two is not timed.
+    """
 
     def timed(call: Step) -> float:
         start = clock.now()
         call()
         return clock.now() - start
 
-    first, pairs = float("inf"), []
+    first = float("inf")
+    pairs: list[tuple[float, float]] = []
     try:
         with limited(seconds, clock):
             first = timed(step)
-            pairs.extend((timed(plain), timed(step)) for _ in range(rounds))
+            for _ in range(rounds):
+                before = timed(plain)
+                between()
+                pairs.append((before, timed(step)))
     except TooLongError:
         pass
     return Times(first, pairs)
@@ -214,10 +222,15 @@ def large_batch(rounds: int, seconds: float, batch: int = 128) -> str:
     part = seconds / (len(ways) + 2)
     plain.step()
     times = {name: beside(plain.step, way.step, rounds, WALL, part) for name, way in ways.items()}
-    # A projection after an ordinary step, of which one in ten has one.
-    way = Way(projected, images)
+    # A projection after an ordinary step and nine that move the weights as far, on a few of the images.
+    way, few = Way(projected, images), Way(projected, images[:FEW])
     projection = SpectralProjection(way.optimizer, projected, example, every=10**9)
-    alone = beside(way.step, projection.project, rounds, WALL, part)
+
+    def move() -> None:
+        for _ in range(EVERY - 1):
+            few.step()
+
+    alone = beside(way.step, projection.project, rounds, WALL, part, move)
     pairs = [(before, before + cost / EVERY) for before, cost in alone.pairs]
     times[f"`SpectralProjection`, every {EVERY} steps"] = Times(alone.first, pairs)
     lines = [

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -20,13 +20,15 @@ from convla.spectra.enclosure import envelope
 from convla.spectra.symbol import Symbol, torus_frequencies
 from convla.spectra.torus import circular_lattice
 
-__all__ = ["Blocks", "MatrixBlocks", "TorusBlocks", "blocks_of", "matrix_is_small"]
+__all__ = ["BlockMethod", "Blocks", "MatrixBlocks", "TorusBlocks", "blocks_of", "matrix_is_small"]
+
+BlockMethod = Literal["auto", "matrix", "torus"]
 
 FloatArray = np.ndarray[Any, np.dtype[np.float64]]
 BlockArray = np.ndarray[Any, Any]
 
 _SIDE, _ENTRIES = 256, 2**18  # of a group's matrix that is written out: its decomposition takes milliseconds
-_NODES_PER_DEGREE = 8  # of a torus: finer ones change the nearest kernel by less than its last scaling does
+_NODES_PER_DEGREE = 8  # of a torus more than twice as large: finer ones change the nearest kernel by little
 
 
 class Blocks(ABC):
@@ -40,11 +42,14 @@ class Blocks(ABC):
         Of the blocks in the inner product; their leading axes, or such that they broadcast to them.
     exact : bool
         Whether the norm of the stack is that of the layer.
+    bounding : bool
+        Whether it is an upper bound of that.
     """
 
     gram: FloatArray
     weights: FloatArray
     exact: bool
+    bounding: bool
 
     def __init__(self, geometry: ConvGeometry) -> None:
         self.geometry = geometry
@@ -86,7 +91,7 @@ class MatrixBlocks(Blocks):
     array([2., 3., 2.])
     """
 
-    exact = True
+    exact = bounding = True
 
     def __init__(self, geometry: ConvGeometry) -> None:
         super().__init__(geometry)
@@ -139,46 +144,45 @@ class TorusBlocks(Blocks):
            [0., 0., 1.]])
     """
 
-    def __init__(self, geometry: ConvGeometry) -> None:
+    def __init__(self, geometry: ConvGeometry, dtype: Any = np.float64) -> None:
         super().__init__(geometry)
         surround = envelope(geometry)
         # Of any kernel: what is needed is where its taps stand.
         symbol = Symbol(np.zeros(geometry.kernel_shape), surround.geometry, stride=surround.stride)
         most = [max(_NODES_PER_DEGREE * degree, 1) for degree in symbol.degrees]
-        sizes = [min(size, limit) for size, limit in zip(surround.sizes, most, strict=True)]
+        sizes = [size if size <= 2 * limit + 1 else limit for size, limit in zip(surround.sizes, most, strict=True)]
         frequencies, counts = torus_frequencies(sizes)
-        self.exact = (
-            geometry.boundary == "circular"
-            and circular_lattice(geometry).exact  # else some of the torus's rows are not the layer's
-            and tuple(sizes) == tuple(surround.sizes)
-            and surround.factor == 1.0
-        )
+        self.bounding = tuple(sizes) == tuple(surround.sizes) and surround.factor == 1.0
+        # Else some of the torus's rows are not the layer's.
+        self.exact = self.bounding and geometry.boundary == "circular" and circular_lattice(geometry).exact
         self.weights = (counts / math.prod(sizes))[:, None]
-        self._waves = np.exp(1j * (frequencies @ symbol.lags.T))  # (frequencies, taps)
+        waves = np.exp(1j * (frequencies @ symbol.lags.T))  # (frequencies, taps)
         self._phase_of = _phases_of_taps(surround.geometry, symbol)
         self._phases = len(symbol.phases)
-        overlap = (self._waves.conj() * self.weights).T @ self._waves
+        overlap = (waves.conj() * self.weights).T @ waves
         self.gram = overlap.real * (self._phase_of[:, None] == self._phase_of[None, :])
+        self._dtype = np.dtype(np.float64 if self.exact else dtype)
+        self._waves = waves.astype(np.result_type(self._dtype, np.complex64))
 
     def of(self, kernel: FloatArray) -> BlockArray:
         """Return the symbol at the frequencies."""
         groups, out, inner, taps = self.shape
-        flat = kernel.reshape(-1, taps).T
-        blocks = np.empty((len(self._waves), groups * out * inner, self._phases), complex)
+        flat = kernel.reshape(-1, taps).T.astype(self._dtype)
+        blocks = np.empty((len(self._waves), groups * out, self._phases, inner), self._waves.dtype)
         for phase in range(self._phases):
             chosen = self._phase_of == phase
-            blocks[..., phase] = self._waves[:, chosen] @ flat[chosen]
-        return blocks.reshape(-1, groups, out, inner * self._phases)
+            blocks[:, :, phase] = (self._waves[:, chosen] @ flat[chosen]).reshape(-1, groups * out, inner)
+        return blocks.reshape(-1, groups, out, self._phases * inner)
 
     def adjoint(self, blocks: BlockArray) -> FloatArray:
         """Return the Fourier coefficients at the taps."""
         groups, out, inner, taps = self.shape
-        stack = blocks.reshape(len(self._waves), -1, self._phases)
+        stack = blocks.reshape(len(self._waves), groups * out, self._phases, inner)
         flat = np.empty((taps, groups * out * inner))
         for phase in range(self._phases):
             chosen = self._phase_of == phase
-            waves = self._waves[:, chosen].conj() * self.weights
-            flat[chosen] = (waves.T @ stack[..., phase]).real
+            waves = self._waves[:, chosen].conj() * self.weights.astype(self._dtype)
+            flat[chosen] = (waves.T @ stack[:, :, phase].reshape(len(waves), -1)).real
         return flat.T.reshape(self.shape)
 
 
@@ -199,8 +203,8 @@ def matrix_is_small(geometry: ConvGeometry) -> bool:
     return min(rows, columns) <= _SIDE and rows * columns * geometry.groups <= _ENTRIES
 
 
-def blocks_of(operator: ConvOperator, method: str) -> Blocks:
+def blocks_of(operator: ConvOperator, method: BlockMethod) -> Blocks:
     """Return the blocks that a projection works on: "matrix", "torus", or "auto" for what is exact and affordable."""
     if method == "auto":
         method = "matrix" if matrix_is_small(operator.geometry) else "torus"
-    return MatrixBlocks(operator.geometry) if method == "matrix" else TorusBlocks(operator.geometry)
+    return MatrixBlocks(operator.geometry) if method == "matrix" else TorusBlocks(operator.geometry, operator.dtype)

@@ -1,4 +1,4 @@
-"""Clipping the singular values of a layer: the nearest kernel of the same size whose layer obeys limits, provably."""
+"""Clipping the singular values of a layer: the nearest kernel of its size that obeys limits, or one near, provably."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 
@@ -16,28 +16,20 @@ from convla._threads import blas_on_one_thread
 from convla._validate import check_choice, check_integer, check_real
 from convla.errors import ConvergenceWarning
 from convla.operators import ConvOperator
-from convla.projections.blocks import Blocks, FloatArray, blocks_of
+from convla.projections.blocks import BlockMethod, Blocks, FloatArray, blocks_of
+from convla.projections.following import FEW_ITERATIONS, FollowedKernel
 from convla.projections.nearest import Found, alternating, dykstra
 from convla.projections.scaling import scaled_below
+from convla.projections.units import distance_between, in_units, unit_of, with_kernel
 from convla.spectra.bounds import singular_value_bounds
 from convla.spectra.status import Status
 from convla.spectra.values import smallest_singular_value
 from convla.typing import AnyArray, Array, ArrayLike, Boundary, Padding
 
-__all__ = [
-    "FAR",
-    "BlockMethod",
-    "ClippedKernel",
-    "clip_singular_values",
-    "distance_between",
-    "host_operator",
-    "returned",
-]
+__all__ = ["ClippedKernel", "clip_singular_values", "host_operator", "returned"]
 
-BlockMethod = Literal["auto", "matrix", "torus"]
-
+_MOST_ITERATIONS = 500
 _ROUNDS = 4  # of the torus's limit, moved until the layer's own norm is the one asked for
-FAR = 400  # binary orders of magnitude: twice as many, and some, are in the range of float64
 _CLOSE = 2e-3  # of the limit: a norm that is nearer needs no other round
 
 
@@ -50,7 +42,8 @@ class ClippedKernel:
     kernel : array of shape (c_out, c_in // groups, *kernel)
         Of the library and dtype of the kernel given.
     upper : float
-        The proved bound of the largest singular value, at most the maximum asked for: that of `singular_value_bounds`.
+        The proved bound of the largest singular value, at most the maximum asked for: of the nearest kernel that of
+        `singular_value_bounds`.
     smallest : float or None
         The smallest singular value, where a minimum was asked for; as `smallest_singular_value` gives it.
     distance : float
@@ -87,11 +80,12 @@ def clip_singular_values(
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
     boundary: Boundary = "zero",
+    nearest: bool = True,
     method: BlockMethod = "auto",
     rtol: float = 1e-2,
-    max_iterations: int = 500,
+    max_iterations: int | None = None,
 ) -> ClippedKernel:
-    """Return the nearest kernel of the same size whose layer has its singular values within limits.
+    """Return the nearest kernel of the same size whose layer has its singular values within limits, or a near one.
 
     Parameters
     ----------
@@ -104,14 +98,16 @@ def clip_singular_values(
         Of the smallest singular value, the last of the min(m, n) of an m x n matrix; at most `maximum`.
     padding, stride, dilation, groups, boundary
         See `ConvGeometry`.
+    nearest : bool, default True
+        False for a kernel that is near, found in far less time: see Notes. Has no effect beside a minimum.
     method : {"auto", "matrix", "torus"}
         On what the projections work: on the layer's matrix, or on its symbol at the frequencies of a torus, whose limit
         is moved until the layer's own norm is right. "auto" writes small matrices out.
     rtol : float, default 0.01
         How much farther than the nearest kernel the one returned may be, relatively, and how far below `minimum` a
         singular value may be.
-    max_iterations : int, default 500
-        Of each search; with a torus there are up to four.
+    max_iterations : int, optional
+        By default 500, or 5 where `nearest` is False. Of each search; with a torus there are up to four.
 
     Returns
     -------
@@ -139,6 +135,8 @@ def clip_singular_values(
     which are as large as the image, to the size wanted; the result exceeds the maximum, see the notebook "Clipping is
     not what you think".
 
+    A near kernel is found by a few extrapolated projections, `convla.projections.nearest.extrapolated`.
+
     A minimum makes the problem non-convex, and alternating projections find a kernel that is close, not the closest.
     With zeros around the image a kernel need not exist that obeys it: see `nearest_orthogonal`.
 
@@ -160,6 +158,8 @@ def clip_singular_values(
     maximum = check_real("maximum", maximum, positive=True)
     minimum = check_real("minimum", minimum, minimum=0.0, maximum=maximum)
     rtol = check_real("rtol", rtol, positive=True)
+    if max_iterations is None:
+        max_iterations = _MOST_ITERATIONS if nearest or minimum else FEW_ITERATIONS
     check_integer("max_iterations", max_iterations, minimum=1)
     settings: dict[str, Any] = {
         "padding": padding,
@@ -173,15 +173,20 @@ def clip_singular_values(
     smallest = None if minimum == 0.0 else _smallest(operator)
     if before <= maximum and (smallest is None or smallest >= minimum):
         return ClippedKernel(returned(operator, kernel), before, smallest, 0.0, 0.0, Status.EXACT, 0)
+    if smallest is None and not nearest:
+        kept = FollowedKernel(maximum, method=method, max_iterations=max_iterations).kept(operator)
+        distance = distance_between(kept.operator, operator)
+        result = returned(kept.operator, kernel)
+        return ClippedKernel(result, kept.upper, None, distance, 0.0, Status.ESTIMATED, kept.iterations)
     blocks = blocks_of(operator, method)
-    unit = _unit(operator, minimum)
+    unit = unit_of(operator, minimum)
     given = np.ldexp(np.asarray(operator.kernel, np.float64), -unit).reshape(blocks.shape)
-    low, high = (_moderate(limit, unit) for limit in (minimum, maximum))
+    low, high = (in_units(limit, unit) for limit in (minimum, maximum))
     if smallest is None:
-        found = _below(_with(operator, given), blocks, given, high, rtol, max_iterations)
+        found = _below(with_kernel(operator, given), blocks, given, high, rtol, max_iterations)
     else:
         found = alternating(blocks, given, low, high, rtol=rtol, max_iterations=max_iterations)
-    settled = scaled_below(_with(operator, np.ldexp(found.kernel, unit)), maximum)
+    settled = scaled_below(with_kernel(operator, np.ldexp(found.kernel, unit)), maximum)
     distance, least = distance_between(settled.operator, operator), 0.0
     if blocks.exact:
         with np.errstate(over="ignore"):
@@ -192,20 +197,6 @@ def clip_singular_values(
         warnings.warn(_shortfall(found, smallest, minimum), ConvergenceWarning, stacklevel=2)
     result = returned(settled.operator, kernel)
     return ClippedKernel(result, settled.upper, smallest, distance, least, status, found.iterations)
-
-
-def _unit(operator: ConvOperator, minimum: float) -> int:
-    """Return the exponent of the power of two in which kernel and limits are measured: their squares are in range."""
-    return math.frexp(max(float(np.max(np.abs(to_numpy(operator.kernel)))), minimum))[1]
-
-
-def _moderate(limit: float, unit: int) -> float:
-    """Return a limit in such a unit, and no farther from the kernel than its squares are in range; 0 as 0.
-
-    What is so far away is as good as 0, or as no limit at all: the last scaling obeys the one asked for.
-    """
-    mantissa, exponent = math.frexp(limit)
-    return math.ldexp(mantissa, min(max(exponent - unit, -FAR), FAR))
 
 
 def _below(
@@ -229,7 +220,7 @@ def _below(
     for _ in range(_ROUNDS):
         found = dykstra(blocks, given, limit, rtol=rtol, max_iterations=max_iterations, dual=dual)
         iterations += found.iterations
-        upper = _upper(_with(operator, found.kernel))
+        upper = _upper(with_kernel(operator, found.kernel))
         scaled = found.kernel * min(1.0, maximum / upper)
         if np.linalg.norm(scaled - given) < np.linalg.norm(best.kernel - given):
             best = found._replace(kernel=scaled)
@@ -285,11 +276,6 @@ def host_operator(kernel: ArrayLike, image_shape: Sequence[int], settings: dict[
     return ConvOperator(host.astype(np.float64) if is_exact(host) else host, image_shape, **settings)
 
 
-def distance_between(one: ConvOperator, two: ConvOperator) -> float:
-    """Return the Frobenius norm of the difference of two kernels, of whatever size they are."""
-    return math.dist(*(np.asarray(operator.kernel, np.float64).ravel().tolist() for operator in (one, two)))
-
-
 def returned(operator: ConvOperator, like: ArrayLike) -> Array:
     """Return an operator's kernel, in NumPy, as an array of the library of what was given, in memory of its own."""
     xp = namespace(like)
@@ -297,7 +283,3 @@ def returned(operator: ConvOperator, like: ArrayLike) -> Array:
     if not is_array(like) or xp is namespace(kernel):
         return kernel
     return on_device_of(kernel, like, xp, dtype=getattr(xp, kernel.dtype.name))
-
-
-def _with(operator: ConvOperator, kernel: FloatArray) -> ConvOperator:
-    return operator.with_kernel(kernel.reshape(operator.geometry.kernel_shape).astype(operator.dtype))

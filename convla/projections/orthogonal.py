@@ -15,9 +15,10 @@ from convla._validate import check_choice, check_integer, check_real, check_rng
 from convla.errors import ConvergenceWarning
 from convla.operators import ConvOperator
 from convla.projections.block_convolution import block_convolution_kernel
-from convla.projections.blocks import Blocks, FloatArray, blocks_of
-from convla.projections.clipping import FAR, BlockMethod, distance_between, host_operator, returned
+from convla.projections.blocks import BlockMethod, Blocks, FloatArray, blocks_of
+from convla.projections.clipping import host_operator, returned
 from convla.projections.nearest import alternating
+from convla.projections.units import FAR, distance_between
 from convla.spectra.result import weakest
 from convla.spectra.status import Status
 from convla.spectra.values import largest_singular_value, smallest_singular_value

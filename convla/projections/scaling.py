@@ -38,6 +38,7 @@ def scaled_below(
     *,
     start: SingularValues | ArrayLike | None = None,
     scale: Callable[[float], ConvOperator] | None = None,
+    proof: Callable[[ConvOperator], float] | None = None,
 ) -> ScaledOperator:
     """Scale an operator down until its largest singular value is proved to be at most `maximum`.
 
@@ -52,6 +53,9 @@ def scaled_below(
     scale : callable, optional
         Returns the operator of the kernel times a factor, as whoever uses it will compute and round it; by default
         their product in the kernel's dtype.
+    proof : callable, optional
+        Returns a proved upper bound of an operator's largest singular value; by default the upper end of
+        `convla.singular_value_bounds`.
 
     Returns
     -------
@@ -59,9 +63,9 @@ def scaled_below(
 
     Notes
     -----
-    The proof is `convla.singular_value_bounds`, made of the scaled kernel after it is rounded to its dtype: what
-    rounding adds is within it. Where it comes out above the limit by that, a margin is taken, four times as large each
-    time, from the roundoff of the dtype on.
+    The proof is made of the scaled kernel after it is rounded to its dtype: what rounding adds is within it. Where it
+    comes out above the limit by that, a margin is taken, four times as large each time, from the roundoff of the dtype
+    on.
 
     Examples
     --------
@@ -75,10 +79,15 @@ def scaled_below(
     xp = namespace(operator.kernel)
     roundoff = float(xp.finfo(operator.dtype).eps)
     found, factor, margin = operator, 1.0, roundoff
-    upper = singular_value_bounds(found, start=start).upper
+    if proof is None:
+
+        def proof(operator: ConvOperator) -> float:
+            return singular_value_bounds(operator, start=start).upper
+
+    upper = proof(found)
     while upper > maximum:
         factor *= maximum / upper * max(0.0, 1.0 - margin)
         found = operator.with_kernel(operator.kernel * factor) if scale is None else scale(factor)
-        upper = singular_value_bounds(found, start=start).upper
+        upper = proof(found)
         margin *= 4
     return ScaledOperator(found, factor, upper)

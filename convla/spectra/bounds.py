@@ -32,7 +32,7 @@ from convla.spectra.starts import structured_start
 from convla.spectra.symbol import Symbol
 from convla.typing import Array, ArrayLike, Seed
 
-__all__ = ["SingularValueBounds", "singular_value_bounds"]
+__all__ = ["SingularValueBounds", "proved_upper_bound", "singular_value_bounds"]
 
 _DENSE_SIDE = 256
 _WRITTEN_PRODUCTS = 2**27  # of a Gram matrix that is formed where the symbol alone bounds loosely: 512 rows
@@ -41,6 +41,8 @@ _CHEAP = 10**7  # products in an application
 _NOISE = 0.05  # of the start, for the parts of the operator that the wave does not reach
 _MODULI = "row and column sums of the matrix's moduli"
 _BELOW = "norm of the image of a Ritz vector, in float64"
+_SPARE = 1e-12  # what a bound that is tried may grow by, in rounding, when it is proved
+_LARGE = 1e100  # beside a kernel with entries of order 1
 _TOLERANCE = 1e-4  # of the short iteration: below what the torus adds to the other side
 
 
@@ -143,6 +145,50 @@ def singular_value_bounds(
     given = None if start is None else _given_vector(operator, start)
     peaks = start.peaks if isinstance(start, SingularValues) else ()
     return _enclosed(operator, method, given, max_matvecs, check_rng(rng), peaks)
+
+
+def proved_upper_bound(operator: ConvOperator, guess: float) -> float:
+    """Return a proved upper bound of a convolution's largest singular value: at most `guess`, where that is one.
+
+    Parameters
+    ----------
+    operator : ConvOperator
+        With a kernel of float32 or float64.
+    guess : float
+        Positive. Where it is a bound it is proved at once, and nothing is looked for; where it is not, what is returned
+        is larger. The bound of a small matrix is tight.
+
+    Returns
+    -------
+    float
+
+    Notes
+    -----
+    The upper end of `singular_value_bounds` without the lower one, and of the smallest torus that the image and its
+    padding fit into, for kernels whose symbol has been made to obey a limit there.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from convla import ConvOperator
+    >>> from convla.spectra.bounds import proved_upper_bound
+    >>> smoothing = ConvOperator(np.array([[[0.25, 0.5, 0.25]]]), (600,))
+    >>> round(proved_upper_bound(smoothing, 1.5), 3), round(proved_upper_bound(smoothing, 0.5), 3)
+    (1.5, 1.002)
+    """
+    problem = prepared(operator)
+    scaled, size = problem.convolution, abs(problem.factor)
+    assert scaled is not None
+    if not bool(namespace(scaled.kernel).any(scaled.kernel != 0)):
+        return 0.0
+    if min(scaled.shape) <= _DENSE_SIDE or _is_written_out(scaled):
+        lower = _rayleigh_lower(scaled, dense_triplets(in_double(scaled), 1).right)
+        upper, _ = dense_upper_bound(scaled, guess=lower)
+    else:
+        # Less what rounding adds when it is proved; and its square is in range.
+        known = min((Fraction(guess) / size - Fraction(problem.slack)) * Fraction(1 - _SPARE), Fraction(_LARGE))
+        upper, _ = symbol_upper_bound(scaled, guess=max(0.0, float(known)), rng=check_rng(0), peaks=None)
+    return rounded_up((Fraction(upper) + Fraction(problem.slack)) * size)
 
 
 def _enclosed(

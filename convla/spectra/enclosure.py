@@ -111,7 +111,7 @@ def symbol_upper_bound(
     *,
     guess: float,
     rng: np.random.Generator,
-    peaks: Sequence[SymbolPeak] = (),
+    peaks: Sequence[SymbolPeak] | None = (),
 ) -> UpperBound:
     """Bound the largest singular value of a scaled operator by its symbol, or its entries where those bound better.
 
@@ -122,8 +122,9 @@ def symbol_upper_bound(
     guess : float
         A number that the largest singular value is believed to reach; 0 if none is known.
     rng : numpy.random.Generator
-    peaks : sequence of SymbolPeak
+    peaks : sequence of SymbolPeak or None
         Maxima of the operator's symbol, if they are known; they decide how tight the bound is, not whether it holds.
+        With None they are not looked for, and the bound is that on the smallest torus.
 
     Returns
     -------
@@ -133,7 +134,7 @@ def symbol_upper_bound(
     geometry = operator.geometry
     surround = envelope(geometry)
     symbol = Symbol(operator.kernel, surround.geometry, stride=surround.stride)
-    peaks = _maxima(symbol, surround, rng, peaks)
+    peaks = [] if peaks is None else _maxima(symbol, surround, rng, peaks)
     grid, factor = _chosen_grid(symbol, surround, peaks)
     target = max(_corner_norms(symbol, peaks, grid) * (1 + _GUESS_SLACK), guess / factor)
     precise = symbol.astype(symbol.xp.float64)

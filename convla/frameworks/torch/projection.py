@@ -8,11 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from convla._array import to_numpy
+from convla._threads import in_order
 from convla._validate import check_integer, check_real
 from convla.errors import ConvergenceWarning
 from convla.frameworks.torch.layer_maps import LayerMap, layer_map
 from convla.frameworks.torch.layers import linear_maps, observed_shapes
+from convla.operators import ConvOperator
 from convla.projections.clipping import clip_singular_values
+from convla.projections.following import FollowedKernel
 
 __all__ = ["SpectralProjection"]
 
@@ -34,8 +38,13 @@ class SpectralProjection:
         Of every layer's largest singular value.
     every : int, default 10
         Steps of the optimizer between two projections.
+    nearest : bool, default False
+        True for the nearest kernels at each projection, which takes minutes for large networks. By default near ones
+        are found in a few steps, see `convla.clip_singular_values`, that start from the singular vectors of the last
+        projection.
     **options
-        Of `convla.clip_singular_values`: ``minimum``, ``method``, ``rtol``, ``max_iterations``.
+        Of `convla.clip_singular_values`: ``minimum``, which needs whole decompositions too, ``method``, ``rtol``,
+        ``max_iterations``.
 
     Raises
     ------
@@ -45,9 +54,13 @@ class SpectralProjection:
 
     Notes
     -----
-    After each projection `convla.singular_value_bounds` proves the maximum for every layer as its weight stands. In
-    between, steps may leave it: call `project` before a checkpoint. What the optimizer remembers of its steps is left
-    as it is. The projections work in host memory: weights on another device are copied there and back, at each one.
+    After each projection the maximum is proved for every layer as its weight stands. In between, steps may leave it:
+    call `project` before a checkpoint. What the optimizer remembers of its steps is left as it is. The projections work
+    in host memory, several layers at once: weights on another device are copied there and back, at each one.
+
+    A layer that has never exceeded the maximum costs its proof, and one that has not changed since its last proof
+    nothing. The first projection of a layer that exceeds it decomposes matrices of the order of its channels; later
+    ones do so where more than a quarter of the singular values are above the maximum.
 
     Attributes
     ----------
@@ -76,6 +89,7 @@ class SpectralProjection:
         *,
         maximum: float = 1.0,
         every: int = 10,
+        nearest: bool = False,
         **options: Any,
     ) -> None:
         if not isinstance(optimizer, torch.optim.Optimizer):
@@ -86,6 +100,7 @@ class SpectralProjection:
         if unknown:
             raise TypeError(f"options must be of clip_singular_values, got {sorted(unknown)}")
         self._options = options
+        self._nearest = nearest or bool(options.get("minimum"))
         layers = linear_maps(network)
         self._layers: dict[str, tuple[Any, LayerMap]] = {}
         for name, shape in observed_shapes(network, layers, example).items():
@@ -96,6 +111,8 @@ class SpectralProjection:
                 self._layers[name] = layers[name], layer_map(layers[name], shape)
             except (TypeError, ValueError) as error:
                 raise type(error)(f"layer {name}: {error}") from error
+        followed = {name: options[name] for name in ("method", "max_iterations") if name in options}
+        self._followed = {name: FollowedKernel(self.maximum, **followed) for name in self._layers}
         self.steps = 0
         self.upper: dict[str, float] = {}
         self._hook = optimizer.register_step_post_hook(self._after)
@@ -106,17 +123,28 @@ class SpectralProjection:
 
     def project(self) -> None:
         """Project all weights now."""
-        for name, (layer, where) in self._layers.items():
-            kernel: Tensor = where.operator(layer.weight).kernel
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ConvergenceWarning)  # the maximum is kept all the same
-                clipped = clip_singular_values(
-                    kernel.cpu(), where.image_shape, maximum=self.maximum, **where.settings, **self._options
-                )
-            self.upper[name] = clipped.upper
-            if clipped.distance:
-                with torch.no_grad():
-                    layer.weight.copy_(torch.as_tensor(clipped.kernel).reshape(layer.weight.shape))
+        # The largest first: then no thread is left alone with one at the end.
+        names = sorted(self._layers, key=lambda name: -self._layers[name][0].weight.numel())
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # the maximum is kept all the same
+            found = dict(zip(names, in_order(self._projected, names), strict=True))
+            for name, (layer, _) in self._layers.items():
+                kernel, self.upper[name] = found[name]
+                if kernel is not None:
+                    layer.weight.copy_(torch.as_tensor(kernel).reshape(layer.weight.shape))
+
+    def _projected(self, name: str) -> tuple[Any, float]:
+        """Return a layer's kernel, or None where it stays as it is, and the bound that is proved of it."""
+        layer, where = self._layers[name]
+        kernel: Tensor = where.operator(layer.weight).kernel
+        if self._nearest:
+            clipped = clip_singular_values(
+                kernel.cpu(), where.image_shape, maximum=self.maximum, **where.settings, **self._options
+            )
+            return clipped.kernel if clipped.distance else None, clipped.upper
+        operator = ConvOperator(kernel.cpu().numpy(), where.image_shape, **where.settings)
+        kept = self._followed[name].kept(operator)
+        return None if kept.operator is operator else to_numpy(kept.operator.kernel).copy(), kept.upper
 
     def _after(self, optimizer: Any, args: Any, kwargs: Any) -> None:  # noqa: ARG002
         self.steps += 1

@@ -1,0 +1,215 @@
+"""Near kernels, and what is followed from one to the next: against dense decompositions and the nearest kernels."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+import convla
+from convla import ConvGeometry, ConvOperator, clip_singular_values
+from convla.projections.blocks import TorusBlocks
+from convla.projections.excess import Follower
+from convla.projections.following import FollowedKernel
+from convla.projections.nearest import extrapolated, largest_value
+from convla.spectra.bounds import proved_upper_bound
+
+SETTINGS: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, Any]]] = {
+    "same": ((3, 2, 3), (7,), {}),
+    "full": ((2, 3, 2), (5,), {"padding": "full"}),
+    "valid, stride, groups": ((4, 2, 3, 2), (6, 5), {"padding": "valid", "stride": (2, 1), "groups": 2}),
+    "depthwise": ((5, 1, 3, 3), (6, 4), {"groups": 5}),
+    "dilated": ((2, 2, 3), (9,), {"dilation": 2}),
+    "circular": ((4, 3, 3, 3), (4, 5), {"boundary": "circular"}),
+    "circular, stride": ((3, 2, 3), (8,), {"boundary": "circular", "stride": 2}),
+    "circular, wrapped": ((2, 1, 5), (3,), {"boundary": "circular", "padding": 2}),
+    "reflect": ((2, 2, 3), (6,), {"boundary": "reflect"}),
+    "replicate": ((2, 1, 3, 3), (4, 4), {"boundary": "replicate"}),
+    "symmetric": ((2, 2, 3), (6,), {"boundary": "symmetric"}),
+    "three axes": ((2, 1, 2, 2, 2), (3, 3, 3), {}),
+    "size 1": ((1, 1, 1), (1,), {}),
+    "pointwise": ((4, 3, 1, 1), (3, 2), {}),
+}
+
+
+def _random(shape: tuple[int, ...], seed: int = 1) -> Any:
+    return np.random.default_rng(seed).standard_normal(shape)
+
+
+def _largest(kernel: Any, image_shape: tuple[int, ...], settings: dict[str, Any]) -> float:
+    dense = ConvOperator(np.asarray(kernel, np.float64), image_shape, **settings).to_dense()
+    return float(np.linalg.svd(dense, compute_uv=False)[0])
+
+
+_ROUNDING = 1 + 500 * float(np.finfo(np.float64).eps)  # of the largest value of a matrix of some hundred rows
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("method", ["matrix", "torus"])
+@pytest.mark.parametrize("share", [0.3, 0.9])
+def test_a_near_kernel_obeys_and_is_near(name: str, dtype: Any, method: Any, share: float) -> None:
+    shape, image_shape, settings = SETTINGS[name]
+    kernel = _random(shape).astype(dtype)
+    largest = _largest(kernel, image_shape, settings)
+    options: dict[str, Any] = {"maximum": share * largest, **settings}
+    near = clip_singular_values(kernel, image_shape, nearest=False, method=method, **options)
+    assert near.upper <= share * largest
+    assert _largest(near.kernel, image_shape, settings) <= near.upper * _ROUNDING
+    assert near.kernel.dtype == dtype
+    assert (near.status, near.least_distance) == ("estimated", 0.0)
+    moved = float(np.linalg.norm(near.kernel.astype(float) - kernel.astype(float)))
+    assert math.isclose(moved, near.distance, rel_tol=1e-12)
+    nearest = clip_singular_values(kernel, image_shape, method="matrix", rtol=1e-3, **options)
+    assert nearest.least_distance > 0.0
+    size = float(np.linalg.norm(kernel.astype(float)))
+    roundoff = float(np.finfo(dtype).eps) * size
+    assert nearest.least_distance <= moved + roundoff
+    if method == "matrix":
+        assert moved <= 1.25 * nearest.least_distance + 2e-3 * size
+    # To scale it down moves it farther, but for what is left below the maximum, and what the torus is above the layer.
+    scaled = convla.singular_value_bounds(ConvOperator(kernel, image_shape, **settings), method="symbol").upper
+    assert moved <= (1 - share * largest / scaled) * size * 1.05 + 2e-3 * size
+
+
+@pytest.mark.parametrize("exponent", [-700, 700])
+@pytest.mark.parametrize("method", ["matrix", "torus"])
+def test_near_kernels_whose_squares_are_out_of_range(exponent: int, method: Any) -> None:
+    kernel, options = _random((2, 2, 3)), {"boundary": "circular", "method": method, "nearest": False}
+    one = clip_singular_values(kernel, (6,), maximum=1.5, **options)
+    other = clip_singular_values(np.ldexp(kernel, exponent), (6,), maximum=math.ldexp(1.5, exponent), **options)
+    assert np.allclose(np.ldexp(other.kernel, -exponent), one.kernel, rtol=1e-12)
+    assert math.isclose(math.ldexp(other.distance, -exponent), one.distance, rel_tol=1e-9)
+
+
+def test_a_maximum_far_below_is_kept_too() -> None:
+    near = clip_singular_values(_random((2, 2, 3)), (6,), maximum=1e-250, nearest=False)
+    assert 0.0 < _largest(near.kernel * 1e200, (6,), {}) <= 1e-50 * (1 + 1e-12)
+    assert near.upper <= 1e-250
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(40, 40), (64, 30), (30, 64)])
+def test_what_is_followed_is_what_a_decomposition_gives(rows: int, columns: int) -> None:
+    rng = np.random.default_rng(0)
+    left, right = (
+        np.linalg.qr(rng.standard_normal((4, side, side)) + 1j * rng.standard_normal((4, side, side)))[0]
+        for side in (rows, columns)
+    )
+    values = np.zeros((4, rows, columns))
+    order = min(rows, columns)
+    # Three values above the limit, a pair of them equal; one matrix is zero, and one has a single value.
+    spectrum = np.concatenate(([1.5, 1.2, 1.2], np.linspace(0.7, 0.0, order - 3)))
+    values[:2, range(order), range(order)] = spectrum
+    values[2, 0, 0] = 1.3
+    stack = left @ values @ right
+    follower = Follower()
+    for step in range(4):
+        found = follower.excess(stack, 1.0)
+        u, s, vh = np.linalg.svd(stack, full_matrices=False)
+        above = np.maximum(s - 1.0, 0.0)
+        expected = u * above[:, None, :] @ vh
+        # The vectors are those of the last stack at first: an error of the square of what they turned by.
+        allowed = 1e-12 if step == 0 else 2e-2
+        assert np.allclose(found.stack, expected, rtol=0, atol=allowed)
+        assert np.allclose(found.sums, above.sum(axis=-1), atol=allowed)
+        assert np.allclose(found.squares, (above**2).sum(axis=-1), atol=allowed)
+        assert found.largest <= s.max() * (1 + 1e-12)
+        assert math.isclose(found.largest, s.max(), abs_tol=allowed)
+        assert math.isclose(follower.largest(stack), s.max(), abs_tol=1e-3)
+        stack = stack + 0.02 * (rng.standard_normal(stack.shape) / math.sqrt(order))
+
+
+def test_values_that_rise_beyond_those_that_are_followed_are_found() -> None:
+    rng = np.random.default_rng(0)
+    basis = np.linalg.qr(rng.standard_normal((3, 48, 48)))[0]
+    follower = Follower()
+    for count in (1, 7, 30):
+        # Those that were followed span an invariant space, to which the vectors of the new ones are orthogonal.
+        values = np.where(np.arange(48) < count, 2.0, 0.5)
+        sums = [follower.excess(basis * values, 1.0).sums for _ in range(8)]
+        assert np.allclose(sums[-1], count), count
+
+
+@pytest.mark.parametrize("name", ["circular", "circular, stride"])
+def test_extrapolated_steps_end_within_the_limit_and_near_every_kernel_that_is(name: str) -> None:
+    shape, image_shape, settings = SETTINGS[name]
+    blocks = TorusBlocks(ConvGeometry(shape, image_shape, **{"padding": "same", **settings}))
+    given = _random(blocks.shape)
+    limit = 0.6 * largest_value(blocks, given)
+    near = extrapolated(blocks, given, limit, max_iterations=20)
+    assert math.isclose(near.norm, largest_value(blocks, near.kernel), rel_tol=1e-12)
+    assert near.norm <= limit
+    assert near.iterations < 20
+    for seed in range(3):
+        other = _random(blocks.shape, seed)
+        other *= 0.999 * limit / largest_value(blocks, other)
+        before = given
+        for steps in range(1, near.iterations + 1):
+            after = extrapolated(blocks, given, limit, max_iterations=steps)
+            if after.norm < limit * 0.9999 or steps == near.iterations:  # else it has been scaled
+                assert np.linalg.norm(after.kernel - other) <= np.linalg.norm(before - other) * (1 + 1e-12)
+                before = after.kernel
+    again = extrapolated(blocks, near.kernel, limit, max_iterations=20)
+    assert again.iterations == 0
+    assert again.kernel is near.kernel
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_an_upper_bound_that_holds_is_proved_as_it_is(name: str) -> None:
+    shape, image_shape, settings = SETTINGS[name]
+    operator = ConvOperator(_random(shape), image_shape, **settings)
+    largest = _largest(operator.kernel, image_shape, settings)
+    for guess in (1e-3 * largest, largest, 1e5 * largest):
+        bound = proved_upper_bound(operator, guess)
+        assert bound * _ROUNDING >= largest
+        assert bound <= max(guess, 1.01 * largest)  # these matrices are small, and their bounds tight
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"stride": 2}, {"boundary": "circular"}, {"groups": 2}, {"boundary": "reflect"}]
+)
+def test_an_upper_bound_of_a_large_layer(settings: dict[str, Any]) -> None:
+    operator = ConvOperator(_random((6, 6 // settings.get("groups", 1), 3, 3)), (14, 15), **settings)
+    largest = float(convla.largest_singular_value(operator))
+    tight = proved_upper_bound(operator, 0.5 * largest)
+    assert largest <= tight * (1 + 1e-12) <= (2.1 if settings.get("boundary") == "reflect" else 1.1) * largest
+    assert 2 * tight * (1 - 1e-9) <= proved_upper_bound(operator, 2 * tight) <= 2 * tight or tight < 1.01 * largest
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"stride": 2}, {"boundary": "circular"}, {"groups": 2}, {"groups": 32}, {"boundary": "replicate"}],
+)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_kernel_that_changes_is_kept_below_the_maximum(settings: dict[str, Any], dtype: Any) -> None:
+    rng, image_shape = np.random.default_rng(0), (10, 9)
+    kernel = rng.standard_normal((32, 32 // settings.get("groups", 1), 3, 3)).astype(dtype)
+    kernel[1] = kernel[0] * dtype(1.0001)  # filters that nearly coincide
+    operator = ConvOperator(kernel, image_shape, **settings)
+    maximum = 0.8 * float(convla.largest_singular_value(operator))
+    followed = FollowedKernel(maximum)
+    for step in range(4):
+        kept = followed.kept(operator)
+        assert kept.upper <= maximum
+        largest = convla.largest_singular_value(kept.operator)
+        assert float(largest) <= kept.upper * (1 + 1e-12)
+        assert kept.operator.dtype == dtype
+        assert bool(kept.iterations) == (step < 2)
+        again = followed.kept(kept.operator)
+        assert again.operator is kept.operator
+        assert again.iterations == 0
+        # Once a move that leads above the maximum, and then one of the size of the room that is left.
+        move = rng.standard_normal(kernel.shape).astype(dtype)
+        operator = kept.operator.with_kernel(kept.operator.kernel + dtype(0.03 if step == 0 else 1e-7) * move)
+
+
+def test_what_obeys_the_maximum_is_not_moved() -> None:
+    operator = ConvOperator(_random((20, 20, 3, 3)), (9, 9))
+    upper = convla.singular_value_bounds(operator).upper
+    kept = FollowedKernel(1.2 * upper).kept(operator)
+    assert kept.operator is operator
+    found = clip_singular_values(operator.kernel, (9, 9), maximum=1.2 * upper, nearest=False)
+    assert np.array_equal(found.kernel, operator.kernel)
+    assert (found.status, found.distance, found.iterations) == ("exact", 0.0, 0)
