@@ -47,7 +47,7 @@ def test_what_is_exact_is_within_its_error_where_roundings_are_alike(inner: int,
 @pytest.mark.parametrize("side", [4, 18])
 @pytest.mark.parametrize("apart", [1e-16, 1e-14, 1e-12])
 @pytest.mark.parametrize("k", [None, 1, 2])
-def test_what_is_exact_is_within_its_error_where_values_are_nearly_equal(side: int, apart: float, k: int | None) -> None:
+def test_exact_values_that_are_nearly_equal_are_within_their_errors(side: int, apart: float, k: int | None) -> None:
     """LAPACK takes an entry between two equal values for nothing where it is below 100 units beside them."""
     rng = np.random.default_rng(0)
     for _ in range(10):
@@ -63,7 +63,7 @@ def test_what_is_exact_is_within_its_error_where_values_are_nearly_equal(side: i
 @pytest.mark.parametrize("low", [1.01e-3, 1e-2])
 @pytest.mark.parametrize("apart", [1e-12, 1e-10, 1e-9, 1e-8])
 def test_the_smallest_value_is_within_its_error_beside_one_nearly_equal(side: int, low: float, apart: float) -> None:
-    """The squares of such a pair are parted by no more than rounding does to the Gram matrix of a largest value of 1."""
+    """The squares of such a pair are parted by no more than rounding does to the Gram matrix of a norm of 1."""
     rng = np.random.default_rng(0)
     for _ in range(4):
         values = np.concatenate(([1.0], rng.uniform(2 * low, 1.0, side - 3), [low * (1 + apart), low]))
