@@ -70,6 +70,7 @@ def iterate(
     bar: float = -math.inf,
     outermost: bool = False,
     norm: float = 0.0,
+    beside: float = -math.inf,
 ) -> tuple[Block, bool, float]:
     """Take steps of a block iteration from an orthonormal basis.
 
@@ -96,6 +97,9 @@ def iterate(
         At the lower end, whether a square below ``rtol * sigma_max^2`` ends the iteration, as none is below 0.
     norm : float
         A lower bound of sigma_max^2, if the space may not show it.
+    beside : float
+        A squared singular value, its sign changed for the smallest end, which there may be beside those that the basis
+        stands for: the iteration ends where the outermost one does not come up to it.
 
     Returns
     -------
@@ -133,6 +137,9 @@ def iterate(
             break
         remainder = space.products(ritz) - squares[..., None] * space.vectors(ritz)
         norms = xp.sqrt(row_dots(remainder, remainder, xp))
+        if beside > -math.inf and not bool(xp.any(_reach(squares, norms, end) + tolerance >= beside)):
+            converged = False
+            break
         open_, grown = space.look(_moving(squares, norms, settled, end, tolerance, bar, batch.order, xp))
         converged = min(open_, default=settled) >= settled
         if step >= steps or not grown or (converged and (probed or step >= probe_steps)):
@@ -341,6 +348,11 @@ class SearchSpace:
         if self._looked_at < self.rows:
             space._looked_at = 0  # what was added here is still to be told of
         return space
+
+
+def _reach(squares: Array, norms: Array, end: End) -> Array:
+    """Return how far out the values may be that Ritz values of such residuals stand for."""
+    return (squares if end == "largest" else -squares) + norms
 
 
 def _moving(

@@ -45,6 +45,7 @@ _SLACK = 1e-3
 # and in a search from nothing; earlier than at the upper end to a modest accuracy, where the iteration is fast. Unit
 # vectors and their images have to fit in memory.
 _WARM_WORK, _COLD_WORK, _MODEST_WORK = 2.0**19, 2.0**30, 2.0**27
+_RENEWED_WORK = 2.0**22  # in a search for what has come from beside the block
 _MODEST_RTOL = 1e-4
 _EXACT_ENTRIES = 2**23
 
@@ -278,15 +279,35 @@ class _Search:
             stirred = carried[:, count - fresh :, :] + self._draws(batch, fresh, part)
             # Orthonormal before anything is read off: a block with random parts, or from a saved state, is not.
             basis = orthonormal(self.xp.concat([carried[:, : count - fresh, :], stirred], axis=1), self.xp)
-        return self._iterate(part, groups, batch, basis, self.tracker.steps, self.settled, bar)
+        steps, beside = self.tracker.steps, self._beside(groups)
+        return self._iterate(part, groups, batch, basis, steps, self.settled, bar, beside)
 
     def go_on(self, bar: float) -> bool:
-        """Iterate where that did not converge, with as many random vectors beside those that were found."""
+        """Go on where that did not converge, and search anew what has fallen below what there was beside the block."""
         runs, self.runs = self.runs, []
-        done = [self._gone_on(run, bar) for run in runs]  # of all of them
+        done = [
+            self._begun(run.part, run.groups, bar, _RENEWED_WORK) if self._has_fallen(run) else self._gone_on(run, bar)
+            for run in runs
+        ]  # of all of them
         return all(done)
 
+    def _has_fallen(self, run: _Run) -> bool:
+        reach = max(self.sign * square + off for square, off in zip(run.squares, run.residuals, strict=True))
+        return reach + run.tolerance < self._beside(run.groups)
+
+    def _beside(self, groups: list[int]) -> float:
+        """Return the last square of the blocks of some groups, its sign changed at the lower end, before the change.
+
+        There may be as much beside a block: where all of it has fallen below, that may be the outermost now. Vectors
+        that were orthogonal to it show nothing of it, however small their residuals.
+        """
+        if not self.tracker.outermost:
+            return -math.inf
+        last = np.reshape(to_numbers(self.state["values"]), (self.carrier.groups, -1))[groups, -1]
+        return float((self.sign * last**2).max())
+
     def _gone_on(self, run: _Run, bar: float) -> bool:
+        """Iterate with as many random vectors beside those that were found."""
         batch, found = self.carrier.batch(run.part, run.groups), run.block.vectors
         basis = self._whole(batch, self._cold_work)
         if basis is None:
@@ -296,12 +317,12 @@ class _Search:
 
     def begin(self, groups: list[int], bar: float) -> bool:
         """Search some groups from nothing, and tell whether that converged."""
-        done = [self._begun(part, groups, bar) for part in self._parts(groups)]  # of all of them
+        done = [self._begun(part, groups, bar, self._cold_work) for part in self._parts(groups)]  # of all of them
         return all(done)
 
-    def _begun(self, part: int, groups: list[int], bar: float) -> bool:
+    def _begun(self, part: int, groups: list[int], bar: float, work: float) -> bool:
         batch = self.carrier.batch(part, groups)
-        basis = self._whole(batch, self._cold_work)
+        basis = self._whole(batch, work)
         if basis is None and self.tracker.outermost and batch.groups == 1:
             return self._extended(part, groups, batch) or self._gone_on(self.runs.pop(), bar)
         if basis is None:
@@ -323,7 +344,15 @@ class _Search:
         return known
 
     def _iterate(
-        self, part: int, groups: list[int], batch: Batch, basis: Array, steps: int, settled: int, bar: float
+        self,
+        part: int,
+        groups: list[int],
+        batch: Batch,
+        basis: Array,
+        steps: int,
+        settled: int,
+        bar: float,
+        beside: float = -math.inf,
     ) -> bool:
         tracker = self.tracker
         block, converged, tolerance = iterate(
@@ -339,6 +368,7 @@ class _Search:
             bar=max(bar, self._bar()),
             outermost=tracker.outermost,
             norm=self.norm**2,
+            beside=beside,
         )
         self.products += block.products
         squares, residuals = to_numbers(block.squares), to_numbers(block.residuals)
