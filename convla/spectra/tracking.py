@@ -20,7 +20,7 @@ from convla._validate import check_choice, check_integer, check_real
 from convla.errors import ConvergenceWarning
 from convla.linear_map import LinearMap
 from convla.spectra.batch import Batch
-from convla.spectra.block_iteration import Block, iterate, least_share, orthonormal
+from convla.spectra.block_iteration import Block, iterate, least_share, orthonormal, reach
 from convla.spectra.carrier import Carrier
 from convla.spectra.krylov import FAR, KrylovSpace, extended
 from convla.spectra.result import End, SingularValues
@@ -81,6 +81,9 @@ class BlockTracker:
     The iteration is that of `convla.spectra.block_iteration`. It costs one application and one adjoint for each vector
     that has not settled, and one of each for all carried ones, as the images under the changed map are computed
     afresh. Where the whole of a part is hardly larger than that, it is the search space, and what is found is exact.
+    Where the outermost value alone is asked for, and falls below what the last one of the block had been, as when a
+    descent pushes all of them down at once, one from beside the block may be the outermost now: that part is searched
+    anew, which takes no longer than to follow so large a change.
 
     A block iteration stays in the invariant subspaces that its vectors touch. The parts that the geometry and the zero
     taps of the kernel fix (`convla.spectra.parts`), and the groups of channels, have a block each. For parts of the
@@ -266,12 +269,13 @@ class _Search:
     def follow(self, groups: list[int], bar: float) -> bool:
         """Iterate from the carried vectors of some groups, in all parts, and tell whether that converged."""
         done = [self._followed(part, groups, bar) for part in self._parts(groups)]  # of all of them
-        return all(done)
+        return all(done) and not self._has_fallen()
 
     def _followed(self, part: int, groups: list[int], bar: float) -> bool:
-        batch = self.carrier.batch(part, groups)
+        batch, beside = self.carrier.batch(part, groups), -math.inf
         basis = self._whole(batch, _WARM_WORK)
         if basis is None:
+            beside = self._beside(groups) if len(self.carrier.parts) == 1 else beside
             count = self._rows(batch)
             # What the carried vectors do not point at, the last ones do, which random ones are added to.
             fresh = min(self.tracker.reseed, count)
@@ -279,21 +283,21 @@ class _Search:
             stirred = carried[:, count - fresh :, :] + self._draws(batch, fresh, part)
             # Orthonormal before anything is read off: a block with random parts, or from a saved state, is not.
             basis = orthonormal(self.xp.concat([carried[:, : count - fresh, :], stirred], axis=1), self.xp)
-        steps, beside = self.tracker.steps, self._beside(groups)
-        return self._iterate(part, groups, batch, basis, steps, self.settled, bar, beside)
+        return self._iterate(part, groups, batch, basis, self.tracker.steps, self.settled, bar, beside)
 
     def go_on(self, bar: float) -> bool:
         """Go on where that did not converge, and search anew what has fallen below what there was beside the block."""
-        runs, self.runs = self.runs, []
+        fallen, runs, self.runs = self._has_fallen(), self.runs, []
         done = [
-            self._begun(run.part, run.groups, bar, _RENEWED_WORK) if self._has_fallen(run) else self._gone_on(run, bar)
-            for run in runs
+            self._begun(run.part, run.groups, bar, _RENEWED_WORK) if fallen else self._gone_on(run, bar) for run in runs
         ]  # of all of them
         return all(done)
 
-    def _has_fallen(self, run: _Run) -> bool:
-        reach = max(self.sign * square + off for square, off in zip(run.squares, run.residuals, strict=True))
-        return reach + run.tolerance < self._beside(run.groups)
+    def _has_fallen(self) -> bool:
+        """Tell whether the outermost value of what was followed does not come up to what there may be beside it."""
+        end, groups = self.tracker.end, sorted({group for run in self.runs for group in run.groups})
+        found = [float(reach(run.block.squares, run.block.residuals, end)) + run.tolerance for run in self.runs]
+        return max(found, default=math.inf) < self._beside(groups)
 
     def _beside(self, groups: list[int]) -> float:
         """Return the last square of the blocks of some groups, its sign changed at the lower end, before the change.
@@ -301,7 +305,7 @@ class _Search:
         There may be as much beside a block: where all of it has fallen below, that may be the outermost now. Vectors
         that were orthogonal to it show nothing of it, however small their residuals.
         """
-        if not self.tracker.outermost:
+        if not self.tracker.outermost or not groups:
             return -math.inf
         last = np.reshape(to_numbers(self.state["values"]), (self.carrier.groups, -1))[groups, -1]
         return float((self.sign * last**2).max())
