@@ -92,6 +92,22 @@ def test_the_barrier_and_its_remedy_side_by_side() -> None:
 
 
 @pytest.mark.command
+@pytest.mark.parametrize("seed", [6, 15, 32, 34, 38])
+def test_a_value_from_beside_the_block_is_reported_when_all_of_the_block_are_pushed_below_it(seed: int) -> None:
+    groups = 1 + seed % 2
+    kernel = np.random.default_rng(seed).standard_normal((2 * groups, 2, 4)) / 3
+    operator = ConvOperator(kernel, (44,), padding="full", groups=groups)
+    alpha = 0.2 * np.linalg.norm(operator.to_dense(), 2) ** 2
+    options = {"tracker": Block(cluster_rtol=0.01), "step": FixedStep(0.01)}
+    kernels = [kernel]
+    descent = minimize_penalty(
+        operator, alpha, iterations=20, **options, callback=lambda at: kernels.append(np.array(at.kernel))
+    )
+    for kernel, reported in zip(kernels, descent.trace.reported, strict=True):
+        true = float(penalty(operator.with_kernel(kernel), alpha))
+        assert abs(reported - true) <= 2e-3 * max(true + alpha, alpha)
+
+
 def test_at_the_end_of_a_settled_descent_both_ends_balance() -> None:
     trace = minimize_penalty(ConvOperator(uniform(3, 1), (15, 15)), iterations=60, **SETTLING).trace
     upper, lower = trace.sigma_max[-1] ** 2 - 1.0, 1.0 - trace.sigma_min[-1] ** 2

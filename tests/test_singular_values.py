@@ -20,6 +20,7 @@ from convla import (
 )
 from convla.geometry import BOUNDARIES
 from convla.spectra.torus import circular_lattice
+from tests.fuzz.oracles import jacobi
 from tests.spectra_oracles import EPS, dense_values, operators, rounding, triplet_defects
 
 
@@ -41,6 +42,40 @@ def test_what_is_exact_is_within_its_error_where_roundings_are_alike(inner: int,
     assert result.status == "exact"
     assert (value - error) ** 2 <= square <= (value + error) ** 2
     assert square <= Fraction(result.upper) ** 2 if math.isfinite(result.upper) else kind is smallest_singular_value
+
+
+@pytest.mark.parametrize("side", [4, 18])
+@pytest.mark.parametrize("apart", [1e-16, 1e-14, 1e-12])
+@pytest.mark.parametrize("k", [None, 1, 2])
+def test_exact_values_that_are_nearly_equal_are_within_their_errors(side: int, apart: float, k: int | None) -> None:
+    """LAPACK takes an entry between two equal values for nothing where it is below 100 units beside them."""
+    rng = np.random.default_rng(0)
+    for _ in range(10):
+        values = np.repeat(rng.uniform(0.5, 1.0, side // 2), 2) * (1 + apart * rng.standard_normal(side))
+        matrix = _with_values(values, rng)
+        result = singular_values(ConvOperator(matrix[:, :, None], (1,)), k)
+        assert result.status == "exact"
+        off = np.abs(result.values - jacobi(matrix.astype(np.longdouble))[:k])
+        assert np.all(off <= result.errors + EPS[np.float64] * result.values)
+
+
+@pytest.mark.parametrize("side", [4, 6, 18])
+@pytest.mark.parametrize("low", [1.01e-3, 1e-2])
+@pytest.mark.parametrize("apart", [1e-12, 1e-10, 1e-9, 1e-8])
+def test_the_smallest_value_is_within_its_error_beside_one_nearly_equal(side: int, low: float, apart: float) -> None:
+    """The squares of such a pair are parted by no more than rounding does to the Gram matrix of a norm of 1."""
+    rng = np.random.default_rng(0)
+    for _ in range(4):
+        values = np.concatenate(([1.0], rng.uniform(2 * low, 1.0, side - 3), [low * (1 + apart), low]))
+        matrix = _with_values(values, rng)
+        result = smallest_singular_value(ConvOperator(matrix[:, :, None], (1,)))
+        assert result.status == "exact"
+        assert abs(result.value - jacobi(matrix.astype(np.longdouble))[-1]) <= result.errors[0]
+
+
+def _with_values(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    left, right = (np.linalg.qr(rng.standard_normal((len(values),) * 2))[0] for _ in range(2))
+    return (left * values) @ right
 
 
 @given(operators(), st.integers(1, 4), st.booleans())

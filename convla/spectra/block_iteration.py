@@ -17,7 +17,7 @@ from convla.spectra.batch import Batch
 from convla.spectra.result import End
 from convla.typing import Array, Namespace
 
-__all__ = ["Block", "SearchSpace", "iterate", "least_share", "orthonormal"]
+__all__ = ["Block", "SearchSpace", "iterate", "least_share", "orthonormal", "reach"]
 
 _LEAST_SHARE = 0.01
 """A map is done with when its vector holds less than this share of what a random vector holds of one eigenvector."""
@@ -70,6 +70,7 @@ def iterate(
     bar: float = -math.inf,
     outermost: bool = False,
     norm: float = 0.0,
+    beside: float = -math.inf,
 ) -> tuple[Block, bool, float]:
     """Take steps of a block iteration from an orthonormal basis.
 
@@ -96,6 +97,9 @@ def iterate(
         At the lower end, whether a square below ``rtol * sigma_max^2`` ends the iteration, as none is below 0.
     norm : float
         A lower bound of sigma_max^2, if the space may not show it.
+    beside : float
+        A squared singular value, its sign changed for the smallest end, which there may be beside those that the basis
+        stands for: where the outermost of these does not come up to it, nothing more is done.
 
     Returns
     -------
@@ -133,6 +137,9 @@ def iterate(
             break
         remainder = space.products(ritz) - squares[..., None] * space.vectors(ritz)
         norms = xp.sqrt(row_dots(remainder, remainder, xp))
+        if step == 0 and beside > -math.inf and bool(reach(squares, norms, end) + tolerance < beside):
+            converged = False
+            break
         open_, grown = space.look(_moving(squares, norms, settled, end, tolerance, bar, batch.order, xp))
         converged = min(open_, default=settled) >= settled
         if step >= steps or not grown or (converged and (probed or step >= probe_steps)):
@@ -161,6 +168,15 @@ def iterate(
 def least_share(order: int) -> float:
     """Return the share of an eigenvector, in length, below which a vector of that order says there is none."""
     return float((_LEAST_SHARE / order) ** 0.5)
+
+
+def reach(squares: Array, residuals: Array, end: End) -> Array:
+    """Return how far out, at most, an eigenvalue is that the outermost of some Ritz values (maps, rows) stands for.
+
+    Its sign is changed at the lower end.
+    """
+    signed = squares if end == "largest" else -squares
+    return namespace(squares).max(signed[:, 0] + residuals[:, 0])
 
 
 class SearchSpace:

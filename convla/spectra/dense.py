@@ -30,6 +30,8 @@ _CHEAP = 2e9  # operations: what an iteration of some hundred products takes on 
 _CHEAP_BYTES = 1 << 27
 _OPERATIONS_PER_CUBE = 25  # of a decomposition with vectors, those of a matrix product being one
 _GRAM_LIMIT = 1e-3  # of a singular value to the largest, above which the Gram matrix keeps ten digits of it
+_SQUARE_LIMIT = 0.1  # above which it keeps as many as the matrix itself, whatever lies near
+_NEGLECTED = 100.0  # rounding units beside a value, which LAPACK's iterations on a bidiagonal matrix take for nothing
 
 
 def decomposition_work(operator: LinearMap) -> float:
@@ -69,13 +71,14 @@ def dense_values(operator: LinearMap) -> SingularValues:
     with blas_for(decomposition_work(operator)):
         found = to_numpy(xp.linalg.svdvals(_matrices(operator)))
     values = np.sort(np.asarray(found, np.float64), axis=None)[::-1]
+    errors = rounding(operator, float(values[0]), values)
     return SingularValues(
         values=on_device_of(values.copy(), operator.like, xp, dtype=xp.float64),
         left=None,
         right=None,
         residuals=None,
-        errors=np.full(values.shape, rounding(operator, float(values[0]))),
-        upper=float(values[0]) + rounding(operator, float(values[0])),
+        errors=errors,
+        upper=float(values[0] + errors[0]),
         matvecs=0,
         status=Status.EXACT,
         method="dense",
@@ -109,19 +112,18 @@ def dense_triplets(operator: LinearMap, k: int, end: End = "largest") -> Singula
     chosen = np.argsort(spectrum, axis=None, kind="stable")
     chosen = chosen[::-1][:k] if end == "largest" else chosen[:k]
     largest = float(spectrum.max())
-    least = float(spectrum.ravel()[chosen].min()) / max(largest, float(np.finfo(float).tiny))
     whole = operator
     if not isinstance(operator, ConvOperator):  # which multiplies in its own dtype, or in many steps
         operator = _Matrix(matrices[0, ...], operator)
     side = operator.T if wide else operator
-    if least >= _GRAM_LIMIT:
+    if _squares_tell(spectrum, chosen, max(rows, columns)):
         where, ranks = np.unravel_index(chosen, spectrum.shape)
         images = among_groups(_picked(vectors, where, ranks), where, side, groups)
         values, left, right, residuals = triplets(operator, images, wide=wide)
         if end == "smallest":
             values, residuals = values[::-1], residuals[::-1]
             left, right = (xp.flip(vectors, axis=0) for vectors in (left, right))
-    else:  # of less, the squares keep too little
+    else:
         with blas_for(decomposition_work(operator)):
             u, whole_spectrum, vt = xp.linalg.svd(tall, full_matrices=False)
         spectrum = np.asarray(to_numpy(whole_spectrum), np.float64)
@@ -145,15 +147,15 @@ def dense_triplets(operator: LinearMap, k: int, end: End = "largest") -> Singula
         left, right = (xp.take(vectors, places, axis=0) for vectors in (left, right))
     # A group is decomposed by itself: its rounding errors are those of its own largest value.
     own = largest if end == "largest" else float(spectrum[where[0]].max())
-    error = rounding(whole, own)
-    singular = end == "smallest" and min(float(spectrum[where, ranks].min()), float(values.min())) <= error
+    errors = rounding(whole, own, values)
+    singular = end == "smallest" and min(float(spectrum[where, ranks].min()), float(values.min())) <= errors.min()
     return SingularValues(
         values=on_device_of(values.copy(), operator.like, xp, dtype=xp.float64),
         left=xp.astype(left, dtype),
         right=xp.astype(right, dtype),
         residuals=residuals,
-        errors=np.full(len(values), error),
-        upper=largest + error if end == "largest" else math.inf,
+        errors=errors,
+        upper=float(largest + errors[0]) if end == "largest" else math.inf,
         matvecs=0,
         status=Status.RANK_DEFICIENT if singular else Status.EXACT,
         method="dense",
@@ -166,16 +168,61 @@ def _picked(columns: Array, groups: np.ndarray, places: np.ndarray) -> Array:
     return xp.stack([columns[int(g), :, int(i)] for g, i in zip(groups, places, strict=True)])
 
 
-def rounding(operator: LinearMap, largest: float) -> float:
-    """Return what a backward stable decomposition in float64 leaves open of every value.
+def _squares_tell(spectrum: np.ndarray, chosen: np.ndarray, side: int) -> bool:
+    """Tell whether the vectors of the Gram matrices give the chosen values as precisely as those of the matrices.
+
+    Parameters
+    ----------
+    spectrum : array of shape (groups, n)
+        Roots of the eigenvalues of the Gram matrices, increasing in each group.
+    chosen : array of int
+        Flat indices of it.
+    side : int
+        The longer one of a matrix.
+
+    Notes
+    -----
+    What rounding does to a Gram matrix has a norm of about ``e = side eps s_max^2``. So an eigenvector of the square
+    ``s^2`` holds up to ``e / g`` of another one at the distance g, and the value that is read off from it is wrong by
+    ``e^2 / (2 s g)``, or, where e is all that parts the two, by ``e / s``: beside a value that is not chosen, this is
+    to be no more than the decomposition of the matrix itself leaves open, ``side eps s_max``. What is mixed with
+    another chosen value is told apart again when the values are read off.
+    """
+    largest = float(spectrum.max())
+    least = float(spectrum.ravel()[chosen].min())
+    if least < _GRAM_LIMIT * largest or largest == 0:
+        return False
+    if least >= _SQUARE_LIMIT * largest:
+        return True
+    is_chosen = np.zeros(spectrum.size, bool)
+    is_chosen[chosen] = True
+    is_chosen = is_chosen.reshape(spectrum.shape)
+    beside = is_chosen[:, 1:] != is_chosen[:, :-1]
+    gaps = np.diff(np.square(spectrum / largest), axis=1)[beside]
+    unit = side * float(np.finfo(np.float64).eps)
+    return bool(np.all(2 * (least / largest) * gaps >= unit))
+
+
+def rounding(operator: LinearMap, largest: float, values: np.ndarray) -> np.ndarray:
+    """Return what a decomposition in float64 by LAPACK leaves open of values, of which the largest is given.
 
     Its sums have as many terms as the longer side, and where all entries are alike their rounding errors are too, and
-    add up. Where taps meet in one entry of the matrix, beyond the edges of an image, they are summed with a rounding
-    error relative to their moduli, which may be far above the largest singular value: they may cancel. So may the terms
-    of a sum of maps.
+    add up: that is relative to the largest value. Entries beside the diagonal of a bidiagonal matrix are set to zero
+    where they are below 100 eps times the values there (``TOL`` in DLASQ2; half of it in DBDSQR). By Weyl's inequality
+    no value moves by more; one without others like it moves by next to nothing, two equal ones by half of the entry
+    between them. Where taps meet in one entry of the matrix, beyond the edges of an image, they are summed with a
+    rounding error relative to their moduli, which may be far above the largest singular value: they may cancel. So may
+    the terms of a sum of maps.
+
+    References
+    ----------
+    J. Demmel and W. Kahan, Accurate singular values of bidiagonal matrices, SIAM J. Sci. Stat. Comput. 11 (1990)
+    873-912, and B. Parlett and O. Marques, An implementation of the dqds algorithm, Linear Algebra Appl. 309 (2000)
+    217-259, for the criteria.
     """
-    decomposition = float(np.finfo(np.float64).eps) * max(operator.shape) * largest
-    return decomposition + rounding_of_entries(operator)
+    eps = float(np.finfo(np.float64).eps)
+    found: np.ndarray = eps * (max(operator.shape) * largest + _NEGLECTED * values) + rounding_of_entries(operator)
+    return found
 
 
 class _Matrix(LinearMap):

@@ -64,15 +64,15 @@ def fourier_triplets(operator: ConvOperator, k: int | None, *, smallest: bool = 
     symbol = Symbol(precise.kernel, geometry, stride=circular_lattice(geometry).stride)
     # An angle has an absolute rounding error of its size, 2 pi for each lag.
     terms = symbol.rounding_terms + 16 * (1 + sum(symbol.degrees))
-    error = rounding(precise, size) + gamma(terms, U64) * schur_bound(precise)
-    singular = smallest and float(values[0]) <= error
+    errors = rounding(precise, size, np.asarray(values)) + gamma(terms, U64) * schur_bound(precise)
+    singular = smallest and float(values[0]) <= errors[0]
     return SingularValues(
         values=on_device_of(values, precise.kernel, xp, dtype=xp.float64),
         left=left,
         right=right,
         residuals=residuals,
-        errors=np.full(len(values), error),
-        upper=math.inf if smallest else size + error,
+        errors=errors,
+        upper=math.inf if smallest else float(size + errors[0]),
         matvecs=0,
         status=Status.RANK_DEFICIENT if singular else Status.EXACT,
         method="fourier",

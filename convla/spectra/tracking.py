@@ -20,7 +20,7 @@ from convla._validate import check_choice, check_integer, check_real
 from convla.errors import ConvergenceWarning
 from convla.linear_map import LinearMap
 from convla.spectra.batch import Batch
-from convla.spectra.block_iteration import Block, iterate, least_share, orthonormal
+from convla.spectra.block_iteration import Block, iterate, least_share, orthonormal, reach
 from convla.spectra.carrier import Carrier
 from convla.spectra.krylov import FAR, KrylovSpace, extended
 from convla.spectra.result import End, SingularValues
@@ -45,6 +45,7 @@ _SLACK = 1e-3
 # and in a search from nothing; earlier than at the upper end to a modest accuracy, where the iteration is fast. Unit
 # vectors and their images have to fit in memory.
 _WARM_WORK, _COLD_WORK, _MODEST_WORK = 2.0**19, 2.0**30, 2.0**27
+_RENEWED_WORK = 2.0**22  # in a search for what has come from beside the block
 _MODEST_RTOL = 1e-4
 _EXACT_ENTRIES = 2**23
 
@@ -80,6 +81,9 @@ class BlockTracker:
     The iteration is that of `convla.spectra.block_iteration`. It costs one application and one adjoint for each vector
     that has not settled, and one of each for all carried ones, as the images under the changed map are computed
     afresh. Where the whole of a part is hardly larger than that, it is the search space, and what is found is exact.
+    Where the outermost value alone is asked for, and falls below what the last one of the block had been, as when a
+    descent pushes all of them down at once, one from beside the block may be the outermost now: that part is searched
+    anew, which takes no longer than to follow so large a change.
 
     A block iteration stays in the invariant subspaces that its vectors touch. The parts that the geometry and the zero
     taps of the kernel fix (`convla.spectra.parts`), and the groups of channels, have a block each. For parts of the
@@ -265,12 +269,13 @@ class _Search:
     def follow(self, groups: list[int], bar: float) -> bool:
         """Iterate from the carried vectors of some groups, in all parts, and tell whether that converged."""
         done = [self._followed(part, groups, bar) for part in self._parts(groups)]  # of all of them
-        return all(done)
+        return all(done) and not self._has_fallen()
 
     def _followed(self, part: int, groups: list[int], bar: float) -> bool:
-        batch = self.carrier.batch(part, groups)
+        batch, beside = self.carrier.batch(part, groups), -math.inf
         basis = self._whole(batch, _WARM_WORK)
         if basis is None:
+            beside = self._beside(groups) if len(self.carrier.parts) == 1 else beside
             count = self._rows(batch)
             # What the carried vectors do not point at, the last ones do, which random ones are added to.
             fresh = min(self.tracker.reseed, count)
@@ -278,15 +283,35 @@ class _Search:
             stirred = carried[:, count - fresh :, :] + self._draws(batch, fresh, part)
             # Orthonormal before anything is read off: a block with random parts, or from a saved state, is not.
             basis = orthonormal(self.xp.concat([carried[:, : count - fresh, :], stirred], axis=1), self.xp)
-        return self._iterate(part, groups, batch, basis, self.tracker.steps, self.settled, bar)
+        return self._iterate(part, groups, batch, basis, self.tracker.steps, self.settled, bar, beside)
 
     def go_on(self, bar: float) -> bool:
-        """Iterate where that did not converge, with as many random vectors beside those that were found."""
-        runs, self.runs = self.runs, []
-        done = [self._gone_on(run, bar) for run in runs]  # of all of them
+        """Go on where that did not converge, and search anew what has fallen below what there was beside the block."""
+        fallen, runs, self.runs = self._has_fallen(), self.runs, []
+        done = [
+            self._begun(run.part, run.groups, bar, _RENEWED_WORK) if fallen else self._gone_on(run, bar) for run in runs
+        ]  # of all of them
         return all(done)
 
+    def _has_fallen(self) -> bool:
+        """Tell whether the outermost value of what was followed does not come up to what there may be beside it."""
+        end, groups = self.tracker.end, sorted({group for run in self.runs for group in run.groups})
+        found = [float(reach(run.block.squares, run.block.residuals, end)) + run.tolerance for run in self.runs]
+        return max(found, default=math.inf) < self._beside(groups)
+
+    def _beside(self, groups: list[int]) -> float:
+        """Return the last square of the blocks of some groups, its sign changed at the lower end, before the change.
+
+        There may be as much beside a block: where all of it has fallen below, that may be the outermost now. Vectors
+        that were orthogonal to it show nothing of it, however small their residuals.
+        """
+        if not self.tracker.outermost or not groups:
+            return -math.inf
+        last = np.reshape(to_numbers(self.state["values"]), (self.carrier.groups, -1))[groups, -1]
+        return float((self.sign * last**2).max())
+
     def _gone_on(self, run: _Run, bar: float) -> bool:
+        """Iterate with as many random vectors beside those that were found."""
         batch, found = self.carrier.batch(run.part, run.groups), run.block.vectors
         basis = self._whole(batch, self._cold_work)
         if basis is None:
@@ -296,12 +321,12 @@ class _Search:
 
     def begin(self, groups: list[int], bar: float) -> bool:
         """Search some groups from nothing, and tell whether that converged."""
-        done = [self._begun(part, groups, bar) for part in self._parts(groups)]  # of all of them
+        done = [self._begun(part, groups, bar, self._cold_work) for part in self._parts(groups)]  # of all of them
         return all(done)
 
-    def _begun(self, part: int, groups: list[int], bar: float) -> bool:
+    def _begun(self, part: int, groups: list[int], bar: float, work: float) -> bool:
         batch = self.carrier.batch(part, groups)
-        basis = self._whole(batch, self._cold_work)
+        basis = self._whole(batch, work)
         if basis is None and self.tracker.outermost and batch.groups == 1:
             return self._extended(part, groups, batch) or self._gone_on(self.runs.pop(), bar)
         if basis is None:
@@ -323,7 +348,15 @@ class _Search:
         return known
 
     def _iterate(
-        self, part: int, groups: list[int], batch: Batch, basis: Array, steps: int, settled: int, bar: float
+        self,
+        part: int,
+        groups: list[int],
+        batch: Batch,
+        basis: Array,
+        steps: int,
+        settled: int,
+        bar: float,
+        beside: float = -math.inf,
     ) -> bool:
         tracker = self.tracker
         block, converged, tolerance = iterate(
@@ -339,6 +372,7 @@ class _Search:
             bar=max(bar, self._bar()),
             outermost=tracker.outermost,
             norm=self.norm**2,
+            beside=beside,
         )
         self.products += block.products
         squares, residuals = to_numbers(block.squares), to_numbers(block.residuals)
