@@ -57,7 +57,7 @@ class Way:
 
     def __init__(self, network: Network, images: torch.Tensor, term: Loss | None = None) -> None:
         self.network = network
-        self.images, self.labels = images, torch.arange(len(images)) % 10
+        self.images, self.labels = images, torch.arange(len(images), device=images.device) % 10
         self.term = term
         self.optimizer: Any = torch.optim.SGD(network.parameters(), lr=1e-3, momentum=0.9)
         self.after: Step | None = None
@@ -95,7 +95,9 @@ def clipping(network: Network, example: torch.Tensor) -> Step:
     Spectrum Extraction and Clipping for Implicitly Linear Layers, AISTATS 2024, Algorithms 1 and 2).
     """
     layers, shapes = convolutions(network), image_shapes(network, example)
-    vectors = {name: torch.randn(1, layers[name].in_channels, *shape) for name, shape in shapes.items()}
+    vectors = {
+        name: torch.randn(1, layers[name].in_channels, *shape, device=example.device) for name, shape in shapes.items()
+    }
 
     def clip() -> None:
         for name, vector in vectors.items():
@@ -126,7 +128,14 @@ class Clock(NamedTuple):
     signal: int
 
 
-WALL = Clock(time.perf_counter, signal.ITIMER_REAL, signal.SIGALRM)
+def _settled() -> float:
+    """Return the time of day when a device has done what it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+WALL = Clock(_settled, signal.ITIMER_REAL, signal.SIGALRM)
 PROCESSOR = Clock(time.process_time, signal.ITIMER_PROF, signal.SIGPROF)
 
 
@@ -194,10 +203,11 @@ def table(times: dict[str, Times], head: str, seconds: float) -> str:
     return "\n".join([f"| {head} | ms | plain steps | cost (range) | first step, ms |", "|---|---|---|---|---|", *rows])
 
 
-def large_batch(rounds: int, seconds: float, batch: int = 128) -> str:
+def large_batch(rounds: int, seconds: float, device: str = "cpu", batch: int = 128) -> str:
     """ResNet-18 on a batch of 128 images of 32x32."""
     torch.manual_seed(0)
-    network, images = build_network("resnet18", in_channels=3, image_size=32, classes=10), torch.randn(batch, 3, 32, 32)
+    network = build_network("resnet18", in_channels=3, image_size=32, classes=10).to(device)
+    images = torch.randn(batch, 3, 32, 32).to(device)
     new: Callable[[], Network] = lambda: copy.deepcopy(network)  # noqa: E731
     example = images[:1]
     plain = Way(new(), images)
@@ -233,8 +243,9 @@ def large_batch(rounds: int, seconds: float, batch: int = 128) -> str:
     alone = beside(way.step, projection.project, rounds, WALL, part, move)
     pairs = [(before, before + cost / EVERY) for before, cost in alone.pairs]
     times[f"`SpectralProjection`, every {EVERY} steps"] = Times(alone.first, pairs)
+    where = f"{torch.get_num_threads()} threads" if device == "cpu" else torch.cuda.get_device_name(device)
     lines = [
-        f"## ResNet-18, batch {batch}, 32x32, {torch.get_num_threads()} threads",
+        f"## ResNet-18, batch {batch}, 32x32, {where}",
         table(times, "way", part),
     ]
     try:
@@ -248,14 +259,14 @@ def large_batch(rounds: int, seconds: float, batch: int = 128) -> str:
 
 def call_times(network: Network, example: torch.Tensor, plain: Way, step: float) -> str:
     """Return a sentence on the first call of the spectral penalty, forward and backward, and on later ones."""
-    began = time.perf_counter()
+    began = WALL.now()
     penalty = NetworkSpectralPenalty(network, example)
-    built = time.perf_counter() - began
+    built = WALL.now() - began
     seconds = []
     for _ in range(5):
-        began = time.perf_counter()
+        began = WALL.now()
         penalty(network).backward()
-        seconds.append(time.perf_counter() - began)
+        seconds.append(WALL.now() - began)
         with torch.no_grad():  # as far as a step of training moves the weights
             for weight, other in zip(network.parameters(), plain.network.parameters(), strict=True):
                 weight.add_(1e-3 * torch.randn_like(other) * other.abs().mean())
@@ -321,13 +332,14 @@ def main() -> None:
     """Print the tables, and write them where asked to."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
     parser.add_argument("--only", choices=("resnet18", "resnet50", "mobilenet", "digits"))
+    parser.add_argument("--device", default="cpu", help='of the large batch: "cuda" for a GPU')
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--write", action="store_true", help=f"between the markers of {PAGE.name}")
     options = parser.parse_args()
     small = 10 * options.minutes
     tables: dict[str, Callable[[], str]] = {
-        "resnet18": lambda: large_batch(options.rounds, 40 * options.minutes),
+        "resnet18": lambda: large_batch(options.rounds, 40 * options.minutes, options.device),
         "resnet50": lambda: small_batch("ResNet-50", resnet50(), torch.randn(4, 3, 64, 64), options.rounds, small),
         "mobilenet": lambda: small_batch(
             "MobileNetV3-small", mobilenet_v3_small(), torch.randn(8, 3, 64, 64), options.rounds, small
