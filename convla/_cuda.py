@@ -1,8 +1,8 @@
 """Kernels written in CUDA C++, compiled where they are first launched, and how they are launched.
 
-A source is named as "package:name", for the file name.cu of a package. It stands alone, but for headers of the package:
-what differs between its builds is a macro, such as `REAL`, the type of the entries. Grids have one axis. A kernel runs on the device of its arrays, on
-CuPy's current stream, and waits for nothing. CuPy is imported with the first launch.
+A source is named as "package:name", for the file name.cu of a package. It stands alone, but for headers of its package:
+what differs between its builds is a macro, such as `REAL`, the type of the entries. Grids have one axis. A kernel runs
+on the device of its arrays, on CuPy's current stream, and waits for nothing. CuPy is imported with the first launch.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def kept(make: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(make)
     def get(*args: P.args, **kwargs: P.kwargs) -> R:
-        return made(importlib.import_module("cupy").cuda.Device().id, *args, **kwargs)
+        return made(importlib.import_module("cupy").cuda.Device().id, *args, **kwargs)  # type: ignore[arg-type]
 
     _FORGET.append(made.cache_clear)
     return get

@@ -22,7 +22,7 @@ from convla import (
 )
 from convla._array import is_cupy, to_numpy
 from convla._dispatch import KERNELS
-from convla.engines import _cuda_plans, cupy_gradients
+from convla.engines import cupy_gradients
 from convla.experiments.csm.settings import Readings, table_settings
 from convla.experiments.descents import pairs_cuda
 from convla.experiments.descents.outcome import run_setting
@@ -36,10 +36,7 @@ OPERATIONS = sorted(operation for operation, engine in KERNELS if engine == "cud
 
 @pytest.mark.command
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_every_kernel_agrees_with_its_reference(
-    operation: str, cupy: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(_cuda_plans, "_THREADS", 32)  # more blocks, and quicker on one processor
+def test_every_kernel_agrees_with_its_reference(operation: str, cupy: ModuleType) -> None:
     examples = EXAMPLES[operation]
     for arguments, keywords in examples.arguments():
         expected = examples.operation.reference(*arguments, **keywords)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import convla
-from convla._cuda import C_TYPES, kernel_options, source_text
+from convla._cuda import kernel_options, source_text
 from convla._dispatch import KERNELS
 from convla.engines import _cuda_plans, cupy_filters, cupy_gradients
 from convla.errors import install_line

@@ -53,7 +53,7 @@ class _Axis(NamedTuple):
 
     taps: int = 1
     dilation: int = 1
-    count: int = 1
+    places: int = 1
     result: int = 1
     given: int = 1
     phases: int = 1
@@ -99,7 +99,7 @@ def _correlation_axis(geometry: ConvGeometry, axis: int) -> _Axis:
     return _Axis(
         taps=len(live),
         dilation=d,
-        count=geometry.output_shape[axis],
+        places=geometry.output_shape[axis],
         result=geometry.output_shape[axis],
         given=geometry.image_shape[axis],
         step=geometry.stride[axis],
@@ -130,7 +130,7 @@ def _adjoint_axis(geometry: ConvGeometry, axis: int, folded: bool) -> _Axis:
     return _Axis(
         taps=taps,
         dilation=d,
-        count=count,
+        places=count,
         result=size,
         given=outputs,
         phases=phases,
@@ -143,7 +143,7 @@ def _table(geometry: ConvGeometry, outs: int, ins: int, axes: list[_Axis]) -> Ma
     """Return the table: what stands in `Map`, and behind it for each axis its sources and its slots."""
     axes = [_Axis()] * (3 - len(axes)) + axes
     head = [geometry.groups, outs, ins]
-    for name in ("taps", "dilation", "count", "result", "given", "phases", "step"):
+    for name in ("taps", "dilation", "places", "result", "given", "phases", "step"):
         head += [getattr(axis, name) for axis in axes]
     lines: list[IndexArray] = []
     places: list[list[int]] = [[], []]
@@ -164,7 +164,7 @@ def _table(geometry: ConvGeometry, outs: int, ins: int, axes: list[_Axis]) -> Ma
         groups=geometry.groups,
         outs=outs,
         ins=ins,
-        places=math.prod(axis.count for axis in axes),
+        places=math.prod(axis.places for axis in axes),
         repeats=geometry.groups * math.prod(axis.phases for axis in axes),
         kernel_taps=math.prod(geometry.kernel_size),
         taps=math.prod(max(map(len, axis.slots)) for axis in axes),

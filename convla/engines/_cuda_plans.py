@@ -1,16 +1,16 @@
-"""What the CUDA convolutions launch: kernels, grids and tables, made once for a geometry, a number of images and a dtype."""
+"""What the CUDA convolutions launch: kernels, grids, tables, made once for a geometry, a dtype and so many images."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
 
 from convla._cuda import C_TYPES, WORKSPACE, blocks_for, compiled, kept, table_on_device
 from convla.engines._cuda_maps import MapTable, adjoint_table, correlation_table, folding_table, is_folded
-from convla.engines._cuda_tiles import KERNEL_ADJOINTS, MAPS, Tile, share
+from convla.engines._cuda_tiles import KERNEL_ADJOINTS, MAPS, share
 from convla.geometry import ConvGeometry
 from convla.typing import Array, IndexArray
 
@@ -277,13 +277,13 @@ def _count(images: int, found: MapTable) -> dict[str, Any]:
 @kept
 def _table(geometry: ConvGeometry, adjoint: bool, count: str) -> Array:
     found = adjoint_table(geometry) if adjoint else correlation_table(geometry)
-    return table_on_device(_counted(found.table, count))
+    return cast(Array, table_on_device(_counted(found.table, count)))
 
 
 @kept
 def _folding(geometry: ConvGeometry) -> Array:
     table = folding_table(geometry)
-    return table_on_device(_counted(table, _count(1, adjoint_table(geometry))["COUNT"]))
+    return cast(Array, table_on_device(_counted(table, _count(1, adjoint_table(geometry))["COUNT"])))
 
 
 def _counted(table: IndexArray, count: str) -> Any:

@@ -17,6 +17,7 @@ _BYTES = 1500  # that all of them read or write in one, as the sums of splits co
 _LAUNCH = 6000  # cycles
 _START = 32  # terms that could be summed while a block begins and ends
 _MOST_SPLITS = 352
+_ROOM = WORKSPACE // 2  # for partial sums; the other half may hold extended images
 
 
 class Tile(NamedTuple):
@@ -122,7 +123,7 @@ def share(
 
 def _choices(partial: int, steps: int) -> list[int]:
     """Return numbers of splits: such that each has some steps, and their partial sums fit in the workspace."""
-    most = max(1, min(_MOST_SPLITS, steps // 4, WORKSPACE // max(partial, 1)))
+    most = max(1, min(_MOST_SPLITS, steps // 4, _ROOM // max(partial, 1)))
     return [splits for splits in (*range(1, 17), *range(18, _MOST_SPLITS + 1, 2)) if splits <= most]
 
 

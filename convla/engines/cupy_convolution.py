@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import importlib
 import math
+from typing import Any
 
 from convla._cuda import WORKSPACE, chunks, contiguous, on_its_device, one_device
 from convla._dispatch import prepares
@@ -61,9 +62,10 @@ def correlate_kernel_adjoint(features: Array, image: Array, geometry: ConvGeomet
     cupy = importlib.import_module("cupy")
     images = math.prod(image.shape[: -geometry.ndim - 1])
     if not images:
-        return cupy.zeros(geometry.kernel_shape, image.dtype)
+        zeros: Array = cupy.zeros(geometry.kernel_shape, image.dtype)
+        return zeros
     plan = kernel_plan(geometry, images, image.dtype.char)
-    kernel = cupy.empty(geometry.kernel_shape, image.dtype)
+    kernel: Array = cupy.empty(geometry.kernel_shape, image.dtype)
     if plan.add is None:
         plan.run(contiguous(features), contiguous(image), plan.table, kernel)
     else:
@@ -78,16 +80,18 @@ def _map(given: Array, kernel: Array | Weights, geometry: ConvGeometry, *, adjoi
     one_device((given, weights.kernel))
     batch = given.shape[: -geometry.ndim - 1]
     shape = geometry.domain_shape if adjoint else geometry.range_shape
-    result = importlib.import_module("cupy").empty((*batch, *shape), given.dtype)
-    given, images = contiguous(given), math.prod(batch)
+    result: Any = importlib.import_module("cupy").empty((*batch, *shape), given.dtype)
+    images = math.prod(batch)
+    ordered: Any = contiguous(given)
     most = _most_images(geometry, adjoint, given.dtype.itemsize)
     if images <= most:
-        _run(given, weights, geometry, images, result, adjoint)
+        _run(ordered, weights, geometry, images, result, adjoint)
     else:
-        flat, out = given.reshape(images, -1), result.reshape(images, -1)
+        flat, out = ordered.reshape(images, -1), result.reshape(images, -1)
         for some in chunks(images, 1, most):
             _run(flat[some], weights, geometry, some.stop - some.start, out[some], adjoint)
-    return result
+    returned: Array = result
+    return returned
 
 
 def _run(given: Array, weights: Weights, geometry: ConvGeometry, images: int, result: Array, adjoint: bool) -> None:
@@ -108,8 +112,8 @@ def _run(given: Array, weights: Weights, geometry: ConvGeometry, images: int, re
 
 @functools.lru_cache(maxsize=256)
 def _most_images(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> int:
-    """Return how many images a map takes at a time: 32 bits count their result, the workspace holds its extension."""
+    """Return how many images a map takes at a time: 32 bits count their result, half the workspace holds it extended."""
     most = LARGEST // math.prod(geometry.domain_shape if adjoint else geometry.range_shape)
     if adjoint and is_folded(geometry):
-        most = min(most, WORKSPACE // (itemsize * geometry.in_channels * math.prod(geometry.padded_shape)))
+        most = min(most, WORKSPACE // 2 // (itemsize * geometry.in_channels * math.prod(geometry.padded_shape)))
     return max(1, most)
