@@ -73,6 +73,13 @@ def test_the_smallest_value_is_within_its_error_beside_one_nearly_equal(side: in
         assert abs(result.value - jacobi(matrix.astype(np.longdouble))[-1]) <= result.errors[0]
 
 
+@pytest.mark.parametrize("small", [1.2345678e-36, 3e-41])
+def test_what_scaling_takes_from_a_group_that_is_tiny_beside_another_is_in_its_error(small: float) -> None:
+    operator = ConvOperator(np.array([3e3, small], np.float32)[:, None, None], (1,), groups=2)
+    result = smallest_singular_value(operator)
+    assert abs(result.value - float(operator.kernel[1, 0, 0])) <= result.errors[0] <= 1e-41
+
+
 def _with_values(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     left, right = (np.linalg.qr(rng.standard_normal((len(values),) * 2))[0] for _ in range(2))
     return (left * values) @ right

@@ -12,7 +12,7 @@ from convla.linear_map import LinearMap
 from convla.penalties import Block, Power, Tracker, shifted
 from convla.spectra.block_iteration import iterate
 from convla.spectra.carrier import Carrier
-from convla.spectra.result import SingularValues
+from convla.spectra.result import End, SingularValues
 from convla.spectra.tracking import BlockTracker
 
 
@@ -291,3 +291,33 @@ def test_a_start_of_modest_accuracy_iterates_and_finds_the_same() -> None:
     assert abs(found.value**2 - exact[0] ** 2) <= 1e-3 * exact[0] ** 2
     assert float(found.residuals[0]) > 1e-12 * exact[0] ** 2, "this was a decomposition"
     np.testing.assert_allclose(find(operator, 4).values, exact[:4], rtol=1e-12)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("groups", [1, 2])
+@pytest.mark.parametrize("end", ["largest", "smallest"])
+def test_the_scale_of_a_kernel_changes_no_digit(end: End, groups: int, turned: bool) -> None:
+    # Of 784 entries: a Krylov space at first, then the block iteration. The squares of residuals are fourth powers.
+    rng = np.random.default_rng(0)
+    kernel = rng.standard_normal((4, 4 // groups, 3, 3))
+    kernel[..., 1, 1] += 6 * np.eye(4, 4 // groups)
+    tracker = BlockTracker(end=end, outermost=True, rtol=1e-3)
+
+    def followed(dtype: type, exponent: int) -> list[np.ndarray]:
+        state, numbers = None, []
+        for step in range(3):
+            scaled = np.ldexp((kernel * (1 + 0.003 * step)).astype(dtype), exponent)
+            operator = ConvOperator(scaled, (14, 14), groups=groups)
+            linear_map = operator.T if turned else operator
+            found, state = tracker.step(linear_map, state or tracker.initial(linear_map))
+            low, high = tracker.range(Carrier(linear_map), state)
+            numbers.append(np.ldexp([*found.values, *found.residuals, *found.errors, low, high], -exponent))
+            numbers.append(np.concatenate([found.left, found.right], axis=None))
+        return numbers
+
+    for dtype, exponents in ((np.float32, (-100, -40, 40, 90)), (np.float64, (-900, -531, 531, 997))):
+        right = followed(dtype, 0)
+        assert right[0][4] > 0  # the residual of the first
+        for exponent in exponents:
+            for found, wanted in zip(followed(dtype, exponent), right, strict=True):
+                np.testing.assert_array_equal(found, wanted)

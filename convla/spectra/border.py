@@ -54,7 +54,7 @@ class Problem:
     given : LinearMap
     slack : float
         What the map may differ from that by, in norm, folded into one convolution or with its products rounded: terms
-        of a sum may cancel.
+        of a sum may cancel; or where entries became subnormal when it was scaled.
     """
 
     operator: LinearMap
@@ -180,7 +180,15 @@ def prepared(operator: LinearMap) -> Problem:
     except TypeError:
         return _prepared_map(unscaled, factor, operator)
     scaled, exponent = scaled_to_unit(_in_host_memory(convolution))
-    return Problem(scaled, transposed, factor * Fraction(2) ** exponent, operator)
+    return Problem(scaled, transposed, factor * Fraction(2) ** exponent, operator, _lost(scaled, exponent))
+
+
+def _lost(scaled: ConvOperator, exponent: int) -> float:
+    """Bound the norm of what is lost of entries that become subnormal where a kernel is scaled down."""
+    if exponent <= 0:
+        return 0.0
+    geometry, least = scaled.geometry, float(np.finfo(to_numpy(scaled.kernel[:0]).dtype).smallest_subnormal)
+    return least * math.ceil(math.sqrt(geometry.largest_row_count * geometry.largest_column_count) / 2)
 
 
 def check_map(operator: Any) -> None:

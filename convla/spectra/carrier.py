@@ -20,6 +20,7 @@ from convla.operators import ConvOperator
 from convla.spectra.batch import Batch
 from convla.spectra.krylov import KrylovSpace
 from convla.spectra.parts import Part, blocks_of, direct_sum, live_taps
+from convla.spectra.scaling import scaled_by, unit_scaled
 from convla.typing import Array
 
 __all__ = ["Carrier"]
@@ -42,6 +43,10 @@ class Carrier:
 
     Attributes
     ----------
+    linear_map : LinearMap
+        Over ``2^exponent``: the map itself, unless its fourth powers, which residuals are made of, would leave the
+        range of its dtype.
+    exponent : int
     parts : list of Part
         Empty if the kernel is zero.
     groups : int
@@ -55,6 +60,8 @@ class Carrier:
     """
 
     def __init__(self, linear_map: LinearMap) -> None:
+        given = linear_map
+        linear_map, self.exponent = _in_range(given)
         self.linear_map = linear_map
         self.spaces: dict[int, KrylovSpace] = {}
         self._moves: list[tuple[Array, tuple[list[float], list[bool]]]] = []
@@ -67,11 +74,12 @@ class Carrier:
         if self.convolution is None:
             self.groups = 1
             self.parts = blocks_of(linear_map) if isinstance(linear_map, BlockDiagonal) else [Part(linear_map)]
-            kernels = [self._xp.reshape(kernel, (-1,)) for kernel in linear_map.kernels]
+            kernels = [self._xp.reshape(kernel, (-1,)) for kernel in given.kernels]
             self.parameters = self._xp.concat([*kernels, self._xp.reshape(linear_map.like, (-1,))[:0]])[None, :]
         else:
             self.groups, self.parts = self.convolution.geometry.groups, direct_sum(self.convolution)
-            self.parameters = self._xp.reshape(self.convolution.kernel, (self.groups, -1))
+            kernel = getattr(given.T if self._turned else given, "kernel")  # noqa: B009
+            self.parameters = self._xp.reshape(kernel, (self.groups, -1))
         whole = [part.operator is convolution for part in self.parts] == [True]
         self._whole, self.single = whole, whole and self.groups == 1
 
@@ -84,12 +92,12 @@ class Carrier:
         """Tell whether a map with other parameters falls into the same parts: whether the same taps are zero."""
         if self.convolution is None:
             return True
-        kernel = self.convolution.kernel
-        then = live_taps(self._xp.reshape(before, tuple(kernel.shape)))
-        return bool((live_taps(kernel) == then).all())
+        shape = tuple(self.convolution.kernel.shape)
+        now, then = (live_taps(self._xp.reshape(kernel, shape)) for kernel in (self.parameters, before))
+        return bool((now == then).all())
 
     def moved(self, before: Array) -> tuple[list[float], list[bool]]:
-        """Return how far the singular values of each group can have moved since it had other parameters.
+        """Return how far the singular values of each group, scaled, can have moved since it had other parameters.
 
         With it comes whether its vectors of then say little of it now.
         """
@@ -104,7 +112,8 @@ class Carrier:
     def _moved_since(self, before: Array) -> tuple[list[float], list[bool]]:
         xp = self._xp
         change = self.parameters - xp.astype(before, self.parameters.dtype, copy=False)
-        changes, sizes = (np.array(to_numbers(xp.sqrt(row_dots(a, a, xp)))) for a in (change, self.parameters))
+        change, parameters = (scaled_by(array, -self.exponent) for array in (change, self.parameters))
+        changes, sizes = (np.array(to_numbers(xp.sqrt(row_dots(a, a, xp)))) for a in (change, parameters))
         if self.convolution is None:
             return changes.tolist(), (changes > _LARGE_CHANGE_OF_PARAMETERS * sizes).tolist()
         geometry = self.convolution.geometry
@@ -115,7 +124,7 @@ class Carrier:
         drifts, least = readers * changes, sizes / math.sqrt(rows)
         for group in np.flatnonzero(drifts > _LARGE_CHANGE * least).tolist() if rows > 1 else ():
             drifts[group] = readers * self._norm(change, group, rows)
-            least[group] = self._norm(self.parameters, group, rows)
+            least[group] = self._norm(parameters, group, rows)
         return drifts.tolist(), (drifts > _LARGE_CHANGE * least).tolist()
 
     def _norm(self, parameters: Array, group: int, rows: int) -> float:
@@ -207,3 +216,15 @@ class Carrier:
         if not self._whole:
             images = images[(slice(None), self.parts[part].inputs, *self._positions(part, 0, values=False))]
         return self._xp.reshape(images, (rows, self.groups, -1))
+
+
+def _in_range(linear_map: LinearMap) -> tuple[LinearMap, int]:
+    """Return a map whose residuals are within the range of its dtype, and the exponent e with M = 2^e scaled.
+
+    The square of a residual is a fourth power. A map that is not made of convolutions is as it is.
+    """
+    if not all(isinstance(leaf, ConvOperator) for leaf in linear_map._leaves()):
+        return linear_map, 0
+    scaled, exponent = unit_scaled(linear_map)
+    limit = math.frexp(float(namespace(linear_map.like).finfo(scaled.dtype).max))[1] // 6
+    return (scaled, exponent) if exponent is not None and abs(exponent) > limit else (linear_map, 0)

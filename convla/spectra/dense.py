@@ -11,6 +11,7 @@ from convla._threads import blas_for
 from convla.linear_map import LinearMap
 from convla.operators import ConvOperator
 from convla.spectra.result import End, SingularValues, placed, smallest_triplet, triplets
+from convla.spectra.ritz import FloatArray
 from convla.spectra.roundoff import in_double, rounding_of_entries
 from convla.spectra.status import Status
 from convla.toeplitz import unvec, vec
@@ -194,16 +195,14 @@ def _squares_tell(spectrum: np.ndarray, chosen: np.ndarray, side: int) -> bool:
         return False
     if least >= _SQUARE_LIMIT * largest:
         return True
-    is_chosen = np.zeros(spectrum.size, bool)
-    is_chosen[chosen] = True
-    is_chosen = is_chosen.reshape(spectrum.shape)
+    is_chosen = np.isin(np.arange(spectrum.size), chosen).reshape(spectrum.shape)
     beside = is_chosen[:, 1:] != is_chosen[:, :-1]
     gaps = np.diff(np.square(spectrum / largest), axis=1)[beside]
     unit = side * float(np.finfo(np.float64).eps)
     return bool(np.all(2 * (least / largest) * gaps >= unit))
 
 
-def rounding(operator: LinearMap, largest: float, values: np.ndarray) -> np.ndarray:
+def rounding(operator: LinearMap, largest: float, values: FloatArray) -> FloatArray:
     """Return what a decomposition in float64 by LAPACK leaves open of values, of which the largest is given.
 
     Its sums have as many terms as the longer side, and where all entries are alike their rounding errors are too, and
@@ -221,8 +220,7 @@ def rounding(operator: LinearMap, largest: float, values: np.ndarray) -> np.ndar
     217-259, for the criteria.
     """
     eps = float(np.finfo(np.float64).eps)
-    found: np.ndarray = eps * (max(operator.shape) * largest + _NEGLECTED * values) + rounding_of_entries(operator)
-    return found
+    return np.asarray(eps * (max(operator.shape) * largest + _NEGLECTED * values) + rounding_of_entries(operator))
 
 
 class _Matrix(LinearMap):

@@ -15,8 +15,17 @@ from convla.algebra import BlockDiagonal, Converted, Diagonal, Identity, Product
 from convla.algebra.composite import steps_of
 from convla.linear_map import LinearMap, Transpose
 from convla.operators import ConvOperator
+from convla.typing import Array
 
-__all__ = ["exponent_of", "rounded_down", "rounded_up", "scaled_by_images", "scaled_to_unit", "unit_scaled"]
+__all__ = [
+    "exponent_of",
+    "rounded_down",
+    "rounded_up",
+    "scaled_by",
+    "scaled_by_images",
+    "scaled_to_unit",
+    "unit_scaled",
+]
 
 
 def scaled_to_unit(convolution: ConvOperator) -> tuple[ConvOperator, int]:
@@ -63,8 +72,7 @@ def scaled_to_unit(convolution: ConvOperator) -> tuple[ConvOperator, int]:
         kernel = on_device_of(np.ldexp(host, -exponent), kernel, xp, dtype=kernel.dtype)
     else:
         exponent = math.frexp(largest)[1]
-        half = exponent // 2  # in two factors: 2^e itself may be beyond the dtype's range
-        kernel = kernel * 2.0**-half * 2.0 ** -(exponent - half) if exponent else kernel
+        kernel = scaled_by(kernel, -exponent)
     return convolution if kernel is convolution.kernel else convolution.with_kernel(kernel), exponent
 
 
@@ -146,6 +154,12 @@ def _size_of_images(linear_map: LinearMap) -> int | None:
     if not all(map(math.isfinite, sizes)):
         raise ValueError("operator must map finite arrays to finite ones, got infinity or NaN for random ones")
     return math.frexp(max(sizes))[1] if max(sizes) > 0 else None
+
+
+def scaled_by(array: Array, exponent: int) -> Array:
+    """Return an array times a power of two."""
+    half = exponent // 2  # in two factors: 2^e itself may be beyond the dtype's range
+    return array * 2.0**half * 2.0 ** (exponent - half) if exponent else array
 
 
 def exponent_of(number: Fraction) -> int:

@@ -24,6 +24,7 @@ from convla.spectra.block_iteration import Block, iterate, least_share, orthonor
 from convla.spectra.carrier import Carrier
 from convla.spectra.krylov import FAR, KrylovSpace, extended
 from convla.spectra.result import End, SingularValues
+from convla.spectra.scaling import scaled_by
 from convla.spectra.status import Status
 from convla.typing import Array
 
@@ -199,7 +200,7 @@ class BlockTracker:
         """Return between what the outermost singular value of a map is, by what is known of one like it."""
         if not int(state["updates"]):
             return 0.0, math.inf
-        drift = np.array(carrier.moved(state["kernel"])[0])
+        drift = np.ldexp(carrier.moved(state["kernel"])[0], carrier.exponent)
         values = np.reshape(to_numbers(state["values"]), (drift.size, -1))
         if self.end == "smallest":
             return 0.0, float((values.min(axis=1) + drift).min())
@@ -233,7 +234,7 @@ class _Search:
         norm: float = 0.0,
     ) -> None:
         self.tracker, self.carrier, self.state = tracker, carrier, state
-        self.interest, self.norm = interest, norm
+        self.interest, self.norm = (math.ldexp(number, -carrier.exponent) for number in (interest, norm))
         self.xp = namespace(carrier.linear_map.like)
         self.updates = int(state["updates"])
         self.count = min(tracker.block, carrier.linear_map.shape[1])
@@ -254,14 +255,14 @@ class _Search:
         drifts, lost = self.carrier.moved(before)
         if self.tracker.outermost and self.interest > 0 and self.sign > 0:
             # Far below what is of interest, to see that it still is takes less than to follow it.
-            values = np.reshape(to_numbers(self.state["values"]), (len(every), -1)).max(axis=1)
+            values = self._before("values").max(axis=1)
             lost = [gone or value < FAR * self.interest for gone, value in zip(lost, values, strict=True)]
         near, bar = every, -math.inf
         if len(every) > 1:
             drift, sign = np.array(drifts), self.sign
-            values = np.reshape(to_numbers(self.state["values"]), (len(every), -1))
+            values = self._before("values")
             known = np.sort((sign * values - drift[:, None]).ravel())[::-1][self.count - 1]
-            reached = sign * np.array(to_numbers(self.state["bounds"])) + drift + _SLACK * abs(known)
+            reached = sign * self._before("bounds")[:, 0] + drift + _SLACK * abs(known)
             near = np.flatnonzero(reached >= known).tolist() or every
             bar = sign * max(0.0, sign * float(known)) ** 2 if math.isfinite(known) else bar
         return [group for group in near if not lost[group]], [group for group in near if lost[group]], bar
@@ -307,8 +308,12 @@ class _Search:
         """
         if not self.tracker.outermost or not groups:
             return -math.inf
-        last = np.reshape(to_numbers(self.state["values"]), (self.carrier.groups, -1))[groups, -1]
-        return float((self.sign * last**2).max())
+        return float((self.sign * self._before("values")[groups, -1] ** 2).max())
+
+    def _before(self, name: str) -> np.ndarray:
+        """Return the values, or bounds, of each group that are in the state, scaled as the map is."""
+        known = np.reshape(to_numbers(self.state[name]), (self.carrier.groups, -1))
+        return np.asarray(np.ldexp(known, -self.carrier.exponent))
 
     def _gone_on(self, run: _Run, bar: float) -> bool:
         """Iterate with as many random vectors beside those that were found."""
@@ -430,12 +435,13 @@ class _Search:
         inverse = 1 / xp.where(values > 0, values, xp.ones_like(values))
         norms, of_squares = np.array(to_numbers(values)), np.array(to_numbers(residuals))
         beside = of_squares / np.where(norms > 0, norms, 1.0)
+        exponent = carrier.exponent
         return SingularValues(
-            values=xp.astype(values, xp.float64),
+            values=scaled_by(xp.astype(values, xp.float64), exponent),
             left=xp.reshape(inverse, (-1,) + (1,) * len(linear_map.range_shape)) * images,
             right=vectors,
-            residuals=beside,
-            errors=np.minimum(beside, np.sqrt(of_squares)),
+            residuals=np.ldexp(beside, exponent),
+            errors=np.ldexp(np.minimum(beside, np.sqrt(of_squares)), exponent),
             upper=math.inf,
             matvecs=2 * self.products,
             status=Status.ESTIMATED if converged else Status.NOT_CONVERGED,
@@ -511,7 +517,8 @@ class _Search:
         for group, found in per_group.items():
             outermost = sorted(found, reverse=self.sign > 0)[:block]
             values[group, : len(outermost)] = np.sqrt(outermost)
-        return values, np.sqrt(np.maximum(0.0, self.sign * bounds))
+        bounds = np.sqrt(np.maximum(0.0, self.sign * bounds))
+        return np.ldexp(values, self.carrier.exponent), np.ldexp(bounds, self.carrier.exponent)
 
 
 def _check_floating(linear_map: LinearMap) -> None:
