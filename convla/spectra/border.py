@@ -187,8 +187,9 @@ def _lost(scaled: ConvOperator, exponent: int) -> float:
     """Bound the norm of what is lost of entries that become subnormal where a kernel is scaled down."""
     if exponent <= 0:
         return 0.0
-    geometry, least = scaled.geometry, float(np.finfo(to_numpy(scaled.kernel[:0]).dtype).smallest_subnormal)
-    return least * math.ceil(math.sqrt(geometry.largest_row_count * geometry.largest_column_count) / 2)
+    geometry, info = scaled.geometry, namespace(scaled.kernel).finfo(scaled.dtype)
+    subnormal = float(info.smallest_normal) * float(info.eps)
+    return subnormal * math.ceil(math.sqrt(geometry.largest_row_count * geometry.largest_column_count) / 2)
 
 
 def check_map(operator: Any) -> None:

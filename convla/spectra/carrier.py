@@ -221,9 +221,11 @@ class Carrier:
 def _in_range(linear_map: LinearMap) -> tuple[LinearMap, int]:
     """Return a map whose residuals are within the range of its dtype, and the exponent e with M = 2^e scaled.
 
-    The square of a residual is a fourth power. A map that is not made of convolutions is as it is.
+    The square of a residual is a fourth power. A map that is not made of convolutions, or holds one that is zero, is
+    as it is.
     """
-    if not all(isinstance(leaf, ConvOperator) for leaf in linear_map._leaves()):
+    leaves = list(linear_map._leaves())
+    if not all(isinstance(leaf, ConvOperator) and bool(namespace(leaf.like).any(leaf.like != 0)) for leaf in leaves):
         return linear_map, 0
     scaled, exponent = unit_scaled(linear_map)
     limit = math.frexp(float(namespace(linear_map.like).finfo(scaled.dtype).max))[1] // 6
