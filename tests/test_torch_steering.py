@@ -467,6 +467,12 @@ def test_errors_of_the_projection() -> None:
         adapter.SpectralProjection(network, network, example)
     with pytest.raises(TypeError, match=r"options must be of clip_singular_values, got \['lr'\]"):
         adapter.SpectralProjection(optimizer, network, example, lr=1)
+    with pytest.raises(TypeError, match="rtol must be given with nearest=True or a minimum, got 0.1 alone"):
+        adapter.SpectralProjection(optimizer, network, example, rtol=0.1)
+    with pytest.raises(ValueError, match="method must be one of 'auto', 'matrix', 'torus', got 'fft'"):
+        adapter.SpectralProjection(optimizer, network, example, method="fft")
+    with pytest.raises(ValueError, match="max_iterations must be at least 1, got 0"):
+        adapter.SpectralProjection(optimizer, network, example, max_iterations=0)
     adapter.spectral_norm(network[0], (5,))
     with pytest.raises(ValueError, match="layer 0: its weight is computed from others"):
         adapter.SpectralProjection(optimizer, network, example)

@@ -43,8 +43,8 @@ class SpectralProjection:
         are found in a few steps, see `convla.clip_singular_values`, that start from the singular vectors of the last
         projection.
     **options
-        Of `convla.clip_singular_values`: ``minimum``, which needs whole decompositions too, ``method``, ``rtol``,
-        ``max_iterations``.
+        Of `convla.clip_singular_values`: ``method``, ``max_iterations``; for nearest kernels ``rtol`` too, and
+        ``minimum``, beside which kernels are found as with `nearest`.
 
     Raises
     ------
@@ -99,8 +99,9 @@ class SpectralProjection:
         unknown = set(options) - {"minimum", "method", "rtol", "max_iterations"}
         if unknown:
             raise TypeError(f"options must be of clip_singular_values, got {sorted(unknown)}")
-        self._options = options
-        self._nearest = nearest or bool(options.get("minimum"))
+        self._options, self._nearest = options, nearest or bool(options.get("minimum"))
+        if "rtol" in options and not self._nearest:
+            raise TypeError(f"rtol must be given with nearest=True or a minimum, got {options['rtol']} alone")
         layers = linear_maps(network)
         self._layers: dict[str, tuple[Any, LayerMap]] = {}
         for name, shape in observed_shapes(network, layers, example).items():
@@ -111,7 +112,7 @@ class SpectralProjection:
                 self._layers[name] = layers[name], layer_map(layers[name], shape)
             except (TypeError, ValueError) as error:
                 raise type(error)(f"layer {name}: {error}") from error
-        followed = {name: options[name] for name in ("method", "max_iterations") if name in options}
+        followed = {name: options[name] for name in ("method", "max_iterations") if options.get(name) is not None}
         self._followed = {name: FollowedKernel(self.maximum, **followed) for name in self._layers}
         self.steps = 0
         self.upper: dict[str, float] = {}
