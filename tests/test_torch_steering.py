@@ -396,7 +396,7 @@ def test_projections_keep_every_layer_below_the_maximum() -> None:
     assert projection.steps == 2
 
 
-LAYERS: dict[str, tuple[Any, tuple[int, ...]]] = {
+TRAINED: dict[str, tuple[Any, tuple[int, ...]]] = {
     "conv": (lambda: torch.nn.Conv2d(25, 26, 3, padding=1), (25, 4, 4)),
     "stride, groups": (lambda: torch.nn.Conv2d(4, 32, 3, stride=2, groups=2, bias=False), (4, 12, 12)),
     "depthwise": (lambda: torch.nn.Conv2d(2, 2, 3, padding=1, groups=2), (2, 17, 17)),
@@ -408,11 +408,11 @@ LAYERS: dict[str, tuple[Any, tuple[int, ...]]] = {
 
 
 @pytest.mark.parametrize(
-    ("name", "nearest"), [*((name, False) for name in LAYERS), ("circular", True), ("linear", True)]
+    ("name", "nearest"), [*((name, False) for name in TRAINED), ("circular", True), ("linear", True)]
 )
 def test_projections_follow_a_layer_in_training(name: str, nearest: bool) -> None:
     torch.manual_seed(0)
-    make, shape = LAYERS[name]
+    make, shape = TRAINED[name]
     layer = make()
     with torch.no_grad():
         layer.weight.mul_(3)
@@ -467,7 +467,7 @@ def test_errors_of_the_projection() -> None:
         adapter.SpectralProjection(network, network, example)
     with pytest.raises(TypeError, match=r"options must be of clip_singular_values, got \['lr'\]"):
         adapter.SpectralProjection(optimizer, network, example, lr=1)
-    with pytest.raises(TypeError, match="rtol must be given with nearest=True or a minimum, got 0.1 alone"):
+    with pytest.raises(TypeError, match=r"rtol must be given with nearest=True or a minimum, got 0\.1 alone"):
         adapter.SpectralProjection(optimizer, network, example, rtol=0.1)
     with pytest.raises(ValueError, match="method must be one of 'auto', 'matrix', 'torus', got 'fft'"):
         adapter.SpectralProjection(optimizer, network, example, method="fft")
