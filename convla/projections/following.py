@@ -128,6 +128,8 @@ class FollowedKernel:
                 self._ratio = float(np.ldexp(bound, -unit)) / near.norm
             if abs(bound - self._maximum) <= _CLOSE * self._maximum:
                 break
+            if self._blocks.bounding and bound < self._maximum:
+                break
             if self._blocks.bounding:  # what was followed has missed something: from the beginning
                 self._follower = Follower()
         assert best is not None

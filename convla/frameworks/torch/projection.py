@@ -58,6 +58,9 @@ class SpectralProjection:
     call `project` before a checkpoint. What the optimizer remembers of its steps is left as it is. The projections work
     in host memory, several layers at once: weights on another device are copied there and back, at each one.
 
+    What is proved of a near kernel is the maximum itself, on the smallest torus that the layer's image and padding fit
+    into. `convla.singular_value_bounds` of the weight chooses its torus by other means, and may say some 1e-4 more.
+
     A layer that has never exceeded the maximum costs its proof, and one that has not changed since its last proof
     nothing. The first projection of a layer that exceeds it decomposes matrices of the order of its channels; later
     ones do so where more than a quarter of the singular values are above the maximum.
