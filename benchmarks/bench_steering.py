@@ -232,17 +232,7 @@ def large_batch(rounds: int, seconds: float, device: str = "cpu", batch: int = 1
     part = seconds / (len(ways) + 2)
     plain.step()
     times = {name: beside(plain.step, way.step, rounds, WALL, part) for name, way in ways.items()}
-    # A projection after an ordinary step and nine that move the weights as far, on a few of the images.
-    way, few = Way(projected, images), Way(projected, images[:FEW])
-    projection = SpectralProjection(way.optimizer, projected, example, every=10**9)
-
-    def move() -> None:
-        for _ in range(EVERY - 1):
-            few.step()
-
-    alone = beside(way.step, projection.project, rounds, WALL, part, move)
-    pairs = [(before, before + cost / EVERY) for before, cost in alone.pairs]
-    times[f"`SpectralProjection`, every {EVERY} steps"] = Times(alone.first, pairs)
+    times[f"`SpectralProjection`, every {EVERY} steps"] = projections(projected, images, rounds, part)
     where = f"{torch.get_num_threads()} threads" if device == "cpu" else torch.cuda.get_device_name(device)
     lines = [
         f"## ResNet-18, batch {batch}, 32x32, {where}",
@@ -255,6 +245,22 @@ def large_batch(rounds: int, seconds: float, device: str = "cpu", batch: int = 1
     except TooLongError:
         lines.append(f"The calls of a `NetworkSpectralPenalty` take more than {part:.0f} s.")
     return "\n\n".join(lines)
+
+
+def projections(network: Network, images: torch.Tensor, rounds: int, seconds: float) -> Times:
+    """Return the times of a step with its share of a projection.
+
+    A projection follows an ordinary step, and nine that move the weights as far on a few of the images.
+    """
+    way, few = Way(network, images), Way(network, images[:FEW])
+    projection = SpectralProjection(way.optimizer, network, images[:1], every=10**9)
+
+    def move() -> None:
+        for _ in range(EVERY - 1):
+            few.step()
+
+    alone = beside(way.step, projection.project, rounds, WALL, seconds, move)
+    return Times(alone.first, [(before, before + cost / EVERY) for before, cost in alone.pairs])
 
 
 def call_times(network: Network, example: torch.Tensor, plain: Way, step: float) -> str:

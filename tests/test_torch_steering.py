@@ -396,6 +396,69 @@ def test_projections_keep_every_layer_below_the_maximum() -> None:
     assert projection.steps == 2
 
 
+TRAINED: dict[str, tuple[Any, tuple[int, ...]]] = {
+    "conv": (lambda: torch.nn.Conv2d(25, 26, 3, padding=1), (25, 4, 4)),
+    "stride, groups": (lambda: torch.nn.Conv2d(4, 32, 3, stride=2, groups=2, bias=False), (4, 12, 12)),
+    "depthwise": (lambda: torch.nn.Conv2d(2, 2, 3, padding=1, groups=2), (2, 17, 17)),
+    "circular": (lambda: torch.nn.Conv2d(4, 5, 3, padding=1, padding_mode="circular"), (4, 9, 9)),
+    "reflect": (lambda: torch.nn.Conv1d(3, 4, 3, padding=1, padding_mode="reflect"), (3, 100)),
+    "transposed": (lambda: torch.nn.ConvTranspose2d(26, 25, 3, stride=2, padding=1), (26, 4, 4)),
+    "linear": (lambda: torch.nn.Linear(7, 5), (7,)),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"), [*((name, False) for name in TRAINED), ("circular", True), ("linear", True)]
+)
+def test_projections_follow_a_layer_in_training(name: str, nearest: bool) -> None:
+    torch.manual_seed(0)
+    make, shape = TRAINED[name]
+    layer = make()
+    with torch.no_grad():
+        layer.weight.mul_(3)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.05)
+    example = torch.randn(2, *shape)
+    options = {"max_iterations": 20} if nearest else {}
+    projection = adapter.SpectralProjection(optimizer, layer, example, maximum=0.5, every=1, nearest=nearest, **options)
+    where = layer_map(layer, shape[1:])
+    for _ in range(2 if nearest else 4):
+        optimizer.zero_grad()
+        layer(example).sigmoid().sum().backward()
+        optimizer.step()
+        assert projection.upper[""] <= 0.5
+        dense = where.operator(layer.weight.double()).to_dense()
+        largest = np.linalg.svd(dense, compute_uv=False)[0]
+        assert largest <= projection.upper[""] * (1 + 500 * np.finfo(float).eps)
+        assert largest >= 0.35  # it stays near the maximum, and is no smaller than the bound has it
+    before = layer.weight.detach().clone()
+    projection.project()
+    assert torch.equal(before, layer.weight)
+
+
+def test_projections_leave_what_obeys_as_it_is() -> None:
+    torch.manual_seed(0)
+    layer = torch.nn.Conv2d(20, 20, 3, padding=1)
+    projection = adapter.SpectralProjection(
+        torch.optim.SGD(layer.parameters(), lr=0.1), layer, torch.zeros(1, 20, 9, 9), maximum=2.0
+    )
+    for _ in range(2):
+        before = layer.weight.detach().clone()
+        projection.project()
+        assert torch.equal(before, layer.weight)
+        assert projection.upper[""] <= 2.0
+        with torch.no_grad():
+            layer.weight.mul_(1.01)
+
+
+def test_projections_refuse_weights_that_are_no_numbers() -> None:
+    layer = torch.nn.Conv1d(2, 2, 3)
+    projection = adapter.SpectralProjection(torch.optim.SGD(layer.parameters()), layer, torch.zeros(1, 2, 9))
+    with torch.no_grad():
+        layer.weight[0, 0, 0] = float("nan")
+    with pytest.raises(ValueError, match="finite"):
+        projection.project()
+
+
 def test_errors_of_the_projection() -> None:
     network = torch.nn.Sequential(torch.nn.Conv1d(1, 1, 3))
     optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
@@ -404,6 +467,12 @@ def test_errors_of_the_projection() -> None:
         adapter.SpectralProjection(network, network, example)
     with pytest.raises(TypeError, match=r"options must be of clip_singular_values, got \['lr'\]"):
         adapter.SpectralProjection(optimizer, network, example, lr=1)
+    with pytest.raises(TypeError, match=r"rtol must be given with nearest=True or a minimum, got 0\.1 alone"):
+        adapter.SpectralProjection(optimizer, network, example, rtol=0.1)
+    with pytest.raises(ValueError, match="method must be one of 'auto', 'matrix', 'torus', got 'fft'"):
+        adapter.SpectralProjection(optimizer, network, example, method="fft")
+    with pytest.raises(ValueError, match="max_iterations must be at least 1, got 0"):
+        adapter.SpectralProjection(optimizer, network, example, max_iterations=0)
     adapter.spectral_norm(network[0], (5,))
     with pytest.raises(ValueError, match="layer 0: its weight is computed from others"):
         adapter.SpectralProjection(optimizer, network, example)

@@ -1,4 +1,4 @@
-"""Projections: the nearest kernel of the same size whose layer has its singular values where they are wanted."""
+"""Projections: kernels of the same size, nearest or near, whose layers have their singular values where wanted."""
 
 from convla.projections.block_convolution import block_convolution_kernel
 from convla.projections.clipping import ClippedKernel, clip_singular_values

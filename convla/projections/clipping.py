@@ -104,8 +104,8 @@ def clip_singular_values(
         On what the projections work: on the layer's matrix, or on its symbol at the frequencies of a torus, whose limit
         is moved until the layer's own norm is right. "auto" writes small matrices out.
     rtol : float, default 0.01
-        How much farther than the nearest kernel the one returned may be, relatively, and how far below `minimum` a
-        singular value may be.
+        How much farther than the nearest kernel the one returned may be, relatively, where that is looked for; and how
+        far below `minimum` a singular value may be.
     max_iterations : int, optional
         By default 500, or 5 where `nearest` is False. Of each search; with a torus there are up to four.
 
@@ -176,8 +176,8 @@ def clip_singular_values(
     if smallest is None and not nearest:
         kept = FollowedKernel(maximum, method=method, max_iterations=max_iterations).kept(operator)
         distance = distance_between(kept.operator, operator)
-        result = returned(kept.operator, kernel)
-        return ClippedKernel(result, kept.upper, None, distance, 0.0, Status.ESTIMATED, kept.iterations)
+        status = Status.EXACT if kept.operator is operator else Status.ESTIMATED
+        return ClippedKernel(returned(kept.operator, kernel), kept.upper, None, distance, 0.0, status, kept.iterations)
     blocks = blocks_of(operator, method)
     unit = unit_of(operator, minimum)
     given = np.ldexp(np.asarray(operator.kernel, np.float64), -unit).reshape(blocks.shape)

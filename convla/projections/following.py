@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import numpy as np
 
 from convla._array import to_numpy
 from convla._threads import blas_on_one_thread
+from convla._validate import check_choice, check_integer, check_real
 from convla.operators import ConvOperator
 from convla.projections.blocks import BlockMethod, Blocks, TorusBlocks, blocks_of
 from convla.projections.excess import Follower
@@ -54,11 +55,16 @@ class FollowedKernel:
     max_iterations : int
         Of each projection.
 
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument is wrong in type or value.
+
     Notes
     -----
     A kernel that has never exceeded the maximum costs its proof. From the first that did on the singular vectors above
     the limit are followed, and they tell, without a proof, whether the next one exceeds it. A kernel that has not
-    changed since its proof is not looked at again.
+    changed since its proof is not looked at again: a copy of it is kept.
 
     Examples
     --------
@@ -72,7 +78,10 @@ class FollowedKernel:
     """
 
     def __init__(self, maximum: float, *, method: BlockMethod = "auto", max_iterations: int = FEW_ITERATIONS) -> None:
-        self._maximum, self._method, self._max_iterations = maximum, method, max_iterations
+        self._maximum = check_real("maximum", maximum, positive=True)
+        check_choice("method", method, get_args(BlockMethod))
+        self._method = method
+        self._max_iterations = check_integer("max_iterations", max_iterations, minimum=1)
         self._follower = Follower()
         self._blocks: Blocks | None = None
         self._last: KeptKernel | None = None
@@ -118,6 +127,8 @@ class FollowedKernel:
             if not self._blocks.bounding or not self._tries_the_maximum:
                 self._ratio = float(np.ldexp(bound, -unit)) / near.norm
             if abs(bound - self._maximum) <= _CLOSE * self._maximum:
+                break
+            if self._blocks.bounding and bound < self._maximum:
                 break
             if self._blocks.bounding:  # what was followed has missed something: from the beginning
                 self._follower = Follower()

@@ -47,7 +47,8 @@ def with_kernel(operator: ConvOperator, kernel: np.ndarray[Any, Any] | FloatArra
 
 def distance_between(one: ConvOperator, two: ConvOperator) -> float:
     """Return the Frobenius norm of the difference of two kernels, of whatever size they are."""
-    first, second = (np.asarray(operator.kernel, np.float64) for operator in (one, two))
-    largest = max(float(np.abs(kernel).max()) for kernel in (first, second)) or 1.0
+    difference = np.asarray(one.kernel, np.float64) - np.asarray(two.kernel, np.float64)
+    largest = float(np.abs(difference).max())
+    unit = math.frexp(largest)[1]
     with np.errstate(over="ignore"):
-        return float(np.linalg.norm(first / largest - second / largest) * largest)
+        return float(np.ldexp(np.linalg.norm(np.ldexp(difference, -unit)), unit))

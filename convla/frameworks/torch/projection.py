@@ -43,8 +43,8 @@ class SpectralProjection:
         are found in a few steps, see `convla.clip_singular_values`, that start from the singular vectors of the last
         projection.
     **options
-        Of `convla.clip_singular_values`: ``minimum``, which needs whole decompositions too, ``method``, ``rtol``,
-        ``max_iterations``.
+        Of `convla.clip_singular_values`: ``method``, ``max_iterations``; for nearest kernels ``rtol`` too, and
+        ``minimum``, beside which kernels are found as with `nearest`.
 
     Raises
     ------
@@ -57,6 +57,9 @@ class SpectralProjection:
     After each projection the maximum is proved for every layer as its weight stands. In between, steps may leave it:
     call `project` before a checkpoint. What the optimizer remembers of its steps is left as it is. The projections work
     in host memory, several layers at once: weights on another device are copied there and back, at each one.
+
+    What is proved of a near kernel is the maximum itself, on the smallest torus that the layer's image and padding fit
+    into. `convla.singular_value_bounds` of the weight chooses its torus by other means, and may say some 1e-4 more.
 
     A layer that has never exceeded the maximum costs its proof, and one that has not changed since its last proof
     nothing. The first projection of a layer that exceeds it decomposes matrices of the order of its channels; later
@@ -99,8 +102,9 @@ class SpectralProjection:
         unknown = set(options) - {"minimum", "method", "rtol", "max_iterations"}
         if unknown:
             raise TypeError(f"options must be of clip_singular_values, got {sorted(unknown)}")
-        self._options = options
-        self._nearest = nearest or bool(options.get("minimum"))
+        self._options, self._nearest = options, nearest or bool(options.get("minimum"))
+        if "rtol" in options and not self._nearest:
+            raise TypeError(f"rtol must be given with nearest=True or a minimum, got {options['rtol']} alone")
         layers = linear_maps(network)
         self._layers: dict[str, tuple[Any, LayerMap]] = {}
         for name, shape in observed_shapes(network, layers, example).items():
@@ -111,7 +115,7 @@ class SpectralProjection:
                 self._layers[name] = layers[name], layer_map(layers[name], shape)
             except (TypeError, ValueError) as error:
                 raise type(error)(f"layer {name}: {error}") from error
-        followed = {name: options[name] for name in ("method", "max_iterations") if name in options}
+        followed = {name: options[name] for name in ("method", "max_iterations") if options.get(name) is not None}
         self._followed = {name: FollowedKernel(self.maximum, **followed) for name in self._layers}
         self.steps = 0
         self.upper: dict[str, float] = {}

@@ -30,6 +30,7 @@ def clipping(case: Case) -> None:
     case.give("maximum", maximum)
     iterations = case.one_of((1, 20, 200))
     options = f"maximum=maximum, method={case.one_of(('auto', 'matrix', 'torus'))!r}, max_iterations={iterations}"
+    options += f", nearest={case.chance(0.5)}"
     found = case.evaluate(f"clip_singular_values(kernel, {layer.arguments}, {options})")
     case.counts[found.status] += 1
     case.expect(found.upper <= maximum, f"upper is {found.upper!r}, above the maximum")
