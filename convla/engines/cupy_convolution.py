@@ -81,8 +81,8 @@ def _map(given: Array, kernel: Array | Weights, geometry: ConvGeometry, *, adjoi
     batch = given.shape[: -geometry.ndim - 1]
     shape = geometry.domain_shape if adjoint else geometry.range_shape
     result: Any = importlib.import_module("cupy").empty((*batch, *shape), given.dtype)
-    images = math.prod(batch)
     ordered: Any = contiguous(given)
+    images = math.prod(batch)
     most = _most_images(geometry, adjoint, given.dtype.itemsize)
     if images <= most:
         _run(ordered, weights, geometry, images, result, adjoint)
@@ -112,7 +112,7 @@ def _run(given: Array, weights: Weights, geometry: ConvGeometry, images: int, re
 
 @functools.lru_cache(maxsize=256)
 def _most_images(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> int:
-    """Return how many images a map takes at a time: 32 bits count their result, half the workspace holds it extended."""
+    """Return how many images a map takes at a time: 32 bits count their results, half the workspace extends them."""
     most = LARGEST // math.prod(geometry.domain_shape if adjoint else geometry.range_shape)
     if adjoint and is_folded(geometry):
         most = min(most, WORKSPACE // 2 // (itemsize * geometry.in_channels * math.prod(geometry.padded_shape)))
