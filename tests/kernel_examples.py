@@ -15,6 +15,7 @@ import numpy as np
 from convla import _windows, autocorrelation, gradients
 from convla._dispatch import Accelerated
 from convla.experiments.descents import pairs
+from convla.geometry import ConvGeometry
 from convla.similarity import layer
 from convla.similarity.signatures import SAFE_ENERGY
 from convla.spectra import certificate
@@ -51,9 +52,16 @@ def examples(operation: Accelerated[Any, Any], *, epsilons: int = 0) -> Callable
     return register
 
 
+MANY_CHANNELS = (
+    ConvGeometry((72, 35, 3, 2), (9, 7), padding="same", stride=(1, 2), boundary="reflect"),
+    ConvGeometry((2 * 16, 20, 3), (40,), padding="same", groups=2, boundary="circular"),
+)
+"""Layers for which an engine may sum in another way than for few channels."""
+
+
 def _arrays(first: str, second: str) -> Iterator[Call]:
     rng = np.random.default_rng(0)
-    for geometry in product(seed=1, every=23):
+    for geometry in (*product(seed=1, every=23), *MANY_CHANNELS):
         shapes = {
             "image": (3, *geometry.domain_shape),
             "features": (3, *geometry.range_shape),

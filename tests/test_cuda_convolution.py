@@ -92,6 +92,21 @@ def test_the_tiles_of_a_device(dtype: Any, cupy: ModuleType) -> None:
     assert COUNTS["multiply_kernel_adjoint"] == 1
 
 
+TILES = [
+    (char, tile) for char in "fd" for tile in sorted({*_cuda_tiles.MAPS[char], *_cuda_tiles.KERNEL_ADJOINTS[char]})
+]
+"""All tiles, each with the dtype of its entries."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("char", "tile"), TILES)
+def test_every_tile(char: str, tile: Tile, cupy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    for splits in (1, 2):
+        use_products(monkeypatch, splits, {char: tile})
+        size = 8 + splits  # plans are kept by the sizes alone
+        check(ConvGeometry((70, 35, 3, 2), (size, 9), padding="same", stride=(1, 2)), cupy, np.dtype(char))
+
+
 def test_a_few_images_at_a_time(cupy: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     use_products(monkeypatch, 1)
     geometry = ConvGeometry((3, 2, 5), (10,), padding="same", boundary="reflect")
@@ -198,13 +213,14 @@ def test_a_device_is_filled_by_one_vector() -> None:
         assert blocks >= 100
 
 
-@pytest.mark.parametrize(
-    "tile", [tile for char in "fd" for tile in (*_cuda_tiles.MAPS[char], *_cuda_tiles.KERNEL_ADJOINTS[char])]
-)
-def test_threads_come_out_even(tile: Tile) -> None:
+@pytest.mark.parametrize(("char", "tile"), TILES)
+def test_threads_come_out_even(char: str, tile: Tile) -> None:
     assert tile.threads % 32 == 0
     assert tile.threads % tile.depth == 0
     assert tile.resident * tile.threads <= 2048
+    assert (
+        (tile.tall * np.dtype(char).itemsize) % 16 == (tile.wide * np.dtype(char).itemsize) % 16 == 0
+    )  # whole vectors
 
 
 # Direct sums.

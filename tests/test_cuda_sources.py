@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import convla
-from convla._cuda import kernel_options, source_text
+from convla._cuda import C_TYPES, kernel_options, source_text
 from convla._dispatch import KERNELS
 from convla.engines import _cuda_plans, cupy_filters, cupy_gradients
 from convla.errors import install_line
@@ -21,6 +21,7 @@ from tests.cuda import nvrtc
 
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
 FLOATS = ("float32", "float64")
+INTEGERS = tuple(dtype for dtype in C_TYPES if dtype not in FLOATS)
 ADDED = ("-ftz=true", "--device-as-default-execution-space")
 """What CuPy adds to the options of every kernel."""
 
@@ -33,7 +34,10 @@ def _of_floats(source: str) -> list[dict[str, Any]]:
 
 
 BUILDS: dict[str, list[dict[str, Any]]] = {
-    _cuda_plans.SUMS: [_cuda_plans.builds("int8")[_cuda_plans.SUMS][0], *_of_floats(_cuda_plans.SUMS)],
+    _cuda_plans.SUMS: [
+        *_of_floats(_cuda_plans.SUMS),
+        *(_cuda_plans.builds(dtype)[_cuda_plans.SUMS][0] for dtype in INTEGERS),
+    ],
     _cuda_plans.PRODUCTS: _of_floats(_cuda_plans.PRODUCTS),
     "convla.engines:filters": [
         cupy_filters.macros(np.empty((1, 1, taps), dtype))
@@ -82,8 +86,9 @@ def test_the_compiler_is_one_that_complains() -> None:
 @pytest.mark.parametrize("source", BUILDS)
 def test_shared_memory_fits_every_device(source: str) -> None:
     # 48 KiB of a block's static shared memory is what every device has; the widest entries have 8 bytes.
+    # Tiles of vectors say so themselves, by an assertion.
     for kernel in re.split(r"__global__", source_text(source))[1:]:
-        sizes = re.findall(r"__shared__ REAL \w+((?:\[\w+\])+);", kernel)
+        sizes = re.findall(r"__shared__ (?!Vector)\w+ \w+((?:\[\w+\])+);", kernel)
         for macros in BUILDS[source]:
             count = sum(np.prod([int(str(macros[name])) for name in re.findall(r"\w+", dims)]) for dims in sizes)
             assert 8 * count <= 48 * 1024

@@ -172,7 +172,7 @@ def _direct_macros(char: str, outs: int, threads: int) -> dict[str, Any]:
     """Return what the build of direct sums defines: the channels of a thread, and its places where there are many."""
     exact = char not in MAPS
     channels = 4 if exact else next((count for count in (1, 4, 8) if count >= outs), 16)
-    positions = 1 if exact or threads < _FULL else 4 if char == "f" else 2
+    positions = 1 if exact or threads < _FULL else 4 if char == "f" and channels < 16 else 2
     return {"CHANNELS": channels, "POSITIONS": positions, "THREADS": _THREADS}
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import importlib
 import math
-from typing import Any
+from typing import Any, cast
 
 from convla._cuda import WORKSPACE, chunks, contiguous, on_its_device, one_device
 from convla._dispatch import prepares
@@ -80,18 +80,17 @@ def _map(given: Array, kernel: Array | Weights, geometry: ConvGeometry, *, adjoi
     one_device((given, weights.kernel))
     batch = given.shape[: -geometry.ndim - 1]
     shape = geometry.domain_shape if adjoint else geometry.range_shape
-    result: Any = importlib.import_module("cupy").empty((*batch, *shape), given.dtype)
+    result: Array = importlib.import_module("cupy").empty((*batch, *shape), given.dtype)
+    ordered = contiguous(given)
     images = math.prod(batch)
-    ordered: Any = contiguous(given)
     most = _most_images(geometry, adjoint, given.dtype.itemsize)
     if images <= most:
         _run(ordered, weights, geometry, images, result, adjoint)
     else:
-        flat, out = ordered.reshape(images, -1), result.reshape(images, -1)
+        flat, out = (array.reshape(images, -1) for array in cast(Any, (ordered, result)))
         for some in chunks(images, 1, most):
             _run(flat[some], weights, geometry, some.stop - some.start, out[some], adjoint)
-    returned: Array = result
-    return returned
+    return result
 
 
 def _run(given: Array, weights: Weights, geometry: ConvGeometry, images: int, result: Array, adjoint: bool) -> None:
@@ -112,7 +111,7 @@ def _run(given: Array, weights: Weights, geometry: ConvGeometry, images: int, re
 
 @functools.lru_cache(maxsize=256)
 def _most_images(geometry: ConvGeometry, adjoint: bool, itemsize: int) -> int:
-    """Return how many images a map takes at a time: 32 bits count their result, half the workspace holds it extended."""
+    """Return how many images a map takes at a time: 32 bits count their results, half the workspace extends them."""
     most = LARGEST // math.prod(geometry.domain_shape if adjoint else geometry.range_shape)
     if adjoint and is_folded(geometry):
         most = min(most, WORKSPACE // 2 // (itemsize * geometry.in_channels * math.prod(geometry.padded_shape)))

@@ -365,9 +365,6 @@ def _build() -> dict[str, types.ModuleType]:
         cuda=cuda,
         RawKernel=RawKernel,
         is_available=lambda: True,
-        lib=types.SimpleNamespace(
-            stride_tricks=types.SimpleNamespace(as_strided=wrapped(np.lib.stride_tricks.as_strided))
-        ),
     )
     for name in ("abs", "max", "min", "round"):
         setattr(cupy, name, wrapped(getattr(np, name)))
