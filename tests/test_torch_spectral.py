@@ -12,7 +12,7 @@ import pytest
 
 from convla.errors import ShapeError
 from convla.penalties import Block
-from convla.spectra import tracking
+from convla.spectra import tracked_search
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed")
 from convla.frameworks import torch as adapter  # noqa: E402
@@ -161,13 +161,13 @@ def test_the_second_pass_starts_from_the_first(tracker: str, monkeypatch: pytest
     penalty = adapter.SpectralPenalty(layer, image_shape, tracker=tracker)
     first = penalty(layer.weight).item()
 
-    begin = tracking._Search.begin
+    begin = tracked_search.Search.begin
 
     def refuse(search: Any, groups: list[int], bar: float) -> bool:
         assert not groups, "searched from nothing"
         return begin(search, groups, bar)
 
-    monkeypatch.setattr(tracking._Search, "begin", refuse)
+    monkeypatch.setattr(tracked_search.Search, "begin", refuse)
     assert penalty(layer.weight).item() == pytest.approx(first, rel=1e-6)
     penalty.reset()
     with pytest.raises(AssertionError, match="searched from nothing"):

@@ -16,7 +16,8 @@ from convla.penalties import Block, shifted
 from convla.penalties.iterate import Course
 from convla.spectra.carrier import Carrier
 from convla.spectra.status import Status
-from convla.spectra.tracking import BlockTracker, _Search
+from convla.spectra.tracked_search import Search
+from convla.spectra.tracking import BlockTracker
 
 SETTLING: dict[str, Any] = {"tracker": Block(cluster_rtol=0.01), "step": "backtracking"}
 
@@ -142,7 +143,7 @@ def test_triplets_of_many_parts_by_iteration(end: str, monkeypatch: pytest.Monke
     rng = np.random.default_rng(3)
     operator = ConvOperator(rng.standard_normal((4, 1, 3)), (23,), groups=2, dilation=2)
     exact = squares(operator) if end == "largest" else squares(operator)[::-1]
-    monkeypatch.setattr("convla.spectra.tracking._EXACT_ENTRIES", 0)
+    monkeypatch.setattr("convla.spectra.tracked_search.EXACT_ENTRIES", 0)
     tracker = BlockTracker(block=5, end=end, rtol=1e-10)
     found, _ = tracker.step(operator, tracker.initial(operator))
     np.testing.assert_allclose(found.values**2, exact[:5], atol=1e-8 * squares(operator)[0])
@@ -217,7 +218,7 @@ def test_an_update_that_does_not_converge_ends_in_a_new_search() -> None:
     tracker = BlockTracker(block=2, steps=1, rtol=1e-8)
     _, state = tracker.step(operator, tracker.initial(operator))
     moved = operator.with_kernel(operator.kernel + 0.02 * rng.standard_normal(operator.kernel.shape))
-    search = _Search(tracker, Carrier(moved), state)
+    search = Search(tracker, Carrier(moved), state)
     followed, anew, bar = search.choice()
     assert (followed, anew) == ([0], [])
     assert not search.follow(followed, bar)

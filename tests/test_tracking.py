@@ -54,7 +54,7 @@ def test_triplets_from_nothing_against_lapack(
     values = np.linalg.svd(np.asarray(operator.to_dense(), float), compute_uv=False)
     exact[: values.size] = values
     if not whole:
-        monkeypatch.setattr("convla.spectra.tracking._EXACT_ENTRIES", 0)
+        monkeypatch.setattr("convla.spectra.tracked_search.EXACT_ENTRIES", 0)
     found = find(operator, 3, end, rtol)
     assert found.matvecs >= 2  # a part of one entry takes one product
     assert_triplets(operator, found, exact[:3] if end == "largest" else exact[::-1][:3], rtol)
@@ -70,7 +70,7 @@ def test_the_transpose_is_a_map_too() -> None:
 def test_the_iteration_reaches_rounding_and_stays_there(monkeypatch: pytest.MonkeyPatch) -> None:
     operator = draw((2, 2, 3, 3), (8, 8))
     exact = np.linalg.svd(operator.to_dense(), compute_uv=False)[:2]
-    monkeypatch.setattr("convla.spectra.tracking._EXACT_ENTRIES", 0)
+    monkeypatch.setattr("convla.spectra.tracked_search.EXACT_ENTRIES", 0)
     assert_triplets(operator, find(operator, 2, rtol=1e-15), exact, 1e-13)
 
 
@@ -265,8 +265,8 @@ def test_bad_arguments() -> None:
 
 
 def test_a_block_that_did_not_converge_is_said_to_have_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("convla.spectra.tracking._EXACT_ENTRIES", 0)
-    monkeypatch.setattr("convla.spectra.tracking._COLD_STEPS", 1)
+    monkeypatch.setattr("convla.spectra.tracked_search.EXACT_ENTRIES", 0)
+    monkeypatch.setattr("convla.spectra.tracked_search.COLD_STEPS", 1)
     with pytest.warns(ConvergenceWarning, match="1 largest singular values of a 50x50 map: residual .* after 1 steps"):
         assert find(draw((2, 2, 3, 3), (5, 5)), 1, rtol=1e-12).status == "not converged"
 
