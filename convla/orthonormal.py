@@ -368,10 +368,10 @@ def _minimax_quintic(low: float, high: float) -> tuple[float, float, float]:
         error = level
 
 
-def _exact(matrices: Array, xp: Namespace, rtol: float, complete: bool, _: float) -> Array:
+def _polar_factors(matrices: Array, xp: Namespace, rtol: float, complete: bool, _: float) -> Array:
     if is_on_gpu(matrices) and matrices.dtype == xp.float32 and rtol < PRODUCTS_RESOLVE:
         return _by_products(matrices, xp, rtol, complete)
-    return _by_eigenvectors(matrices, xp, rtol, complete)
+    return _exact(matrices, xp, rtol, complete, _)
 
 
 def _by_products(matrices: Array, xp: Namespace, rtol: float, complete: bool) -> Array:
@@ -389,12 +389,12 @@ def _by_products(matrices: Array, xp: Namespace, rtol: float, complete: bool) ->
     if all(settled):
         return isometries
     rest = [i for i, flag in enumerate(settled) if not flag]
-    found = _by_eigenvectors(xp.stack([matrices[i, ...] for i in rest]), xp, rtol, complete)
+    found = _exact(xp.stack([matrices[i, ...] for i in rest]), xp, rtol, complete, 0.0)
     each = dict(zip(rest, (xp.astype(found[j, ...], xp.float64) for j in range(len(rest))), strict=True))
     return xp.stack([each.get(i, isometries[i, ...]) for i in range(len(settled))])
 
 
-def _by_eigenvectors(matrices: Array, xp: Namespace, rtol: float, complete: bool) -> Array:
+def _exact(matrices: Array, xp: Namespace, rtol: float, complete: bool, _: float) -> Array:
     single = matrices.dtype == xp.float32
     # Squares of float32 numbers neither overflow nor vanish in float64; those of float64 numbers can.
     wide = xp.astype(matrices, xp.float64) if single else _scaled(matrices, xp)
@@ -483,7 +483,7 @@ def _scaled(matrices: Array, xp: Namespace) -> Array:
 
 
 METHODS: dict[str, Callable[[Array, Any, float, bool, float], Array]] = {
-    "exact": _exact,
+    "exact": _polar_factors,
     "svd": _by_svd,
     "newton-schulz": _newton_schulz,
     "polar-express": _polar_express,

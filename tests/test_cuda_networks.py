@@ -70,8 +70,8 @@ def test_products_give_what_eigenvectors_give(cupy: ModuleType, monkeypatch: pyt
     u = np.linalg.qr(rng.standard_normal((6, 6)))[0]
     v = np.linalg.qr(rng.standard_normal((14, 6)))[0]
     left: list[int] = []
-    run = orthonormal._by_eigenvectors
-    monkeypatch.setattr(orthonormal, "_by_eigenvectors", lambda m, *rest: left.append(m.shape[0]) or run(m, *rest))
+    run = orthonormal._exact
+    monkeypatch.setattr(orthonormal, "_exact", lambda m, *rest: left.append(m.shape[0]) or run(m, *rest))
     for conditions, by_eigenvectors in (((1, 30, 3e3), []), ((2, 1e7, 1e3, np.inf), [2]), ((np.inf,), [1])):
         stack = np.stack([u * np.append(np.geomspace(1e-3, 1e-3 / min(c, 1e9), 5), 1e-3 / c) @ v.T for c in conditions])
         single = stack.astype(np.float32)

@@ -46,7 +46,7 @@ EXACT_ENTRIES = 2**23
 
 
 @dataclass
-class Run:
+class _Run:
     """A block iteration on some groups of one part, and what it found."""
 
     part: int
@@ -77,7 +77,7 @@ class Search:
         self.count = min(tracker.block, carrier.linear_map.shape[1])
         self.settled = (self.count + 1) // 2
         self.sign = 1.0 if tracker.end == "largest" else -1.0
-        self.runs: list[Run] = []
+        self.runs: list[_Run] = []
         self.products = 0
 
     def choice(self) -> tuple[list[int], list[int], float]:
@@ -152,7 +152,7 @@ class Search:
         known = np.reshape(to_numbers(self.state[name]), (self.carrier.groups, -1))
         return np.asarray(np.ldexp(known, -self.carrier.exponent))
 
-    def _gone_on(self, run: Run, bar: float) -> bool:
+    def _gone_on(self, run: _Run, bar: float) -> bool:
         """Iterate with as many random vectors beside those that were found."""
         batch, found = self.carrier.batch(run.part, run.groups), run.block.vectors
         basis = self._whole(batch, self._cold_work)
@@ -186,7 +186,7 @@ class Search:
         )
         self.products += space.rows - before
         squares, residuals = to_numbers(block.squares), to_numbers(block.residuals)
-        self.runs.append(Run(part, groups, block, squares, residuals, tolerance, above))
+        self.runs.append(_Run(part, groups, block, squares, residuals, tolerance, above))
         return known
 
     def _iterate(
@@ -218,7 +218,7 @@ class Search:
         )
         self.products += block.products
         squares, residuals = to_numbers(block.squares), to_numbers(block.residuals)
-        self.runs.append(Run(part, groups, block, squares, residuals, tolerance))
+        self.runs.append(_Run(part, groups, block, squares, residuals, tolerance))
         return converged
 
     def _parts(self, groups: list[int]) -> range:
