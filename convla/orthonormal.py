@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from convla._array import describe, device_of, is_on_gpu, namespace, to_numbers
+from convla._threads import blas_on_one_thread
 from convla._validate import check_choice, check_floating, check_integer, check_real
 from convla.errors import ShapeError
 from convla.typing import AnyArray, Array, ArrayLike, Namespace
@@ -425,7 +426,8 @@ def _exact(matrices: Array, xp: Namespace, rtol: float, complete: bool, _: float
 
 def _by_qr(wide: Array, xp: Namespace, rtol: float, complete: bool) -> Array:
     # The SVD of the small triangular factor, at the accuracy of one of the whole.
-    q, r = xp.linalg.qr(xp.matrix_transpose(wide))
+    with blas_on_one_thread():
+        q, r = xp.linalg.qr(xp.matrix_transpose(wide))
     small = _isometry(xp.matrix_transpose(r)[None, ...], xp, rtol, complete)
     return small[0, ...] @ xp.matrix_transpose(q)
 
@@ -435,7 +437,8 @@ def _by_svd(matrices: Array, xp: Namespace, rtol: float, complete: bool, _: floa
 
 
 def _isometry(matrices: Array, xp: Namespace, rtol: float, complete: bool) -> Array:
-    u, values, vh = xp.linalg.svd(matrices, full_matrices=False)
+    with blas_on_one_thread():  # several share little of an SVD, and wait where other processes take their cores
+        u, values, vh = xp.linalg.svd(matrices, full_matrices=False)
     largest = values[:, :1]
     kept = (largest > 0) & (complete | (values > rtol * largest))
     return (u * xp.astype(kept, u.dtype)[:, None, :]) @ vh
