@@ -399,7 +399,9 @@ def _exact(matrices: Array, xp: Namespace, rtol: float, complete: bool, _: float
     single = matrices.dtype == xp.float32
     # Squares of float32 numbers neither overflow nor vanish in float64; those of float64 numbers can.
     wide = xp.astype(matrices, xp.float64) if single else _scaled(matrices, xp)
-    eigenvalues, vectors = xp.linalg.eigh(wide @ xp.matrix_transpose(wide))
+    gram = wide @ xp.matrix_transpose(wide)
+    with blas_on_one_thread():
+        eigenvalues, vectors = xp.linalg.eigh(gram)
     largest = eigenvalues[:, -1:]
     kept = eigenvalues > max(rtol**2, GRAM_RESOLVES["float32" if single else "float64"]) * largest
     # Gradients of few images have few singular values beside the roundoff of float32, which float64 tells from 0.
