@@ -451,11 +451,11 @@ def test_projections_leave_what_obeys_as_it_is() -> None:
 
 
 def test_projections_refuse_weights_that_are_no_numbers() -> None:
-    layer = torch.nn.Conv1d(2, 2, 3)
-    projection = adapter.SpectralProjection(torch.optim.SGD(layer.parameters()), layer, torch.zeros(1, 2, 9))
+    network = torch.nn.Sequential(torch.nn.Conv1d(2, 2, 3), torch.nn.Conv1d(2, 2, 3))
+    projection = adapter.SpectralProjection(torch.optim.SGD(network.parameters()), network, torch.zeros(1, 2, 9))
     with torch.no_grad():
-        layer.weight[0, 0, 0] = float("nan")
-    with pytest.raises(ValueError, match="finite"):
+        network[1].weight[0, 0, 0] = float("nan")
+    with pytest.raises(ValueError, match="layer 1: kernel must be finite"):
         projection.project()
 
 

@@ -138,6 +138,14 @@ class SpectralProjection:
                     layer.weight.copy_(torch.as_tensor(kernel).reshape(layer.weight.shape))
 
     def _projected(self, name: str) -> tuple[Any, float]:
+        try:
+            return self._kept(name)
+        except ValueError as error:  # of what a step has left of the weight: NaN, infinity
+            if not name:
+                raise
+            raise type(error)(f"layer {name}: {error}") from error
+
+    def _kept(self, name: str) -> tuple[Any, float]:
         """Return a layer's kernel, or None where it stays as it is, and the bound that is proved of it."""
         layer, where = self._layers[name]
         kernel: Tensor = where.operator(layer.weight).kernel
