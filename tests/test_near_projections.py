@@ -213,3 +213,14 @@ def test_what_obeys_the_maximum_is_not_moved() -> None:
     found = clip_singular_values(operator.kernel, (9, 9), maximum=1.2 * upper, nearest=False)
     assert np.array_equal(found.kernel, operator.kernel)
     assert (found.status, found.distance, found.iterations) == ("exact", 0.0, 0)
+
+
+@pytest.mark.parametrize(("scale", "maximum"), [(1.0, 1e-17), (1e17, 1.0), (1.0, 1e-30), (1.0, 1e-46)])
+@pytest.mark.parametrize("boundary", ["zero", "reflect"])
+@pytest.mark.parametrize("shape", [((1, 1, 1), (4,)), ((2, 2, 3), (300,))])
+def test_limits_far_below_the_kernel(scale: float, maximum: float, boundary: Any, shape: Any) -> None:
+    kernel = (scale * np.random.default_rng(0).standard_normal(shape[0])).astype(np.float32)
+    padding = shape[0][2] // 2
+    clipped = clip_singular_values(kernel, shape[1], maximum=maximum, padding=padding, boundary=boundary, nearest=False)
+    matrix = ConvOperator(clipped.kernel.astype(np.float64), shape[1], padding=padding, boundary=boundary).to_dense()
+    assert np.linalg.norm(matrix, 2) <= clipped.upper <= maximum

@@ -220,3 +220,16 @@ def test_a_long_kernel_on_a_small_image_is_written_out_from_the_taps_that_meet_i
     operator = ConvOperator(kernel, (3, 4))
     middle = ConvOperator(kernel[:, :, 18:23, 17:24], (3, 4))
     np.testing.assert_array_equal(operator.to_dense(), middle.to_dense())
+
+
+def test_errors_of_values_that_are_rounding_alone() -> None:
+    """Two vectors may stand for one tiny value, and values of uncoupled parts change places."""
+    e = 1e-16
+    alone = np.array([[[-10.6716622 * e, 1.0, -9.04181971 * e], [-8.54677505 * e, 3.57338813 * e, 32.8288681 * e]]])
+    parts = np.random.default_rng(3).standard_normal((3, 2, 3, 2)) * e
+    parts[0, 0, 1, 1] = parts[1, 1, 1, 1] = 1.0
+    cases = [(ConvOperator(alone, (2,), padding="full"), 4), (ConvOperator(parts, (2, 2), padding="full", stride=2), 7)]
+    for operator, k in cases:
+        found = singular_values(operator, k)
+        off = np.abs(found.values - jacobi(operator.to_dense().astype(np.longdouble))[:k])
+        assert np.all(off <= found.errors)

@@ -71,6 +71,18 @@ def test_the_sum_is_differentiated_twice(normalized: bool, torch_device: Any) ->
     assert torch.autograd.gradgradcheck(total, weights)
 
 
+def test_a_frozen_layer_is_no_part_of_a_second_derivative() -> None:
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.Conv2d(4, 4, 3))
+    network[1].weight.requires_grad_(False)
+    weight = network[0].weight
+    (slope,) = torch.autograd.grad(adapter.network_similarity_loss(network), [weight], create_graph=True)
+    (alone,) = torch.autograd.grad(adapter.convolutional_similarity_loss(weight), [weight], create_graph=True)
+    for got, wanted in ((slope, alone), (slope.square().sum(), alone.square().sum())):
+        torch.testing.assert_close(got, wanted)
+    second = [torch.autograd.grad(value.square().sum(), [weight])[0] for value in (slope, alone)]
+    torch.testing.assert_close(*second)
+
+
 def test_layers_that_share_a_weight_count_once() -> None:
     first, second = torch.nn.Conv1d(3, 3, 3), torch.nn.Conv1d(3, 3, 3)
     network = torch.nn.Sequential(first, second)

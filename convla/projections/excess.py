@@ -151,7 +151,7 @@ class _Triplets(NamedTuple):
         """Return the matrices of the stack that these are of with a limit taken off their values."""
         kept = self.kept(limit)
         first = kept.shape[-1] - int(np.count_nonzero(kept, axis=-1).max(initial=0))
-        shares = (kept / np.maximum(self.values, limit)).astype(self.values.dtype)
+        shares = (kept / np.maximum(self.values.astype(np.float64), limit)).astype(self.values.dtype)
         images, vectors = (self.images * shares[..., None, :])[..., first:], self.vectors[..., first:]
         left, right = (vectors, images) if _is_wide(stack) else (images, vectors)
         return np.asarray(left @ _adjoint(right))

@@ -123,7 +123,12 @@ class FollowedKernel:
                 best, least = settled, distance
             if settled.factor == 1.0 and (self._tries_the_maximum or not near.iterations):
                 break
-            bound = settled.upper / settled.factor
+            bound = settled.upper / settled.factor if settled.factor else 0.0
+            if not (bound > 0 and near.norm > 0):  # nothing is left of it beside the kernel: so much can only be scaled
+                settled = scaled_below(operator, self._maximum, proof=self._proof)
+                if distance_between(settled.operator, operator) <= least:
+                    best = settled
+                break
             if not self._blocks.bounding or not self._tries_the_maximum:
                 self._ratio = float(np.ldexp(bound, -unit)) / near.norm
             if abs(bound - self._maximum) <= _CLOSE * self._maximum:

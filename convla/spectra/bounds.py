@@ -148,15 +148,15 @@ def singular_value_bounds(
 
 
 def proved_upper_bound(operator: ConvOperator, guess: float) -> float:
-    """Return a proved upper bound of a convolution's largest singular value: at most `guess`, where that is one.
+    """Return a proved upper bound of a convolution's largest singular value, by trying a guess at once.
 
     Parameters
     ----------
     operator : ConvOperator
         With a kernel of float32 or float64.
     guess : float
-        Positive. Where it is a bound it is proved at once, and nothing is looked for; where it is not, what is returned
-        is larger. The bound of a small matrix is tight.
+        Positive. Where it is above the norm on the torus and what is added for the places between its frequencies, it
+        is what is returned, and nothing is looked for; else that is larger. The bound of a small matrix is tight.
 
     Returns
     -------

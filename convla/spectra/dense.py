@@ -117,6 +117,7 @@ def dense_triplets(operator: LinearMap, k: int, end: End = "largest") -> Singula
     if not isinstance(operator, ConvOperator):  # which multiplies in its own dtype, or in many steps
         operator = _Matrix(matrices[0, ...], operator)
     side = operator.T if wide else operator
+    listed = None
     if _squares_tell(spectrum, chosen, max(rows, columns)):
         where, ranks = np.unravel_index(chosen, spectrum.shape)
         images = among_groups(_picked(vectors, where, ranks), where, side, groups)
@@ -137,6 +138,7 @@ def dense_triplets(operator: LinearMap, k: int, end: End = "largest") -> Singula
         chosen = np.argsort(ranked, axis=None, kind="stable")
         chosen = chosen[::-1][:k] if end == "largest" else chosen[:k]
         where, ranks = np.unravel_index(chosen, spectrum.shape)
+        listed = spectrum[where, ranks]
         right = among_groups(_picked(xp.matrix_transpose(vt), where, ranks), where, side, groups)
         left = among_groups(_picked(u, where, ranks), where, side.T, groups)
         left, right = (right, left) if wide else (left, right)
@@ -150,6 +152,10 @@ def dense_triplets(operator: LinearMap, k: int, end: End = "largest") -> Singula
     own = largest if end == "largest" else float(spectrum[where[0]].max())
     errors = rounding(whole, own, values)
     singular = end == "smallest" and min(float(spectrum[where, ranks].min()), float(values.min())) <= errors.min()
+    if end == "largest" and listed is not None:
+        # Of tiny values the vectors, and so the norms of their images, may stand for another: those listed do not.
+        off = np.abs(values - listed)
+        errors = np.where(off > errors, errors + off, errors)
     return SingularValues(
         values=on_device_of(values.copy(), operator.like, xp, dtype=xp.float64),
         left=xp.astype(left, dtype),

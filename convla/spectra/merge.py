@@ -25,6 +25,17 @@ def values_in(parts: Parts) -> int:
     return sum(part.copies * min(part.operator.shape) for part in parts)
 
 
+def ranked_errors(values: np.ndarray, errors: np.ndarray) -> np.ndarray:
+    """Return what descending values of several parts may be off, each by its place among all.
+
+    Values nearer than their errors may have changed places: the j-th largest of all lies between the j-th largest of
+    the lower and the j-th largest of the upper ends of their intervals.
+    """
+    lower, upper = (np.sort(ends)[::-1] for ends in (values - errors, values + errors))
+    ranked: np.ndarray = np.maximum(errors, np.maximum(values - lower, upper - values))
+    return ranked
+
+
 def all_of_parts(operator: LinearMap, parts: Parts, found: Sequence[SingularValues]) -> SingularValues:
     """Return all singular values of a map, given all of each part."""
     xp = namespace(operator.like)
@@ -36,7 +47,7 @@ def all_of_parts(operator: LinearMap, parts: Parts, found: Sequence[SingularValu
     return replace(
         found[0],
         values=on_device_of(values[order], operator.like, xp, dtype=xp.float64),
-        errors=doubts[order],
+        errors=ranked_errors(values[order], doubts[order]),
         upper=max(result.upper for result in found),
         status=weakest([result.status for result in found]),
     )
@@ -99,7 +110,7 @@ def _collected(
         left=gathered("left") if whole else None,
         right=gathered("right") if whole else None,
         residuals=numbers("residuals") if whole else None,
-        errors=numbers("errors"),
+        errors=ranked_errors(np.array([place[0] for place in places]), numbers("errors")),
         upper=upper,
         matvecs=sum(result.matvecs for result in found),
         status=status,

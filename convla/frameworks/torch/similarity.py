@@ -124,15 +124,20 @@ def _remember(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, list[Tens
     ctx.save_for_backward(*kernels, *output[1])
 
 
+def _value(kernel: Tensor, ctx: Any) -> Tensor:
+    return convolutional_similarity_loss(kernel, pairs=ctx.pairs, normalized=ctx.normalized)
+
+
 def _backward(ctx: Any, outer: Tensor, _: Any) -> tuple[Any, ...]:
     count = len(ctx.saved_tensors) // 2
     kernels, gradients = ctx.saved_tensors[:count], ctx.saved_tensors[count:]
     if torch.is_grad_enabled():  # a graph is asked for (create_graph=True)
-        total = sum(
-            convolutional_similarity_loss(kernel, pairs=ctx.pairs, normalized=ctx.normalized).to(outer.dtype)
-            for kernel in kernels
-        )
-        gradients = torch.autograd.grad(total, kernels, create_graph=True)
+        gradients = [
+            torch.autograd.grad(_value(kernel, ctx).to(outer.dtype), kernel, create_graph=True)[0]
+            if kernel.requires_grad
+            else gradient
+            for kernel, gradient in zip(kernels, gradients, strict=True)
+        ]
     return [outer.to(gradient.dtype) * gradient for gradient in gradients], None, None, None
 
 
