@@ -25,7 +25,7 @@ def values_in(parts: Parts) -> int:
     return sum(part.copies * min(part.operator.shape) for part in parts)
 
 
-def ranked_errors(values: np.ndarray, errors: np.ndarray) -> np.ndarray:
+def _ranked_errors(values: np.ndarray, errors: np.ndarray) -> np.ndarray:
     """Return what descending values of several parts may be off, each by its place among all.
 
     Values nearer than their errors may have changed places: the j-th largest of all lies between the j-th largest of
@@ -47,7 +47,7 @@ def all_of_parts(operator: LinearMap, parts: Parts, found: Sequence[SingularValu
     return replace(
         found[0],
         values=on_device_of(values[order], operator.like, xp, dtype=xp.float64),
-        errors=ranked_errors(values[order], doubts[order]),
+        errors=_ranked_errors(values[order], doubts[order]),
         upper=max(result.upper for result in found),
         status=weakest([result.status for result in found]),
     )
@@ -110,7 +110,7 @@ def _collected(
         left=gathered("left") if whole else None,
         right=gathered("right") if whole else None,
         residuals=numbers("residuals") if whole else None,
-        errors=ranked_errors(np.array([place[0] for place in places]), numbers("errors")),
+        errors=_ranked_errors(np.array([place[0] for place in places]), numbers("errors")),
         upper=upper,
         matvecs=sum(result.matvecs for result in found),
         status=status,
