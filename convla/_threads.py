@@ -54,8 +54,8 @@ def thread_limit() -> int:
 def at_most(threads: int) -> Iterator[None]:
     """Allow the compiled kernels that this Python thread calls so many threads, or fewer where others allow fewer."""
     before = _own_limit()
-    _own.limit = min(threads, before)
     try:
+        _own.limit = min(threads, before)
         yield
     finally:
         _own.limit = before
@@ -110,38 +110,46 @@ def _torch_limit() -> float:
     return int(torch.get_num_threads()) if hasattr(torch, "get_num_threads") else math.inf
 
 
-class _Holds:
-    """How often some libraries are held at one thread, and how many threads they had before."""
+class _Limited:
+    """The libraries that are held at one thread, with how many threads they had before."""
 
     def __init__(self) -> None:
-        self.count = 0
-        self.before: list[tuple[Any, int]] = []
+        self.before: dict[str, tuple[Any, int]] = {}
+        self.held: set[str] = set()  # of those, the ones that have been set: an interrupt may fall in between
 
-    def change(self, by: int, libraries: list[Any]) -> None:
-        """Take or release holds; the first taken sets every library to one thread, the last one released back."""
-        self.count += by
-        if self.count:
-            known = {library.filepath for library, _ in self.before}
-            found = [(library, library.num_threads) for library in libraries if library.filepath not in known]
-            for library, _ in found:
-                _set(library, 1)
-            self.before += found
+    def settle(self, libraries: list[Any], *, held: bool) -> None:
+        """Set every library to one thread, or back. Called again after an interrupt, it does what is left to do."""
+        if held:
+            for library in libraries:
+                if library.filepath not in self.held:
+                    self.before.setdefault(library.filepath, (library, library.num_threads))
+                    _set(library, 1)
+                    self.held.add(library.filepath)
         else:
-            for library, threads in self.before:
+            self.held.clear()
+            for path, (library, threads) in tuple(self.before.items()):
                 # Another number than one was set by someone else since, and stays.
                 if library.num_threads == 1:
                     _set(library, threads)
-            self.before = []
+                del self.before[path]
 
 
 def _set(library: Any, threads: int) -> None:
     # From version 3.8 on, threadpoolctl lets only the Python thread that came first set the number of a pool that all
-    # share. The holds are counted over all Python threads, so that whoever leaves last has to be able to.
+    # share. The holds are of all Python threads, so that whoever leaves last has to be able to.
     getattr(library, "_real_set_num_threads", library.set_num_threads)(threads)
 
 
-class _OwnHolds(_Holds, threading.local):
+class _LimitedHere(_Limited, threading.local):
     """Those of one Python thread."""
+
+
+class _Hold:
+    """What one context asks for on its Python thread: one thread for the BLAS, or the caller's number of them."""
+
+    def __init__(self, *, one: bool) -> None:
+        self.one = one
+        self.thread = threading.get_ident()
 
 
 class _Blas:
@@ -149,42 +157,66 @@ class _Blas:
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
-        self.everyone, self.mine = _Holds(), _OwnHolds()
+        # Of all Python threads, each thread's in the order in which they were taken. That Ctrl-C may fall between any
+        # two instructions is why these are no counts: a hold is there or not, and may be taken out twice.
+        self.holds: dict[_Hold, None] = {}
+        self.everyone, self.mine = _Limited(), _LimitedHere()
         self.modules = -1
         self.shared: list[Any] = []
         self.own: list[Any] = []
 
     def find(self) -> None:
         """Look for libraries again where modules have been imported since."""
-        if len(sys.modules) != self.modules:
-            self.modules = len(sys.modules)
+        modules = len(sys.modules)
+        if modules != self.modules:
             found = threadpoolctl.ThreadpoolController().select(user_api="blas").lib_controllers
             self.own = [library for library in found if getattr(library, "threading_layer", "") == "openmp"]
             self.shared = [library for library in found if library not in self.own]
+            self.modules = modules
+
+    def settle(self) -> None:
+        """Bring the libraries to what the holds ask for: of each Python thread the innermost counts."""
+        self.find()
+        asked = {hold.thread: hold.one for hold in self.holds}
+        self.everyone.settle(self.shared, held=any(asked.values()))
+        self.mine.settle(self.own, held=asked.get(threading.get_ident(), False))
 
     def allowed(self) -> float:
         """Return the least number of threads that the caller has left to a BLAS."""
         with self.lock:
-            self.find()
+            self.settle()
             counts: list[float] = []
-            for holds, libraries in ((self.everyone, self.shared), (self.mine, self.own)):
-                before = [threads for _, threads in holds.before]
-                counts += before if holds.count else [library.num_threads for library in libraries]
+            for limited, libraries in ((self.everyone, self.shared), (self.mine, self.own)):
+                before = [threads for _, threads in limited.before.values()]
+                counts += before or [library.num_threads for library in libraries]
         return min(counts, default=math.inf)
 
-    def change(self, by: int) -> None:
-        """Take or release so many holds of this Python thread."""
+    @contextlib.contextmanager
+    def hold(self, *, one: bool) -> Iterator[None]:
+        """Take a hold, and let it go however the block is left."""
+        hold = _Hold(one=one)
+        try:
+            with self.lock:
+                self.holds[hold] = None
+                self.settle()
+            yield
+        finally:
+            try:
+                self._let_go(hold)
+            except BaseException:  # interrupted
+                self._let_go(hold)
+                raise
+
+    def _let_go(self, hold: _Hold) -> None:
         with self.lock:
-            self.find()
-            self.everyone.change(by, self.shared)
-            self.mine.change(by, self.own)
+            self.holds.pop(hold, None)
+            self.settle()
 
 
 _blas = _Blas()
 
 
-@contextlib.contextmanager
-def blas_on_one_thread() -> Iterator[None]:
+def blas_on_one_thread() -> contextlib._GeneratorContextManager[None]:
     """Hold the BLAS of NumPy and SciPy at one thread: a context, or a decorator of a function that iterates.
 
     Examples
@@ -197,15 +229,10 @@ def blas_on_one_thread() -> Iterator[None]:
     >>> power_step(np.eye(2), np.ones(2))
     array([1., 1.])
     """
-    _blas.change(+1)
-    try:
-        yield
-    finally:
-        _blas.change(-1)
+    return _blas.hold(one=True)
 
 
-@contextlib.contextmanager
-def blas_for(operations: float) -> Iterator[None]:
+def blas_for(operations: float) -> contextlib._GeneratorContextManager[None]:
     """Let dense linear algebra of so many floating-point operations have the BLAS's threads if it is worth it.
 
     Below `BLAS_FROM` the BLAS is held at one thread. From there on it has the caller's number of them, inside a
@@ -217,12 +244,7 @@ def blas_for(operations: float) -> Iterator[None]:
         Of one call of a routine: ``2 m n k`` for a product, ``n^3 / 3`` for a Cholesky factorisation. For a stack of
         matrices those of one matrix, as the BLAS shares only the work within each.
     """
-    step = +1 if operations < BLAS_FROM else -_blas.mine.count
-    _blas.change(step)
-    try:
-        yield
-    finally:
-        _blas.change(-step)
+    return _blas.hold(one=operations < BLAS_FROM)
 
 
 class _Task:
@@ -306,8 +328,8 @@ def share(work: Callable[[], object]) -> None:
         work()
         return
     task = _Task(work)
-    _pool.offer(task, helpers)
     try:
+        _pool.offer(task, helpers)
         work()
     finally:
         task.close()
@@ -372,8 +394,9 @@ def _forget_threads() -> None:
     global _pool
     _pool = _Pool()
     _blas.lock = threading.RLock()
-    # The holds of the parent's other threads have no one left to release them.
-    _blas.everyone.change(_blas.mine.count - _blas.everyone.count, _blas.shared)
+    # The holds of the parent's other threads have no one left to let them go.
+    _blas.holds = {hold: None for hold in _blas.holds if hold.thread == threading.get_ident()}
+    _blas.settle()
 
 
 if hasattr(os, "register_at_fork"):

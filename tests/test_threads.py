@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import dis
+import itertools
 import os
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import scipy.linalg  # noqa: F401  (its BLAS is loaded before the fixture sets the number of threads of each)
 import threadpoolctl
 
 from convla import ConvOperator, _threads
@@ -68,6 +73,54 @@ def test_exceptions_leave_nothing_behind() -> None:
 
 
 @pytest.mark.usefixtures("two")
+@pytest.mark.parametrize("inside", [False, True])
+def test_an_interrupt_at_any_moment_leaves_nothing_behind(*, inside: bool) -> None:
+    """Python looks for signals where a function starts, after a call and at a jump back: there a handler may raise."""
+    source = {Path(module.__file__ or "") for module in (contextlib, _threads)}
+    last: dict[Any, str] = {}
+    waited = 0
+
+    def interrupt(frame: Any, event: str, _: Any) -> Any:
+        nonlocal waited
+        if Path(frame.f_code.co_filename) in source:
+            frame.f_trace_opcodes = True
+            looks = event == "call"
+            if event == "opcode":
+                looks = last.get(frame, "").startswith(("CALL", "JUMP_BACKWARD"))
+                last[frame] = dis.opname[frame.f_code.co_code[frame.f_lasti]]
+            waited -= looks
+            if looks and waited == 0:
+                raise KeyboardInterrupt
+        return interrupt
+
+    @blas_on_one_thread()
+    def work() -> None:
+        with blas_for(BLAS_FROM), at_most(1), blas_for(0):
+            pass
+
+    libraries = threadpoolctl.ThreadpoolController().select(user_api="blas").lib_controllers
+    ended, tracer = 0, sys.gettrace()
+    for moment in itertools.count(1):
+        with blas_on_one_thread() if inside else contextlib.nullcontext():
+            waited = moment
+            sys.settrace(interrupt)
+            try:
+                work()
+            except KeyboardInterrupt:
+                ended += 1
+            finally:
+                sys.settrace(tracer)
+                last.clear()
+            assert {library.num_threads for library in libraries} == {1 if inside else 2}
+        assert {library.num_threads for library in libraries} == {2}
+        assert not _threads._blas.holds
+        assert _threads._own_limit() == np.inf
+        if waited > 0:
+            break
+    assert ended == moment - 1 > 100
+
+
+@pytest.mark.usefixtures("two")
 def test_a_limit_that_others_set_meanwhile_stays() -> None:
     with blas_on_one_thread():
         libraries = threadpoolctl.ThreadpoolController().select(user_api="blas").lib_controllers
@@ -117,7 +170,7 @@ def test_many_short_holds_at_once() -> None:
         worker.start()
     for worker in workers:
         worker.join()
-    assert _threads._blas.everyone.count == 0
+    assert not _threads._blas.holds
     assert set(blas()) == {2}
 
 

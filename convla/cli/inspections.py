@@ -138,9 +138,9 @@ _Reports = Iterator[tuple[Path, "Inspection | Exception"]]
 
 def _here(files: Sequence[Path], options: Mapping[str, Any], pool: Pool, targets: Targets, *, wide: bool) -> _Reports:
     """Inspect one file after another, and show each row as it is done."""
-    with at_most(pool.threads):
-        for file in files:
-            report: Inspection | Exception
+    for file in files:
+        report: Inspection | Exception
+        with at_most(pool.threads):
             try:
                 plan = Plan(file, **options)
                 screen = Screen(str(file), [*map(words_of, plan.tasks)], plan.columns, wide=wide)
@@ -151,7 +151,7 @@ def _here(files: Sequence[Path], options: Mapping[str, Any], pool: Pool, targets
                     complain(f"interrupted: {len(report)} of {len(plan.tasks)} rows are done and {kept}")
             except _FAILURES as error:
                 report = error
-            yield file, report
+        yield file, report
 
 
 def _elsewhere(files: Sequence[Path], options: Mapping[str, Any], pool: Pool, *, wide: bool) -> _Reports:

@@ -165,9 +165,10 @@ class Workers:
             If processes are lost again and again, or have other versions of convla, NumPy or numba than this one.
         """
         if self.pool.is_local:
-            with self.pool.limits():
-                for argument in arguments:
-                    yield argument, function(argument)
+            for argument in arguments:
+                with self.pool.limits():
+                    result = function(argument)
+                yield argument, result  # the caller's code has its own limits
             return
         source = iter(arguments)
         waiting = deque(itertools.islice(source, 1))  # drawn, and not yet with the executor

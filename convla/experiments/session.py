@@ -248,10 +248,11 @@ class Session(Generic[U, O]):
 
     def _run(self, job: Job[U, O], parts: Iterable[Part[U]]) -> Iterator[tuple[Part[U], O]]:
         if self._workers.pool.is_local:
-            with self._workers.pool.limits():
-                for part in parts:
-                    self._watcher.start(part, job.steps(part))
-                    yield part, job(part, functools.partial(self._watcher.advance, part))
+            for part in parts:
+                self._watcher.start(part, job.steps(part))
+                with self._workers.pool.limits():
+                    outcome = job(part, functools.partial(self._watcher.advance, part))
+                yield part, outcome
         else:
             for part, outcome in self._workers.map(job, parts):
                 self._watcher.start(part, job.steps(part))

@@ -298,11 +298,11 @@ def _exact(threads: int) -> Iterator[None]:
     with contextlib.ExitStack() as limits:
         limits.enter_context(blas_on_one_thread())
         limits.enter_context(at_most(threads))
-        torch.set_num_threads(threads)
         limits.callback(torch.set_num_threads, before)
+        torch.set_num_threads(threads)
         limits.enter_context(
             torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
         )
-        torch.use_deterministic_algorithms(True)
         limits.callback(torch.use_deterministic_algorithms, deterministic)
+        torch.use_deterministic_algorithms(True)
         yield

@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 import numpy as np
+import threadpoolctl
 
 from tests.fuzz.case import Case, check
 from tests.fuzz.checks.penalties import moderate_layer
@@ -19,7 +20,7 @@ def _interrupt(*_: Any) -> None:
 
 @check(weight=0.3)
 def interrupted(case: Case) -> None:
-    """A timer interrupts a call somewhere; the same call then gives the same value, bit for bit."""
+    """A timer interrupts a call somewhere; threads are as before, and the call gives the same value, bit for bit."""
     layer = case.layer("mid", library=False)
     calls = ("largest_singular_value(op).values", "smallest_singular_value(op).values", "singular_value_bounds(op)")
     call = case.one_of((*calls, "op.to_dense()"))
@@ -34,6 +35,7 @@ def interrupted(case: Case) -> None:
         return
     took = time.perf_counter() - began
     handler = signal.signal(signal.SIGALRM, _interrupt)
+    limits = threadpoolctl.threadpool_limits(2, user_api="blas")  # a limit of one that stays behind would not show
     try:
         signal.setitimer(signal.ITIMER_REAL, max(1e-5, took * case.rng.random()))
         case.evaluate(call)
@@ -42,6 +44,9 @@ def interrupted(case: Case) -> None:
         case.counts["interrupted"] += 1
     finally:
         signal.signal(signal.SIGALRM, handler)
+        left = {library["num_threads"] for library in threadpoolctl.threadpool_info() if library["user_api"] == "blas"}
+        limits.restore_original_limits()
+    case.expect(left == {2}, f"after an interrupt of {call} the BLAS has {left} threads and not 2")
     after = np.asarray(case.evaluate(call)[:2] if "bounds" in call else case.evaluate(call))
     case.expect(np.array_equal(before, after), f"{call} was {before}, and is {after} after an interrupt")
 
