@@ -27,6 +27,7 @@ from convla import ConvOperator
 from convla.experiments.training.networks import resnet
 from convla.frameworks.torch import GradientTransform
 from convla.penalties import Power
+from convla.similarity import orthogonality
 
 Work = Callable[[], Any]
 
@@ -93,6 +94,10 @@ def similarity() -> dict[str, Work]:
     return {
         "similarity and gradient, 64x64x3x3": lambda: convla.convolutional_similarity_and_gradient(small),
         "similarity and gradient, 512x512x3x3": lambda: convla.convolutional_similarity_and_gradient(kernels),
+        "kernel_orthogonality and gradient, 512x512x3x3": lambda: orthogonality.kernel_orthogonality_and_gradient(
+            kernels
+        ),
+        "ocnn_residual and gradient, 512x512x3x3": lambda: orthogonality.ocnn_residual_and_gradient(kernels),
         "similarity and gradient, ResNet18": lambda: convla.network_similarity(network),
     }
 

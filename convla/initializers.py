@@ -10,6 +10,7 @@ import numpy as np
 import scipy
 
 from convla._array import describe, namespace, on_device_of
+from convla._products import product
 from convla._threads import blas_for
 from convla._validate import check_choice, check_integer, check_real, check_rng
 from convla.errors import ShapeError
@@ -166,7 +167,8 @@ def _haar_rows(gaussian: FloatArray, kind: Any) -> FloatArray:
     if short >= CHOLESKY_ROWS and long >= CHOLESKY_RATIO * short:
         # At such a condition number, working in the kernel's own dtype costs little more than rounding to it.
         rows = gaussian.astype(kind, copy=False)
-        factor = np.linalg.cholesky(rows @ rows.T)
+        gram: Any = product(rows, rows.T)
+        factor = np.linalg.cholesky(gram)
         return np.asarray(scipy.linalg.solve_triangular(factor, rows, lower=True, check_finite=False))
     q, r = np.linalg.qr(gaussian.T)
     return np.ascontiguousarray((q * np.where(np.diagonal(r) < 0, -1.0, 1.0)).T)

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from convla._array import describe, device_of, is_on_gpu, namespace, to_numbers
+from convla._products import product
 from convla._threads import blas_on_one_thread
 from convla._validate import check_choice, check_floating, check_integer, check_real
 from convla.errors import ShapeError
@@ -40,6 +41,7 @@ OrthonormalMethod = Literal["exact", "svd", "newton-schulz", "polar-express"]
 RankDeficient = Literal["partial", "complete"]
 
 
+@blas_on_one_thread()
 def orthonormalize(
     gradient: ArrayLike,
     *,
@@ -126,6 +128,7 @@ def orthonormalize(
     return _in_the_shape_of(gradient, isometry, tall, xp)
 
 
+@blas_on_one_thread()
 def orthonormalize_layers(
     gradients: Mapping[str, ArrayLike],
     *,
@@ -235,6 +238,7 @@ def _filled_up(matrices: Array, columns: int, xp: Namespace) -> Array:
     return xp.concat([matrices, zeros], axis=2)
 
 
+@blas_on_one_thread()
 def orthonormalize_operator(
     gradient: ArrayLike, image_shape: Sequence[int], *, groups: int = 1, rtol: float | None = None
 ) -> AnyArray:
@@ -399,9 +403,7 @@ def _exact(matrices: Array, xp: Namespace, rtol: float, complete: bool, _: float
     single = matrices.dtype == xp.float32
     # Squares of float32 numbers neither overflow nor vanish in float64; those of float64 numbers can.
     wide = xp.astype(matrices, xp.float64) if single else _scaled(matrices, xp)
-    gram = wide @ xp.matrix_transpose(wide)
-    with blas_on_one_thread():
-        eigenvalues, vectors = xp.linalg.eigh(gram)
+    eigenvalues, vectors = xp.linalg.eigh(product(wide, xp.matrix_transpose(wide)))
     largest = eigenvalues[:, -1:]
     kept = eigenvalues > max(rtol**2, GRAM_RESOLVES["float32" if single else "float64"]) * largest
     # Gradients of few images have few singular values beside the roundoff of float32, which float64 tells from 0.
@@ -411,12 +413,12 @@ def _exact(matrices: Array, xp: Namespace, rtol: float, complete: bool, _: float
     safe = xp.where(kept, eigenvalues, xp.ones_like(eigenvalues))
     # A matrix times its own transpose costs NumPy half a product.
     half = vectors * (xp.astype(kept, wide.dtype) / xp.sqrt(xp.sqrt(safe)))[:, None, :]
-    inverse_root = half @ xp.matrix_transpose(half)
+    inverse_root = product(half, xp.matrix_transpose(half))
     least = xp.min(xp.where(kept, eigenvalues, largest), axis=1)
     narrow = resolved & (largest[:, 0] <= FLOAT32_PRODUCT**2 * least) & (least >= FLOAT32_LEAST**2)
     if single and bool(xp.all(narrow)):
-        return xp.astype(inverse_root, xp.float32) @ matrices
-    isometries = inverse_root @ wide
+        return product(xp.astype(inverse_root, xp.float32), matrices)
+    isometries = product(inverse_root, wide)
     if bool(xp.all(resolved)):
         return isometries
     each = [
@@ -428,10 +430,9 @@ def _exact(matrices: Array, xp: Namespace, rtol: float, complete: bool, _: float
 
 def _by_qr(wide: Array, xp: Namespace, rtol: float, complete: bool) -> Array:
     # The SVD of the small triangular factor, at the accuracy of one of the whole.
-    with blas_on_one_thread():
-        q, r = xp.linalg.qr(xp.matrix_transpose(wide))
+    q, r = xp.linalg.qr(xp.matrix_transpose(wide))
     small = _isometry(xp.matrix_transpose(r)[None, ...], xp, rtol, complete)
-    return small[0, ...] @ xp.matrix_transpose(q)
+    return product(small[0, ...], xp.matrix_transpose(q))
 
 
 def _by_svd(matrices: Array, xp: Namespace, rtol: float, complete: bool, _: float) -> Array:
@@ -439,25 +440,24 @@ def _by_svd(matrices: Array, xp: Namespace, rtol: float, complete: bool, _: floa
 
 
 def _isometry(matrices: Array, xp: Namespace, rtol: float, complete: bool) -> Array:
-    with blas_on_one_thread():  # several share little of an SVD, and wait where other processes take their cores
-        u, values, vh = xp.linalg.svd(matrices, full_matrices=False)
+    u, values, vh = xp.linalg.svd(matrices, full_matrices=False)
     largest = values[:, :1]
     kept = (largest > 0) & (complete | (values > rtol * largest))
-    return (u * xp.astype(kept, u.dtype)[:, None, :]) @ vh
+    return product(u * xp.astype(kept, u.dtype)[:, None, :], vh)
 
 
 def _newton_schulz(matrices: Array, xp: Namespace, _: float, __: bool, ___: float) -> Array:
     scaled = _scaled(matrices, xp)
     length = xp.sqrt(xp.sum(scaled * scaled, axis=(1, 2), keepdims=True))
     unit = scaled / xp.where(length > 0, length, xp.ones_like(length))
-    return _compose(unit, unit @ xp.matrix_transpose(unit), (MUON_COEFFICIENTS,) * MUON_STEPS, xp)
+    return _compose(unit, product(unit, xp.matrix_transpose(unit)), (MUON_COEFFICIENTS,) * MUON_STEPS, xp)
 
 
 def _polar_express(matrices: Array, xp: Namespace, _: float, __: bool, lower_bound: float) -> Array:
     # Evaluating a polynomial at 1 takes a few roundings.
     coefficients = polar_express_coefficients(lower_bound, 8 * float(xp.finfo(matrices.dtype).eps))
     wide = _scaled(xp.astype(matrices, xp.float64), xp)
-    gram = wide @ xp.matrix_transpose(wide)
+    gram = product(wide, xp.matrix_transpose(wide))
     # The root of the Gram matrix's Frobenius norm: at least the largest singular value, and nearer than their root sum.
     square = xp.sqrt(xp.sum(gram * gram, axis=(1, 2), keepdims=True))
     square = xp.where(square > 0, square, xp.ones_like(square))
@@ -474,11 +474,11 @@ def _compose(matrices: Array, gram: Array, coefficients: Sequence[tuple[float, f
     total = identity
     for step, (a, b, c) in enumerate(coefficients):
         # The square, written so that NumPy takes half a product for it.
-        factor = a * identity + b * gram + c * (gram @ xp.matrix_transpose(gram))
-        total = factor @ total if step else factor
+        factor = a * identity + b * gram + c * product(gram, xp.matrix_transpose(gram))
+        total = product(factor, total) if step else factor
         if step < len(coefficients) - 1:
-            gram = factor @ gram @ factor
-    return total @ matrices
+            gram = product(product(factor, gram), factor)
+    return product(total, matrices)
 
 
 def _scaled(matrices: Array, xp: Namespace) -> Array:

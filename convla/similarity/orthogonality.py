@@ -13,6 +13,7 @@ import array_api_extra as xpx
 import numpy as np
 
 from convla._array import accumulation_dtype, is_exact, is_numpy, namespace
+from convla._threads import blas_on_one_thread
 from convla._validate import check_array, check_integer, check_per_axis
 from convla.errors import ShapeError
 from convla.similarity.residuals import correlation_residual, gram_residual, residual_times
@@ -323,6 +324,7 @@ def mutual_coherence_gradient(kernels: ArrayLike) -> AnyArray:
     return _like(gradient, kernels, xp)
 
 
+@blas_on_one_thread()
 def _orthogonality(kernels: ArrayLike, groups: int, *, gradient: bool) -> tuple[Array, Array]:
     """Return the value and, where asked for, the gradient (else a dummy) of `kernel_orthogonality`."""
     with np.errstate(over="ignore"):
@@ -354,6 +356,7 @@ def _gram_residual(blocks: Array, unit: float, xp: Namespace) -> tuple[Array, in
     return residual, missing, square
 
 
+@blas_on_one_thread()
 def _ocnn(kernels: ArrayLike, stride: int | Sequence[int], groups: int, *, gradient: bool) -> tuple[Array, Array]:
     """Return the value and, where asked for, the gradient (else a dummy) of `ocnn_residual`."""
     with np.errstate(over="ignore"):

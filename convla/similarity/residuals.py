@@ -16,6 +16,7 @@ import array_api_extra as xpx
 import numpy as np
 
 from convla._array import accumulation_dtype, device_of, on_device_of
+from convla._products import product
 from convla.typing import Array, Namespace
 
 FloatArray = np.ndarray[Any, np.dtype[np.float64]]
@@ -32,7 +33,7 @@ def gram_residual(matrices: Array, unit: float, xp: Namespace) -> tuple[Array, i
     adjoint = xp.matrix_transpose(matrices)
     if xp.isdtype(matrices.dtype, "complex floating"):
         adjoint = xp.conj(adjoint)
-    gram = matrices @ adjoint if rows <= columns else adjoint @ matrices
+    gram = product(matrices, adjoint) if rows <= columns else product(adjoint, matrices)
     identity = xp.eye(min(rows, columns), dtype=gram.dtype, device=device_of(gram))
     return gram - unit * identity, max(0, rows - columns)
 
@@ -40,7 +41,7 @@ def gram_residual(matrices: Array, unit: float, xp: Namespace) -> tuple[Array, i
 def residual_times(residual: Array, matrices: Array) -> Array:
     """Return (M M^H - unit I) M, which is M (M^H M - unit I), with the residual of `gram_residual`."""
     rows, columns = matrices.shape[-2:]
-    return residual @ matrices if rows <= columns else matrices @ residual
+    return product(residual, matrices) if rows <= columns else product(matrices, residual)
 
 
 def correlation_residual(
@@ -88,16 +89,16 @@ def _by_lag(blocks: Array, strides: tuple[int, ...], unit: float, xp: Namespace,
     identity = unit * xp.eye(shape[1], dtype=blocks.dtype, device=device_of(blocks))
     for weight, (high, low) in _half_lags(shape[3:], strides):
         there, here = (xp.reshape(blocks[taps], (*shape[:2], -1)) for taps in (high, low))
-        residual = here @ xp.matrix_transpose(there)
+        residual = product(here, xp.matrix_transpose(there))
         if high == low:
             residual = residual - identity
         total = total + weight * xp.sum(residual * residual, dtype=xp.float64)
         if gradient:
-            terms = [(low, residual @ there)]
+            terms = [(low, product(residual, there))]
             if high == low:  # the other term is the same
                 weight = 2
             else:
-                terms.append((high, xp.matrix_transpose(residual) @ here))
+                terms.append((high, product(xp.matrix_transpose(residual), here)))
             for taps, term in terms:
                 image = tuple(blocks[taps].shape)
                 slope = xpx.at(slope)[taps].add(2.0 * weight * xp.reshape(term, image))
@@ -128,26 +129,26 @@ def _by_frequency(
     waves, weights = (on_device_of(table, blocks, xp, dtype=dtype) for table in _half_spectrum(tuple(size)))
     count = int(weights.shape[0])
     taps = xp.permute_dims(xp.reshape(phases, (groups, n, c, -1)), (3, 0, 1, 2))
-    spectrum = xp.reshape(waves @ xp.reshape(taps, (taps.shape[0], -1)), (2, count, groups, n, c))
+    spectrum = xp.reshape(product(waves, xp.reshape(taps, (taps.shape[0], -1))), (2, count, groups, n, c))
     tall = n > c
     if tall:  # the conjugate transposes
         spectrum = xp.permute_dims(spectrum, (0, 1, 2, 4, 3))
     real, imaginary = spectrum[0, ...], (-spectrum[1, ...] if tall else spectrum[1, ...])
     beside = xp.concat([real, imaginary], axis=-1)
     residual = gram_residual(beside, unit, xp)[0]
-    product = imaginary @ xp.matrix_transpose(real)
-    turned = product - xp.matrix_transpose(product)
+    turned = product(imaginary, xp.matrix_transpose(real))
+    turned = turned - xp.matrix_transpose(turned)
     squares = xp.sum(residual * residual + turned * turned, axis=(-3, -2, -1), dtype=xp.float64)
     total = xp.sum(squares * xp.astype(weights, xp.float64)) + groups * max(0, n - c) * unit**2
     if not gradient:
         return total, blocks
-    slopes = residual @ beside + turned @ xp.concat([-imaginary, real], axis=-1)
+    slopes = product(residual, beside) + product(turned, xp.concat([-imaginary, real], axis=-1))
     slopes = slopes * (4.0 * xp.reshape(weights, (-1, 1, 1, 1)))
     columns = real.shape[-1]
     halves = xp.stack([slopes[..., :columns], -slopes[..., columns:] if tall else slopes[..., columns:]])
     if tall:
         halves = xp.permute_dims(halves, (0, 1, 2, 4, 3))
-    samples = xp.matrix_transpose(waves) @ xp.reshape(halves, (2 * count, -1))
+    samples = product(xp.matrix_transpose(waves), xp.reshape(halves, (2 * count, -1)))
     samples = xp.reshape(xp.permute_dims(xp.reshape(samples, (-1, groups, n, c)), (1, 2, 3, 0)), tuple(phases.shape))
     return total, xp.astype(_unphased(samples, strides, tuple(blocks.shape), xp), blocks.dtype, copy=False)
 

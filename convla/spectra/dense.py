@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from convla._array import namespace, on_device_of, to_numpy
+from convla._products import product
 from convla._threads import blas_for
 from convla.linear_map import LinearMap
 from convla.operators import ConvOperator
@@ -108,7 +109,7 @@ def dense_triplets(operator: LinearMap, k: int, end: End = "largest") -> Singula
     wide = rows < columns
     tall = xp.matrix_transpose(matrices) if wide else matrices
     with blas_for(decomposition_work(operator)):
-        squares, vectors = xp.linalg.eigh(xp.matmul(xp.matrix_transpose(tall), tall))
+        squares, vectors = xp.linalg.eigh(product(xp.matrix_transpose(tall), tall))
     spectrum = np.sqrt(np.maximum(np.asarray(to_numpy(squares), np.float64), 0.0))
     chosen = np.argsort(spectrum, axis=None, kind="stable")
     chosen = chosen[::-1][:k] if end == "largest" else chosen[:k]

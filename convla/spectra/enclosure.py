@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from convla._array import namespace
+from convla._products import product
 from convla._validate import check_rng
 from convla.geometry import ConvGeometry
 from convla.linear_map import LinearMap
@@ -403,7 +404,7 @@ def dense_upper_bound(operator: LinearMap, *, guess: float) -> UpperBound:
         matrix = xp.matrix_transpose(matrix)
     squares = float(xp.sum(matrix * matrix))
     error = gamma(matrix.shape[0] + 2, U64) * squares * (1 + gamma(math.prod(matrix.shape), U64))
-    gram = xp.matmul(xp.matrix_transpose(matrix), matrix)
+    gram = product(xp.matrix_transpose(matrix), matrix)
     gram = (gram + xp.matrix_transpose(gram)) / 2  # real: exactly symmetric, and no farther from the exact one
     # What a Ritz value may lack of the largest singular value, however it was rounded.
     known = guess * (1 + _DENSE_SLACK + 8 * gamma(max(matrix.shape), U64)) + 2 * product_error(operator)

@@ -7,13 +7,13 @@ The matrices ``S + i A``, S symmetric and A not, are held as the real ``S + A``:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import numpy as np
 
 from convla._array import namespace, on_device_of
-from convla._threads import blas_for
+from convla._products import product
+from convla._threads import blas_on_one_thread
 from convla.spectra.certificate import U64, Combinations, gamma
 from convla.spectra.grids import DenseTable, IntArray, TorusGrid, interpolation, values_on_grid
 from convla.spectra.symbol import Symbol
@@ -134,5 +134,5 @@ def _packed(values: Array) -> Array:
     half = first.shape[-2] // 2
     real, imaginary = first[..., :half, :], first[..., half:, :]  # one entry behind the other: quicker to read again
     second = xp.concat((real + imaginary, imaginary - real), axis=-2)
-    with blas_for(2 * math.prod(first.shape[-2:]) * first.shape[-1]):
-        return xp.matmul(xp.matrix_transpose(first), second)
+    with blas_on_one_thread():
+        return product(xp.matrix_transpose(first), second)
