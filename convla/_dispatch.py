@@ -19,6 +19,7 @@ import numpy as np
 from convla._array import cuda_is_available, describe, is_array, is_numpy
 from convla._cuda import cuda_trouble
 from convla._lending import lent, takes
+from convla._threads import blas_on_one_thread
 from convla.errors import EngineError
 
 __all__ = [
@@ -147,6 +148,7 @@ class Accelerated(Generic[P, R]):
         self.operation = operation
         self.reference = reference
         self.prefer = prefer
+        self._held = blas_on_one_thread()(reference)
 
     def __call__(self, *args: Any, engine: str = "auto", **kwargs: Any) -> R:
         """Run the operation with the kernel that `engine` chooses."""
@@ -156,7 +158,7 @@ class Accelerated(Generic[P, R]):
         """Return the kernel that a call with these arguments would run, for those who call it many times."""
         choice = self.choose(*args, engine=engine, **kwargs)
         if choice == "reference":
-            return self.reference
+            return self._held if all(is_numpy(array) for array in _arrays(args)) else self.reference
         kernel, fit = load_kernel(self.operation, choice), ENGINES[choice].fit
         return kernel if fit is None else fit(kernel, self.reference, _arrays(args))
 

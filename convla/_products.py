@@ -13,11 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from convla._threads import BLAS_FROM, blas_on_one_thread, share
+from convla._threads import blas_on_one_thread, share
 from convla.typing import Array
 
 __all__ = ["product"]
 
+SHARED_FROM = 2e8
+"""Operations from which a product is worth sharing."""
 SIDE = 256
 """The least side of a block: what a routine packs anew for each is little beside what it computes."""
 BLOCKS = 8
@@ -29,7 +31,7 @@ _Block = tuple[slice, slice, slice]
 def product(a: Array, b: Array) -> Array:
     """Return ``a @ b``; large NumPy matrices, or stacks of them, are multiplied by as many threads as are allowed.
 
-    Below `BLAS_FROM` operations it is the library's own product, with what threads its BLAS has.
+    Below `SHARED_FROM` operations it is the library's own product, for which the caller holds the BLAS at one thread.
 
     Parameters
     ----------
@@ -50,7 +52,7 @@ def product(a: Array, b: Array) -> Array:
     array([512.], dtype=float32)
     """
     rows, inner, columns = *a.shape[-2:], b.shape[-1]
-    if not isinstance(a, np.ndarray) or 2 * math.prod(a.shape) * columns < BLAS_FROM:
+    if not isinstance(a, np.ndarray) or 2 * math.prod(a.shape) * columns < SHARED_FROM:
         return a @ b
     first, second = a.reshape(-1, rows, inner), np.asarray(b).reshape(-1, inner, columns)
     count = len(first)
@@ -95,7 +97,7 @@ def _cuts(side: int) -> list[slice]:
 
 def _blocks(count: int, rows: int, columns: int, inner: int) -> Iterator[_Block]:
     """Cut each matrix along its longer side; of small ones several are one block."""
-    together = math.ceil(BLAS_FROM / (BLOCKS * 2 * rows * columns * inner))
+    together = math.ceil(SHARED_FROM / (BLOCKS * 2 * rows * columns * inner))
     for start in range(0, count, together):
         stack = slice(start, start + together)
         for cut in _cuts(max(rows, columns)) if together == 1 else [slice(None)]:

@@ -1,14 +1,15 @@
 """The one place that owns threads: at most one pool works at a time, within the limits that the caller has set.
 
 Three kinds of threads can meet in a process: those of the BLAS behind NumPy and SciPy, those of PyTorch, and the few
-that this module keeps for compiled kernels. A pool that waits actively for its next piece of work, as OpenBLAS's does
-for some 30 ms and OpenMP's does, takes a core from whoever computes next. So this module's threads sleep while they
-have nothing to do, and the BLAS is held to one thread while an algorithm calls compiled kernels again and again:
+that this module keeps. A pool that waits actively for its next piece of work, as OpenBLAS's does for some 30 ms and
+OpenMP's does, takes a core from whoever computes next. Its threads also wait for each other within every routine: a
+decomposition on two of them takes 2 to 30 times as long as on one beside processes that compute, and gains 1.0 to 1.5
+times on an idle machine. So this module's threads sleep while they have nothing to do, and the BLAS has one thread:
 
-- a public function that iterates is decorated with ``@blas_on_one_thread()``;
-- a large dense decomposition or product inside it runs under ``with blas_for(operations):``, which gives the BLAS its
-  threads back where there is enough to share;
-- a compiled kernel is run by `share`, which asks `thread_limit` how many threads the caller allows.
+- a public function that calls it is decorated with ``@blas_on_one_thread()``;
+- large products are cut into blocks, which `convla._products.product` shares among this module's threads;
+- a compiled kernel, or whatever else releases the GIL, is run by `share`, which asks `thread_limit` how many threads
+  the caller allows.
 
 What is changed is put back when the outermost of these contexts is left, by an exception too. Two Python threads may be
 inside at once: the number of the BLAS's threads is one for the whole process, and goes back when the last one leaves.
@@ -29,13 +30,10 @@ from typing import Any, TypeVar
 
 import threadpoolctl
 
-__all__ = ["BLAS_FROM", "at_most", "blas_for", "blas_on_one_thread", "in_order", "share", "thread_limit"]
+__all__ = ["at_most", "blas_on_one_thread", "in_order", "share", "thread_limit"]
 
 A = TypeVar("A")
 R = TypeVar("R")
-
-BLAS_FROM = 2e8
-"""Floating-point operations in one dense routine from which the BLAS's threads are worth waking."""
 
 
 def thread_limit() -> int:
@@ -53,19 +51,26 @@ def thread_limit() -> int:
 @contextlib.contextmanager
 def at_most(threads: int) -> Iterator[None]:
     """Allow the compiled kernels that this Python thread calls so many threads, or fewer where others allow fewer."""
-    before = _own_limit()
+    limits, limit = _own.limits, object()
     try:
-        _own.limit = min(threads, before)
+        limits[limit] = threads
         yield
     finally:
-        _own.limit = before
+        limits.pop(limit, None)
 
 
-_own = threading.local()
+class _Own(threading.local):
+    """The limits of one Python thread, each by its context: they may end in any order, for a handler of signals."""
+
+    def __init__(self) -> None:
+        self.limits: dict[object, int] = {}
+
+
+_own = _Own()
 
 
 def _own_limit() -> float:
-    return getattr(_own, "limit", math.inf)
+    return min(_own.limits.values(), default=math.inf)
 
 
 def _processors() -> float:
@@ -144,22 +149,14 @@ class _LimitedHere(_Limited, threading.local):
     """Those of one Python thread."""
 
 
-class _Hold:
-    """What one context asks for on its Python thread: one thread for the BLAS, or the caller's number of them."""
-
-    def __init__(self, *, one: bool) -> None:
-        self.one = one
-        self.thread = threading.get_ident()
-
-
 class _Blas:
     """Every BLAS of the process: those with one number of threads for all, and those with one for each caller."""
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
-        # Of all Python threads, each thread's in the order in which they were taken. That Ctrl-C may fall between any
-        # two instructions is why these are no counts: a hold is there or not, and may be taken out twice.
-        self.holds: dict[_Hold, None] = {}
+        # With the Python thread of each. As Ctrl-C may fall between any two instructions, they are not counted: a hold
+        # is there or not, and may be taken out twice.
+        self.holds: dict[object, int] = {}
         self.everyone, self.mine = _Limited(), _LimitedHere()
         self.modules = -1
         self.shared: list[Any] = []
@@ -175,11 +172,10 @@ class _Blas:
             self.modules = modules
 
     def settle(self) -> None:
-        """Bring the libraries to what the holds ask for: of each Python thread the innermost counts."""
+        """Bring the libraries to what the holds ask for."""
         self.find()
-        asked = {hold.thread: hold.one for hold in self.holds}
-        self.everyone.settle(self.shared, held=any(asked.values()))
-        self.mine.settle(self.own, held=asked.get(threading.get_ident(), False))
+        self.everyone.settle(self.shared, held=bool(self.holds))
+        self.mine.settle(self.own, held=threading.get_ident() in self.holds.values())
 
     def allowed(self) -> float:
         """Return the least number of threads that the caller has left to a BLAS."""
@@ -192,12 +188,12 @@ class _Blas:
         return min(counts, default=math.inf)
 
     @contextlib.contextmanager
-    def hold(self, *, one: bool) -> Iterator[None]:
+    def hold(self) -> Iterator[None]:
         """Take a hold, and let it go however the block is left."""
-        hold = _Hold(one=one)
+        hold = object()
         try:
             with self.lock:
-                self.holds[hold] = None
+                self.holds[hold] = threading.get_ident()
                 self.settle()
             yield
         finally:
@@ -207,7 +203,7 @@ class _Blas:
                 self._let_go(hold)
                 raise
 
-    def _let_go(self, hold: _Hold) -> None:
+    def _let_go(self, hold: object) -> None:
         with self.lock:
             self.holds.pop(hold, None)
             self.settle()
@@ -217,7 +213,7 @@ _blas = _Blas()
 
 
 def blas_on_one_thread() -> contextlib._GeneratorContextManager[None]:
-    """Hold the BLAS of NumPy and SciPy at one thread: a context, or a decorator of a function that iterates.
+    """Hold the BLAS of NumPy and SciPy at one thread: a context, or a decorator of a function that calls it.
 
     Examples
     --------
@@ -229,22 +225,7 @@ def blas_on_one_thread() -> contextlib._GeneratorContextManager[None]:
     >>> power_step(np.eye(2), np.ones(2))
     array([1., 1.])
     """
-    return _blas.hold(one=True)
-
-
-def blas_for(operations: float) -> contextlib._GeneratorContextManager[None]:
-    """Let dense linear algebra of so many floating-point operations have the BLAS's threads if it is worth it.
-
-    Below `BLAS_FROM` the BLAS is held at one thread. From there on it has the caller's number of them, inside a
-    function that holds it at one too, unless another Python thread is in such a function at the same time.
-
-    Parameters
-    ----------
-    operations : float
-        Of one call of a routine: ``2 m n k`` for a product, ``n^3 / 3`` for a Cholesky factorisation. For a stack of
-        matrices those of one matrix, as the BLAS shares only the work within each.
-    """
-    return _blas.hold(one=operations < BLAS_FROM)
+    return _blas.hold()
 
 
 class _Task:
@@ -395,7 +376,7 @@ def _forget_threads() -> None:
     _pool = _Pool()
     _blas.lock = threading.RLock()
     # The holds of the parent's other threads have no one left to let them go.
-    _blas.holds = {hold: None for hold in _blas.holds if hold.thread == threading.get_ident()}
+    _blas.holds = {hold: thread for hold, thread in _blas.holds.items() if thread == threading.get_ident()}
     _blas.settle()
 
 

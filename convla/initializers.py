@@ -11,7 +11,7 @@ import scipy
 
 from convla._array import describe, namespace, on_device_of
 from convla._products import product
-from convla._threads import blas_for
+from convla._threads import blas_on_one_thread
 from convla._validate import check_choice, check_integer, check_real, check_rng
 from convla.errors import ShapeError
 from convla.typing import AnyArray, Array, Seed
@@ -29,6 +29,7 @@ CHOLESKY_RATIO = 2
 KernelMethod = Literal["haar", "svd"]
 
 
+@blas_on_one_thread()
 def orthogonal_kernel(
     shape: Sequence[int],
     *,
@@ -93,11 +94,11 @@ def orthogonal_kernel(
     short, long = sorted((rows, columns))
     kind = _check_dtype(dtype)
     gaussian = check_rng(rng).standard_normal((short, long))
-    with blas_for(short**3 / 3):  # a factorisation; small ones take longer on several threads
-        frame = _haar_rows(gaussian, kind) if method == "haar" else np.linalg.svd(gaussian, full_matrices=False)[2]
+    frame = _haar_rows(gaussian, kind) if method == "haar" else np.linalg.svd(gaussian, full_matrices=False)[2]
     return _as_kernel(gain * (frame if rows <= columns else frame.T), size, kind, like)
 
 
+@blas_on_one_thread()
 def delta_orthogonal_kernel(
     shape: Sequence[int],
     *,

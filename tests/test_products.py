@@ -17,7 +17,7 @@ SHAPES = [(1, 5, 3, 4), (1, 700, 40, 20), (1, 20, 40, 700), (3, 300, 8, 300), (4
 @pytest.fixture(params=[1, 3])
 def always_by_blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every product by many blocks, on so many threads."""
-    monkeypatch.setattr(_products, "BLAS_FROM", 1)
+    monkeypatch.setattr(_products, "SHARED_FROM", 1)
     monkeypatch.setattr(_threads, "thread_limit", lambda: request.param)
 
 
@@ -71,7 +71,7 @@ def test_of_a_matrix_and_its_transpose_half_is_computed(count: int, rows: int, m
 def test_threads_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     a, b = rng.standard_normal((600, 800)), rng.standard_normal((800, 700))
-    assert 2 * a.size * b.shape[1] > _threads.BLAS_FROM
+    assert 2 * a.size * b.shape[1] > _products.SHARED_FROM
     found = []
     for threads in (1, 2, 5):
         monkeypatch.setattr(_threads, "thread_limit", lambda threads=threads: threads)

@@ -19,7 +19,7 @@ import scipy.linalg  # noqa: F401  (its BLAS is loaded before the fixture sets t
 import threadpoolctl
 
 from convla import ConvOperator, _threads
-from convla._threads import BLAS_FROM, at_most, blas_for, blas_on_one_thread, share, thread_limit
+from convla._threads import at_most, blas_on_one_thread, share, thread_limit
 
 ONE_BY_ENVIRONMENT = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS", "MKL_NUM_THREADS")
 cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -42,17 +42,9 @@ def two() -> Any:
 def test_the_blas_is_held_and_given_back() -> None:
     with blas_on_one_thread():
         assert set(blas()) == {1}
-        with blas_for(BLAS_FROM):  # a large decomposition inside an iteration
-            assert set(blas()) == {2}
-            with blas_on_one_thread(), blas_for(BLAS_FROM / 2):
-                assert set(blas()) == {1}
-            assert set(blas()) == {2}
-        assert set(blas()) == {1}
-        with blas_for(0):
+        with blas_on_one_thread():
             assert set(blas()) == {1}
-    assert set(blas()) == {2}
-    with blas_for(BLAS_FROM):
-        assert set(blas()) == {2}
+        assert set(blas()) == {1}
     assert set(blas()) == {2}
 
 
@@ -60,7 +52,7 @@ def test_the_blas_is_held_and_given_back() -> None:
 def test_exceptions_leave_nothing_behind() -> None:
     @blas_on_one_thread()
     def fails() -> None:
-        with blas_for(BLAS_FROM):
+        with blas_on_one_thread():
             raise ZeroDivisionError
 
     for _ in range(3):
@@ -69,7 +61,7 @@ def test_exceptions_leave_nothing_behind() -> None:
         assert set(blas()) == {2}
     with pytest.raises(KeyError), at_most(1):
         raise KeyError
-    assert getattr(_threads._own, "limit", np.inf) == np.inf
+    assert _threads._own_limit() == np.inf
 
 
 @pytest.mark.usefixtures("two")
@@ -95,7 +87,7 @@ def test_an_interrupt_at_any_moment_leaves_nothing_behind(*, inside: bool) -> No
 
     @blas_on_one_thread()
     def work() -> None:
-        with blas_for(BLAS_FROM), at_most(1), blas_for(0):
+        with at_most(1), blas_on_one_thread(), at_most(2):
             pass
 
     libraries = threadpoolctl.ThreadpoolController().select(user_api="blas").lib_controllers
@@ -132,24 +124,25 @@ def test_a_limit_that_others_set_meanwhile_stays() -> None:
 
 @pytest.mark.usefixtures("two")
 def test_several_python_threads_hold_the_blas_together() -> None:
-    inside, outside = threading.Barrier(4), threading.Barrier(4)
+    inside, outside, left = (threading.Barrier(4) for _ in range(3))
     seen: list[set[int]] = []
 
     @blas_on_one_thread()
     def hold() -> None:
         inside.wait()
-        with blas_for(BLAS_FROM):  # the others still iterate
-            seen.append(set(blas()) if threading.current_thread().name == "first" else {1})
-            outside.wait()
+        outside.wait()
+        left.wait()
+        seen.append(set(blas()))  # the others have left
 
     def leave_early() -> None:
         with blas_on_one_thread():
             inside.wait()
             seen.append(set(blas()))
             outside.wait()
+        left.wait()
 
     workers = [threading.Thread(target=leave_early) for _ in range(3)]
-    workers.append(threading.Thread(target=hold, name="first"))
+    workers.append(threading.Thread(target=hold))
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -162,7 +155,7 @@ def test_several_python_threads_hold_the_blas_together() -> None:
 def test_many_short_holds_at_once() -> None:
     def often() -> None:
         for index in range(300):
-            with blas_on_one_thread(), blas_for(BLAS_FROM * (index % 2)):
+            with blas_on_one_thread() if index % 2 else at_most(2), blas_on_one_thread():
                 pass
 
     workers = [threading.Thread(target=often) for _ in range(4)]
@@ -189,7 +182,7 @@ def test_the_least_of_all_limits_counts(monkeypatch: pytest.MonkeyPatch) -> None
             assert thread_limit() == 1
     with threadpoolctl.threadpool_limits(1):
         assert thread_limit() == 1
-        with blas_on_one_thread(), blas_for(BLAS_FROM):
+        with blas_on_one_thread():
             assert thread_limit() == 1
             assert set(blas()) == {1}
     with threadpoolctl.threadpool_limits(5, user_api="blas"):
@@ -316,6 +309,78 @@ def test_the_environment_is_respected(name: str) -> None:
 def test_by_default_every_core_helps_and_numba_starts_no_threads() -> None:
     code = COUNT + "import numba\ntry:\n    numba.threading_layer()\nexcept ValueError:\n    print('asleep')\n"
     assert in_a_process(code).split() == [str(cores - 1), "asleep"]
+
+
+AWAKE = """
+import os, sys, time, threading
+import numpy as np
+import scipy.linalg
+import convla
+from convla import ConvOperator
+from convla.similarity import orthogonality
+
+def busy():
+    ours = {str(thread.native_id) for thread in threading.enumerate()}
+    others = set(os.listdir("/proc/self/task")) - ours
+    return sum(int(open(f"/proc/self/task/{name}/schedstat").read().split()[0]) for name in others)
+
+draw = np.random.default_rng(0).standard_normal
+kernel, large, image = draw((8, 8, 3, 3)), draw((128, 128, 3, 3)), draw((8, 16, 16))
+layer, maps = ConvOperator(kernel, (12, 12)), draw((2, 8, 12, 12))
+composed = layer @ layer + layer
+reference = ConvOperator(large, (12, 12), engine="reference")
+single = ConvOperator(kernel[:1, :1], (20, 20))
+works = {
+    "penalty": lambda: convla.penalty(layer, 1.0),
+    "penalty_gradient": lambda: convla.penalty_gradient(layer, 1.0),
+    "minimize_penalty": lambda: convla.minimize_penalty(layer, 1.0, iterations=2, tracker="exact"),
+    "singular_values": lambda: convla.singular_values(layer),
+    "singular_values of one channel": lambda: convla.singular_values(single),
+    "singular_values of a composition": lambda: convla.singular_values(composed),
+    "three singular_values": lambda: convla.singular_values(layer, 3),
+    "largest_singular_value": lambda: convla.largest_singular_value(layer),
+    "smallest_singular_value": lambda: convla.smallest_singular_value(layer),
+    "condition_number": lambda: convla.condition_number(layer),
+    "singular_value_bounds": lambda: convla.singular_value_bounds(composed),
+    "asymptotic": lambda: convla.asymptotic_largest_singular_value(layer),
+    "spectral_density": lambda: convla.spectral_density(layer),
+    "clip_singular_values": lambda: convla.clip_singular_values(kernel, (8, 8), maximum=2.0),
+    "orthonormalize": lambda: convla.orthonormalize(large),
+    "orthonormalize, svd": lambda: convla.orthonormalize(large, method="svd"),
+    "orthonormalize, newton-schulz": lambda: convla.orthonormalize(large, method="newton-schulz"),
+    "orthonormalize_operator": lambda: convla.orthonormalize_operator(kernel, (8, 8)),
+    "orthogonal_kernel": lambda: convla.orthogonal_kernel((128, 128, 3, 3), rng=0),
+    "delta_orthogonal_kernel": lambda: convla.delta_orthogonal_kernel((128, 128, 3, 3), rng=0),
+    "kernel_orthogonality": lambda: orthogonality.kernel_orthogonality_and_gradient(large),
+    "ocnn_residual": lambda: orthogonality.ocnn_residual_and_gradient(large),
+    "mutual_coherence": lambda: orthogonality.mutual_coherence_gradient(large),
+    "spectral_isometry": lambda: orthogonality.spectral_isometry_gradient(large),
+    "convolutional_similarity": lambda: convla.convolutional_similarity_and_gradient(large),
+    "apply": lambda: reference.apply(draw((128, 12, 12))),
+    "kernel_adjoint": lambda: reference.kernel_adjoint(draw((128, 12, 12)), draw((128, 12, 12))),
+    "no function of the package": lambda: np.linalg.svd(large[:, :, 0, 0]),
+}
+def asleep():
+    before = -1
+    while busy() > before:
+        before = busy()
+        time.sleep(0.1)
+
+asleep()
+for name, work in works.items():
+    before = busy()
+    work()
+    if busy() > before:
+        print(name)
+        asleep()
+"""
+
+
+@pytest.mark.command
+@several_cores
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the time of each thread")
+def test_no_public_function_wakes_the_threads_of_the_blas() -> None:
+    assert in_a_process(AWAKE).splitlines() == ["no function of the package"]
 
 
 @pytest.mark.parametrize("engine", ["reference", "numba"])

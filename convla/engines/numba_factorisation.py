@@ -13,7 +13,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import get_cython_function_address, intrinsic
 
-from convla._threads import blas_for, blas_on_one_thread
+from convla._threads import blas_on_one_thread
 from convla.compiling import compiled
 from convla.engines._parallel import run_jobs, take_job
 from convla.typing import NumPyArray
@@ -45,8 +45,7 @@ def shown_below(
     limits = np.array([square, error, shift, rounding])
     addresses = np.array([_FACTORISE_COMPLEX, _FACTORISE_REAL])
     shared = count > 1 and count * order**3 >= _PARALLEL_PRODUCTS
-    # Several threads have a matrix each; a single one may have the threads of the BLAS.
-    with blas_on_one_thread() if shared else blas_for(order**3):
+    with blas_on_one_thread():
         run_jobs(_show, flat, weights, np.ascontiguousarray(numbers), order, limits, addresses, shown, shared=shared)
     return shown
 

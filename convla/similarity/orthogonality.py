@@ -13,6 +13,7 @@ import array_api_extra as xpx
 import numpy as np
 
 from convla._array import accumulation_dtype, is_exact, is_numpy, namespace
+from convla._products import product
 from convla._threads import blas_on_one_thread
 from convla._validate import check_array, check_integer, check_per_axis
 from convla.errors import ShapeError
@@ -196,6 +197,7 @@ def ocnn_residual_and_gradient(
     return _ocnn(kernels, stride, groups, gradient=True)
 
 
+@blas_on_one_thread()
 def spectral_isometry(kernels: ArrayLike) -> AnyArray:
     """Return the spectral norm of W W^T - I, W the kernels reshaped to rows (the SRIP penalty).
 
@@ -236,6 +238,7 @@ def spectral_isometry(kernels: ArrayLike) -> AnyArray:
         return xp.astype(times_power(worst, 2 * power, xp), kernels.dtype)
 
 
+@blas_on_one_thread()
 def spectral_isometry_gradient(kernels: ArrayLike) -> AnyArray:
     """Return a subgradient of `spectral_isometry`, of the kernels' shape and dtype.
 
@@ -420,6 +423,7 @@ def _like(rows: Array, kernels: Array, xp: Namespace) -> Array:
     return xp.astype(xp.reshape(rows, tuple(kernels.shape)), kernels.dtype, copy=False)
 
 
+@blas_on_one_thread()
 def _most_coherent(kernels: ArrayLike) -> tuple[int, int, Array, tuple[Array, Array], Array, Namespace]:
     """Return the first pair of largest abs(cosine), that cosine, and the norms and unit rows."""
     kernels, xp = _check(kernels)
@@ -435,7 +439,7 @@ def _most_coherent(kernels: ArrayLike) -> tuple[int, int, Array, tuple[Array, Ar
     rows = rows / largest
     norms = xp.sqrt(xp.sum(rows * rows, axis=1, keepdims=True))
     units = rows / norms
-    cosines = xp.triu(units @ xp.matrix_transpose(units), k=1)
+    cosines = xp.triu(product(units, xp.matrix_transpose(units)), k=1)
     i, j = divmod(int(xp.argmax(xp.reshape(xp.abs(cosines), (-1,)))), count)
     if i == j:  # every cosine is 0
         i, j = 0, 1

@@ -8,7 +8,7 @@ import numpy as np
 
 from convla._array import namespace, on_device_of, to_numpy
 from convla._products import product
-from convla._threads import blas_for
+from convla._threads import blas_on_one_thread
 from convla.linear_map import LinearMap
 from convla.operators import ConvOperator
 from convla.spectra.result import End, SingularValues, placed, smallest_triplet, triplets
@@ -61,6 +61,7 @@ def group_operators(operator: ConvOperator) -> list[ConvOperator]:
     return [ConvOperator(kernel, single, order=operator.order, engine=operator.engine) for kernel in kernels]
 
 
+@blas_on_one_thread()
 def dense_values(operator: LinearMap) -> SingularValues:
     """Return all singular values, without vectors.
 
@@ -70,8 +71,7 @@ def dense_values(operator: LinearMap) -> SingularValues:
         If the dense matrices would not fit in memory.
     """
     xp = namespace(operator.like)
-    with blas_for(decomposition_work(operator)):
-        found = to_numpy(xp.linalg.svdvals(_matrices(operator)))
+    found = to_numpy(xp.linalg.svdvals(_matrices(operator)))
     values = np.sort(np.asarray(found, np.float64), axis=None)[::-1]
     errors = rounding(operator, float(values[0]), values)
     return SingularValues(
@@ -87,6 +87,7 @@ def dense_values(operator: LinearMap) -> SingularValues:
     )
 
 
+@blas_on_one_thread()
 def dense_triplets(operator: LinearMap, k: int, end: End = "largest") -> SingularValues:
     """Return the k largest, or smallest, singular triplets, the outermost first.
 
@@ -108,8 +109,7 @@ def dense_triplets(operator: LinearMap, k: int, end: End = "largest") -> Singula
     groups, rows, columns = matrices.shape
     wide = rows < columns
     tall = xp.matrix_transpose(matrices) if wide else matrices
-    with blas_for(decomposition_work(operator)):
-        squares, vectors = xp.linalg.eigh(product(xp.matrix_transpose(tall), tall))
+    squares, vectors = xp.linalg.eigh(product(xp.matrix_transpose(tall), tall))
     spectrum = np.sqrt(np.maximum(np.asarray(to_numpy(squares), np.float64), 0.0))
     chosen = np.argsort(spectrum, axis=None, kind="stable")
     chosen = chosen[::-1][:k] if end == "largest" else chosen[:k]
@@ -127,8 +127,7 @@ def dense_triplets(operator: LinearMap, k: int, end: End = "largest") -> Singula
             values, residuals = values[::-1], residuals[::-1]
             left, right = (xp.flip(vectors, axis=0) for vectors in (left, right))
     else:
-        with blas_for(decomposition_work(operator)):
-            u, whole_spectrum, vt = xp.linalg.svd(tall, full_matrices=False)
+        u, whole_spectrum, vt = xp.linalg.svd(tall, full_matrices=False)
         spectrum = np.asarray(to_numpy(whole_spectrum), np.float64)
         ranked = spectrum.copy()
         if end == "smallest":
