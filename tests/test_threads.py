@@ -378,7 +378,7 @@ for name, work in works.items():
 
 @pytest.mark.command
 @several_cores
-@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux for the time of each thread")
+@pytest.mark.skipif(not Path("/proc/self/schedstat").exists(), reason="asks Linux for the time of each thread")
 def test_no_public_function_wakes_the_threads_of_the_blas() -> None:
     assert in_a_process(AWAKE).splitlines() == ["no function of the package"]
 
