@@ -53,10 +53,9 @@ def atomic_write(path: str | os.PathLike[str], *, follow_links: bool = False) ->
     target = Path(os.path.realpath(path) if follow_links else path)
     mode = _mode_of(target, path)
     part = target.with_name(f".convla-{secrets.token_hex(8)}.part")
-    # O_EXCL never opens what is there already, nor follows a link; the umask applies as it does to `open`.
-    handle = os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
     try:
-        with os.fdopen(handle, "w+b") as file:
+        # "x" never opens what is there already, nor follows a link.
+        with part.open("x+b") as file:
             if mode is not None and hasattr(os, "fchmod"):
                 os.fchmod(file.fileno(), mode)
             yield file
@@ -81,8 +80,10 @@ def check_replaceable(path: str | os.PathLike[str], *, follow_links: bool = Fals
     if _mode_of(target, path) is not None and not target.is_symlink():
         target.open("ab").close()  # a file that must not be written is not replaced either
     part = target.with_name(f".convla-{secrets.token_hex(8)}.part")
-    os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-    part.unlink()
+    try:
+        part.open("xb").close()
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def _mode_of(target: Path, given: Any) -> int | None:

@@ -236,6 +236,7 @@ class _Task:
         self.lock = threading.Lock()
         self.running = 0
         self.finished = threading.Lock()
+        self.closed = False
         self.error: BaseException | None = None
 
     def take_part(self) -> None:
@@ -255,13 +256,15 @@ class _Task:
                 self.finished.release()
 
     def close(self) -> None:
-        """Let no other thread begin, and wait for those that have begun."""
+        """Let no other thread begin, and wait for those that have begun. Called again after an interrupt, it goes on."""
         with self.lock:
+            running = self.running
+            if running:
+                self.finished.acquire(blocking=False)
             self.work = None
-            if not self.running:
-                return
+        if running:
             self.finished.acquire()
-        self.finished.acquire()
+        self.closed = True
 
 
 class _Pool:
@@ -313,7 +316,15 @@ def share(work: Callable[[], object]) -> None:
         _pool.offer(task, helpers)
         work()
     finally:
-        task.close()
+        # Not before it is closed: the others write into memory that the caller may let go.
+        interrupts: list[BaseException] = []
+        while not task.closed:
+            try:
+                task.close()
+            except BaseException as interrupt:
+                interrupts.append(interrupt)
+        if interrupts:
+            raise interrupts[0]
     if task.error is not None:
         raise task.error
 
@@ -358,10 +369,10 @@ def in_order(function: Callable[[A], R], arguments: Sequence[A]) -> Iterator[R]:
                 except BaseException as error:  # the caller's thread raises it
                     results[number].set_exception(error)
 
-    # Daemons: a program that is interrupted does not wait for them.
-    for number in range(threads):
-        threading.Thread(target=work, name=f"convla-row-{number + 1}", daemon=True).start()
     try:
+        # Daemons: a program that is interrupted does not wait for them.
+        for number in range(threads):
+            threading.Thread(target=work, name=f"convla-row-{number + 1}", daemon=True).start()
         for result in results:
             yield result.result()
     finally:

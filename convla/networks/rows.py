@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import threading
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -13,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from convla._array import available_memory
+from convla._convergence import unheard
 from convla._threads import blas_on_one_thread, in_order, thread_limit
-from convla.errors import ConvergenceWarning
 from convla.networks.certificate import Certificate, certify
 from convla.networks.effort import BARE, FULL, ITERATION, QUICK, Effort, Pace, Work, work_of
 from convla.networks.gains import outward
@@ -173,12 +172,10 @@ class Inspector:
         """Give the rows in order, as they are done."""
         self._deadline = time.monotonic() + self._budget
         numbers = range(len(self.tasks))
-        # The status of a value says it; filters are of the whole process, and rows are made by several threads.
-        with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):
-            if math.isinf(self._budget):
-                yield from in_order(self._row, numbers)
-            else:
-                yield from self._rows_in_time(numbers)
+        if math.isinf(self._budget):
+            yield from in_order(self._row, numbers)
+        else:
+            yield from self._rows_in_time(numbers)
 
     def _rows_in_time(self, numbers: Sequence[int]) -> Iterator[LayerReport]:
         """Look at all rows, and then work on as many as there is time for, those of little work first."""
@@ -259,7 +256,7 @@ class Inspector:
             return self._norm(self._spectrum((network.layers[name],)))
 
         runs = {}
-        with warnings.catch_warnings(action="ignore", category=ConvergenceWarning):  # of what is no row
+        with unheard():  # of what is no row
             for chain in network.runs():
                 members = tuple(network.layers[one] for one in chain)
                 runs[chain] = self._norm(self._spectrum(members))
@@ -310,6 +307,7 @@ class Inspector:
         self.pace.note(self._works[number], seconds)
         return row
 
+    @unheard()  # the status of a value says it
     def _made(self, task: Task, effort: Effort) -> tuple[LayerReport, dict[str, float] | None]:
         """Return a row, and the seconds of its parts, or None where they were known."""
         began = time.perf_counter()

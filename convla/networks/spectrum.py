@@ -85,7 +85,7 @@ class Spectrum:
 
     Notes
     -----
-    Several threads may ask; what does not converge says so in its status, and the caller catches the warning.
+    Several threads may ask; what does not converge says so in its status, and the caller does without the warning.
     """
 
     def __init__(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
@@ -13,9 +12,9 @@ from typing import Any, Generic, TypeVar, cast
 import numpy as np
 
 from convla._array import namespace, on_device_of, to_numpy
+from convla._convergence import warn
 from convla._threads import blas_on_one_thread
 from convla._validate import check_integer, check_real
-from convla.errors import ConvergenceWarning
 from convla.linear_map import LinearMap
 from convla.operators import ConvOperator
 from convla.penalties.iterate import Course, Iterate
@@ -319,7 +318,7 @@ class PenaltyDescent(Generic[Map]):
             self.status = DescentStatus.INTERRUPTED
             raise
         if status == DescentStatus.DIVERGED:
-            warnings.warn(self.message, ConvergenceWarning, stacklevel=4)
+            warn(self.message, stacklevel=4)
         return self
 
     def _run(self, iterations: int, callback: Callback | None) -> DescentStatus:

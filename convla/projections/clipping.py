@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
@@ -12,9 +11,9 @@ import numpy as np
 
 from convla._array import device_of, is_array, is_cupy, is_exact, namespace, on_device_of, to_numpy
 from convla._checks import check_not_followed
+from convla._convergence import unheard, warn
 from convla._threads import blas_on_one_thread
 from convla._validate import check_choice, check_integer, check_real
-from convla.errors import ConvergenceWarning
 from convla.operators import ConvOperator
 from convla.projections.blocks import BlockMethod, Blocks, FloatArray, blocks_of
 from convla.projections.following import FEW_ITERATIONS, FollowedKernel
@@ -194,7 +193,7 @@ def clip_singular_values(
     smallest = None if smallest is None else _smallest(settled.operator)
     status = _status(found, distance, least, smallest, minimum, rtol)
     if status == Status.NOT_CONVERGED:
-        warnings.warn(_shortfall(found, smallest, minimum), ConvergenceWarning, stacklevel=2)
+        warn(_shortfall(found, smallest, minimum), stacklevel=2)
     result = returned(settled.operator, kernel)
     return ClippedKernel(result, settled.upper, smallest, distance, least, status, found.iterations)
 
@@ -235,8 +234,7 @@ def _upper(operator: ConvOperator) -> float:
 
 
 def _smallest(operator: ConvOperator) -> float:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # then the value is above the true one, and so said
+    with unheard():  # then the value is above the true one, and so said
         found = smallest_singular_value(operator)
     return found.value if found.status != Status.NOT_CONVERGED else math.nan
 

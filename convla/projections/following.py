@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from typing import NamedTuple, get_args
 
 import numpy as np
@@ -85,15 +86,18 @@ class FollowedKernel:
         self._follower = Follower()
         self._blocks: Blocks | None = None
         self._last: KeptKernel | None = None
+        self._lock = threading.Lock()  # who was interrupted may ask again while another thread is still at it
         self._ratio = 0.0  # of the proved bound to the norm of the blocks; 0 where no kernel has exceeded the maximum
 
     @blas_on_one_thread()
     def kept(self, operator: ConvOperator) -> KeptKernel:
         """Return a kernel near that of an operator, in host memory and always in the same setting."""
-        if self._last is None or not np.array_equal(to_numpy(operator.kernel), to_numpy(self._last.operator.kernel)):
-            self._last = self._found(operator)
-            return self._last
-        return self._last._replace(iterations=0)
+        with self._lock:
+            last = self._last
+            if last is None or not np.array_equal(to_numpy(operator.kernel), to_numpy(last.operator.kernel)):
+                self._last = self._found(operator)
+                return self._last
+            return last._replace(iterations=0)
 
     def _found(self, operator: ConvOperator) -> KeptKernel:
         if self._blocks is None:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
+from convla._convergence import unheard
 from convla._threads import blas_on_one_thread
 from convla._validate import check_choice, check_integer, check_real, check_rng
-from convla.errors import ConvergenceWarning
 from convla.operators import ConvOperator
 from convla.projections.block_convolution import block_convolution_kernel
 from convla.projections.blocks import BlockMethod, Blocks, FloatArray, blocks_of
@@ -211,7 +210,6 @@ def _polar(matrices: FloatArray) -> FloatArray:
 
 def _delta(operator: ConvOperator) -> tuple[float, Status]:
     """Return the largest distance of a singular value from 1, and what supports it."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # the status says so
+    with unheard():  # the status says so
         ends = largest_singular_value(operator), smallest_singular_value(operator)
     return max(abs(end.value - 1) for end in ends), weakest([end.status for end in ends])

@@ -7,12 +7,11 @@ Gram matrix at the squared singular value, on what is orthogonal to the vector.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from convla._array import namespace, row_dots
-from convla.errors import ConvergenceWarning
+from convla._convergence import warn
 from convla.linear_map import LinearMap
 from convla.operators import ConvOperator
 from convla.spectra.result import SingularValues
@@ -190,7 +189,7 @@ def minres(apply: Callable[[Array], Array], wanted: Array, *, rtol: float, steps
             break
         before, vector, beta = vector, image / following, following
     if not _norm(wanted - apply(solution)) <= _KEPT * size:
-        warnings.warn("the change of a singular vector is not found to six digits", ConvergenceWarning, stacklevel=2)
+        warn("the change of a singular vector is not found to six digits", stacklevel=2)
     return solution
 
 

@@ -7,7 +7,6 @@ eigenvalues, and both of its ends are wanted: a spectral penalty pushes the uppe
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass
 from typing import get_args
 
@@ -15,8 +14,8 @@ import numpy as np
 
 from convla._array import as_array, device_of, namespace, to_numbers
 from convla._checks import check_not_followed
+from convla._convergence import warn
 from convla._validate import check_choice, check_integer, check_real
-from convla.errors import ConvergenceWarning
 from convla.linear_map import LinearMap
 from convla.spectra import tracked_search
 from convla.spectra.carrier import Carrier
@@ -163,10 +162,9 @@ class BlockTracker:
         found = search.found(converged)
         if not converged and found.residuals is not None:
             rows, columns = linear_map.shape
-            warnings.warn(
+            warn(
                 f"{self.block} {self.end} singular values of a {rows}x{columns} map: residual {found.residuals[0]:.2g} "
                 f"after {tracked_search.COLD_STEPS} steps",
-                ConvergenceWarning,
                 stacklevel=2,
             )
         return found, search.carried()

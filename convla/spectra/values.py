@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
 
 from convla._array import namespace, to_numpy
+from convla._convergence import warn
 from convla._threads import blas_on_one_thread
 from convla._validate import check_integer, check_rng
 from convla.algebra import BlockDiagonal, Diagonal, Identity, Zero
-from convla.errors import ConvergenceWarning
 from convla.linear_map import LinearMap
 from convla.spectra.border import Problem, check_map, finished, given_vectors, prepared, tolerance_of, without_factor
 from convla.spectra.diagonals import diagonal_triplets
@@ -384,9 +383,8 @@ def _smallest(operator: LinearMap, method: Method, search: Search) -> SingularVa
 
 def _warn(what: str, result: SingularValues, *, stacklevel: int) -> None:
     worst = float(np.max(result.errors)) / max(result.value, np.finfo(float).tiny)
-    warnings.warn(
+    warn(
         f"{what} in {result.matvecs} applications of the operator: the error estimate is {worst:.1e}",
-        ConvergenceWarning,
         stacklevel=stacklevel,
     )
 

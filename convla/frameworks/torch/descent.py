@@ -174,9 +174,9 @@ class OrthonormalSGD(torch.optim.Optimizer):  # type: ignore[misc]
         chosen = [parameter for parameter in group["params"] if parameter.grad is not None]
         for parameter in chosen:
             state = self.state[parameter]
-            if not state:
-                state["step"] = torch.zeros(())
-                state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
+            if not state:  # all of it or nothing, whenever Ctrl-C comes
+                averages = {name: torch.zeros_like(parameter) for name in ("exp_avg", "exp_avg_sq")}
+                state.update(step=torch.zeros(()), **averages)
         states = [[self.state[parameter][key] for parameter in chosen] for key in ("exp_avg", "exp_avg_sq")]
         adamw(
             chosen,

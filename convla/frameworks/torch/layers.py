@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,9 +20,11 @@ __all__ = [
     "convolution_settings",
     "convolutions",
     "current_weight",
+    "evaluating",
     "image_shapes",
     "linear_maps",
     "observed_shapes",
+    "version",
     "weight_hook",
     "weight_layouts",
 ]
@@ -155,18 +158,43 @@ def observed_shapes(network: Network, layers: dict[str, Layer], example: Tensor)
 
         return layer.register_forward_pre_hook(record)
 
+    hooks: list[Any] = []
+    with evaluating(network):
+        try:
+            for name, layer in layers.items():
+                hooks.append(watch(name, layer))
+            with torch.no_grad():
+                network(example)
+        finally:
+            for hook in hooks:
+                hook.remove()
+    return {name: shapes[name] for name in layers if name in shapes}
+
+
+@contextlib.contextmanager
+def evaluating(network: Network) -> Iterator[None]:
+    """Put a network into evaluation mode, and each of its modules back into its own, however the block is left."""
     modes = [(module, module.training) for module in network.modules()]
-    hooks = [watch(name, layer) for name, layer in layers.items()]
-    try:
-        network.eval()
-        with torch.no_grad():
-            network(example)
-    finally:
-        for hook in hooks:
-            hook.remove()
+
+    def put_back() -> None:
         for module, mode in modes:
             module.training = mode
-    return {name: shapes[name] for name in layers if name in shapes}
+
+    try:
+        with contextlib.suppress(NotImplementedError):  # an exported program has no modes
+            network.eval()
+        yield
+    finally:
+        try:
+            put_back()
+        except BaseException:  # interrupted
+            put_back()
+            raise
+
+
+def version(tensor: Tensor) -> int:
+    """Return how often a tensor has been changed in place, as far as PyTorch counts."""
+    return 0 if tensor.is_inference() else int(tensor._version)
 
 
 def current_weight(layer: Layer) -> Tensor:

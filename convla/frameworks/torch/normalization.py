@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -13,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from convla._array import namespace, row_dots
+from convla._convergence import unheard
 from convla._threads import blas_on_one_thread
 from convla._validate import check_real
-from convla.errors import ConvergenceWarning
 from convla.frameworks.torch._closed_form import Known, closed_form, full_precision
 from convla.frameworks.torch.layer_maps import LayerMap, layer_map
 from convla.operators import ConvOperator
@@ -92,8 +91,8 @@ def spectral_norm(layer: Layer, image_shape: Sequence[int], *, maximum: float = 
     """
     maximum = check_real("maximum", maximum, positive=True)
     where = layer_map(layer, image_shape)
-    parametrize.register_parametrization(layer, "weight", SpectralNorm(where, maximum, layer.weight))
     layer.register_state_dict_pre_hook(_prove_before_saving)
+    parametrize.register_parametrization(layer, "weight", SpectralNorm(where, maximum, layer.weight))
     return layer
 
 
@@ -229,8 +228,7 @@ def _leading_triplet(
     Products with the operator and its transpose are at most so many. Of groups each is searched by itself.
     """
     if min(operator.shape) <= _SMALL or operator.geometry.groups > 1:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # the next pass goes on
+        with unheard():  # the next pass goes on
             found = singular_values(
                 operator,
                 1,

@@ -18,7 +18,7 @@ from torch import Tensor
 from convla._array import describe
 from convla._validate import check_choice
 from convla.frameworks.torch._closed_form import full_precision
-from convla.frameworks.torch.layers import Layout, weight_layouts
+from convla.frameworks.torch.layers import Layout, version, weight_layouts
 from convla.transforms import TRANSFORMS
 
 __all__ = ["GradientTransform"]
@@ -124,7 +124,7 @@ class GradientTransform:
                 f"none of the optimizer's {len(parameters)} parameters is the weight of a {kinds} layer of the "
                 f"{owner}: nothing would be transformed"
             )
-        self._plain: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._plain: list[tuple[Tensor, Tensor, Tensor, int]] = []
         self._hooks = [
             optimizer.register_step_pre_hook(self._before),
             optimizer.register_step_post_hook(self._after),
@@ -149,8 +149,9 @@ class GradientTransform:
         _TRANSFORMED.discard(self._optimizer())
 
     def _before(self, optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        # What a step that raised has left.
-        self._restore()
+        # What a step that raised has left. Gradients that were zeroed in place since, and computed anew, are no longer
+        # those that it stepped along.
+        self._restore(as_replaced=True)
         # The optimizer itself is the first of the arguments.
         closure = kwargs.get("closure", args[1] if len(args) > 1 else None)
         if closure is None:
@@ -185,19 +186,20 @@ class GradientTransform:
                     continue
                 try:
                     with torch.no_grad(), full_precision(plain):
-                        replaced.append((parameter, plain, self._transformed(plain.detach(), layout)))
+                        gradient = self._transformed(plain.detach(), layout)
+                        replaced.append((parameter, plain, gradient, version(gradient)))
                 except (TypeError, ValueError) as error:
                     where = f"parameter {place} of group {number}, of shape {tuple(parameter.shape)}"
                     raise type(error)(f"{error} (the gradient of {where})") from error
-        # Only when all are right is any of them replaced.
-        for parameter, _, gradient in replaced:
-            parameter.grad = gradient
+        # Only when all are right is any of them replaced, and not before all are known: Ctrl-C may fall in between.
         self._plain = replaced
+        for parameter, _, gradient, _ in replaced:
+            parameter.grad = gradient
 
-    def _restore(self) -> None:
-        for parameter, plain, gradient in self._plain:
+    def _restore(self, *, as_replaced: bool = False) -> None:
+        for parameter, plain, gradient, then in self._plain:
             # Unless a closure has set another since.
-            if parameter.grad is gradient:
+            if parameter.grad is gradient and not (as_replaced and version(gradient) != then):
                 parameter.grad = plain
         self._plain = []
 

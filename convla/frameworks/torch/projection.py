@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from convla._array import to_numpy
+from convla._convergence import unheard
 from convla._threads import in_order
 from convla._validate import check_integer, check_real
-from convla.errors import ConvergenceWarning
 from convla.frameworks.torch.layer_maps import LayerMap, layer_map
 from convla.frameworks.torch.layers import linear_maps, observed_shapes
 from convla.operators import ConvOperator
@@ -129,17 +128,19 @@ class SpectralProjection:
         """Project all weights now."""
         # The largest first: then no thread is left alone with one at the end.
         names = sorted(self._layers, key=lambda name: -self._layers[name][0].weight.numel())
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # the maximum is kept all the same
+        self.upper = {}  # of weights that were changed since; where this is interrupted, nothing is said of the others
+        with torch.no_grad():
             found = dict(zip(names, in_order(self._projected, names), strict=True))
             for name, (layer, _) in self._layers.items():
-                kernel, self.upper[name] = found[name]
+                kernel, upper = found[name]
                 if kernel is not None:
                     layer.weight.copy_(torch.as_tensor(kernel).reshape(layer.weight.shape))
+                self.upper[name] = upper
 
     def _projected(self, name: str) -> tuple[Any, float]:
         try:
-            return self._kept(name)
+            with unheard():  # the maximum is kept all the same
+                return self._kept(name)
         except ValueError as error:  # of what a step has left of the weight: NaN, infinity
             if not name:
                 raise

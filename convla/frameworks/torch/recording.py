@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from convla._array import describe
 from convla.frameworks.torch.calls import Call, Padded
-from convla.frameworks.torch.layers import check_network
+from convla.frameworks.torch.layers import check_network, evaluating, version
 from convla.frameworks.torch.steps import interpret
 from convla.networks.graph import Network, Node, unused_name
 
@@ -70,16 +70,9 @@ def read_module(module: Module, example: Any) -> Network:
     inputs = list(_tensors((arguments, named)))
     if not any(value.is_floating_point() for value in inputs):
         raise TypeError(f"example must hold a tensor of floating-point numbers, got {describe(example)}")
-    modes = [(one, one.training) for one in module.modules()]
     recorder = _Recorder(module, inputs)
-    try:
-        with contextlib.suppress(NotImplementedError):  # an exported program has no modes
-            module.eval()
-        with torch.no_grad(), recorder.naming(module), recorder, _Below(recorder):
-            value = module(*arguments, **named)
-    finally:
-        for one, mode in modes:
-            one.training = mode
+    with evaluating(module), torch.no_grad(), recorder.naming(module), recorder, _Below(recorder):
+        value = module(*arguments, **named)
     outputs = tuple(dict.fromkeys([*(recorder.node_of(tensor) for tensor in _tensors(value)), *recorder.escaped]))
     if not outputs:
         raise ValueError(f"the network must return tensors, got {describe(value)}")
@@ -123,19 +116,22 @@ class _Recorder(TorchFunctionMode):  # type: ignore[misc]
     @contextlib.contextmanager
     def naming(self, module: Module) -> Iterator[None]:
         """Keep the name of the module that runs."""
-        hooks = []
-        for name, one in module.named_modules():
-            if isinstance(one, torch.jit.ScriptModule):  # compiled, which takes no hooks
-                continue
+        hooks: list[Any] = []
 
-            def enter(*_: Any, name: str = name) -> None:
+        def watch(name: str, one: Module) -> None:
+            def enter(*_: Any) -> None:
                 self._path.append(name)
 
             def leave(*_: Any) -> None:
                 self._path.pop()
 
-            hooks += [one.register_forward_pre_hook(enter), one.register_forward_hook(leave)]
+            hooks.append(one.register_forward_pre_hook(enter))
+            hooks.append(one.register_forward_hook(leave))
+
         try:
+            for name, one in module.named_modules():
+                if not isinstance(one, torch.jit.ScriptModule):  # compiled, which takes no hooks
+                    watch(name, one)
             yield
         finally:
             for hook in hooks:
@@ -171,13 +167,13 @@ class _Recorder(TorchFunctionMode):  # type: ignore[misc]
         watched = [tensor for tensor in given if self.is_tracked(tensor)]
         if not watched:
             return function(*args, **named)
-        before = [_version(tensor) for tensor in given]
+        before = [version(tensor) for tensor in given]
         self._calls = True
         try:
             value = function(*args, **named)
         finally:
             self._calls = False
-        changed = [tensor for tensor, version in zip(given, before, strict=True) if _version(tensor) != version]
+        changed = [tensor for tensor, then in zip(given, before, strict=True) if version(tensor) != then]
         results = list(_tensors(value))
         call = Call(function, tuple(args), named, value, self)
         if not results and getattr(function, "__name__", "") in _ESCAPES:
@@ -306,11 +302,6 @@ def _place(tensor: Tensor) -> int:
         return int(tensor.untyped_storage().data_ptr())
     except (NotImplementedError, RuntimeError):  # a tensor of a transform, or a sparse one
         return 0
-
-
-def _version(tensor: Tensor) -> int:
-    """Return how often a tensor has been changed in place, as far as PyTorch counts."""
-    return 0 if tensor.is_inference() else int(tensor._version)
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

@@ -162,8 +162,9 @@ class SpectralPenalty(nn.Module):  # type: ignore[misc]
 
     def reset(self) -> None:
         """Forget the vectors: the next call finds them from nothing."""
-        for buffer in self.buffers():
-            buffer.zero_()
+        buffers = list(self.buffers())
+        if buffers:
+            torch._foreach_zero_(buffers)  # in one call, as they are updated
 
     def extra_repr(self) -> str:
         """Return what ``repr`` shows."""
@@ -299,11 +300,13 @@ def _values(
     states = [list(penalty.buffers()) for penalty in penalties]
     keys, count = [penalty._key for penalty in penalties], len(weights)
     found = _followed([weight.detach() for weight in weights], list(itertools.chain(*states)), keys, names, wanted)
-    after = iter(found[2 * count :])
+    after, kept = iter(found[2 * count :]), []
     for penalty, buffers in zip(penalties, states, strict=True):
-        for buffer, array in zip(buffers, itertools.islice(after, len(buffers)), strict=True):
-            if penalty.training:
-                buffer.copy_(array)
+        new = list(itertools.islice(after, len(buffers)))
+        kept += zip(buffers, new, strict=True) if penalty.training else ()
+    if kept:
+        # In one call, which Ctrl-C does not divide: of a state that is half another nothing is true.
+        torch._foreach_copy_(*map(list, zip(*kept, strict=True)))
     return found[:count], tuple(found[count : 2 * count]) if wanted else ()
 
 
