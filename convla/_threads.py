@@ -256,7 +256,7 @@ class _Task:
                 self.finished.release()
 
     def close(self) -> None:
-        """Let no other thread begin, and wait for those that have begun. Called again after an interrupt, it goes on."""
+        """Let no other thread begin, and wait for those that have; called again after an interrupt, it goes on."""
         with self.lock:
             running = self.running
             if running:

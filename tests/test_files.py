@@ -15,11 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from convla import _files
 from convla._files import atomic_write, check_replaceable
 from convla.cli import run
 from convla.experiments.folder import ResultsError, ResultsFolder
 from convla.experiments.pool import Pool, WorkerError
 from convla.networks.weights import read_weights, write_weights
+from tests.interrupts import interrupted
 
 
 def put(path: Path, content: bytes, **options: Any) -> None:
@@ -85,6 +87,24 @@ def test_an_exception_leaves_what_was_there(tmp_path: Path) -> None:
         interrupted()
     assert (tmp_path / "file").read_bytes() == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file", "ignore:Exception ignored")  # one that was just opened
+def test_an_interrupt_leaves_one_whole_file(tmp_path: Path) -> None:
+    path = tmp_path / "report"
+
+    def write() -> None:
+        with atomic_write(path) as file:
+            file.write(b"new")
+
+    came, moment = True, 0
+    while came:
+        moment += 1
+        path.write_bytes(b"old")
+        came = interrupted(moment, write, _files)
+        assert [file.name for file in tmp_path.iterdir()] == ["report"]
+        assert path.read_bytes() in (b"old", b"new")
+    assert moment > 20
 
 
 def test_content_and_name_are_flushed_before_it_is_called_written(

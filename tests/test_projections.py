@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import threading
+import warnings
 from typing import Any
 
 import array_api_strict
@@ -12,7 +14,8 @@ import scipy.optimize
 
 import convla
 from convla import ConvGeometry, ConvOperator, clip_singular_values, nearest_orthogonal
-from convla.projections import block_convolution_kernel
+from convla.errors import ConvergenceWarning
+from convla.projections import block_convolution_kernel, clipping
 from convla.projections.blocks import MatrixBlocks, TorusBlocks
 from convla.projections.nearest import dykstra
 from convla.projections.scaling import scaled_below
@@ -272,3 +275,33 @@ def test_a_kernel_of_another_library_in_host_memory_is_clipped() -> None:
     found = clip_singular_values(array_api_strict.asarray(kernel), (7,), maximum=1.0)
     assert type(found.kernel) is type(array_api_strict.asarray(kernel))
     np.testing.assert_array_equal(np.asarray(found.kernel), clip_singular_values(kernel, (7,), maximum=1.0).kernel)
+
+
+def test_two_threads_leave_the_filters_of_warnings_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each looks for smallest values whose status says what the warning would; the first one leaves first."""
+    found, gates = clipping.smallest_singular_value, {name: threading.Event() for name in ("first in", "second in")}
+
+    def first_in(operator: ConvOperator) -> Any:
+        gates["first in"].set()
+        gates["second in"].wait(60)
+        return found(operator)
+
+    def second_in(operator: ConvOperator) -> Any:
+        gates["second in"].set()
+        first.join(60)
+        return found(operator)
+
+    def smallest(operator: ConvOperator) -> Any:
+        return (first_in if threading.current_thread() is first else second_in)(operator)
+
+    operator, before = ConvOperator(np.ones((1, 1, 2)), (4,)), list(warnings.filters)
+    monkeypatch.setattr(clipping, "smallest_singular_value", smallest)
+    first = threading.Thread(target=clipping._smallest, args=(operator,))
+    first.start()
+    gates["first in"].wait(60)
+    clipping._smallest(operator)
+    assert list(warnings.filters) == before
+    with pytest.warns(ConvergenceWarning):
+        convla.smallest_singular_value(
+            ConvOperator(np.random.default_rng(0).standard_normal((4, 4, 9)), (99,)), method="lanczos", max_matvecs=2
+        )

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import dis
-import itertools
 import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,8 @@ import scipy.linalg  # noqa: F401  (its BLAS is loaded before the fixture sets t
 import threadpoolctl
 
 from convla import ConvOperator, _threads
-from convla._threads import at_most, blas_on_one_thread, share, thread_limit
+from convla._threads import at_most, blas_on_one_thread, in_order, share, thread_limit
+from tests.interrupts import interrupted
 
 ONE_BY_ENVIRONMENT = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS", "MKL_NUM_THREADS")
 cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -67,49 +67,22 @@ def test_exceptions_leave_nothing_behind() -> None:
 @pytest.mark.usefixtures("two")
 @pytest.mark.parametrize("inside", [False, True])
 def test_an_interrupt_at_any_moment_leaves_nothing_behind(*, inside: bool) -> None:
-    """Python looks for signals where a function starts, after a call and at a jump back: there a handler may raise."""
-    source = {Path(module.__file__ or "") for module in (contextlib, _threads)}
-    last: dict[Any, str] = {}
-    waited = 0
-
-    def interrupt(frame: Any, event: str, _: Any) -> Any:
-        nonlocal waited
-        if Path(frame.f_code.co_filename) in source:
-            frame.f_trace_opcodes = True
-            looks = event == "call"
-            if event == "opcode":
-                looks = last.get(frame, "").startswith(("CALL", "JUMP_BACKWARD"))
-                last[frame] = dis.opname[frame.f_code.co_code[frame.f_lasti]]
-            waited -= looks
-            if looks and waited == 0:
-                raise KeyboardInterrupt
-        return interrupt
-
     @blas_on_one_thread()
     def work() -> None:
         with at_most(1), blas_on_one_thread(), at_most(2):
             pass
 
     libraries = threadpoolctl.ThreadpoolController().select(user_api="blas").lib_controllers
-    ended, tracer = 0, sys.gettrace()
-    for moment in itertools.count(1):
+    ended, interrupt = 0, True
+    while interrupt:
         with blas_on_one_thread() if inside else contextlib.nullcontext():
-            waited = moment
-            sys.settrace(interrupt)
-            try:
-                work()
-            except KeyboardInterrupt:
-                ended += 1
-            finally:
-                sys.settrace(tracer)
-                last.clear()
+            interrupt = interrupted(ended + 1, work, contextlib, _threads)
             assert {library.num_threads for library in libraries} == {1 if inside else 2}
         assert {library.num_threads for library in libraries} == {2}
         assert not _threads._blas.holds
         assert _threads._own_limit() == np.inf
-        if waited > 0:
-            break
-    assert ended == moment - 1 > 100
+        ended += interrupt
+    assert ended > 100
 
 
 @pytest.mark.usefixtures("two")
@@ -254,6 +227,54 @@ def test_helpers_take_part_and_their_errors_are_raised(monkeypatch: pytest.Monke
     with pytest.raises(ZeroDivisionError):
         share(work)
     share(lambda: together.wait(60))  # the helper lives on
+
+
+@pytest.mark.parametrize("moment", range(1, 21))
+def test_whoever_shares_work_outlives_those_that_help(moment: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They write into memory that the caller may let go, after an interrupt too."""
+    monkeypatch.setattr(_threads, "thread_limit", lambda: 3)
+    here, helped = threading.current_thread(), threading.Event()
+    working: list[bool] = []
+
+    def work() -> None:
+        if threading.current_thread() is here:
+            helped.wait(0.01)
+        else:
+            working.append(True)
+            helped.set()
+            time.sleep(0.004)
+            working.pop()
+
+    interrupted(moment, lambda: share(work), _threads)
+    assert not working
+    time.sleep(0.001)
+    assert not working
+    together = threading.Barrier(3)
+    share(lambda: together.wait(60))  # the helpers live on
+
+
+def test_what_waits_is_given_up_where_threads_are_being_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_threads, "thread_limit", lambda: 2)
+    gate, done, threads = threading.Event(), list[int](), list[threading.Thread]()
+
+    class Started(threading.Thread):
+        def start(self) -> None:
+            super().start()
+            threads.append(self)
+            if len(threads) == 2:
+                raise KeyboardInterrupt
+
+    def work(number: int) -> None:
+        gate.wait(10)
+        done.append(number)
+
+    monkeypatch.setattr(threading, "Thread", Started)
+    with pytest.raises(KeyboardInterrupt):
+        list(in_order(work, range(50)))
+    gate.set()
+    for thread in threads:
+        thread.join()
+    assert len(done) <= 2
 
 
 def test_no_pool_grows(monkeypatch: pytest.MonkeyPatch) -> None:

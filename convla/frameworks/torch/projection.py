@@ -67,7 +67,7 @@ class SpectralProjection:
     Attributes
     ----------
     upper : dict of str to float
-        By the layers' names, the proved bounds of the last projection.
+        By the layers' names, the proved bounds of the last projection; if that was interrupted, of what it has written.
 
     Examples
     --------

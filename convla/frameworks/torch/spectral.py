@@ -300,7 +300,8 @@ def _values(
     states = [list(penalty.buffers()) for penalty in penalties]
     keys, count = [penalty._key for penalty in penalties], len(weights)
     found = _followed([weight.detach() for weight in weights], list(itertools.chain(*states)), keys, names, wanted)
-    after, kept = iter(found[2 * count :]), []
+    after = iter(found[2 * count :])
+    kept: list[tuple[Tensor, Tensor]] = []
     for penalty, buffers in zip(penalties, states, strict=True):
         new = list(itertools.islice(after, len(buffers)))
         kept += zip(buffers, new, strict=True) if penalty.training else ()
