@@ -10,8 +10,9 @@ import pytest
 
 from convla import ConvOperator, PenaltyDescent, identity, minimize_penalty, penalty
 from convla.errors import ConvergenceWarning, ConvlaError
-from convla.penalties import Backtracking, Block, Exact, FixedStep, Power, Settled, Tracker
+from convla.penalties import Backtracking, Block, Exact, FixedStep, Power, Settled, Tracker, minimize
 from convla.penalties.value import penalty_gradient_by_entries
+from tests.interrupts import interrupted
 from tests.test_operators import run_page
 
 IMAGE = (7, 7)
@@ -196,6 +197,15 @@ def test_an_interrupt_leaves_the_last_whole_step_to_go_on_from() -> None:
     whole = minimize_penalty(operator, iterations=5)
     np.testing.assert_array_equal(descent.run(3).kernel, whole.kernel)
     assert descent.status == "iterations"
+    came, moment = True, 0
+    while came:
+        moment += 1
+        descent = PenaltyDescent(operator)
+        came = interrupted(moment, lambda descent=descent: descent.run(2), minimize)  # type: ignore[misc]
+        assert len(descent.trace.reported) in (descent.iteration + 1, 0)
+        np.testing.assert_array_equal(descent.run(5 - descent.iteration).kernel, whole.kernel)
+        assert len(descent.trace.reported) == 6
+    assert moment > 30
 
 
 @pytest.mark.parametrize("rate", [1.0, 1e300])

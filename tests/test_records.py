@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import subprocess
 import sys
@@ -10,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from convla.experiments import Study, read_outcomes, records
+from convla.experiments import Study, read_outcomes, records, session
 from convla.experiments.folder import ResultsError, ResultsFolder
 from convla.experiments.records import HEADER, DamagedRecordError, RecordFile, key_of
 from convla.experiments.session import Watcher
+from tests.interrupts import interrupted
 
 KEY = key_of("mine")
 
@@ -247,4 +249,21 @@ class TestResuming:
         self.STUDY.run(tmp_path, part=10, resume=True, watcher=again)
         assert again.planned[0][1] >= len(told.ran)  # what was told as saved is
         assert not {*told.ran} & {*again.ran}
-        assert sum(outcome.repetitions for _, outcome in read_outcomes(tmp_path)) == 100
+        self._is_whole(tmp_path)
+
+    def test_an_interrupt_while_parts_are_handed_over_loses_none_that_was_told(self, tmp_path: Path) -> None:
+        came, moment = True, 0
+        while came:
+            moment += 1
+            folder, told = tmp_path / str(moment), _Told()
+            run = functools.partial(self.STUDY.run, folder, part=20, watcher=told)
+            came = interrupted(moment, run, session, functions=("hand_over",))
+            again = _Told()
+            self.STUDY.run(folder, part=20, resume=True, watcher=again)
+            assert not {*told.ran} & {*again.ran}
+            self._is_whole(folder)
+        assert moment > 10
+
+    @staticmethod
+    def _is_whole(folder: Path) -> None:
+        assert sum(outcome.repetitions for _, outcome in read_outcomes(folder)) == 100

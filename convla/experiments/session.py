@@ -178,8 +178,8 @@ class Session(Generic[U, O]):
                     job.forget(part.unit)
                     self._ended += 1
                     self._watcher.finish(part)
-                waiting, written = [], waiting
-                writing = writer.submit(self._save, job, written)
+                # What Ctrl-C comes in between of still waits, and may be saved twice, which does no harm.
+                writing, written, waiting = writer.submit(self._save, job, waiting), waiting, []
 
             try:
                 for part, outcome in self._run(job, parts):

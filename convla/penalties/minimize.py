@@ -359,8 +359,9 @@ class PenaltyDescent(Generic[Map]):
         elif spectrum is None and (self.measure or small):
             spectrum = measure_spectrum(found.target)
         row = (found.pairs.value, *(spectrum or (math.nan,) * 4), found.length)
-        self._rows.append(row)
+        # No call stands between these, so that Ctrl-C does not divide them.
         self._at, self.iteration = found, self.iteration + steps
+        self._rows.append(row)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Save a descent of one convolution to an ``.npz`` file, from which `load` goes on with the same numbers.
