@@ -28,6 +28,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import threadpoolctl
 
 __all__ = ["at_most", "blas_on_one_thread", "in_order", "share", "thread_limit"]
@@ -190,12 +191,16 @@ class _Blas:
     @contextlib.contextmanager
     def hold(self) -> Iterator[None]:
         """Take a hold, and let it go however the block is left."""
-        hold = object()
+        hold, floats = object(), np.geterr()
         try:
             with self.lock:
                 self.holds[hold] = threading.get_ident()
                 self.settle()
             yield
+        except BaseException:
+            # Where Ctrl-C comes as an `errstate` begins or ends, what it has set would stay.
+            np.seterr(**floats)
+            raise
         finally:
             try:
                 self._let_go(hold)

@@ -17,7 +17,7 @@ import pytest
 import scipy.linalg  # noqa: F401  (its BLAS is loaded before the fixture sets the number of threads of each)
 import threadpoolctl
 
-from convla import ConvOperator, _threads
+from convla import ConvOperator, _threads, singular_value_bounds
 from convla._threads import at_most, blas_on_one_thread, in_order, share, thread_limit
 from tests.interrupts import interrupted
 
@@ -83,6 +83,17 @@ def test_an_interrupt_at_any_moment_leaves_nothing_behind(*, inside: bool) -> No
         assert _threads._own_limit() == np.inf
         ended += interrupt
     assert ended > 100
+
+
+def test_an_interrupt_leaves_numpys_treatment_of_errors_as_it_was() -> None:
+    """An `errstate` that is interrupted as it begins or ends stays: Python looks there after a division of arrays."""
+    operator = ConvOperator(np.random.default_rng(0).standard_normal((4, 1, 3)), (9,), groups=4)
+    before = np.geterr()
+    for moment in range(1, 80):
+        assert interrupted(
+            moment, lambda: singular_value_bounds(operator), sys.modules[np.errstate.__exit__.__module__]
+        )
+        assert np.geterr() == before
 
 
 @pytest.mark.usefixtures("two")
