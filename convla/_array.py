@@ -7,6 +7,7 @@ NumPy: a library can only be met through an array the caller already made with i
 
 from __future__ import annotations
 
+import contextvars
 import functools
 import importlib
 import math
@@ -165,11 +166,10 @@ def all_finite(array: Array) -> bool:
         if array.dtype.kind != "f":
             return True
         flat = array.ravel(order="K")
-        if flat.size <= _UNSHARED:
-            square = float(np.vdot(flat, flat))  # unlike dot, vdot does not warn of an overflow
-        else:
-            with np.errstate(over="ignore", invalid="ignore"):
-                square = float(row_dots(flat, flat, namespace(flat)))
+        # Unlike dot, vdot does not warn of an overflow. The other is in a context of its own: what an `errstate` sets
+        # would stay where Ctrl-C comes as it begins or ends.
+        small = flat.size <= _UNSHARED
+        square = np.vdot(flat, flat) if small else contextvars.copy_context().run(_square, flat)
         return math.isfinite(square) or bool(np.isfinite(flat).all())
     if is_exact(array) or is_traced(array):
         return True
@@ -177,6 +177,11 @@ def all_finite(array: Array) -> bool:
         array = array.detach()  # a number read from a tensor that autograd follows brings a warning
     xp = namespace(array)
     return math.isfinite(float(xp.sum(array))) or bool(xp.all(xp.isfinite(array)))
+
+
+@np.errstate(over="ignore", invalid="ignore")
+def _square(flat: np.ndarray) -> float:
+    return float(row_dots(flat, flat, namespace(flat)))
 
 
 def row_dots(a: Array, b: Array, xp: Namespace) -> Array:

@@ -18,6 +18,7 @@ import scipy.linalg  # noqa: F401  (its BLAS is loaded before the fixture sets t
 import threadpoolctl
 
 from convla import ConvOperator, _threads, singular_value_bounds
+from convla._array import all_finite
 from convla._threads import at_most, blas_on_one_thread, in_order, share, thread_limit
 from tests.interrupts import interrupted
 
@@ -88,14 +89,15 @@ def test_an_interrupt_at_any_moment_leaves_nothing_behind(*, inside: bool) -> No
 def test_an_interrupt_leaves_numpys_treatment_of_errors_as_it_was() -> None:
     """An `errstate` that is interrupted as it begins or ends stays: Python looks there after a division of arrays."""
     operator = ConvOperator(np.random.default_rng(0).standard_normal((4, 1, 3)), (9,), groups=4)
-    before = np.geterr()
-    config = sys.modules[np.errstate.__exit__.__module__]
-    came, moment = True, 0
-    while came:
-        moment += 1
-        came = interrupted(moment, lambda: singular_value_bounds(operator), config)
-        assert np.geterr() == before
-    assert moment > 20
+    before, config = np.geterr(), sys.modules[np.errstate.__exit__.__module__]
+    calls = (lambda: singular_value_bounds(operator), lambda: all_finite(np.ones(10**5)))
+    for call, least in zip(calls, (20, 2), strict=True):
+        came, moment = True, 0
+        while came:
+            moment += 1
+            came = interrupted(moment, call, config)
+            assert np.geterr() == before
+        assert moment > least
 
 
 @pytest.mark.usefixtures("two")
