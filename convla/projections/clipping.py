@@ -135,8 +135,8 @@ def clip_singular_values(
     which are as large as the image, to the size wanted; the result exceeds the maximum, see the notebook "Clipping is
     not what you think".
 
-    A near kernel is found by a few extrapolated projections, `convla.projections.nearest.extrapolated`. The kernel given,
-    scaled down by its proved norm, is a candidate too: none that is returned is farther, but for rounding.
+    A near kernel is found by a few extrapolated projections, `convla.projections.nearest.extrapolated`. The kernel
+    given, scaled down by its proved norm, is a candidate too: none that is returned is farther, but for rounding.
 
     A minimum makes the problem non-convex, and alternating projections find a kernel that is close, not the closest.
     With zeros around the image a kernel need not exist that obeys it: see `nearest_orthogonal`.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import math
+from collections.abc import Callable
 from typing import NamedTuple, get_args
 
 import numpy as np
@@ -27,6 +27,8 @@ _CLOSE = 2e-3  # of the maximum
 _MISSED = 1e-4  # of the limit: what the followed vectors may miss, so that it costs no second proof
 _LOW = 0.5  # of the maximum: a norm below it need not be known more closely
 _MORE = 1.01  # of a norm below the maximum that the followed vectors show: what is tried to be proved
+
+Proof = Callable[[ConvOperator], float]
 
 
 class KeptKernel(NamedTuple):
@@ -126,24 +128,17 @@ class FollowedKernel:
         if upper is not None and upper <= self._maximum:
             return KeptKernel(operator, upper, 0)
         self._exceeded = True
-        near, distance, shown = self._near(operator)
-        if distance == 0.0:
-            return near
-        size = frobenius_norm(np.asarray(operator.kernel, np.float64))
-        if upper is None and not (shown > self._maximum and distance < (1 - self._maximum / shown) * size):
-            upper = self._proof(operator)
-        if upper is not None and (1 - self._maximum / upper) * size <= distance:
-            scaled = scaled_below(operator, self._maximum, proof=proof, upper=upper)
-            if distance_between(scaled.operator, operator) <= distance:
-                return KeptKernel(scaled.operator, scaled.upper, near.iterations)
-        return near
+        return self._moved(operator, self._blocks, upper, proof)
 
-    def _near(self, operator: ConvOperator) -> tuple[KeptKernel, float, float]:
-        """Return a near kernel, its distance, and a norm that no proved one of the given kernel is below, or 0."""
-        assert self._blocks is not None
-        blocks, unit = self._blocks, unit_of(operator)
+    def _moved(self, operator: ConvOperator, blocks: Blocks, upper: float | None, proof: Proof) -> KeptKernel:
+        """Return the kernel itself where it is proved to obey after all, else the nearest of some that do.
+
+        To scale it down is a candidate: that moves it by a share known from its bound, or at least from what is shown.
+        """
+        unit = unit_of(operator)
         given = np.ldexp(np.asarray(operator.kernel, np.float64), -unit).reshape(blocks.shape)
-        best, least, shown, iterations = KeptKernel(operator, math.inf, 0), math.inf, 0.0, 0
+        size = from_units(frobenius_norm(given), unit)
+        best, least, iterations = KeptKernel(operator, math.inf, 0), math.inf, 0
         for _ in range(_ROUNDS):
             limit = in_units(self._maximum, unit) / self._ratio
             near = extrapolated(
@@ -153,19 +148,25 @@ class FollowedKernel:
                 max_iterations=self._max_iterations,
                 follower=self._follower,
             )
-            iterations, shown = iterations + near.iterations, max(shown, near.before)
-            found, tried = operator, _MORE * from_units(near.norm, unit)
-            if near.iterations:
-                found, tried = with_kernel(operator, np.ldexp(near.kernel, unit)), self._maximum
-            proof = functools.partial(self._proof, tried=min(tried, self._maximum))
-            settled = scaled_below(found, self._maximum, proof=proof)
+            iterations += near.iterations
+            found = with_kernel(operator, np.ldexp(near.kernel, unit)) if near.iterations else operator
+            distance = distance_between(found, operator)
+            shown = from_units(near.before, unit) if self._is_comparable(operator, blocks) else 0.0
+            if upper is None and self._share(shown) * size <= distance:
+                upper = self._proof(operator, math.inf if near.iterations else _MORE * from_units(near.norm, unit))
+                if upper <= self._maximum:
+                    return KeptKernel(operator, upper, 0)
+            if near.iterations and blocks.bounding and upper is not None and self._share(upper) * size <= distance:
+                break
+            known = None if near.iterations else upper
+            settled = scaled_below(found, self._maximum, proof=self._proof, upper=known)
             distance = distance_between(settled.operator, operator)
             if distance <= least:
                 best, least = KeptKernel(settled.operator, settled.upper, 0), distance
-            if settled.factor == 1.0 and (self._tries_the_maximum or not near.iterations):
-                break
             bound = settled.upper / settled.factor if settled.factor else 0.0
             if not (bound > 0 and near.norm > 0):  # nothing is left of it beside the kernel: so much can only be scaled
+                break
+            if settled.factor == 1.0 and self._tries_the_maximum:
                 break
             if not blocks.bounding or not self._tries_the_maximum:
                 self._ratio = float(np.ldexp(bound, -unit)) / near.norm
@@ -175,9 +176,19 @@ class FollowedKernel:
                 break
             if blocks.bounding:  # what was followed has missed something: from the beginning
                 self._follower = Follower()
-        # The norm of the blocks is the layer's, or at most what a proof shows on their torus, or neither.
-        comparable = blocks.exact or (self._tries_the_maximum and not is_bounded_by_its_matrix(operator))
-        return best._replace(iterations=iterations), least, from_units(shown, unit) if comparable else 0.0
+        if upper is not None and self._share(upper) * size <= least:
+            scaled = scaled_below(operator, self._maximum, proof=proof, upper=upper)
+            if distance_between(scaled.operator, operator) <= least:
+                best = KeptKernel(scaled.operator, scaled.upper, 0)
+        return best._replace(iterations=iterations)
+
+    def _share(self, norm: float) -> float:
+        """Return by what share a kernel of a norm has to be scaled down."""
+        return 1 - self._maximum / norm if norm > self._maximum else 0.0
+
+    def _is_comparable(self, operator: ConvOperator, blocks: Blocks) -> bool:
+        """Tell whether the norm of the blocks is at most what is proved: the layer's own, or that of their torus."""
+        return blocks.exact or (self._tries_the_maximum and not is_bounded_by_its_matrix(operator))
 
     @property
     def _tries_the_maximum(self) -> bool:
@@ -185,10 +196,10 @@ class FollowedKernel:
         blocks = self._blocks
         return isinstance(blocks, TorusBlocks) and blocks.geometry.boundary in ("zero", "circular")
 
-    def _proof(self, operator: ConvOperator, tried: float | None = None) -> float:
-        """Return a proved bound, the one that is tried where that can be; by default the maximum."""
+    def _proof(self, operator: ConvOperator, tried: float = math.inf) -> float:
+        """Return a proved bound: what is tried, up to the maximum, where that is one and the torus serves."""
         if self._tries_the_maximum:
-            return proved_upper_bound(operator, self._maximum if tried is None else tried)
+            return proved_upper_bound(operator, min(tried, self._maximum))
         return _enclosed(operator)
 
 
