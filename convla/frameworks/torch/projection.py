@@ -14,7 +14,6 @@ from convla._validate import check_integer, check_real
 from convla.errors import ConvergenceWarning
 from convla.frameworks.torch.layer_maps import LayerMap, layer_map
 from convla.frameworks.torch.layers import linear_maps, observed_shapes
-from convla.operators import ConvOperator
 from convla.projections.clipping import clip_singular_values
 from convla.projections.following import FollowedKernel
 
@@ -148,13 +147,13 @@ class SpectralProjection:
     def _kept(self, name: str) -> tuple[Any, float]:
         """Return a layer's kernel, or None where it stays as it is, and the bound that is proved of it."""
         layer, where = self._layers[name]
-        kernel: Tensor = where.operator(layer.weight).kernel
         if self._nearest:
+            kernel = where.kernel(layer.weight).cpu()
             clipped = clip_singular_values(
-                kernel.cpu(), where.image_shape, maximum=self.maximum, **where.settings, **self._options
+                kernel, where.image_shape, maximum=self.maximum, **where.settings, **self._options
             )
             return clipped.kernel if clipped.distance else None, clipped.upper
-        operator = ConvOperator(kernel.cpu().numpy(), where.image_shape, **where.settings)
+        operator = where.host_operator(layer.weight)
         kept = self._followed[name].kept(operator)
         return None if kept.operator is operator else to_numpy(kept.operator.kernel).copy(), kept.upper
 
