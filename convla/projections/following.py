@@ -8,6 +8,7 @@ from typing import NamedTuple, get_args
 
 import numpy as np
 
+from convla._array import to_numpy
 from convla._threads import blas_on_one_thread
 from convla._validate import check_choice, check_integer, check_real
 from convla.operators import ConvOperator
@@ -113,7 +114,7 @@ class FollowedKernel:
         if self._proved is None:
             return math.inf
         before, upper, _ = self._proved
-        if np.array_equal(before.kernel, operator.kernel):
+        if np.array_equal(to_numpy(before.kernel), to_numpy(operator.kernel)):
             return upper
         return bound_after(before, upper, operator) if upper < self._maximum else math.inf
 

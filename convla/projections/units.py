@@ -59,4 +59,4 @@ def frobenius_norm(array: np.ndarray[Any, Any]) -> float:
 
 def distance_between(one: ConvOperator, two: ConvOperator) -> float:
     """Return the Frobenius norm of the difference of two kernels, of whatever size they are."""
-    return frobenius_norm(np.subtract(one.kernel, two.kernel, dtype=np.float64))
+    return frobenius_norm(np.subtract(to_numpy(one.kernel), to_numpy(two.kernel), dtype=np.float64))
