@@ -159,8 +159,8 @@ class TorusBlocks(Blocks):
         waves = np.exp(1j * (frequencies @ symbol.lags.T))  # (frequencies, taps)
         phase_of = _phases_of_taps(surround.geometry, symbol)
         self._phases = len(symbol.phases)
-        every = [np.flatnonzero(phase_of == phase) for phase in range(self._phases)]
-        self._taps_of_phases = every if self._phases > 1 else [slice(None)]
+        every: list[Any] = [np.flatnonzero(phase_of == phase) for phase in range(self._phases)]
+        self._taps_of_phases = every if self._phases > 1 else [slice(None)]  # of all no copy is taken
         overlap = (waves.conj() * self.weights).T @ waves
         self.gram = overlap.real * (phase_of[:, None] == phase_of[None, :])
         self._dtype = np.dtype(np.float64 if self.exact else dtype)

@@ -72,8 +72,8 @@ class FollowedKernel:
     the limit are followed, and they tell, without a proof, whether the next one exceeds it. A kernel that has changed
     since the last proof by less than that left below the maximum needs none: see `convla.projections.changes`.
 
-    A kernel that is found is no farther from the one given than that would be if it were scaled down by its own proved
-    norm, but for rounding to its dtype.
+    No kernel that is found is farther from the one given than that one scaled down by its own proved norm would be, but
+    for rounding to its dtype.
 
     Examples
     --------
@@ -134,7 +134,8 @@ class FollowedKernel:
     def _moved(self, operator: ConvOperator, blocks: Blocks, upper: float | None, proof: Proof) -> KeptKernel:
         """Return the kernel itself where it is proved to obey after all, else the nearest of some that do.
 
-        To scale it down is a candidate: that moves it by a share known from its bound, or at least from what is shown.
+        To scale it down is a candidate, which moves it by a share that its bound tells, and at least by the one that
+        the norm of its blocks does. So mostly it need not be proved, nor tried.
         """
         unit = unit_of(operator)
         given = np.ldexp(np.asarray(operator.kernel, np.float64), -unit).reshape(blocks.shape)
@@ -177,7 +178,7 @@ class FollowedKernel:
                 break
             if blocks.bounding:  # what was followed has missed something: from the beginning
                 self._follower = Follower()
-        if upper is not None and self._share(upper) * size <= least:
+        if upper is not None and self._share(upper) * size <= least:  # as far as it moves, but for rounding
             scaled = scaled_below(operator, self._maximum, proof=proof, upper=upper)
             if distance_between(scaled.operator, operator) <= least:
                 best = KeptKernel(scaled.operator, scaled.upper, 0)
