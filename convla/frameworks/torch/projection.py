@@ -60,10 +60,11 @@ class SpectralProjection:
     What is proved of a near kernel is the maximum itself, on the smallest torus that the layer's image and padding fit
     into. `convla.singular_value_bounds` of the weight chooses its torus by other means, and may say some 1e-4 more.
 
-    A layer that has never exceeded the maximum costs its proof, and one that has changed since its last proof by less than
-    that left below the maximum a product of its taps. No layer is moved farther than to scale it down by its proved norm
-    would move it, but for rounding. The first projection of a layer that exceeds it decomposes matrices of the order of its channels; later
-    ones do so where more than a quarter of the singular values are above the maximum.
+    A layer that has never exceeded the maximum costs its proof, and one that has changed since its last proof by less
+    than that left below the maximum a product of its taps. No layer is moved farther than to scale it down by its
+    proved norm would move it, but for rounding. The first projection of a layer that exceeds the maximum decomposes
+    matrices of the order of its channels; later ones do so where more than a quarter of the singular values are above
+    it.
 
     Attributes
     ----------
