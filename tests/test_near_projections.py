@@ -259,7 +259,7 @@ def test_a_kernel_that_changes_is_kept_below_the_maximum(settings: dict[str, Any
         assert again.iterations == 0
         # Once a move that leads above the maximum, and then one of the size of the room that is left, if there is any.
         move = rng.standard_normal(kernel.shape).astype(dtype)
-        operator = kept.operator.with_kernel(kept.operator.kernel + dtype(0.03 if step == 0 else 1e-7) * move)
+        operator = kept.operator.with_kernel(kept.operator.kernel + dtype(0.1 if step == 0 else 1e-7) * move)
 
 
 def test_what_obeys_the_maximum_is_not_moved() -> None:

@@ -64,7 +64,7 @@ class Follower:
     def excess(self, stack: BlockArray, limit: float, *, enough: float = 0.0) -> Excess:
         """Return what a stack (..., rows, columns) has above a limit; nothing where no value is above `enough`.
 
-        Where the largest is above that by less than the limit is below, the limit is as far below it as that is above.
+        The limit is raised where it is below that by more than the largest value is above it.
 
         In a followed space values may be missed: then it is smaller, and what the limit is taken off are the others.
         """

@@ -116,7 +116,7 @@ class FollowedKernel:
         before, upper, _ = self._proved
         if np.array_equal(to_numpy(before.kernel), to_numpy(operator.kernel)):
             return upper
-        return bound_after(before, upper, operator) if upper < self._maximum else math.inf
+        return bound_after(before, upper, operator) if upper < (1 - _CLOSE) * self._maximum else math.inf
 
     def _found(self, operator: ConvOperator, upper: float | None) -> KeptKernel:
         if self._blocks is None:
@@ -140,7 +140,7 @@ class FollowedKernel:
         unit = unit_of(operator)
         given = np.ldexp(np.asarray(operator.kernel, np.float64), -unit).reshape(blocks.shape)
         size = from_units(frobenius_norm(given), unit)
-        best, least, iterations = KeptKernel(operator, math.inf, 0), math.inf, 0
+        best, least, iterations, is_scaled = KeptKernel(operator, math.inf, 0), math.inf, 0, False
         for _ in range(_ROUNDS):
             limit = in_units(self._maximum, unit) / self._ratio
             near = extrapolated(
@@ -148,6 +148,7 @@ class FollowedKernel:
                 given,
                 limit * (1 - _MISSED),
                 max_iterations=self._max_iterations,
+                enough=limit,
                 follower=self._follower,
             )
             iterations += near.iterations
@@ -164,7 +165,7 @@ class FollowedKernel:
             settled = scaled_below(found, self._maximum, proof=self._proof, upper=known)
             distance = distance_between(settled.operator, operator)
             if distance <= least:
-                best, least = KeptKernel(settled.operator, settled.upper, 0), distance
+                best, least, is_scaled = KeptKernel(settled.operator, settled.upper, 0), distance, not near.iterations
             bound = settled.upper / settled.factor if settled.factor else 0.0
             if not (bound > 0 and near.norm > 0):  # nothing is left of it beside the kernel: so much can only be scaled
                 break
@@ -178,7 +179,7 @@ class FollowedKernel:
                 break
             if blocks.bounding:  # what was followed has missed something: from the beginning
                 self._follower = Follower()
-        if upper is not None and self._share(upper) * size <= least:  # as far as it moves, but for rounding
+        if upper is not None and not is_scaled and self._share(upper) * size <= least:
             scaled = scaled_below(operator, self._maximum, proof=proof, upper=upper)
             if distance_between(scaled.operator, operator) <= least:
                 best = KeptKernel(scaled.operator, scaled.upper, 0)

@@ -184,6 +184,7 @@ def extrapolated(
     limit: float,
     *,
     max_iterations: int,
+    enough: float = 0.0,
     follower: Follower | None = None,
 ) -> Near:
     """Return a kernel near a given one whose blocks have norms of at most `limit`, in a few steps.
@@ -195,6 +196,8 @@ def extrapolated(
     limit : float
         Positive.
     max_iterations : int
+    enough : float
+        A norm that a kernel given may have without being moved, where that is above the limit.
     follower : Follower, optional
         Of an earlier call: what it remembers of the singular vectors saves decompositions.
 
@@ -233,7 +236,7 @@ def extrapolated(
         stack = blocks.of(kernel)
         excess = follower.excess(stack, wanted, enough=limit)
         before = before or excess.largest * (1 - min(stack.shape[-2:]) * float(np.finfo(stack.dtype).eps))
-        if excess.largest <= limit:
+        if excess.largest <= (limit if iterations else max(limit, enough)):
             return Near(kernel, excess.largest, before, iterations)
         move = blocks.adjoint(excess.stack)
         kernel = kernel - blocks.total(excess.squares) / float(np.sum(move * move)) * move
