@@ -161,8 +161,10 @@ class FollowedKernel:
                     return KeptKernel(operator, upper, 0)
             if near.iterations and blocks.bounding and upper is not None and self._share(upper) * size <= distance:
                 break
-            known = None if near.iterations else upper
-            settled = scaled_below(found, self._maximum, proof=self._proof, upper=known)
+            if near.iterations:
+                settled = scaled_below(found, self._maximum, proof=self._proof)
+            else:
+                settled = scaled_below(found, self._maximum, proof=proof, upper=upper)
             distance = distance_between(settled.operator, operator)
             if distance <= least:
                 best, least, is_scaled = KeptKernel(settled.operator, settled.upper, 0), distance, not near.iterations
