@@ -10,7 +10,9 @@ import pytest
 
 import convla
 from convla import ConvGeometry, ConvOperator, clip_singular_values
+from convla.projections import clipping, following
 from convla.projections.blocks import TorusBlocks
+from convla.projections.changes import bound_after
 from convla.projections.excess import Follower
 from convla.projections.following import FollowedKernel
 from convla.projections.nearest import extrapolated, largest_value
@@ -72,6 +74,60 @@ def test_a_near_kernel_obeys_and_is_near(name: str, dtype: Any, method: Any, sha
     # To scale it down moves it farther, but for what is left below the maximum, and what the torus is above the layer.
     scaled = convla.singular_value_bounds(ConvOperator(kernel, image_shape, **settings), method="symbol").upper
     assert moved <= (1 - share * largest / scaled) * size * 1.05 + 2e-3 * size
+
+
+BOUNDARIES = ("zero", "zero", "circular", "reflect")
+
+
+def _drawn(seed: int) -> tuple[Any, tuple[int, ...], dict[str, Any], np.random.Generator]:
+    """Return a kernel, the size of its images and its setting, and what to draw from further."""
+    rng = np.random.default_rng(seed)
+    axes, groups, boundary = int(rng.integers(1, 3)), int(rng.choice([1, 1, 2, 3])), str(rng.choice(BOUNDARIES))
+    outer, inner = (int(channels) for channels in rng.integers(1, 5, 2))
+    size = tuple(int(k) for k in rng.integers(1, 5, axes))
+    image_shape = tuple(int(n) for n in rng.integers(5, 8 if axes == 2 else 40, axes))
+    settings = {"stride": int(rng.choice([1, 1, 2])), "groups": groups, "boundary": boundary}
+    kernel = rng.standard_normal((outer * groups, inner, *size))
+    kind = int(rng.integers(4))
+    if kind == 0 and outer > 1:  # two filters that nearly coincide, or all of them; or of another size
+        kernel[1] = kernel[0] * (1 + 1e-4)
+    elif kind == 1:
+        kernel = kernel[:1] + 1e-3 * kernel
+    elif kind == 2:
+        kernel *= 10.0 ** rng.integers(-6, 6)
+    return kernel.astype(rng.choice([np.float32, np.float64])), image_shape, settings, rng
+
+
+@pytest.mark.parametrize("first", [0, 25, 50, *(pytest.param(n, marks=pytest.mark.slow) for n in range(75, 200, 25))])
+def test_scaling_down_moves_no_kernel_less(first: int) -> None:
+    for seed in range(first, first + 25):
+        kernel, image_shape, settings, rng = _drawn(seed)
+        largest = _largest(kernel, image_shape, settings)
+        maximum = float(rng.choice([0.02, 0.3, 0.9, 0.99, 0.999, 1 - 1e-5, 1 - 1e-7])) * largest
+        options: dict[str, Any] = {
+            "max_iterations": int(rng.choice([1, 5])),
+            "method": str(rng.choice(["auto", "torus"])),
+        }
+        # What a scaled kernel is rounded by, and the margin for that: 1, 4 and 16 times the roundoff of the dtype.
+        rounding = 32 * float(np.finfo(kernel.dtype).eps)
+        near = clip_singular_values(kernel, image_shape, maximum=maximum, nearest=False, **settings, **options)
+        operator = ConvOperator(kernel, image_shape, **settings)
+        upper = convla.singular_value_bounds(operator).upper
+        size = float(np.linalg.norm(kernel.astype(float)))
+        assert near.distance <= (max(0.0, 1 - maximum / upper) + rounding) * size, seed
+        followed = FollowedKernel(maximum, **options)
+        for step in range(2):
+            kept = followed.kept(operator)
+            assert _largest(kept.operator.kernel, image_shape, settings) <= kept.upper * _ROUNDING
+            assert kept.upper <= maximum, (seed, step)
+            given = np.asarray(operator.kernel, float)
+            moved, size = np.linalg.norm(kept.operator.kernel - given), np.linalg.norm(given)
+            # The proved norm is the one that such a kernel is proved by, on the smallest torus, or the enclosure's.
+            upper = max(convla.singular_value_bounds(operator).upper, proved_upper_bound(operator, maximum))
+            assert moved <= (max(0.0, 1 - maximum / upper) + rounding) * size, (seed, step)
+            move = float(rng.choice([1e-5, 1e-3, 0.05])) * size / math.sqrt(kernel.size)
+            changed = kept.operator.kernel + move * rng.standard_normal(kernel.shape)
+            operator = operator.with_kernel(changed.astype(kernel.dtype))
 
 
 @pytest.mark.parametrize("exponent", [-700, 700])
@@ -196,13 +252,14 @@ def test_a_kernel_that_changes_is_kept_below_the_maximum(settings: dict[str, Any
         largest = convla.largest_singular_value(kept.operator)
         assert float(largest) <= kept.upper * (1 + 1e-12)
         assert kept.operator.dtype == dtype
-        assert bool(kept.iterations) == (step < 2)
+        moved = float(np.linalg.norm(kept.operator.kernel - np.asarray(operator.kernel, float)))
+        assert (moved > 1e-4 * np.linalg.norm(kernel)) == (step < 2)
         again = followed.kept(kept.operator)
         assert again.operator is kept.operator
         assert again.iterations == 0
-        # Once a move that leads above the maximum, and then one of the size of the room that is left.
+        # Once a move that leads above the maximum, and then one of the size of the room that is left, if there is any.
         move = rng.standard_normal(kernel.shape).astype(dtype)
-        operator = kept.operator.with_kernel(kept.operator.kernel + dtype(0.03 if step == 0 else 1e-7) * move)
+        operator = kept.operator.with_kernel(kept.operator.kernel + dtype(0.1 if step == 0 else 1e-7) * move)
 
 
 def test_what_obeys_the_maximum_is_not_moved() -> None:
@@ -224,3 +281,63 @@ def test_limits_far_below_the_kernel(scale: float, maximum: float, boundary: Any
     clipped = clip_singular_values(kernel, shape[1], maximum=maximum, padding=padding, boundary=boundary, nearest=False)
     matrix = ConvOperator(clipped.kernel.astype(np.float64), shape[1], padding=padding, boundary=boundary).to_dense()
     assert np.linalg.norm(matrix, 2) <= clipped.upper <= maximum
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("size", [1e-3, 1.0, 1e200])
+def test_a_norm_grows_by_no_more_than_is_said_of_the_change(name: str, size: float) -> None:
+    shape, image_shape, settings = SETTINGS[name]
+    before = ConvOperator(_random(shape), image_shape, **settings)
+    after = ConvOperator(before.kernel + size * _random(shape, 2), image_shape, **settings)
+    largest, change = (_largest(k, image_shape, settings) for k in (before.kernel, after.kernel - before.kernel))
+    bound = bound_after(before, largest, after)
+    assert bound >= largest + change * (1 - 500 * np.finfo(float).eps)
+    assert bound >= _largest(after.kernel, image_shape, settings) / _ROUNDING
+    channels, taps = shape[0] * shape[1], math.prod(shape[2:])
+    assert bound <= largest + 3 * change * math.sqrt(min(channels, *shape[:2]) * taps)
+    assert bound_after(before, largest, before) == largest
+
+
+def test_the_bound_of_a_change_is_attained() -> None:
+    # All taps alike and a constant image, on a torus.
+    before, change = _random((1, 1, 3, 3)), np.ones((1, 1, 3, 3))
+    operators = [ConvOperator(kernel, (6, 6), boundary="circular") for kernel in (before, before + change)]
+    assert math.isclose(bound_after(operators[0], 7.0, operators[1]), 16.0, rel_tol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["conv", "reflect"])
+def test_what_a_proof_says_of_small_changes_is_not_proved_again(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings: dict[str, Any] = {"conv": {}, "reflect": {"boundary": "reflect"}}[name]
+    operator = ConvOperator(_random((20, 20, 3, 3)), (9, 9), **settings)
+    maximum = 1.5 * convla.singular_value_bounds(operator).upper
+    followed, proofs = FollowedKernel(maximum), []
+    for place in ("proved_upper_bound", "singular_value_bounds"):
+        proof = getattr(following, place)
+        monkeypatch.setattr(following, place, lambda *given, proof=proof: proofs.append(0) or proof(*given))
+    for share in (0.0, 1e-3, 2e-3, -2e-3):
+        changed = operator.with_kernel(operator.kernel + share * _random(operator.kernel.shape, 3))
+        kept = followed.kept(changed)
+        assert kept.operator is changed
+        assert convla.singular_value_bounds(changed).lower <= kept.upper <= maximum
+        assert len(proofs) == 1
+    # One that may have carried it over is proved; one that has is moved.
+    assert followed.kept(operator.with_kernel(1.4 * operator.kernel)).upper <= maximum
+    assert len(proofs) == 2
+    far = operator.with_kernel(3.0 * operator.kernel)
+    kept = followed.kept(far)
+    assert kept.operator is not far
+    assert float(convla.largest_singular_value(kept.operator)) <= kept.upper <= maximum
+
+
+def test_the_kernel_given_is_proved_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel, kernels = _random((6, 5, 3, 3)), []
+    for module, name in (
+        (clipping, "singular_value_bounds"),
+        (following, "singular_value_bounds"),
+        (following, "proved_upper_bound"),
+    ):
+        proof = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *given, proof=proof: kernels.append(given[0].kernel) or proof(*given))
+    clipped = clip_singular_values(kernel, (12, 12), maximum=2.0, nearest=False)
+    assert clipped.distance > 0
+    assert sum(np.array_equal(kernel, proved) for proved in kernels) == 1

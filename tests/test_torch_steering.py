@@ -274,6 +274,38 @@ def test_a_checkpoint_saved_amid_training_is_proved() -> None:
     assert convla.singular_value_bounds(where.operator(other.weight)).upper <= 0.7
 
 
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_weight_that_no_image_meets_is_left_as_it_is(training: bool, dtype: Any) -> None:
+    layer = torch.nn.Conv1d(2, 2, 3, padding=1, dtype=dtype)
+    with torch.no_grad():
+        layer.weight[..., 1] = 0.0
+    before = layer.weight.detach().clone()
+    assert torch.equal(adapter.spectral_norm(layer, (1,)).train(training).weight, before)
+
+
+@pytest.mark.parametrize("exponent", [-60, -20, -15, 0, 3, 10, 50])
+def test_the_size_of_a_weight_changes_no_digit_of_what_is_followed(exponent: int) -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(6, 5, 3, 3)
+    weight = weight / weight.abs().max() / 2
+    found = []
+    for power in (0, exponent):
+        layer = torch.nn.Conv2d(5, 6, 3, padding=1, bias=False)
+        with torch.no_grad():
+            layer.weight.copy_(torch.ldexp(weight, torch.tensor(power)))
+        adapter.spectral_norm(layer, (6, 6), maximum=math.ldexp(0.5, power))
+        for _ in range(3):
+            product = layer.weight.mul(torch.linspace(-1, 1, weight.numel()).reshape(weight.shape)).sum()
+        layer.zero_grad()
+        product.backward()
+        found.append(
+            (torch.ldexp(layer.weight.detach(), torch.tensor(-power)), layer.parametrizations.weight.original.grad)
+        )
+    for one, other in zip(*found, strict=True):
+        assert torch.equal(one, other)
+
+
 def test_copies_casts_and_shared_weights() -> None:
     layer, image_shape = _layer("plain")
     where = layer_map(layer, image_shape)

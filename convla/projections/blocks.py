@@ -157,30 +157,32 @@ class TorusBlocks(Blocks):
         self.exact = self.bounding and geometry.boundary == "circular" and circular_lattice(geometry).exact
         self.weights = (counts / math.prod(sizes))[:, None]
         waves = np.exp(1j * (frequencies @ symbol.lags.T))  # (frequencies, taps)
-        self._phase_of = _phases_of_taps(surround.geometry, symbol)
+        phase_of = _phases_of_taps(surround.geometry, symbol)
         self._phases = len(symbol.phases)
+        every: list[Any] = [np.flatnonzero(phase_of == phase) for phase in range(self._phases)]
+        self._taps_of_phases = every if self._phases > 1 else [slice(None)]  # of all no copy is taken
         overlap = (waves.conj() * self.weights).T @ waves
-        self.gram = overlap.real * (self._phase_of[:, None] == self._phase_of[None, :])
+        self.gram = overlap.real * (phase_of[:, None] == phase_of[None, :])
         self._dtype = np.dtype(np.float64 if self.exact else dtype)
         self._waves = waves.astype(np.result_type(self._dtype, np.complex64))
 
     def of(self, kernel: FloatArray) -> BlockArray:
         """Return the symbol at the frequencies."""
         groups, out, inner, taps = self.shape
-        flat = kernel.reshape(-1, taps).T.astype(self._dtype)
-        blocks = np.empty((len(self._waves), groups * out, self._phases, inner), self._waves.dtype)
-        for phase in range(self._phases):
-            chosen = self._phase_of == phase
-            blocks[:, :, phase] = (self._waves[:, chosen] @ flat[chosen]).reshape(-1, groups * out, inner)
-        return blocks.reshape(-1, groups, out, self._phases * inner)
+        flat = kernel.reshape(-1, taps).astype(self._dtype)
+        stack = np.empty((self._phases, len(self._waves), groups * out, inner), self._waves.dtype)
+        for chosen, symbol in zip(self._taps_of_phases, stack, strict=True):
+            # In the dtype of the waves and to where it belongs: what NumPy converts or copies costs as much again.
+            coefficients = flat[:, chosen].T.astype(stack.dtype)
+            np.matmul(self._waves[:, chosen], coefficients, out=symbol.reshape(len(self._waves), -1))
+        return stack.transpose(1, 2, 0, 3).reshape(-1, groups, out, self._phases * inner)
 
     def adjoint(self, blocks: BlockArray) -> FloatArray:
         """Return the Fourier coefficients at the taps."""
         groups, out, inner, taps = self.shape
         stack = blocks.reshape(len(self._waves), groups * out, self._phases, inner)
         flat = np.empty((taps, groups * out * inner))
-        for phase in range(self._phases):
-            chosen = self._phase_of == phase
+        for phase, chosen in enumerate(self._taps_of_phases):
             waves = self._waves[:, chosen].conj() * self.weights.astype(self._dtype)
             flat[chosen] = (waves.T @ stack[:, :, phase].reshape(len(waves), -1)).real
         return flat.T.reshape(self.shape)

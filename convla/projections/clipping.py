@@ -19,7 +19,7 @@ from convla.projections.blocks import BlockMethod, Blocks, FloatArray, blocks_of
 from convla.projections.following import FEW_ITERATIONS, FollowedKernel
 from convla.projections.nearest import Found, alternating, dykstra
 from convla.projections.scaling import scaled_below
-from convla.projections.units import distance_between, in_units, unit_of, with_kernel
+from convla.projections.units import distance_between, from_units, in_units, unit_of, with_kernel
 from convla.spectra.bounds import singular_value_bounds
 from convla.spectra.status import Status
 from convla.spectra.values import smallest_singular_value
@@ -134,7 +134,8 @@ def clip_singular_values(
     which are as large as the image, to the size wanted; the result exceeds the maximum, see the notebook "Clipping is
     not what you think".
 
-    A near kernel is found by a few extrapolated projections, `convla.projections.nearest.extrapolated`.
+    A near kernel is found by a few extrapolated projections, `convla.projections.nearest.extrapolated`. The kernel
+    given, scaled down by its proved norm, is a candidate too: none that is returned is farther, but for rounding.
 
     A minimum makes the problem non-convex, and alternating projections find a kernel that is close, not the closest.
     With zeros around the image a kernel need not exist that obeys it: see `nearest_orthogonal`.
@@ -173,7 +174,7 @@ def clip_singular_values(
     if before <= maximum and (smallest is None or smallest >= minimum):
         return ClippedKernel(returned(operator, kernel), before, smallest, 0.0, 0.0, Status.EXACT, 0)
     if smallest is None and not nearest:
-        kept = FollowedKernel(maximum, method=method, max_iterations=max_iterations).kept(operator)
+        kept = FollowedKernel(maximum, method=method, max_iterations=max_iterations).kept(operator, upper=before)
         distance = distance_between(kept.operator, operator)
         status = Status.EXACT if kept.operator is operator else Status.ESTIMATED
         return ClippedKernel(returned(kept.operator, kernel), kept.upper, None, distance, 0.0, status, kept.iterations)
@@ -188,8 +189,7 @@ def clip_singular_values(
     settled = scaled_below(with_kernel(operator, np.ldexp(found.kernel, unit)), maximum)
     distance, least = distance_between(settled.operator, operator), 0.0
     if blocks.exact:
-        with np.errstate(over="ignore"):
-            least = float(np.ldexp(found.least_distance, unit))
+        least = from_units(found.least_distance, unit)
     smallest = None if smallest is None else _smallest(settled.operator)
     status = _status(found, distance, least, smallest, minimum, rtol)
     if status == Status.NOT_CONVERGED:

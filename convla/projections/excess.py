@@ -64,6 +64,8 @@ class Follower:
     def excess(self, stack: BlockArray, limit: float, *, enough: float = 0.0) -> Excess:
         """Return what a stack (..., rows, columns) has above a limit; nothing where no value is above `enough`.
 
+        The limit is raised where it is below that by more than the largest value is above it.
+
         In a followed space values may be missed: then it is smaller, and what the limit is taken off are the others.
         """
         flat = stack.reshape(-1, *stack.shape[-2:])
@@ -78,11 +80,12 @@ class Follower:
         if largest <= max(limit, enough):
             self._keep(flat, chosen, own, limit)
             return Excess(np.broadcast_to(flat[0, 0, 0] * 0, stack.shape), np.zeros(lead), np.zeros(lead), largest)
+        lower, limit = limit, max(limit, 2 * enough - largest)
         found, kept = ritz.above(limit, flat), ritz.kept(limit)
         sums, squares = kept.sum(axis=-1), (kept * kept).sum(axis=-1)
         found[chosen], kept = own.above(limit, flat), own.kept(limit)
         sums[chosen], squares[chosen] = kept.sum(axis=-1), (kept * kept).sum(axis=-1)
-        self._keep(flat, chosen, own, limit)
+        self._keep(flat, chosen, own, lower)
         return Excess(found.reshape(stack.shape), sums.reshape(lead), squares.reshape(lead), largest)
 
     def largest(self, stack: BlockArray) -> float:

@@ -57,11 +57,14 @@ class Near(NamedTuple):
     kernel : numpy.ndarray of shape ``blocks.shape``
     norm : float
         Of its blocks.
+    before : float
+        What that of the kernel given is at least, rounding included.
     iterations : int
     """
 
     kernel: FloatArray
     norm: float
+    before: float
     iterations: int
 
 
@@ -181,6 +184,7 @@ def extrapolated(
     limit: float,
     *,
     max_iterations: int,
+    enough: float = 0.0,
     follower: Follower | None = None,
 ) -> Near:
     """Return a kernel near a given one whose blocks have norms of at most `limit`, in a few steps.
@@ -192,6 +196,8 @@ def extrapolated(
     limit : float
         Positive.
     max_iterations : int
+    enough : float
+        A norm that a kernel given may have without being moved, where that is above the limit.
     follower : Follower, optional
         Of an earlier call: what it remembers of the singular vectors saves decompositions.
 
@@ -225,16 +231,18 @@ def extrapolated(
     (array([[[[0.14, 0.72, 0.14]]]]), True)
     """
     follower = Follower() if follower is None else follower
-    kernel, wanted = given, (1 - _ROOM) * limit
+    kernel, wanted, before = given, (1 - _ROOM) * limit, 0.0
     for iterations in range(max_iterations):
-        excess = follower.excess(blocks.of(kernel), wanted, enough=limit)
-        if excess.largest <= limit:
-            return Near(kernel, excess.largest, iterations)
+        stack = blocks.of(kernel)
+        excess = follower.excess(stack, wanted, enough=limit)
+        before = before or excess.largest * (1 - min(stack.shape[-2:]) * float(np.finfo(stack.dtype).eps))
+        if excess.largest <= (limit if iterations else max(limit, enough)):
+            return Near(kernel, excess.largest, before, iterations)
         move = blocks.adjoint(excess.stack)
         kernel = kernel - blocks.total(excess.squares) / float(np.sum(move * move)) * move
     largest = follower.largest(blocks.of(kernel))
     factor = min(1.0, limit / max(largest, math.ulp(0.0)))
-    return Near(kernel * factor, largest * factor, max_iterations)
+    return Near(kernel * factor, largest * factor, before, max_iterations)
 
 
 def largest_value(blocks: Blocks, kernel: FloatArray) -> float:

@@ -39,6 +39,7 @@ def scaled_below(
     start: SingularValues | ArrayLike | None = None,
     scale: Callable[[float], ConvOperator] | None = None,
     proof: Callable[[ConvOperator], float] | None = None,
+    upper: float | None = None,
 ) -> ScaledOperator:
     """Scale an operator down until its largest singular value is proved to be at most `maximum`.
 
@@ -56,6 +57,8 @@ def scaled_below(
     proof : callable, optional
         Returns a proved upper bound of an operator's largest singular value; by default the upper end of
         `convla.singular_value_bounds`.
+    upper : float, optional
+        Such a bound of `operator`, where one is known.
 
     Returns
     -------
@@ -84,7 +87,7 @@ def scaled_below(
         def proof(operator: ConvOperator) -> float:
             return singular_value_bounds(operator, start=start).upper
 
-    upper = proof(found)
+    upper = proof(found) if upper is None else upper
     while upper > maximum:
         factor *= maximum / upper * max(0.0, 1.0 - margin)
         found = operator.with_kernel(operator.kernel * factor) if scale is None else scale(factor)

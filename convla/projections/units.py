@@ -11,7 +11,7 @@ from convla._array import to_numpy
 from convla.operators import ConvOperator
 from convla.projections.blocks import FloatArray
 
-__all__ = ["FAR", "distance_between", "in_units", "unit_of", "with_kernel"]
+__all__ = ["FAR", "distance_between", "frobenius_norm", "from_units", "in_units", "unit_of", "with_kernel"]
 
 FAR = 400  # binary orders of magnitude: twice as many, and some, are in the range of float64
 
@@ -40,15 +40,23 @@ def in_units(limit: float, unit: int) -> float:
     return math.ldexp(mantissa, min(max(exponent - unit, -FAR), FAR))
 
 
+def from_units(norm: float, unit: int) -> float:
+    """Return what a norm in such a unit is; infinity where that is out of range."""
+    with np.errstate(over="ignore"):
+        return float(np.ldexp(norm, unit))
+
+
 def with_kernel(operator: ConvOperator, kernel: np.ndarray[Any, Any] | FloatArray) -> ConvOperator:
     """Return the operator of a kernel of any shape of as many entries, rounded to its dtype."""
     return operator.with_kernel(kernel.reshape(operator.geometry.kernel_shape).astype(operator.dtype))
 
 
+def frobenius_norm(array: np.ndarray[Any, Any]) -> float:
+    """Return the Frobenius norm of an array of float64, of whatever size its entries are."""
+    unit = math.frexp(float(np.abs(array).max()))[1]
+    return from_units(float(np.linalg.norm(np.ldexp(array, -unit))), unit)
+
+
 def distance_between(one: ConvOperator, two: ConvOperator) -> float:
     """Return the Frobenius norm of the difference of two kernels, of whatever size they are."""
-    difference = np.asarray(one.kernel, np.float64) - np.asarray(two.kernel, np.float64)
-    largest = float(np.abs(difference).max())
-    unit = math.frexp(largest)[1]
-    with np.errstate(over="ignore"):
-        return float(np.ldexp(np.linalg.norm(np.ldexp(difference, -unit)), unit))
+    return frobenius_norm(np.subtract(to_numpy(one.kernel), to_numpy(two.kernel), dtype=np.float64))

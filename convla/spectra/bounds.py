@@ -32,7 +32,7 @@ from convla.spectra.starts import structured_start
 from convla.spectra.symbol import Symbol
 from convla.typing import Array, ArrayLike, Seed
 
-__all__ = ["SingularValueBounds", "proved_upper_bound", "singular_value_bounds"]
+__all__ = ["SingularValueBounds", "is_bounded_by_its_matrix", "proved_upper_bound", "singular_value_bounds"]
 
 _DENSE_SIDE = 256
 _WRITTEN_PRODUCTS = 2**27  # of a Gram matrix that is formed where the symbol alone bounds loosely: 512 rows
@@ -181,7 +181,7 @@ def proved_upper_bound(operator: ConvOperator, guess: float) -> float:
     assert scaled is not None
     if not bool(namespace(scaled.kernel).any(scaled.kernel != 0)):
         return 0.0
-    if min(scaled.shape) <= _DENSE_SIDE or _is_written_out(scaled):
+    if is_bounded_by_its_matrix(scaled):
         lower = _rayleigh_lower(scaled, dense_triplets(in_double(scaled), 1).right)
         upper, _ = dense_upper_bound(scaled, guess=lower)
     else:
@@ -255,6 +255,11 @@ def _of_convolution(
     else:
         upper, above = symbol_upper_bound(scaled, guess=lower, rng=rng, peaks=peaks)
     return SingularValueBounds(lower, upper, _BELOW, above)
+
+
+def is_bounded_by_its_matrix(operator: ConvOperator) -> bool:
+    """Tell whether `proved_upper_bound` writes a convolution out, so that its bound is tight, and not of the symbol."""
+    return min(operator.shape) <= _DENSE_SIDE or _is_written_out(operator)
 
 
 def _is_written_out(operator: ConvOperator) -> bool:

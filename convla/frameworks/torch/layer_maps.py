@@ -40,10 +40,18 @@ class LayerMap:
 
     def operator(self, weight: Tensor) -> ConvOperator:
         """Return the convolution of a weight, in float32 where the weight is of half precision."""
+        return ConvOperator(self.kernel(weight), self.image_shape, **self.settings)
+
+    def host_operator(self, weight: Tensor) -> ConvOperator:
+        """Return the same as an operator of NumPy, in host memory: there are compiled kernels."""
+        return ConvOperator(self.kernel(weight).cpu().numpy(), self.image_shape, **self.settings)
+
+    @staticmethod
+    def kernel(weight: Tensor) -> Tensor:
+        """Return the kernel of a weight, detached and over the same numbers; in float32 if they are shorter."""
         wide = weight.detach()
         wide = wide if wide.dtype in (torch.float32, torch.float64) else wide.float()
-        kernel = wide[:, :, None] if wide.ndim == 2 else wide  # a linear layer works on images of one position
-        return ConvOperator(kernel, self.image_shape, **self.settings)
+        return wide[:, :, None] if wide.ndim == 2 else wide  # a linear layer works on images of one position
 
 
 def layer_map(layer: Layer, image_shape: Sequence[int]) -> LayerMap:

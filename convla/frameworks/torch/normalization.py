@@ -32,6 +32,7 @@ Layer = Any
 _RTOL = 0.01  # of the residual; the norm's error is of its square
 _FIRST_MATVECS, _MATVECS = 200, 8  # of a pass; a later one goes on from where the last one stopped
 _SMALL = 64  # rows or columns of a matrix that is decomposed each time
+_LEAST, _MOST = 2.0**-16, 2.0**4  # of the largest entries of kernels whose norms' fourth powers are in float32's range
 _NOISE = 0.05  # of the vector that it starts from: what another vector that overtakes it is found by
 
 
@@ -148,7 +149,7 @@ class SpectralNorm(nn.Module):  # type: ignore[misc]
 
     def estimate(self, weight: Tensor) -> _Leading | None:
         """Find the factor that brings the layer's norm to the maximum, to about 1e-3."""
-        leading = self._follow(self.layer_map.operator(weight))
+        leading = self._follow(weight)
         self.scale.fill_(1.0 if leading is None else min(1.0, self.maximum / leading.norm))
         self._proof = None
         return leading
@@ -164,7 +165,7 @@ class SpectralNorm(nn.Module):  # type: ignore[misc]
         def scaled(factor: float) -> ConvOperator:
             return self.layer_map.operator(weight * weight.new_tensor(factor))
 
-        leading = self._follow(operator)
+        leading = self._follow(weight)
         with blas_on_one_thread():
             self.scale.fill_(scaled_below(operator, self.maximum, scale=scaled).factor)
         self._proved.copy_(weight)
@@ -172,32 +173,48 @@ class SpectralNorm(nn.Module):  # type: ignore[misc]
         return leading
 
     @blas_on_one_thread()
-    def _follow(self, operator: ConvOperator) -> _Leading | None:
-        """Find the norm of an operator from the last vector and some noise, and keep the vector; None for zero."""
-        kernel: Tensor = operator.kernel
-        if not bool((kernel != 0).any()):
+    def _follow(self, weight: Tensor) -> _Leading | None:
+        """Find the layer's norm from the last vector and some noise, and keep the vector; None for zero."""
+        found = self._scaled(weight)
+        if found is None:
             return None
-        scaled, exponent = scaled_to_unit(_in_host_memory(operator))
+        scaled, exponent = found
         count = int(self.updates)
-        draws = np.random.default_rng(count).standard_normal(self.vector.numel())
-        noise = kernel.new_tensor(draws / math.sqrt(draws.size))
-        start = self.vector.to(kernel) + (_NOISE if count else 1.0) * noise
+        vector = self.vector.to(self.layer_map.kernel(weight).dtype)
+        draws = np.random.default_rng(count).standard_normal(vector.numel())
+        noise = vector.new_tensor(draws / math.sqrt(draws.size))
+        start = vector + (_NOISE if count else 1.0) * noise
         most = _MATVECS if count else _FIRST_MATVECS
-        vector, image = _leading_triplet(scaled, _like(start, scaled.kernel), most)
-        self.vector.copy_(torch.as_tensor(vector).reshape(-1))
+        leading, image = _leading_triplet(scaled, _like(start, scaled.kernel), most)
+        self.vector.copy_(torch.as_tensor(leading).reshape(-1))
         self.updates.add_(1)
-        return _Leading(scaled, exponent, vector, image)
+        return _Leading(scaled, exponent, leading, image)
+
+    def _scaled(self, weight: Tensor) -> tuple[ConvOperator, int] | None:
+        """Return the layer times 2^-e, so that fourth powers of its norm are in range, and e; None where it is zero."""
+        on_host = weight.device.type == "cpu"
+        operator = self.layer_map.host_operator(weight) if on_host else self.layer_map.operator(weight)
+        xp, kernel = namespace(operator.kernel), operator.kernel
+        largest = max(float(xp.max(kernel)), -float(xp.min(kernel)))
+        if _LEAST <= largest <= _MOST and all(map(all, operator.geometry.live_taps)):
+            return operator, 0
+        operator, exponent = scaled_to_unit(operator)
+        return (operator, exponent) if bool(xp.any(operator.kernel != 0)) else None
 
     @blas_on_one_thread()
     def _one_and_gradient(self, weight: Tensor, leading: _Leading | None) -> Known:
         if leading is None:
-            operator, exponent = scaled_to_unit(_in_host_memory(self.layer_map.operator(weight)))
+            found = self._scaled(weight)
+            assert found is not None  # zero needs no factor
+            operator, exponent = found
             vector = _like(self.vector.to(weight), operator.kernel).reshape(1, *operator.domain_shape)
             leading = _Leading(operator, exponent, vector, operator._apply(vector))
         square = row_dots(leading.image.reshape(-1), leading.image.reshape(-1), namespace(leading.image))
         (gradient,) = leading.operator._kernel_gradients(leading.image / square, leading.vector)
-        half = leading.exponent // 2  # in two factors: 2^-e itself may be beyond the dtype's range
-        gradient = torch.as_tensor(gradient) * 2.0**-half * 2.0 ** -(leading.exponent - half)
+        gradient = torch.as_tensor(gradient)
+        if leading.exponent:
+            half = leading.exponent // 2  # in two factors: 2^-e itself may be beyond the dtype's range
+            gradient = gradient * 2.0**-half * 2.0 ** -(leading.exponent - half)
         return Known(_one(weight), (gradient.reshape(weight.shape),))
 
     def extra_repr(self) -> str:
@@ -248,12 +265,6 @@ def _leading_triplet(
     block, xp = space.block(ritz[:, -1:]), namespace(start)
     images = xp.reshape(block.images, (1, *operator.range_shape))
     return xp.reshape(block.vectors, (1, *operator.domain_shape)), images
-
-
-def _in_host_memory(operator: ConvOperator) -> ConvOperator:
-    """Return an operator of NumPy over the same numbers where these are in host memory: there are compiled kernels."""
-    kernel: Tensor = operator.kernel
-    return operator.with_kernel(kernel.numpy()) if kernel.device.type == "cpu" else operator
 
 
 def _like(tensor: Tensor, kernel: Array) -> Tensor | NumPyArray:

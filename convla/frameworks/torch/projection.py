@@ -13,7 +13,6 @@ from convla._threads import in_order
 from convla._validate import check_integer, check_real
 from convla.frameworks.torch.layer_maps import LayerMap, layer_map
 from convla.frameworks.torch.layers import linear_maps, observed_shapes
-from convla.operators import ConvOperator
 from convla.projections.clipping import clip_singular_values
 from convla.projections.following import FollowedKernel
 
@@ -60,9 +59,11 @@ class SpectralProjection:
     What is proved of a near kernel is the maximum itself, on the smallest torus that the layer's image and padding fit
     into. `convla.singular_value_bounds` of the weight chooses its torus by other means, and may say some 1e-4 more.
 
-    A layer that has never exceeded the maximum costs its proof, and one that has not changed since its last proof
-    nothing. The first projection of a layer that exceeds it decomposes matrices of the order of its channels; later
-    ones do so where more than a quarter of the singular values are above the maximum.
+    A layer that has never exceeded the maximum costs its proof, and one that has changed since its last proof by less
+    than that left below the maximum a product of its taps. No layer is moved farther than to scale it down by its
+    proved norm would move it, but for rounding. The first projection of a layer that exceeds the maximum decomposes
+    matrices of the order of its channels; later ones do so where more than a quarter of the singular values are above
+    it.
 
     Attributes
     ----------
@@ -149,13 +150,13 @@ class SpectralProjection:
     def _kept(self, name: str) -> tuple[Any, float]:
         """Return a layer's kernel, or None where it stays as it is, and the bound that is proved of it."""
         layer, where = self._layers[name]
-        kernel: Tensor = where.operator(layer.weight).kernel
         if self._nearest:
+            kernel = where.kernel(layer.weight).cpu()
             clipped = clip_singular_values(
-                kernel.cpu(), where.image_shape, maximum=self.maximum, **where.settings, **self._options
+                kernel, where.image_shape, maximum=self.maximum, **where.settings, **self._options
             )
             return clipped.kernel if clipped.distance else None, clipped.upper
-        operator = ConvOperator(kernel.cpu().numpy(), where.image_shape, **where.settings)
+        operator = where.host_operator(layer.weight)
         kept = self._followed[name].kept(operator)
         return None if kept.operator is operator else to_numpy(kept.operator.kernel).copy(), kept.upper
 
