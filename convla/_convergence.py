@@ -17,7 +17,10 @@ __all__ = ["unheard", "warn"]
 
 
 class _Here(threading.local):
-    heard = True
+    """Who does without warnings on one Python thread: they may end in any order, after Ctrl-C."""
+
+    def __init__(self) -> None:
+        self.silent: dict[object, None] = {}
 
 
 _here = _Here()
@@ -25,16 +28,16 @@ _here = _Here()
 
 def warn(message: str, *, stacklevel: int) -> None:
     """Give a `ConvergenceWarning`, unless a function that called this one does without; see `warnings.warn`."""
-    if _here.heard:
+    if not _here.silent:
         warnings.warn(message, ConvergenceWarning, stacklevel=stacklevel + 1)
 
 
 @contextlib.contextmanager
 def unheard() -> Iterator[None]:
     """Give no `ConvergenceWarning` on this Python thread: the status of a result says it, or the next step goes on."""
-    before = _here.heard
+    silent, caller = _here.silent, object()
     try:
-        _here.heard = False
+        silent[caller] = None
         yield
     finally:
-        _here.heard = before
+        silent.pop(caller, None)

@@ -197,6 +197,8 @@ class _Blas:
                 self.holds[hold] = threading.get_ident()
                 self.settle()
             yield
+        except GeneratorExit:  # of a context that was interrupted as it began, let go when its traceback is
+            raise
         except BaseException:
             # Where Ctrl-C comes as an `errstate` begins or ends, what it has set would stay.
             np.seterr(**floats)

@@ -100,6 +100,17 @@ def test_an_interrupt_leaves_numpys_treatment_of_errors_as_it_was() -> None:
         assert moment > least
 
 
+def test_a_hold_that_ends_late_changes_no_treatment_of_errors() -> None:
+    """One that was interrupted as it began lives as long as the traceback, which a notebook keeps."""
+    hold = _threads._blas.hold()
+    hold.__enter__()
+    with np.errstate(over="raise"):
+        within = np.geterr()
+        del hold
+        assert np.geterr() == within
+    assert not _threads._blas.holds
+
+
 @pytest.mark.usefixtures("two")
 def test_a_limit_that_others_set_meanwhile_stays() -> None:
     with blas_on_one_thread():
