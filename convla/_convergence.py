@@ -7,37 +7,23 @@ goes on after the other was interrupted, can leave the filter of one in force fo
 from __future__ import annotations
 
 import contextlib
-import threading
 import warnings
-from collections.abc import Iterator
 
+from convla._threads import OfThread
 from convla.errors import ConvergenceWarning
 
 __all__ = ["unheard", "warn"]
 
 
-class _Here(threading.local):
-    """Who does without warnings on one Python thread: they may end in any order, after Ctrl-C."""
-
-    def __init__(self) -> None:
-        self.silent: dict[object, None] = {}
-
-
-_here = _Here()
+_unheard: OfThread[bool] = OfThread()
 
 
 def warn(message: str, *, stacklevel: int) -> None:
     """Give a `ConvergenceWarning`, unless a function that called this one does without; see `warnings.warn`."""
-    if not _here.silent:
+    if not _unheard.values():
         warnings.warn(message, ConvergenceWarning, stacklevel=stacklevel + 1)
 
 
-@contextlib.contextmanager
-def unheard() -> Iterator[None]:
+def unheard() -> contextlib._GeneratorContextManager[None]:
     """Give no `ConvergenceWarning` on this Python thread: the status of a result says it, or the next step goes on."""
-    silent, caller = _here.silent, object()
-    try:
-        silent[caller] = None
-        yield
-    finally:
-        silent.pop(caller, None)
+    return _unheard.holding(True)

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from convla._threads import blas_on_one_thread, share
+from convla._threads import blas_on_one_thread, share, taken
 from convla.typing import Array
 
 __all__ = ["product"]
@@ -63,11 +63,7 @@ def product(a: Array, b: Array) -> Array:
         blocks.put(block)
 
     def multiply() -> None:
-        while True:
-            try:
-                stack, above, beside = blocks.get_nowait()
-            except queue.Empty:
-                return
+        for stack, above, beside in taken(blocks):
             np.matmul(first[stack, above], second[stack, :, beside], out=result[stack, above, beside])
 
     with blas_on_one_thread():

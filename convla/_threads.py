@@ -23,15 +23,15 @@ import os
 import queue
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import threadpoolctl
 
-__all__ = ["at_most", "blas_on_one_thread", "in_order", "share", "thread_limit"]
+__all__ = ["OfThread", "at_most", "blas_on_one_thread", "in_order", "share", "taken", "thread_limit"]
 
 A = TypeVar("A")
 R = TypeVar("R")
@@ -49,29 +49,40 @@ def thread_limit() -> int:
     return int(max(1, min(limits)))
 
 
-@contextlib.contextmanager
-def at_most(threads: int) -> Iterator[None]:
-    """Allow the compiled kernels that this Python thread calls so many threads, or fewer where others allow fewer."""
-    limits, limit = _own.limits, object()
-    try:
-        limits[limit] = threads
-        yield
-    finally:
-        limits.pop(limit, None)
+class OfThread(threading.local, Generic[A]):
+    """Values that hold on one Python thread, each while its context lasts.
 
-
-class _Own(threading.local):
-    """The limits of one Python thread, each by its context: they may end in any order, for a handler of signals."""
+    They are a set and no stack: where Ctrl-C comes as a context begins or ends, the inner one may end last.
+    """
 
     def __init__(self) -> None:
-        self.limits: dict[object, int] = {}
+        self._values: dict[object, A] = {}
+
+    @contextlib.contextmanager
+    def holding(self, value: A) -> Iterator[None]:
+        """Add a value, and take it out again however the block is left."""
+        values, place = self._values, object()
+        try:
+            values[place] = value
+            yield
+        finally:
+            values.pop(place, None)
+
+    def values(self) -> Collection[A]:
+        """Return those that hold on the thread that asks."""
+        return self._values.values()
 
 
-_own = _Own()
+_own: OfThread[int] = OfThread()
+
+
+def at_most(threads: int) -> contextlib._GeneratorContextManager[None]:
+    """Allow the compiled kernels that this Python thread calls so many threads, or fewer where others allow fewer."""
+    return _own.holding(threads)
 
 
 def _own_limit() -> float:
-    return min(_own.limits.values(), default=math.inf)
+    return min(_own.values(), default=math.inf)
 
 
 def _processors() -> float:
@@ -336,6 +347,13 @@ def share(work: Callable[[], object]) -> None:
         raise task.error
 
 
+def taken(waiting: queue.SimpleQueue[A]) -> Iterator[A]:
+    """Take what waits in a queue that nobody adds to any more, until nothing is left; several threads may."""
+    with contextlib.suppress(queue.Empty):
+        while True:
+            yield waiting.get_nowait()
+
+
 def in_order(function: Callable[[A], R], arguments: Sequence[A]) -> Iterator[R]:
     """Yield a function's results in the order of the arguments, of which as many are worked on at once as are allowed.
 
@@ -366,11 +384,7 @@ def in_order(function: Callable[[A], R], arguments: Sequence[A]) -> Iterator[R]:
 
     def work() -> None:
         with at_most(1):
-            while True:
-                try:
-                    number = waiting.get_nowait()
-                except queue.Empty:
-                    return
+            for number in taken(waiting):
                 try:
                     results[number].set_result(function(arguments[number]))
                 except BaseException as error:  # the caller's thread raises it
@@ -383,9 +397,8 @@ def in_order(function: Callable[[A], R], arguments: Sequence[A]) -> Iterator[R]:
         for result in results:
             yield result.result()
     finally:
-        with contextlib.suppress(queue.Empty):
-            while True:
-                waiting.get_nowait()
+        for _ in taken(waiting):
+            pass
 
 
 def _forget_threads() -> None:

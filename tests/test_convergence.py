@@ -8,7 +8,7 @@ import warnings
 
 import pytest
 
-from convla import _convergence
+from convla import _convergence, _threads
 from convla._convergence import unheard, warn
 from convla.errors import ConvergenceWarning
 from tests.interrupts import interrupted
@@ -60,6 +60,6 @@ def test_an_interrupt_at_any_moment_leaves_nothing_behind() -> None:
     moment, came = 0, True
     while came:
         moment += 1
-        came = interrupted(moment, work, contextlib, _convergence)
+        came = interrupted(moment, work, contextlib, _convergence, _threads)
         assert heard()
     assert moment > 20
